@@ -1,0 +1,1 @@
+"""Data sets: modules with fixed splits, and loaders."""

@@ -1,0 +1,43 @@
+"""Means over processes: identities in a single one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of a detached tensor over all processes."""
+    if world_size() == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def average_gradients(params: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over processes, in one message.
+
+    A gradient that is missing here but present elsewhere counts as zero; one that is missing everywhere stays so.
+    """
+    if world_size() == 1:
+        return
+    params = [p for p in params if p.requires_grad]
+    if not params:
+        return
+    has = torch.tensor([float(p.grad is not None) for p in params], device=params[0].device)
+    dist.all_reduce(has)
+    active = [p for p, n in zip(params, has.tolist()) if n]
+    if not active:
+        return
+    flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in active])
+    dist.all_reduce(flat)
+    for p, g in zip(active, (flat / world_size()).split([p.numel() for p in active])):
+        p.grad = g.view_as(p).clone()

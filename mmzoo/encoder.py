@@ -1,0 +1,47 @@
+"""The encoder of one modality."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """Turns the input of one modality into a feature vector.
+
+    `forward(x)` maps B rows to (B, out_dim). Video is (B, T, C, H, W), folded and unfolded in here; tokens are a
+    mapping with their padding mask. Rows whose modality is absent are never given to an encoder.
+
+    A staged encoder sets `n_stages` and defines the four methods below instead of `forward`, so that a head can act
+    between stages (MMTM, bottlenecks). `forward` is then their composition.
+    """
+
+    out_dim: int
+    n_stages: int = 0
+
+    def begin(self, x: Any) -> Any:
+        """The state before stage 0."""
+        raise TypeError(f"{type(self).__name__} defines neither forward nor the stages begin/run_stage/finish")
+
+    def run_stage(self, stage: int, state: Any) -> Any:
+        """The state after one stage."""
+        raise TypeError(f"{type(self).__name__} has no stages")
+
+    def view(self, state: Any) -> Tensor:
+        """The map of a state, (B, C, *spatial), with time as a spatial axis."""
+        return state
+
+    def replace(self, state: Any, map_: Tensor) -> Any:
+        """The state with another map of the same shape."""
+        return map_
+
+    def finish(self, state: Any) -> Tensor:
+        """(B, out_dim) from the last state."""
+        raise TypeError(f"{type(self).__name__} has no stages")
+
+    def forward(self, x: Any) -> Tensor:
+        state = self.begin(x)
+        for stage in range(self.n_stages):
+            state = self.run_stage(stage, state)
+        return self.finish(state)

@@ -1,0 +1,42 @@
+"""A multilayer perceptron for vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mmzoo.encoder import Encoder
+from mmzoo.errors import BadValue
+
+
+class MLP(Encoder):
+    """Flattens its input and applies linear layers with ReLU; the last layer is linear too.
+
+    shape: the shape of one item. hidden: width of each hidden layer. width: the output width. Each hidden layer is a
+    stage. Raises BadValue for a width that is not positive.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], *, hidden: Sequence[int] = (64,), width: int = 32, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if width < 1 or any(h < 1 for h in hidden):
+            raise BadValue(f"widths must be positive, not hidden={tuple(hidden)}, width={width}.")
+        widths = [math.prod(shape), *hidden]
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout)) for i, o in zip(widths, widths[1:])
+        )
+        self.project = nn.Linear(widths[-1], width)
+        self.out_dim = width
+        self.n_stages = len(self.layers)
+
+    def begin(self, x: Tensor) -> Tensor:
+        return x.flatten(1).to(self.project.weight.dtype)
+
+    def run_stage(self, stage: int, state: Tensor) -> Tensor:
+        return self.layers[stage](state)
+
+    def finish(self, state: Tensor) -> Tensor:
+        return self.project(state)

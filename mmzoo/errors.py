@@ -1,0 +1,45 @@
+"""Errors that a user can act on. Each says what was given, what is accepted and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MmzooError(Exception):
+    """Base of all errors that the command line prints as one message and exit code 2."""
+
+
+class UnknownName(MmzooError):
+    """A name that the catalogue, a mapping or a file does not know."""
+
+
+class BadValue(MmzooError):
+    """A value of the wrong type, outside its range, or malformed."""
+
+
+class Incompatible(MmzooError):
+    """Parts that cannot work together: the reason is the message."""
+
+
+class CorruptFile(MmzooError):
+    """A file of ours that cannot be read back."""
+
+
+class Diverged(MmzooError):
+    """Training produced a value that is not finite."""
+
+
+def near_miss(given: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(what: str, given: str, known: Iterable[str], *, see: str = "") -> UnknownName:
+    """The error for a name that is not among `known`; `see` is the next step."""
+    names = sorted(known)
+    listed = ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])} and {len(names) - 20} more"
+    return UnknownName(
+        f"no {what} {given!r}.{near_miss(given, names)} Known: {listed or 'none'}." + (f" {see}" if see else "")
+    )

@@ -1,0 +1,88 @@
+"""Arithmetic that several methods share. Every function is vectorised and differentiable unless it says otherwise."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Player = TypeVar("Player")
+
+
+def true_class_score(logits: Tensor, target: Tensor) -> Tensor:
+    """Sum over the batch of the softmax probability of the true class, a scalar (Peng et al., CVPR 2022, eq. 8)."""
+    return logits.softmax(-1).gather(1, target[:, None]).sum()
+
+
+def unit(x: Tensor, floor: float = 1e-6) -> Tensor:
+    """Rows scaled to unit length. A row shorter than `floor` is divided by `floor`, which bounds the gradient."""
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(floor)
+
+
+def cosine_similarities(
+    features: Mapping[str, Tensor], temperature: float, present: Tensor | None = None, floor: float = 1e-6
+) -> list[Tensor]:
+    """One (n, n) matrix of cosine similarities over `temperature` for each unordered pair of modalities.
+
+    features: modality -> (B, D), one width. Row i and column i belong to one item; items for which one of the pair is
+    absent are left out. present: (B, M) bool, columns in the order of `features`.
+    """
+    scaled = [unit(z, floor) for z in features.values()]
+    matrices = []
+    for i, j in itertools.combinations(range(len(scaled)), 2):
+        a, b = scaled[i], scaled[j]
+        if present is not None:
+            both = present[:, i] & present[:, j]
+            a, b = a[both], b[both]
+        matrices.append(a @ b.T / temperature)
+    return matrices
+
+
+def info_nce(similarities: Sequence[Tensor]) -> Tensor:
+    """Symmetric InfoNCE, mean over pairs of modalities and over both directions (Yang et al., NeurIPS 2024, L_MM).
+
+    similarities: (n, n) matrices with the matches on the diagonal. The paper defines one pair; the mean over
+    unordered pairs for more than two modalities is ours. A pair with fewer than two items has nothing to tell apart
+    and counts as zero.
+    """
+    values = []
+    for s in similarities:
+        if len(s) < 2:
+            values.append(s.sum() * 0.0)
+            continue
+        match = torch.arange(len(s), device=s.device)
+        values.append(0.5 * (F.cross_entropy(s, match) + F.cross_entropy(s.T, match)))
+    return torch.stack(values).mean()
+
+
+def kl_to_mean(logits: Sequence[Tensor]) -> Tensor:
+    """Mean over modalities of KL(M || P_m), M the mean prediction, P_m = softmax(logits_m); batch mean.
+
+    This is what the released code of Yang et al. calls alignment: the reverse of Jensen-Shannon, and unbounded.
+    logits: one (B, C) a modality.
+    """
+    log_p = torch.stack([z.log_softmax(-1) for z in logits])
+    log_mean = torch.logsumexp(log_p, 0) - math.log(len(logits))
+    return (log_mean.exp() * (log_mean - log_p)).sum(-1).mean()
+
+
+def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
+    """Mean over modalities of KL(P_m || M): the Jensen-Shannon divergence of the predictions, at most log M."""
+    log_p = torch.stack([z.log_softmax(-1) for z in logits])
+    log_mean = torch.logsumexp(log_p, 0) - math.log(len(logits))
+    return (log_p.exp() * (log_p - log_mean)).sum(-1).mean()
+
+
+def shapley(value: Callable[[frozenset[Player]], float], players: Sequence[Player]) -> dict[Player, float]:
+    """Exact Shapley values of a coalition function. They add up to value(all) - value(none)."""
+    n = len(players)
+    values = {s: value(s) for k in range(n + 1) for s in map(frozenset, itertools.combinations(players, k))}
+    weight = [math.factorial(k) * math.factorial(n - k - 1) / math.factorial(n) for k in range(n)]
+    return {
+        p: sum(weight[len(s)] * (values[s | {p}] - v) for s, v in values.items() if p not in s) for p in players
+    }

@@ -1,0 +1,104 @@
+"""The fusion head: from the features of any non-empty subset of modalities to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.errors import Incompatible
+from mmzoo.types import Lazy, Outputs, Pass
+
+How = Literal["exact", "slice", "ablated"]
+
+
+class FusionHead(nn.Module):
+    """Base of all heads. A head defines `fuse`, and `split` where each modality has logits of its own.
+
+    how: how unimodal logits arise; the word is stored with every number computed from them.
+      exact: the head computes them anyway. slice: a part of the joint classifier. ablated: the head with the
+      features of all other modalities replaced by zeros.
+    additive: the unimodal logits add up to the joint ones. equal_dims: all features must have one width.
+    couples: the head acts between the stages of staged encoders. What a head keeps across steps is a buffer.
+    """
+
+    how: ClassVar[How] = "ablated"
+    additive: ClassVar[bool] = False
+    equal_dims: ClassVar[bool] = False
+    couples: ClassVar[bool] = False
+
+    def __init__(self, dims: Mapping[str, int], n_classes: int) -> None:
+        """dims: modality -> feature width, in order. Raises Incompatible where the head needs equal widths."""
+        super().__init__()
+        if self.equal_dims and len(set(dims.values())) > 1:
+            raise Incompatible(
+                f"head {type(self).__name__} needs features of one width, but got {dict(dims)}. "
+                "Give all encoders the same output width."
+            )
+        self.dims = dict(dims)
+        self.n_classes = n_classes
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.dims)
+
+    def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        """Joint logits (B, C) and what else is worth keeping, from features of *all* modalities.
+
+        present: (B, M) bool, or None when all are there. The features of absent modalities are zeros.
+        """
+        raise TypeError(f"{type(self).__name__} does not define fuse")
+
+    def split(
+        self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]
+    ) -> Mapping[str, Tensor]:
+        """Each modality's own logits (B, C). Default: the head with the other features set to zero."""
+        zeros = {m: torch.zeros_like(z) for m, z in features.items()}
+        return {m: self.fuse({**zeros, m: z}, present)[0] for m, z in features.items()}
+
+    def own(self, modality: str) -> Iterable[nn.Parameter]:
+        """The parameters that serve one modality alone (group `head:<modality>`). Default: none."""
+        return ()
+
+    def couple(
+        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass
+    ) -> Mapping[str, Tensor]:
+        """Act on the maps (B, C, *spatial) of all fed modalities after one stage. Default: identity."""
+        return maps
+
+    def forward(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
+        """features: modality -> (B, D_m) for any non-empty subset. present: (B, M) bool over all modalities."""
+        full, present = self._complete(features, present)
+        logits, aux = self.fuse(full, present)
+
+        def unimodal() -> Mapping[str, Tensor]:
+            own = self.split(full, present, aux)
+            return {m: own[m] for m in features}
+
+        return Outputs(logits, dict(features), Lazy(unimodal), aux)
+
+    def _complete(
+        self, features: Mapping[str, Tensor], present: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """All modalities, zeros where absent, and the mask that says so."""
+        some = next(iter(features.values()))
+        missing = [m for m in self.dims if m not in features]
+        if not missing and present is None:
+            return {m: features[m] for m in self.dims}, None
+        if present is None:
+            present = torch.ones(len(some), len(self.dims), dtype=torch.bool, device=some.device)
+        if missing:
+            fed = torch.tensor([m in features for m in self.dims], device=some.device)
+            present = present & fed
+        full = {m: features.get(m, some.new_zeros(len(some), d)) for m, d in self.dims.items()}
+        return {m: torch.where(present[:, i, None], z, 0.0) for i, (m, z) in enumerate(full.items())}, present
+
+
+def mean_over_present(stacked: Tensor, present: Tensor | None) -> Tensor:
+    """(B, K) mean over the modalities of (B, M, K), leaving out absent ones; zeros where none is present."""
+    if present is None:
+        return stacked.mean(1)
+    weight = present.to(stacked.dtype).unsqueeze(-1)
+    return (stacked * weight).sum(1) / weight.sum(1).clamp_min(1.0)

@@ -1,0 +1,34 @@
+"""One linear classifier shared by all modalities, as in alternating training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.head import FusionHead, mean_over_present
+
+
+class Shared(FusionHead):
+    """l_m = W z_m + b with one W, b for every modality; l is the mean of the l_m of the modalities that are there.
+
+    The classifier of MLA (Zhang et al., CVPR 2024), whose decision rule belongs to its strategy. Needs equal widths.
+    """
+
+    how = "exact"
+    equal_dims = True
+
+    def __init__(self, dims: Mapping[str, int], n_classes: int) -> None:
+        super().__init__(dims, n_classes)
+        self.linear = nn.Linear(next(iter(dims.values())), n_classes)
+
+    def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        own = {m: self.linear(z) for m, z in features.items()}
+        return mean_over_present(torch.stack(list(own.values()), 1), present), {"own": own}
+
+    def split(
+        self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]
+    ) -> Mapping[str, Tensor]:
+        return aux["own"]

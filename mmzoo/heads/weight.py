@@ -1,0 +1,82 @@
+"""Weighted fusion: attention over features or over predictions, or a gate without parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.head import FusionHead
+
+
+class Weight(FusionHead):
+    """Modalities weighted sample by sample.
+
+    level="feature": h = sum_m a_m h_m, l = W h + b, with a = softmax over modalities of one small network k(h_m)
+    shared by all (Yang et al., IJCAI 2019, CMML: the released code weights features although the method is often
+    described as weighting predictions). level="logit": l = sum_m a_m (W_m h_m + b_m). level="gate": no attention
+    network; the weight of feature d in modality m is softmax_d(h_m), normalised over modalities (the form of a later
+    code release of the same group).
+
+    h_m = z_m where all widths are equal, otherwise a linear projection of z_m to `width` (default: the largest).
+    Unimodal logits: what the head gives when modality m is the only one there, exact since the weights then are 1
+    (at "gate": one for every feature). An absent modality has weight zero.
+    """
+
+    how = "exact"
+
+    def __init__(
+        self, dims: Mapping[str, int], n_classes: int, *, level: Literal["feature", "logit", "gate"] = "feature",
+        attention: int = 32, width: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(dims, n_classes)
+        self.level = level
+        common = width or max(dims.values())
+        self.project = nn.ModuleDict()
+        if set(dims.values()) != {common}:
+            self.project.update({m: nn.Linear(d, common) for m, d in dims.items()})
+        if level != "gate":
+            self.attend = nn.Sequential(nn.Linear(common, attention), nn.ReLU(), nn.Linear(attention, 1))
+        if level == "logit":
+            self.each = nn.ModuleDict({m: nn.Linear(common, n_classes) for m in dims})
+        else:
+            self.linear = nn.Linear(common, n_classes)
+
+    def own(self, modality: str) -> list[nn.Parameter]:
+        modules = [self.project[modality]] if self.project else []
+        modules += [self.each[modality]] if self.level == "logit" else []
+        return [p for module in modules for p in module.parameters()]
+
+    def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        hidden = torch.stack([self.project[m](z) if self.project else z for m, z in features.items()], 1)
+        own = self._classify(hidden)
+        if self.level == "gate":
+            weight = self._gate(hidden, present)
+            return self.linear((weight * hidden).sum(1)), {"own": own, "attention": weight}
+        score = self.attend(hidden).squeeze(-1)
+        if present is not None:
+            # An item without any modality keeps finite weights; its features are zeros anyway.
+            score = score.masked_fill(~present & present.any(1, keepdim=True), -torch.inf)
+        attention = score.softmax(1)
+        # With one classifier for all, weighting the logits is weighting the features: the weights add up to one.
+        return (attention.unsqueeze(-1) * own).sum(1), {"own": own, "attention": attention}
+
+    def split(
+        self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]
+    ) -> Mapping[str, Tensor]:
+        return {m: aux["own"][:, i] for i, m in enumerate(self.dims)}
+
+    def _classify(self, hidden: Tensor) -> Tensor:
+        """(B, M, C): each modality's logits."""
+        if self.level != "logit":
+            return self.linear(hidden)
+        return torch.stack([self.each[m](hidden[:, i]) for i, m in enumerate(self.dims)], 1)
+
+    def _gate(self, hidden: Tensor, present: Tensor | None) -> Tensor:
+        log_weight = hidden.log_softmax(-1)
+        if present is not None:
+            absent = ~present & present.any(1, keepdim=True)
+            log_weight = log_weight.masked_fill(absent.unsqueeze(-1), -torch.inf)
+        return log_weight.softmax(1)  # e^{w_m} / sum_m e^{w_m}: the normalised softmax weights

@@ -1,0 +1,510 @@
+"""The run: what hooks see of the training of one model, and the verbs they may use."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmzoo import distributed
+from mmzoo.errors import BadValue, Incompatible, unknown
+from mmzoo.model import MultimodalModel
+from mmzoo.optim import Schedule, build_optimizer
+from mmzoo.seeding import seeded, stream
+from mmzoo.strategy import Group, Strategy
+from mmzoo.training import Training
+from mmzoo.types import Batch, Outputs, Pass, Step, map_tensors
+
+
+class Batches(Protocol):
+    """A loader: re-iterable batches in an order that a generator decides (None: the stored order)."""
+
+    def __len__(self) -> int: ...
+    def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]: ...
+    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches: ...
+
+
+@dataclass
+class Cost:
+    """Whole-model forwards and backwards, in batches; feeding one of M modalities counts 1/M of a forward."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+
+
+class Run:
+    """The training of one model under one strategy.
+
+    train: the training batches. slice: labelled batches apart from them that a strategy may learn from. There is no
+    way from here to holdout or test. optimizer: builds one from parameter groups, in place of the one that
+    `training` names. state: a checkpoint made by `state_dict` to continue from.
+
+    Raises Incompatible when the strategy asks for what is not there.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        strategy: Strategy,
+        *,
+        train: Batches | Iterable[Batch],
+        slice: Batches | Iterable[Batch] | None = None,
+        training: Training | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
+        criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        state: Mapping[str, Any] | None = None,
+        _forked_from: Run | None = None,
+    ) -> None:
+        self.model = model.to(device)
+        self.strategy = strategy
+        self.training = Training() if training is None else training
+        self.seed = seed
+        self.device = torch.device(device)
+        self.criterion = criterion
+        self.n_epochs = self.training.epochs
+        self.epoch = 0
+        self.global_step = 0
+        self.batch_in_epoch = 0
+        self.stopped = False
+        self.cost = Cost() if _forked_from is None else _forked_from.cost
+        self._forked = _forked_from is not None
+        self._train = _as_batches(train)
+        self._slice = None if slice is None else _as_batches(slice)
+        self._sampling: tuple[Tensor, Tensor | None] | None = None
+        self._lr_scale: dict[str, float] = {}
+        self._logged: dict[str, list[Any]] = {}
+        self._micro: _MicroBatches | None = None
+        self._check_requirements()
+        if state is not None:
+            strategy.load_state_dict(state["strategy"])
+        strategy.setup(self)
+        groups = self._param_groups()
+        self.optimizer = optimizer(groups) if optimizer else build_optimizer(groups, self.training)
+        self._base_lr = {g["name"]: g["lr"] for g in self.optimizer.param_groups}
+        self._schedule = Schedule(self.training, self.steps_per_epoch)
+        if state is not None:
+            self._load(state)
+
+    # ------------------------------------------------------------------ facts
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.model.modalities
+
+    @property
+    def n_classes(self) -> int:
+        return self.model.head.n_classes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._train)
+
+    def train(self, name: str = "strategy") -> Iterator[Batch]:
+        """The training batches, in an order of the strategy's own (`name`) that leaves training's order alone."""
+        for batch in self._train.batches(stream(self.seed, "train", name, self.epoch)):
+            yield batch.to(self.device)
+
+    def strategy_holdout(self) -> Iterator[Batch]:
+        """The strategy's own labelled slice, in stored order. Raises Incompatible where there is none."""
+        if self._slice is None:
+            raise Incompatible(
+                f"{type(self.strategy).__name__} wants a labelled slice of its own. "
+                "Give Run(slice=...), or name 'slice' in `requires` for the bench to do so."
+            )
+        for batch in self._slice.batches():
+            yield batch.to(self.device)
+
+    def generator(self, name: str) -> torch.Generator:
+        """A stream fixed by (seed, name, epoch), for hooks around an epoch."""
+        return stream(self.seed, "epoch", name, self.epoch)
+
+    # ------------------------------------------------------------------ the loop
+    def start_epoch(self) -> None:
+        """Begin an epoch: call before its first `step`."""
+        self.model.train()
+        self.batch_in_epoch = 0
+        self._logged = {}
+        self.strategy.epoch_start(self)
+
+    def epoch_batches(self) -> Iterator[Batch]:
+        """The training batches of this epoch, in the order that the seed fixes."""
+        train = self._train if self._sampling is None else self._train.sampled(*self._sampling)
+        yield from train.batches(stream(self.seed, "order", self.epoch))
+
+    def step(self, batch: Batch) -> None:
+        """Train on one batch: every pass that the strategy plans."""
+        from mmzoo.trainer import train_pass
+
+        batch = batch.to(self.device)
+        step = Step(self, batch)
+        for pass_ in self.strategy.plan(step, [Pass()]):
+            with seeded(self.seed, "noise", self.global_step, pass_.name):
+                train_pass(self, step.at(pass_))
+        self.global_step += 1
+        self.batch_in_epoch += 1
+
+    def end_epoch(self, loss: float | None = None) -> dict[str, float]:
+        """End an epoch. loss: what the schedule "plateau" watches. Returns the epoch's mean of every logged value."""
+        from mmzoo.trainer import evaluate
+
+        self.model.eval()
+        metrics = evaluate(self.model, self.strategy, self.strategy_holdout()) if self._slice is not None else {}
+        self.strategy.epoch_end(self, metrics)
+        self._schedule.epoch_done(loss)
+        self.epoch += 1
+        return {name: _mean(values) for name, values in self._logged.items()}
+
+    # ------------------------------------------------------------------ verbs for hooks
+    def log(self, name: str, value: Tensor | float) -> None:
+        """Record a value; the epoch's mean goes into the run's record. A tensor is not synchronised until then."""
+        self._logged.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else float(value))
+
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        present: Iterable[str] | None = None,
+        zero: Iterable[str] = (),
+        mode: Literal["train", "eval"],
+    ) -> Outputs:
+        """A raw forward without hooks; batch statistics and random state are as before afterwards.
+
+        present: the modalities that are fed (None: all). zero: those whose input is replaced by zeros.
+        """
+        inputs = dict(batch.inputs)
+        for m in zero:
+            inputs[m] = map_tensors(inputs[m], torch.zeros_like)
+        pass_ = Pass("probe", present=None if present is None else frozenset(present))
+        self._count_forward(pass_)
+        was = {module: module.training for module in self.model.modules()}
+        with seeded(self.seed, "forward", self.global_step), _buffers_kept(self.model):
+            self.model.train(mode == "train")
+            try:
+                feats = self.model.encode(inputs, pass_, batch.present)
+                return self.model.outputs(feats, batch.present)
+            finally:
+                for module, training in was.items():
+                    module.training = training
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradients of a loss: the only way to call backward."""
+        self.cost.backward += 1
+        loss.backward()
+        if self._micro is not None:
+            self._micro.backward()
+
+    def term_grads(self, terms: Mapping[str, Tensor]) -> dict[str, dict[str, list[Tensor | None]]]:
+        """term -> group -> gradient of each of the group's parameters (None where it has none), reduced."""
+        groups = self.model.groups()
+        params = [p for ps in groups.values() for p in ps]
+        kept = [p.grad for p in params]
+        result: dict[str, dict[str, list[Tensor | None]]] = {}
+        for name, term in terms.items():
+            for p in params:
+                p.grad = None
+            self.cost.backward += 1
+            term.backward(retain_graph=True)
+            if self._micro is not None:
+                self._micro.backward()
+            distributed.average_gradients(params)
+            result[name] = {g: [p.grad for p in ps] for g, ps in groups.items()}
+        for p, grad in zip(params, kept):
+            p.grad = grad
+        return result
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The mean over processes: for every score that steers training."""
+        return distributed.mean(x)
+
+    def fork(self, strategy: Strategy | None = None, *, epochs: int = 0) -> Run:
+        """A throw-away copy of model and optimizer that trains through the same loop under `strategy`.
+
+        It starts from the present weights and runs `epochs` epochs; its cost counts as this run's. One level deep:
+        a fork cannot fork. Nothing of this run changes.
+        """
+        if self._forked:
+            raise Incompatible("a fork cannot fork again.")
+        child = Run(
+            copy.deepcopy(self.model), Strategy() if strategy is None else strategy, train=self._train,
+            slice=self._slice, training=self.training, seed=self.seed, device=self.device,
+            criterion=self.criterion, _forked_from=self,
+        )  # fmt: skip
+        child.epoch, child.global_step, child._sampling = self.epoch, self.global_step, self._sampling
+        if hasattr(self, "optimizer") and len(self.optimizer.param_groups) == len(child.optimizer.param_groups):
+            child.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
+        for _ in range(epochs):
+            child.start_epoch()
+            for batch in child.epoch_batches():
+                child.step(batch)
+            child.end_epoch()
+        return child
+
+    def add_module(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+        """Build a module from a stream of its own and add it as group `extra:<name>`.
+
+        Once the optimizer exists, the new parameters join it.
+        """
+        if name in self.model.extra:
+            raise BadValue(f"there is already an extra module {name!r}.")
+        with seeded(self.seed, "init", "extra", name):
+            module = build().to(self.device)
+        self.model.extra[name] = module
+        if hasattr(self, "optimizer"):
+            params = list(module.parameters())
+            if params:
+                t = self.training
+                group = {"name": f"extra:{name}", "params": params, "lr": t.lr, "lr_scale": 1.0,
+                         "weight_decay": t.weight_decay}  # fmt: skip
+                self.optimizer.add_param_group(group)
+                self._base_lr[group["name"]] = t.lr
+        return module
+
+    def reset_optimizer(self, groups: Iterable[str]) -> None:
+        """Forget the optimizer's state (momentum, moments) of the named groups."""
+        for name in groups:
+            for p in self._group(name):
+                self.optimizer.state.pop(p, None)
+
+    def snapshot(self, group: str) -> dict[str, Tensor]:
+        """A copy of a group's parameters and, for an encoder or an extra module, of its buffers."""
+        return {name: t.detach().clone() for name, t in self._tensors(group).items()}
+
+    @torch.no_grad()
+    def restore(self, group: str, snapshot: Mapping[str, Tensor]) -> None:
+        """Put a snapshot back."""
+        for name, t in self._tensors(group).items():
+            t.copy_(snapshot[name])
+        self.log(f"edit/{group}", 1.0)
+
+    @torch.no_grad()
+    def edit(self, group: str, fn: Callable[[str, Tensor], Tensor]) -> None:
+        """Replace each parameter of a group by fn(name, value)."""
+        buffers = dict(self._module(group).named_buffers()) if self._module(group) is not None else {}
+        for name, t in self._tensors(group).items():
+            if name not in buffers:
+                t.copy_(fn(name, t))
+        self.log(f"edit/{group}", 1.0)
+
+    def set_lr_scale(self, group: str, factor: float) -> None:
+        """Multiply the scheduled learning rate of a group from now on."""
+        self._group(group)
+        self._lr_scale[group] = float(factor)
+
+    def set_sampling(self, rows: Tensor | None, drop: Tensor | None = None) -> None:
+        """Train on other rows from the next epoch on; None restores the data as it is.
+
+        rows: (n,) or (n, M) int64, positions in the training set (per modality in the second form; the label is
+        that of the first column). drop: (n, M) bool, modalities to treat as absent.
+        """
+        self._sampling = None if rows is None else (rows, drop)
+
+    def stop(self) -> None:
+        """End training after this epoch."""
+        self.stopped = True
+
+    # ------------------------------------------------------------------ used by the pass
+    def encode(self, step: Step) -> dict[str, Tensor]:
+        """The features of a step, in micro-batches where the training asks for them."""
+        self._count_forward(step.pass_)
+        size = self.training.micro_batch
+        if size is None or len(step.batch) <= size:
+            self._micro = None
+            return self.model.encode(step.batch.inputs, step.pass_, step.batch.present)
+        self._micro = _MicroBatches(self, step, size)
+        return self._micro.features()
+
+    def reduce_grads(self) -> None:
+        distributed.average_gradients(self.model.parameters())
+
+    def clip(self) -> None:
+        if self.training.clip is not None:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
+            self.log("grad_norm", norm)
+
+    def update(self) -> None:
+        """One optimizer step at the scheduled rate of each group."""
+        factor = self._schedule.factor(self.global_step)
+        for group in self.optimizer.param_groups:
+            name = group["name"]
+            group["lr"] = self._base_lr[name] * factor * group["lr_scale"] * self._lr_scale.get(name, 1.0)
+        self.optimizer.step()
+
+    # ------------------------------------------------------------------ checkpoint
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to continue, between two epochs. Loads with torch.load(weights_only=True)."""
+        return {
+            "model": copy.deepcopy(self.model.state_dict()),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "schedule": self._schedule.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "extra": list(self.model.extra),
+            "epoch": self.epoch,
+            "global_step": self.global_step,
+            "stopped": self.stopped,
+            "lr_scale": dict(self._lr_scale),
+            "sampling": self._sampling,
+            "cost": {"forward": self.cost.forward, "backward": self.cost.backward},
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        if list(self.model.extra) != list(state["extra"]):
+            raise BadValue(
+                f"the checkpoint holds the extra modules {list(state['extra'])}, but the strategy's setup added "
+                f"{list(self.model.extra)}: a strategy that grows must add in setup what its state says exists."
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(copy.deepcopy(dict(state["optimizer"])))
+        self._schedule.load_state_dict(state["schedule"])
+        self.strategy.load_state_dict(state["strategy"])  # once more: setup may have reset it
+        self.epoch, self.global_step = state["epoch"], state["global_step"]
+        self.stopped, self._lr_scale = state["stopped"], dict(state["lr_scale"])
+        self._sampling = None if state["sampling"] is None else tuple(state["sampling"])
+        self.cost.forward, self.cost.backward = state["cost"]["forward"], state["cost"]["backward"]
+
+    # ------------------------------------------------------------------ internals
+    def _check_requirements(self) -> None:
+        check_requirements(
+            type(self.strategy).__name__, self.strategy, self.model, has_slice=self._slice is not None
+        )
+        if self.training.micro_batch is not None and self.model.head.couples:
+            raise Incompatible("micro-batches need a head that does not act between the stages of the encoders.")
+
+    def _param_groups(self) -> list[dict[str, Any]]:
+        t = self.training
+        before = {name: Group(ps, 1.0, t.weight_decay) for name, ps in self.model.groups().items()}
+        after = self.strategy.param_groups(dict(before))
+        if set(after) != set(before):
+            raise BadValue(
+                f"{type(self.strategy).__name__}.param_groups returned the groups {sorted(after)}; "
+                f"it must return every one of {sorted(before)}."
+            )
+        return [
+            {"name": name, "params": list(before[name].params), "lr": t.lr, "lr_scale": after[name].lr_scale,
+             "weight_decay": after[name].weight_decay}
+            for name in before
+        ]  # fmt: skip
+
+    def _group(self, name: str) -> list[nn.Parameter]:
+        groups = self.model.groups()
+        if name not in groups:
+            raise unknown("parameter group", name, groups)
+        return groups[name]
+
+    def _module(self, group: str) -> nn.Module | None:
+        kind, _, name = group.partition(":")
+        return {"encoder": self.model.encoders, "extra": self.model.extra}.get(kind, {}).get(name)  # type: ignore[union-attr]
+
+    def _tensors(self, group: str) -> dict[str, Tensor]:
+        module = self._module(group)
+        if module is not None:
+            return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        names = {id(p): n for n, p in self.model.head.named_parameters()}
+        return {names[id(p)]: p for p in self._group(group)}
+
+    def _count_forward(self, pass_: Pass) -> None:
+        self.cost.forward += len(pass_.fed(self.modalities)) / len(self.modalities)
+
+
+class _MicroBatches:
+    """Encode a batch in pieces without a graph; after backward, encode again to carry the gradients on."""
+
+    def __init__(self, run: Run, step: Step, size: int) -> None:
+        self._run, self._step, self._size = run, step, size
+        self._leaves: dict[str, Tensor] = {}
+
+    def features(self) -> dict[str, Tensor]:
+        with torch.no_grad():
+            pieces = [self._encode(i) for i in self._starts()]
+        frozen = self._step.pass_.freeze
+        self._leaves = {m: torch.cat([p[m] for p in pieces]).requires_grad_(m not in frozen) for m in pieces[0]}
+        return dict(self._leaves)
+
+    def backward(self) -> None:
+        """Hand the gradients that have gathered on the features to the encoders."""
+        grads = {m: z.grad for m, z in self._leaves.items() if z.grad is not None}
+        if not grads:
+            return
+        self._run._count_forward(self._step.pass_)
+        for i in self._starts():
+            with _buffers_kept(self._run.model):  # the first encoding has moved the batch statistics already
+                piece = self._encode(i)
+            rows = [m for m in grads if piece[m].requires_grad]
+            torch.autograd.backward([piece[m] for m in rows], [grads[m][i : i + self._size] for m in rows])
+        for z in self._leaves.values():
+            z.grad = None
+
+    def _starts(self) -> range:
+        return range(0, len(self._step.batch), self._size)
+
+    def _encode(self, start: int) -> dict[str, Tensor]:
+        piece = self._step.batch.map(lambda t: t[start : start + self._size])
+        name = self._step.pass_.name
+        with seeded(self._run.seed, "noise", self._run.global_step, name, start):
+            return self._run.model.encode(piece.inputs, self._step.pass_, piece.present)
+
+
+@contextlib.contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Let a block work on copies of all buffers, so that the graph it leaves behind stays valid."""
+    kept = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    for module, name, buffer in kept:
+        module._buffers[name] = buffer.clone()
+    try:
+        yield
+    finally:
+        for module, name, buffer in kept:
+            module._buffers[name] = buffer
+
+
+def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *, has_slice: bool) -> None:
+    """Raise Incompatible, with the reason, when a model or its data lacks what a strategy asks for."""
+    head, n = model.head, len(model.modalities)
+    kind = type(head).__name__
+    if n < strategy.min_modalities:
+        raise Incompatible(f"{name} needs at least {strategy.min_modalities} modalities; there is only {n}.")
+    if strategy.max_modalities is not None and n > strategy.max_modalities:
+        raise Incompatible(f"{name} is defined for at most {strategy.max_modalities} modalities, not {n}.")
+    if "unimodal" in strategy.requires and head.how == "ablated":
+        raise Incompatible(
+            f"{name} needs logits of each modality; head {kind} has none of its own. "
+            "Use a head whose `how` is exact or slice: mmzoo list heads."
+        )
+    if "additive" in strategy.requires and not head.additive:
+        raise Incompatible(f"{name} needs a head whose unimodal logits add up to the joint ones; {kind} is not one.")
+    if "staged" in strategy.requires and not head.couples:
+        raise Incompatible(f"{name} needs a head that acts between encoder stages; {kind} does not.")
+    if "equal_dims" in strategy.requires and len(set(head.dims.values())) > 1:
+        raise Incompatible(f"{name} needs features of one width, but they have {head.dims}.")
+    if "slice" in strategy.requires and not has_slice:
+        raise Incompatible(f"{name} learns from a labelled slice of the training data, and none was given.")
+
+
+class _ListBatches:
+    """Any iterable of batches as a loader; its order is its own."""
+
+    def __init__(self, source: Iterable[Batch]) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)  # type: ignore[arg-type]
+
+    def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        return iter(self._source)
+
+    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches:
+        raise Incompatible("this loader cannot be resampled: give Run an mmzoo Loader.")
+
+
+def _as_batches(source: Any) -> Batches:
+    return source if hasattr(source, "batches") else _ListBatches(source)
+
+
+def _mean(values: list[Any]) -> float:
+    return float(sum(float(v) for v in values) / len(values))

@@ -1,0 +1,1 @@
+"""One file each; the catalogue (registry.yaml) is the list."""

@@ -1,0 +1,93 @@
+"""On-the-fly gradient modulation: slow down the encoder that is ahead."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.api import Grads, Outputs, Step, Strategy
+from mmzoo.functional import true_class_score
+
+Form = Literal["conference", "journal"]
+
+
+def ratios(scores: Tensor) -> Tensor:
+    """(M,) rho_u = mean over the other modalities j of s_u / s_j.
+
+    For two modalities s_u / s_v (Peng et al., CVPR 2022, eq. 9); the mean for more is that of the journal version
+    (Wei et al., TPAMI 2024), known to us at second hand. A score of zero is taken as the smallest normal number.
+    """
+    floored = scores.clamp_min(torch.finfo(scores.dtype).tiny)
+    pairwise = floored[:, None] / floored[None, :]
+    return (pairwise.sum(1) - 1.0) / (len(scores) - 1)
+
+
+def coefficients(scores: Tensor, alpha: float, form: Form = "conference") -> Tensor:
+    """(M,) factors on the gradients: 1 where rho_u <= 1, else 1 - tanh(alpha rho_u) or 1 - alpha tanh(rho_u - 1).
+
+    The first is CVPR 2022 eq. 10, which jumps at rho = 1; the second is the journal's, which does not. At a tie the
+    factor is 1, as in the paper; the authors' code then scales the first modality.
+    """
+    rho = ratios(scores)
+    ahead = 1.0 - torch.tanh(alpha * rho) if form == "conference" else 1.0 - alpha * torch.tanh(rho - 1.0)
+    return torch.where(rho > 1.0, ahead, 1.0)
+
+
+def with_noise(grad: Tensor, factor: float | Tensor, noise: Tensor) -> Tensor:
+    """k g + sigma noise, sigma the unbiased deviation of the entries of g plus 1e-8 (the authors' code).
+
+    A single entry has no deviation: it gets no noise, where the authors' code gives NaN.
+    """
+    sigma = grad.std() + 1e-8 if grad.numel() > 1 else torch.zeros_like(grad).sum()
+    return factor * grad + sigma * noise
+
+
+class OGM(Strategy):
+    """OGM and, with noise=True, OGM-GE (Peng et al., CVPR 2022).
+
+    After backward the gradients of encoder u are multiplied by k_u, computed from the sums over the batch of the
+    true-class probabilities of each modality's own logits; with noise Gaussian noise is added to every modality.
+
+    tensors: which encoder parameters are touched: "conv" (4-D only, as in the authors' code, which leaves linear
+    layers and thus transformers alone), "matrix" (two or more dimensions; default, ours), or "all".
+    """
+
+    requires = frozenset({"unimodal"})
+    min_modalities = 2
+    neutral = {"alpha": 0.0, "noise": False}  # noqa: RUF012
+
+    def __init__(
+        self, *, alpha: float = 0.3, noise: bool = False, form: Form = "conference",
+        tensors: Literal["conv", "matrix", "all"] = "matrix",
+    ) -> None:  # fmt: skip
+        self.alpha = alpha
+        self.noise = noise
+        self.form = form
+        self.tensors = tensors
+
+    @torch.no_grad()
+    def gradients(self, step: Step, out: Outputs, grads: Grads) -> None:
+        modalities = list(out.unimodal)
+        if len(modalities) < 2:
+            return
+        scores = torch.stack([true_class_score(step.kept(out.unimodal[m]), step.target) for m in modalities])
+        factors = coefficients(step.run.reduce(scores), self.alpha, self.form)
+        for m, factor in zip(modalities, factors):
+            step.run.log(f"ogm/{m}", factor)
+            if self.noise:
+                self._add_noise(step, grads, m, factor)
+            else:
+                grads.scale(f"encoder:{m}", factor, only=self._touched)
+
+    def _touched(self, p: nn.Parameter) -> bool:
+        return p.ndim == 4 if self.tensors == "conv" else p.ndim >= 2 or self.tensors == "all"
+
+    def _add_noise(self, step: Step, grads: Grads, modality: str, factor: Tensor) -> None:
+        generator = step.generator(f"ogm/{modality}")
+        for p in grads.params(f"encoder:{modality}"):
+            if self._touched(p):
+                noise = torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
+                p.grad = with_noise(p.grad, factor, noise)  # type: ignore[arg-type]
+

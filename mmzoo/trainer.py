@@ -1,0 +1,130 @@
+"""The training pass, the loop around it, evaluation, and the choice of the epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmzoo.errors import Diverged
+from mmzoo.gradients import Grads
+from mmzoo.metrics import classification
+from mmzoo.model import MultimodalModel
+from mmzoo.run import Run
+from mmzoo.strategy import Strategy
+from mmzoo.types import Batch, Step
+
+
+def train_pass(run: Run, step: Step) -> None:
+    """One pass over one batch: the whole of what training does."""
+    strategy, model = run.strategy, run.model
+    run.optimizer.zero_grad(set_to_none=True)
+    feats = strategy.features(step, run.encode(step))
+    if step.keep is not None and not bool(step.keep.any()):
+        return
+    out = strategy.outputs(step, model.outputs(feats, step.batch.present))
+    task = run.criterion(step.kept(out.logits), step.target)
+    terms = strategy.losses(step, out, {"task": task})
+    for name, value in terms.items():
+        run.log(f"loss/{name}", value)
+    strategy.backward(step, terms)
+    run.reduce_grads()
+    strategy.gradients(step, out, Grads(model, step.pass_))
+    run.clip()
+    run.update()
+    strategy.updated(step, out, terms)
+
+
+def train_epoch(run: Run) -> None:
+    """One epoch without its end: the caller evaluates, then calls `run.end_epoch(loss)`."""
+    run.start_epoch()
+    for batch in run.epoch_batches():
+        run.step(batch)
+
+
+@dataclass
+class Selection:
+    """The best epoch so far by a holdout score; ties go to the lower holdout loss, then to the earlier epoch."""
+
+    epoch: int = -1
+    score: float = -math.inf
+    loss: float = math.inf
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def offer(self, epoch: int, score: float, loss: float, model: MultimodalModel) -> None:
+        if (score, -loss) > (self.score, -self.loss):
+            self.epoch, self.score, self.loss = epoch, score, loss
+            self.weights = copy.deepcopy(model.state_dict())
+
+
+def fit(
+    run: Run,
+    holdout: Callable[[], Iterable[Batch]],
+    *,
+    metric: str = "acc",
+    selection: Selection | None = None,
+    on_epoch: Callable[[dict[str, Any], Selection], None] = lambda record, selection: None,
+) -> Selection:
+    """Train to the end, choosing the epoch on holdout.
+
+    holdout: gives the holdout batches; the run itself never sees them. on_epoch is called after every epoch with its
+    record. Raises Diverged, naming epoch and loss term, at the end of an epoch with a value that is not finite.
+    """
+    selection = Selection() if selection is None else selection
+    while run.epoch < run.n_epochs and not run.stopped:
+        epoch = run.epoch
+        train_epoch(run)
+        scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()))
+        logged = run.end_epoch(scores["loss"])
+        for name, value in {**logged, "holdout loss": scores["loss"]}.items():
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"epoch {epoch}: {name} is {value}. A smaller learning rate (--set train.lr=...) or gradient "
+                    "clipping (--set train.clip=1) usually helps."
+                )
+        selection.offer(epoch, scores[metric], scores["loss"], run.model)
+        on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
+    return selection
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """All that evaluation needs of a data set: one row an item. unimodal and features are keyed by modality."""
+
+    index: Tensor
+    target: Tensor
+    logits: Tensor
+    scores: Tensor
+    unimodal: Mapping[str, Tensor]
+    features: Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def predict(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch]) -> Predictions:
+    """Outputs for every item, in eval mode, with the strategy's decision rule. The mode is put back."""
+    was = {module: module.training for module in model.modules()}
+    model.eval()
+    rows: list[Any] = []
+    for batch in batches:
+        out = strategy.predict(model(batch.inputs, batch.present))
+        rows.append((batch.index, batch.target, out.logits, out.scores, dict(out.unimodal), dict(out.features)))
+    for module, training in was.items():
+        module.training = training
+    index, target, logits, scores, unimodal, features = zip(*rows)
+    return Predictions(
+        torch.cat(index), torch.cat(target), torch.cat(logits), torch.cat(scores),
+        {m: torch.cat([u[m] for u in unimodal]) for m in unimodal[0]},
+        {m: torch.cat([f[m] for f in features]) for m in features[0]},
+    )  # fmt: skip
+
+
+def evaluate(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch]) -> dict[str, Any]:
+    """Accuracy, macro-F1, MAP and loss of the joint model, and of each modality's own logits under `unimodal`."""
+    p = predict(model, strategy, batches)
+    own = {m: classification(z.softmax(-1), p.target, z) for m, z in p.unimodal.items()}
+    return {**classification(p.scores, p.target, p.logits), "unimodal": own}

@@ -1,0 +1,85 @@
+"""How a model is trained apart from its strategy: optimizer, schedule, batch size. No torch at import."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmzoo.errors import BadValue, unknown
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "plateau", "cosine")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training protocol; all runs of a bench on one data set share it.
+
+    lr is the rate of the first epoch after the warm-up of `warmup_epochs` (linear, by step). schedule "step"
+    multiplies it by `gamma` every `step_size` epochs, "plateau" when the holdout loss has not fallen for `patience`
+    epochs, "cosine" lets it fall to zero at the end. momentum is SGD's. clip bounds the norm of all gradients
+    together (None: no clipping). micro_batch: how many items are encoded at once; the mathematics stays that of
+    the whole batch (batch statistics aside).
+    """
+
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    batch_size: int = 64
+    epochs: int = 30
+    schedule: str = "constant"
+    step_size: int = 70
+    gamma: float = 0.1
+    patience: int = 10
+    warmup_epochs: int = 0
+    clip: float | None = None
+    micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        faults = list(_faults(self))
+        if faults:
+            raise BadValue("training: " + "; ".join(faults))
+
+    def replace(self, **changes: Any) -> Training:
+        """A copy with some values changed. Raises UnknownName for a key that does not exist, BadValue for a bad one."""
+        for key in changes:
+            if key not in FIELDS:
+                raise unknown("training option", key, FIELDS)
+        return dataclasses.replace(self, **{k: _coerced(k, v) for k, v in changes.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in dataclasses.fields(Training)}
+
+
+def _coerced(name: str, value: Any) -> Any:
+    """An int where a float is wanted; every other mismatch is left for the checks to name."""
+    wants_float = "float" in FIELDS[name]
+    return float(value) if wants_float and isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _faults(t: Training) -> Any:
+    kinds = {"str": str, "int": int, "float": (int, float)}
+    for name, kind in FIELDS.items():
+        value = getattr(t, name)
+        base, _, optional = kind.partition(" | ")
+        if value is None and optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, kinds[base]):  # type: ignore[arg-type]
+            yield f"{name} must be {kind.replace('|', 'or')}, not {value!r}"
+            return
+    if t.optimizer not in OPTIMIZERS:
+        yield f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {t.optimizer!r}"
+    if t.schedule not in SCHEDULES:
+        yield f"schedule must be one of {', '.join(SCHEDULES)}, not {t.schedule!r}"
+    for name in ("lr", "batch_size", "epochs", "step_size", "gamma", "clip", "micro_batch"):
+        if (value := getattr(t, name)) is not None and not value > 0:
+            yield f"{name} must be positive, not {value!r}"
+    for name in ("momentum", "weight_decay", "patience", "warmup_epochs"):
+        if not getattr(t, name) >= 0:
+            yield f"{name} must not be negative, not {getattr(t, name)!r}"

@@ -1,0 +1,152 @@
+"""The values that flow through a training pass. Mappings are keyed by modality name, in the data's order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmzoo.seeding import stream
+
+if TYPE_CHECKING:
+    from mmzoo.run import Run
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of items.
+
+    inputs: modality -> tensor with B rows (or a mapping of tensors with B rows, e.g. token ids and their mask).
+    target: (B,) int64 class indices. index: (B,) int64, the item's row in its data set.
+    present: (B, M) bool, columns in the order of `inputs`; None when every modality is there for every item.
+    """
+
+    inputs: Mapping[str, Any]
+    target: Tensor
+    index: Tensor
+    present: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with `fn` applied to every tensor in it."""
+        inputs = {m: map_tensors(x, fn) for m, x in self.inputs.items()}
+        present = None if self.present is None else fn(self.present)
+        return Batch(inputs, fn(self.target), fn(self.index), present)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+
+def map_tensors(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `fn` to a tensor or to every tensor of a (nested) mapping."""
+    if isinstance(value, Mapping):
+        return {k: map_tensors(v, fn) for k, v in value.items()}
+    return fn(value)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward over a batch, as data.
+
+    present: the modalities that are fed (None: all). update: the modalities whose encoder and own head part may
+    move (None: all); the gradients of the others are removed, not zeroed, since a zero gradient still moves weights
+    through momentum and weight decay. freeze: modalities that stand still outright: no graph, and eval mode, so
+    that batch statistics do not move either. flags: anything a head reads (`{"mute": ...}`).
+    """
+
+    name: str = "joint"
+    present: frozenset[str] | None = None
+    update: frozenset[str] | None = None
+    freeze: frozenset[str] = frozenset()
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+    def fed(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of `modalities` that this pass feeds, in their order."""
+        return tuple(m for m in modalities if self.present is None or m in self.present)
+
+    def moves(self, modality: str) -> bool:
+        """Whether the parameters of one modality may move in this pass."""
+        return (self.update is None or modality in self.update) and modality not in self.freeze
+
+
+class Lazy(Mapping[str, Tensor]):
+    """A mapping computed as a whole when it is first read, then kept."""
+
+    def __init__(self, compute: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._compute: Callable[[], Mapping[str, Tensor]] | None = compute
+        self._values: Mapping[str, Tensor] = {}
+
+    def _filled(self) -> Mapping[str, Tensor]:
+        if self._compute is not None:
+            self._values, self._compute = self._compute(), None
+        return self._values
+
+    def __getitem__(self, modality: str) -> Tensor:
+        return self._filled()[modality]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._filled())
+
+    def __len__(self) -> int:
+        return len(self._filled())
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a head makes of the features.
+
+    logits: (B, C), trained on. features: modality -> (B, D_m), the encoders' outputs. unimodal: modality -> (B, C),
+    each modality's own logits; how they arise is the head's `how`. aux: anything else (attention, evidence).
+    ranking: (B, C) scores that are ranked and arg-maxed where they differ from softmax(logits).
+    """
+
+    logits: Tensor
+    features: Mapping[str, Tensor]
+    unimodal: Mapping[str, Tensor]
+    aux: Mapping[str, Any] = field(default_factory=dict)
+    ranking: Tensor | None = None
+
+    @property
+    def scores(self) -> Tensor:
+        """(B, C): the scores a prediction is made from."""
+        return self.logits.softmax(-1) if self.ranking is None else self.ranking
+
+    def replace(self, **changes: Any) -> Outputs:
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass
+class Step:
+    """One batch on its way through one pass. Hooks read it; only `features` may set `keep`.
+
+    keep: (B,) bool, the samples that stay in the loss (None: all). scratch: private to the step, dies with it.
+    """
+
+    run: Run
+    batch: Batch
+    pass_: Pass = field(default_factory=Pass)
+    keep: Tensor | None = None
+    scratch: dict[Any, Any] = field(default_factory=dict)
+
+    def generator(self, name: str) -> torch.Generator:
+        """A stream fixed by (seed, name, step, pass): calling a hook again replays its draws."""
+        return stream(self.run.seed, "step", name, self.run.global_step, self.pass_.name)
+
+    def kept(self, x: Tensor) -> Tensor:
+        """The rows of `x` that stay in the loss."""
+        return x if self.keep is None else x[self.keep]
+
+    @property
+    def target(self) -> Tensor:
+        """(B',) the targets of the samples that stay in the loss."""
+        return self.kept(self.batch.target)
+
+    def at(self, pass_: Pass) -> Step:
+        """The same batch in another pass, with a scratch of its own."""
+        return Step(self.run, self.batch, pass_)
