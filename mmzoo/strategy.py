@@ -68,10 +68,14 @@ class Strategy:
     #: parameter values at which it equals plain training ("exact": bit for bit; "close": up to rounding), or None
     neutral: ClassVar[Mapping[str, Any] | None] = None
     neutral_how: ClassVar[str] = "exact"
-    #: whole-model forwards and backwards a batch, on top of nothing (plain training: 1 and 1)
+    #: whole-model forwards and backwards a batch, on top of nothing (plain training: 1 and 1); what is done once an
+    #: epoch instead goes under "forward_epoch" and "backward_epoch"
     cost: ClassVar[Mapping[str, float]] = {"forward": 1, "backward": 1}
     #: the attributes that make up the state: tensors, numbers, strings and containers of them
     state: ClassVar[tuple[str, ...]] = ()
+    #: whether it draws random numbers for positions in a batch or among the parameters, so that reordering modalities or
+    #: items gives another, equally valid result
+    stochastic: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -143,8 +147,9 @@ class Strategy:
 
     def params(self) -> dict[str, Any]:
         """The parameters as given (or defaulted) at construction."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters
-                if name != "self"}  # fmt: skip
+        init: Any = type(self).__init__
+        names = () if init is object.__init__ else inspect.signature(init).parameters
+        return {name: getattr(self, name) for name in names if name != "self"}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.params().items())})"
@@ -182,7 +187,7 @@ class Wrapper(Strategy):
 
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
-        for claim in ("requires", "owns", "min_modalities", "max_modalities", "cost"):
+        for claim in ("requires", "owns", "min_modalities", "max_modalities", "cost", "stochastic"):
             setattr(self, claim, getattr(inner, claim))
 
     def setup(self, run: Run) -> None:
@@ -295,7 +300,8 @@ class Chain(Strategy):
             "owns": frozenset().union(*(p.owns for p in self.parts)),
             "min_modalities": max((p.min_modalities for p in self.parts), default=1),
             "max_modalities": min(limits) if limits else None,
-            "cost": {k: 1 + sum(p.cost[k] - 1 for p in self.parts) for k in ("forward", "backward")},
+            "cost": _chained_cost(self.parts),
+            "stochastic": any(p.stochastic for p in self.parts),
         }
         for name, value in attributes.items():
             setattr(self, name, value)
@@ -364,6 +370,15 @@ class Chain(Strategy):
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.parts))})"
+
+
+def _chained_cost(parts: Sequence[Strategy]) -> dict[str, float]:
+    """What the parts cost together: the one forward and backward of training is shared."""
+    cost: dict[str, float] = {k: 1 + sum(p.cost[k] - 1 for p in parts) for k in ("forward", "backward")}
+    for k in ("forward_epoch", "backward_epoch"):
+        if extra := sum(p.cost.get(k, 0) for p in parts):
+            cost[k] = extra
+    return cost
 
 
 def check_owners(parts: Sequence[tuple[str, frozenset[str]]]) -> None:

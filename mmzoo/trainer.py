@@ -55,11 +55,18 @@ class Selection:
     score: float = -math.inf
     loss: float = math.inf
     weights: dict[str, Tensor] = field(default_factory=dict)
+    strategy: dict[str, Any] = field(default_factory=dict)
 
-    def offer(self, epoch: int, score: float, loss: float, model: MultimodalModel) -> None:
+    def offer(self, epoch: int, score: float, loss: float, run: Run) -> None:
         if (score, -loss) > (self.score, -self.loss):
             self.epoch, self.score, self.loss = epoch, score, loss
-            self.weights = copy.deepcopy(model.state_dict())
+            self.weights = copy.deepcopy(run.model.state_dict())
+            self.strategy = run.strategy.state_dict()
+
+    def restore(self, run: Run) -> None:
+        """Put model and strategy back to the chosen epoch: a decision rule may depend on both."""
+        run.model.load_state_dict(self.weights)
+        run.strategy.load_state_dict(self.strategy)
 
 
 def fit(
@@ -87,7 +94,7 @@ def fit(
                     f"epoch {epoch}: {name} is {value}. A smaller learning rate (--set train.lr=...) or gradient "
                     "clipping (--set train.clip=1) usually helps."
                 )
-        selection.offer(epoch, scores[metric], scores["loss"], run.model)
+        selection.offer(epoch, scores[metric], scores["loss"], run)
         on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
     return selection
 

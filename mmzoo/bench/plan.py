@@ -1,0 +1,157 @@
+"""From what a user asks for to the list of runs. No torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmzoo.catalogue import Catalogue, Entry
+from mmzoo.config import BenchSpec, Method, RunSpec, Settings, resolve_dataset, resolve_method, resolve_training
+from mmzoo.errors import BadValue, Incompatible
+from mmzoo.training import Training
+
+Role = Literal["method", "baseline", "reference"]
+#: the references of every bench; the last two with each head that a method of the bench uses
+ALONE, PLAIN, CONTROL = "unimodal", "concat", "joint_unimodal"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run: what decides its numbers, and how tables call it."""
+
+    spec: RunSpec
+    dataset: str
+    method: str
+    role: Role
+    modality: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.method}: {self.modality}" if self.modality else self.method
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A method that cannot work on a data set, and why."""
+
+    dataset: str
+    method: str
+    role: Role
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    runs: tuple[Planned, ...]
+    refused: tuple[Refused, ...]
+    bench: BenchSpec
+
+    def methods(self) -> dict[str, Role]:
+        """label -> role, in the order of the tables."""
+        found: dict[str, Role] = {}
+        for item in (*self.runs, *self.refused):
+            found.setdefault(item.label if isinstance(item, Planned) else item.method, item.role)
+        order = {"method": 0, "baseline": 1, "reference": 2}
+        return dict(sorted(found.items(), key=lambda kv: order[kv[1]]))
+
+
+def make_plan(bench: BenchSpec, catalogue: Catalogue) -> Plan:
+    """All runs of a bench, each once.
+
+    Raises UnknownName or BadValue for what cannot be understood, Incompatible when the method that the bench is about
+    cannot work on any of the data sets.
+    """
+    settings = Settings(catalogue, bench.settings)
+    wanted = _wanted(bench, catalogue, settings)
+    runs: dict[str, Planned] = {}
+    refused: list[Refused] = []
+    if not bench.datasets:
+        raise BadValue("no data set was named: mmzoo list datasets.")
+    for text in dict.fromkeys(bench.datasets):
+        label, entry, params = resolve_dataset(catalogue, text, settings)
+        training = resolve_training(entry, bench.preset, bench.epochs, settings)
+        modalities = _modalities(entry, params)
+        encoders = _encoders(catalogue, entry, modalities, settings)
+        for method, role in wanted:
+            if reason := _obstacle(catalogue, method, modalities):
+                refused.append(Refused(label, method.label, role, reason))
+                continue
+            for planned in _runs(method, role, label, entry, params, modalities, encoders, training, bench.seeds):
+                runs.setdefault(planned.spec.run_id, planned)
+    settings.check_all_used()
+    plan = Plan(tuple(runs.values()), tuple(refused), bench)
+    if not any(p.role == "method" for p in plan.runs) and refused:
+        about = next(r for r in refused if r.role == "method")
+        raise Incompatible(f"{about.method} cannot run on {about.dataset}: {about.reason}")
+    return plan
+
+
+def _wanted(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[tuple[Method, Role]]:
+    """The methods in the order of the tables, each once."""
+    asked: list[tuple[str, Role]] = [(bench.method, "method"), *((b, "baseline") for b in bench.baselines)]
+    found = [(resolve_method(catalogue, text, settings), role) for text, role in asked]
+    if bench.references:
+        heads = dict.fromkeys(m.head for m, _ in found if not m.each_modality)
+        for head in heads or {"concat": None}:
+            found += [(resolve_method(catalogue, f"{name}@{head}", settings), "reference") for name in (PLAIN, CONTROL)]
+        found.append((resolve_method(catalogue, ALONE, settings), "reference"))
+    unique: dict[str, tuple[Method, Role]] = {}
+    for method, role in found:
+        unique.setdefault(str(method.identity), (method, role))
+    return list(unique.values())
+
+
+def _modalities(entry: Entry, params: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modalities of a data set under its parameters, in its order."""
+    every = entry.extra["modalities"]
+    select = entry.extra.get("select")
+    chosen = params[select] if select else every
+    return tuple(m for m in every if m in chosen)
+
+
+def _encoders(
+    catalogue: Catalogue, entry: Entry, modalities: tuple[str, ...], settings: Settings
+) -> dict[str, tuple[Entry, dict[str, Any]]]:
+    """modality -> its encoder and parameters."""
+    found = {}
+    for m in modalities:
+        choice = entry.extra["encoders"][entry.extra["modalities"][m]]
+        encoder = catalogue.get("encoders", choice["name"])
+        given = {**encoder.check_params(choice.get("params", {})),
+                 **encoder.check_params(settings.take("encoders", encoder.name))}  # fmt: skip
+        found[m] = (encoder, {**encoder.defaults(), **given})
+    return found
+
+
+def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...]) -> str | None:
+    """Why a method cannot work here, as far as the catalogue tells."""
+    n = 1 if method.each_modality else len(modalities)
+    head = catalogue.get("heads", method.head)
+    for part in method.parts:
+        strategy = catalogue.get("strategies", part.strategy)
+        limits = strategy.extra.get("modalities", {})
+        if n < limits.get("min", 1):
+            return f"{strategy.name} needs at least {limits['min']} modalities; there is {n}."
+        if n > limits.get("max", n):
+            return f"{strategy.name} is defined for at most {limits['max']} modalities, not {n}."
+        if "unimodal" in strategy.requires and head.extra["how"] == "ablated":
+            return f"{strategy.name} needs logits of each modality; head {head.name} has none of its own."
+        if "additive" in strategy.requires and not head.extra.get("additive"):
+            return f"{strategy.name} needs unimodal logits that add up; those of head {head.name} do not."
+    return None
+
+
+def _runs(
+    method: Method, role: Role, label: str, entry: Entry, params: Mapping[str, Any], modalities: tuple[str, ...],
+    encoders: Mapping[str, tuple[Entry, dict[str, Any]]], training: Training, seeds: tuple[int, ...],
+) -> Iterator[Planned]:  # fmt: skip
+    versions = {**method.versions, entry.id: entry.version, **{e.id: e.version for e, _ in encoders.values()}}
+    for only in [(m,) for m in modalities] if method.each_modality else [None]:
+        for seed in seeds:
+            spec = RunSpec(
+                dataset=entry.id.partition("/")[2], data_params=dict(params), modalities=only, parts=method.parts,
+                head=method.head, head_params=method.head_params, training=training, seed=seed, versions=versions,
+                encoders={m: (encoders[m][0].id.partition("/")[2], encoders[m][1]) for m in only or modalities},
+            )  # fmt: skip
+            yield Planned(spec, label, method.label, role, only[0] if only else None)

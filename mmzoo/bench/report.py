@@ -1,0 +1,301 @@
+"""Tables from rows: Markdown, LaTeX, CSV, JSON. No torch at import."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmzoo.bench.stats import Spread, paired, smallest_p, spread
+from mmzoo.bench.store import SCHEMA
+
+Row = Mapping[str, Any]
+FORMATS = ("md", "csv", "json", "latex")
+DASH = "–"  # noqa: RUF001
+METRICS = {"acc": "ACC", "macro_f1": "macro-F1", "map": "MAP"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    best: bool = False
+
+
+@dataclass
+class Table:
+    """A titled table of cells, with notes below it."""
+
+    title: str
+    header: list[str]
+    body: list[list[Cell]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Group:
+    """All seeds of one configuration on one data set."""
+
+    label: str
+    role: str
+    rows: tuple[Row, ...]
+
+    @property
+    def alone(self) -> bool:
+        return self.rows[0]["modality"] is not None
+
+    def by_seed(self, get: Callable[[Row], float]) -> dict[int, float]:
+        return {r["seed"]: get(r) for r in self.rows if r["status"] == "ok"}
+
+    def spread(self, get: Callable[[Row], float]) -> Spread:
+        return spread(list(self.by_seed(get).values()))
+
+
+def render(rows: Sequence[Row], bench: Mapping[str, Any], fmt: str) -> str:
+    """The report in one of FORMATS. bench: order and roles of the methods, as Store.bench gives them."""
+    if fmt == "json":
+        return json.dumps({"schema": SCHEMA, "rows": list(rows)}, indent=1, sort_keys=True) + "\n"
+    if fmt == "csv":
+        return to_csv(rows)
+    tables = make_tables(rows, bench)
+    return "\n".join((markdown if fmt == "md" else latex)(table) for table in tables)
+
+
+# ---------------------------------------------------------------------------------------------- content
+def make_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
+    """For each data set: scores and cost, each modality inside and alone, and paired differences."""
+    tables = []
+    for dataset in dict.fromkeys(r["dataset"] for r in rows):
+        groups = _groups([r for r in rows if r["dataset"] == dataset], bench["methods"])
+        refused = [r for r in bench["refused"] if r["dataset"] == dataset]
+        tables += [_scores(dataset, groups, refused), _modalities(dataset, groups)]
+        if difference := _differences(dataset, groups):
+            tables.append(difference)
+    return tables
+
+
+def _groups(rows: Sequence[Row], roles: Mapping[str, str]) -> list[Group]:
+    by_config: dict[str, list[Row]] = {}
+    for row in rows:
+        by_config.setdefault(row["config_id"], []).append(row)
+    order = {label: i for i, label in enumerate(roles)}
+    # The same method under two protocols is two configurations; tell them apart by what differs.
+    labels = [g[0]["label"] for g in by_config.values()]
+    groups = []
+    for config, members in by_config.items():
+        label = members[0]["label"]
+        shown = label if labels.count(label) == 1 else f"{label} ({_protocol(members[0], config)})"
+        groups.append(Group(shown, roles.get(label, "other"), tuple(sorted(members, key=lambda r: r["seed"]))))
+    return sorted(groups, key=lambda g: (order.get(g.rows[0]["label"], len(order)), g.label))
+
+
+def _protocol(row: Row, config: str) -> str:
+    t = row["spec"]["training"]
+    return f"{t['optimizer']} lr {t['lr']:g}, {t['epochs']} epochs, {config[:6]}"
+
+
+def _main(row: Row) -> float:
+    return row["metrics"][row["metrics"]["main_metric"]]
+
+
+def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str, str]]) -> Table:
+    main = _main_metric(groups)
+    metrics = [main, *(m for m in METRICS if m != main)]
+    table = Table(
+        f"{dataset}: test scores in %, mean ± deviation over seeds",
+        ["method", *(METRICS[m] for m in metrics), f"last-epoch {METRICS[main]}", f"Δ {METRICS[main]} to plain",
+         "seconds", "forwards", "backwards", "seeds"],
+    )  # fmt: skip
+    columns: list[list[Spread]] = []
+    for group in groups:
+        columns.append([group.spread(lambda r, m=m: r["metrics"][m]) for m in metrics]
+                       + [group.spread(lambda r: r["metrics"]["last"][main])])  # fmt: skip
+    joint = [i for i, g in enumerate(groups) if not g.alone]
+    best = [_best([columns[i][c] for i in joint]) for c in range(len(metrics) + 1)]
+    for i, group in enumerate(groups):
+        cells = [Cell(_percent(s), i in joint and s.n > 0 and s.mean == best[c]) for c, s in enumerate(columns[i])]
+        plain = _plain_of(group, groups)
+        delta = paired(group.by_seed(_main), plain.by_seed(_main)) if plain and not group.alone else None
+        cells.append(Cell(_percent(delta, sign=True) if delta and plain is not group else DASH))
+        cells += [Cell(_number(group.spread(lambda r: r["timing"]["seconds"])))]
+        cells += [Cell(_number(group.spread(lambda r, k=k: r["cost"][k]), 0)) for k in ("forward", "backward")]
+        table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(_main))))])
+        table.notes += _excuses(group)
+    for r in refused:
+        table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
+        table.notes.append(f"{r['method']}: {r['reason']}")
+    table.notes += _reading(groups)
+    return table
+
+
+def _excuses(group: Group) -> list[str]:
+    return [f"{group.label}, seed {r['seed']}: {r['status']}, {r['reason']}" for r in group.rows if r["status"] != "ok"]
+
+
+def _reading(groups: Sequence[Group]) -> list[str]:
+    counts = [len(g.by_seed(_main)) for g in groups]
+    n = max(counts, default=0)
+    notes = ["The epoch is chosen on holdout (ties: lower holdout loss); test is scored on every item. "
+             "Forwards and backwards count whole-model passes over a batch."]  # fmt: skip
+    items = {r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"}
+    if items:
+        notes.append(
+            f"{max(items)} test items: a score near 90 % has a sampling error of about "
+            f"{100 * math.sqrt(0.09 / max(items)):.1f} points by itself, whatever the seeds say."
+        )
+    if n and smallest_p(n) > 0.05:
+        notes.append(f"With {n} seed{'s' if n > 1 else ''} no paired test over seeds can give p below {smallest_p(n):g}: "
+                     "differences here are a description, not evidence.")  # fmt: skip
+    return notes
+
+
+def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
+    main = _main_metric(groups)
+    alone = {g.rows[0]["modality"]: g for g in groups if g.alone}
+    inside = [g for g in groups if not g.alone and g.by_seed(_main)]
+    modalities = list(dict.fromkeys(m for g in inside for r in g.rows if r["status"] == "ok"
+                                    for m in r["spec"]["encoders"]))  # fmt: skip
+    modalities += [m for m in alone if m not in modalities]
+    table = Table(
+        f"{dataset}: each modality's {METRICS[main]} in %, inside the joint model and alone",
+        ["method", *(f"{m} {what}" for m in modalities for what in ("own", "probe", "alone")), "gap own", "gap probe"],
+    )
+    for group in inside:
+        cells = [Cell(group.label)]
+        for m in modalities:
+            for what in ("own", "probe"):
+                cells.append(Cell(_percent(group.spread(
+                    lambda r, m=m, what=what: r["metrics"]["modalities"].get(m, {}).get(what, {}).get(main, math.nan)
+                ))))  # fmt: skip
+            cells.append(Cell(_percent(alone[m].spread(_main)) if m in alone else DASH))
+        cells += [Cell(_percent(group.spread(lambda r, k=k: r["metrics"]["gap"][k]))) for k in ("own", "probe")]
+        table.body.append(cells)
+    hows = sorted({r["metrics"]["own_logits"] for g in inside for r in g.rows if r["status"] == "ok"})
+    if hows:
+        table.notes.append(
+            f"own: the modality's own logits inside the joint model (obtained as: {', '.join(hows)}). probe: a linear "
+            "classifier fitted on the frozen encoder. alone: the modality trained by itself. A low own with a high "
+            "probe means that the head neglects the branch; a low probe means that the encoder starves."
+        )
+    return table
+
+
+def _differences(dataset: str, groups: Sequence[Group]) -> Table | None:
+    about = [g for g in groups if g.role == "method" and not g.alone and g.by_seed(_main)]
+    others = [g for g in groups if not g.alone and g.by_seed(_main)]
+    if not about or len(others) < 2:
+        return None
+    main = _main_metric(groups)
+    table = Table(
+        f"{dataset}: paired differences in {METRICS[main]}, points, mean ± deviation over common seeds",
+        ["difference", METRICS[main], "wins", "seeds"],
+    )
+    for group in about:
+        for other in others:
+            if other is group:
+                continue
+            a, b = group.by_seed(_main), other.by_seed(_main)
+            difference = paired(a, b)
+            if not difference.n:
+                continue
+            wins = sum(a[s] > b[s] for s in set(a) & set(b))
+            table.body.append([Cell(f"{group.label} minus {other.label}"), Cell(_percent(difference, sign=True)),
+                               Cell(f"{wins}/{difference.n}"), Cell(str(difference.n))])  # fmt: skip
+    return table if table.body else None
+
+
+def _main_metric(groups: Sequence[Group]) -> str:
+    return next((r["metrics"]["main_metric"] for g in groups for r in g.rows if r["status"] == "ok"), "acc")
+
+
+def _plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
+    """Plain training with the same head, encoders and budget."""
+    def key(row: Row) -> tuple[Any, ...]:
+        s = row["spec"]
+        return tuple(json.dumps(s[k], sort_keys=True) for k in
+                     ("head", "head_params", "encoders", "training", "data_params", "modalities"))  # fmt: skip
+
+    wanted = key(group.rows[0])
+    for other in groups:
+        parts = other.rows[0]["spec"]["parts"]
+        if len(parts) == 1 and parts[0]["strategy"] == "plain" and key(other.rows[0]) == wanted:
+            return other
+    return None
+
+
+def _best(spreads: Iterable[Spread]) -> float:
+    return max((s.mean for s in spreads if s.n), default=math.nan)
+
+
+def _percent(s: Spread, *, sign: bool = False) -> str:
+    if not s.n:
+        return DASH
+    text = f"{100 * s.mean:{'+' if sign else ''}.1f}"
+    return text if s.deviation is None else f"{text} ± {100 * s.deviation:.1f}"
+
+
+def _number(s: Spread, digits: int = 1) -> str:
+    return f"{s.mean:.{digits}f}" if s.n else DASH
+
+
+# ---------------------------------------------------------------------------------------------- form
+def markdown(table: Table) -> str:
+    """A Markdown table with aligned columns, so that it reads well in a terminal too."""
+    lines = [[_md(c) for c in table.header]]
+    lines += [[f"**{_md(c.text)}**" if c.best else _md(c.text) for c in row] for row in table.body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+
+    def row(line: Sequence[str]) -> str:
+        first, *rest = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
+        return "| " + " | ".join([first, *rest]) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    parts = [f"### {_md(table.title)}", "", row(lines[0]), rule, *map(row, lines[1:]), ""]
+    return "\n".join(parts + [f"- {_md(note)}" for note in table.notes] + [""] * bool(table.notes))
+
+
+def latex(table: Table) -> str:
+    """A tabular with booktabs rules."""
+    body = [" & ".join(rf"\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in row) + r" \\"
+            for row in table.body]  # fmt: skip
+    return "\n".join([
+        f"% {table.title}", rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", r"\toprule",
+        " & ".join(map(_tex, table.header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}",
+        *(f"% {' '.join(note.split())}" for note in table.notes), "",
+    ])  # fmt: skip
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """One line a run, nested values as dotted columns."""
+    flat = [dict(_flat(r)) for r in rows]
+    first = ["run_id", "dataset", "label", "seed", "status"]
+    names = first + sorted({k for r in flat for k in r} - set(first))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, v in value.items():
+        if isinstance(v, Mapping):
+            yield from _flat(v, f"{prefix}{key}.")
+        else:
+            yield prefix + key, json.dumps(v) if isinstance(v, (list, tuple)) else v
+
+
+def _md(text: str) -> str:
+    """Names come from outside: nothing in them may act as markup."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+
+
+_TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "Δ": r"$\Delta$", DASH: "--"}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(c, c) for c in " ".join(text.split()))

@@ -1,0 +1,277 @@
+"""Runs what a plan lists, one idempotent call a run."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import io
+import itertools
+import json
+import platform
+import time
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmzoo import __version__
+from mmzoo.bench.plan import Planned
+from mmzoo.bench.store import FINAL, SCHEMA, Store
+from mmzoo.catalogue import Catalogue
+from mmzoo.config import Part
+from mmzoo.data.datamodule import DataModule, Loader
+from mmzoo.errors import BadValue, Diverged, Incompatible
+from mmzoo.files import write_bytes
+from mmzoo.metrics import classification, gap, modality_gap
+from mmzoo.model import MultimodalModel
+from mmzoo.probe import linear_probe
+from mmzoo.run import Run
+from mmzoo.seeding import seeded, stream
+from mmzoo.strategy import Chain, Strategy, Window
+from mmzoo.trainer import Predictions, Selection, fit, predict
+
+EVAL_BATCH = 512
+Row = dict[str, Any]
+
+
+def run_one(
+    planned: Planned, catalogue: Catalogue, store: Store, *, device: str = "cpu", checkpoint_every: float = 30.0,
+    on_epoch: Callable[[int, int], None] = lambda done, of: None,
+) -> Row:  # fmt: skip
+    """Train and score one run and write its row; the row alone if it is there already.
+
+    Continues from the run's checkpoint where there is one. checkpoint_every: seconds between checkpoints, i.e. the
+    most work that a kill can cost. on_epoch is told how many epochs are done, and of how many. A run that diverges,
+    or that turns out not to be possible, gives a row that says so.
+    """
+    spec = planned.spec
+    row = store.row(spec.run_id)
+    if row is not None and row["status"] in FINAL:
+        return row
+    started = time.time()
+    row = {
+        "schema": SCHEMA, "run_id": spec.run_id, "config_id": spec.config_id, "dataset": planned.dataset,
+        "method": planned.method, "label": planned.label, "modality": planned.modality, "seed": spec.seed,
+        "status": "ok", "reason": "", "metrics": {}, "cost": {}, "hashes": {}, "spec": spec.as_dict(),
+    }  # fmt: skip
+    session = _Session(planned, catalogue, store, device, checkpoint_every, on_epoch)
+    try:
+        row |= session.train_and_score()
+    except Diverged as error:
+        row |= {"status": "diverged", "reason": str(error)}
+    except Incompatible as error:
+        row |= {"status": "refused", "reason": str(error)}
+    except Exception as error:
+        row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        write_bytes(store.folder(spec.run_id) / "log.txt", traceback.format_exc().encode())
+    row["timing"] = {
+        "seconds": session.train_seconds, "seconds_total": time.time() - started,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    row["environment"] = environment(device)
+    store.write(row)
+    if row["status"] in FINAL:
+        session.forget_checkpoint()
+    return row
+
+
+class _Session:
+    """The training of one planned run, with its checkpoint."""
+
+    def __init__(
+        self, planned: Planned, catalogue: Catalogue, store: Store, device: str, checkpoint_every: float,
+        on_epoch: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
+        self.planned, self.catalogue, self.device = planned, catalogue, device
+        self.folder = store.folder(planned.spec.run_id)
+        self.checkpoint_every, self.on_epoch = checkpoint_every, on_epoch
+        self.history: list[dict[str, Any]] = []
+        self.train_seconds = 0.0
+
+    def train_and_score(self) -> Row:
+        spec = self.planned.spec
+        data = load_data(self.catalogue, spec.dataset, json.dumps(spec.as_dict()["data_params"], sort_keys=True))
+        whole, data = data, data if spec.modalities is None else data.only(spec.modalities)
+        model = build_model(self.catalogue, spec, data)
+        strategy = build_strategy(self.catalogue, spec.parts)
+        saved = self._load_checkpoint()
+        size = spec.training.batch_size
+        apart = "slice" in strategy.requires
+        train = data.loader("train", batch_size=size) if apart else data.loader("train", "slice", batch_size=size)
+        initial = _model_hash(model)
+        run = Run(
+            model, strategy, train=train, slice=data.loader("slice", batch_size=size) if apart else None,
+            training=spec.training, seed=spec.seed, device=self.device, state=saved and saved["run"],
+        )  # fmt: skip
+        selection = Selection(**saved["selection"]) if saved else Selection()
+        self.history = saved["history"] if saved else []
+        self.train_seconds = saved["seconds"] if saved else 0.0
+        holdout = data.loader("holdout", batch_size=EVAL_BATCH)
+        self._train(run, holdout, data.metric, selection)
+        self._write("history.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in self.history).encode())
+        metrics = self._score(run, data, selection)
+        return {
+            "metrics": metrics,
+            "cost": {"forward": round(run.cost.forward, 6), "backward": run.cost.backward,
+                     "parameters": sum(p.numel() for p in run.model.parameters())},
+            "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash, "initial_weights": initial,
+                       "batch_order": _order_hash(train, spec.seed)},
+        }  # fmt: skip
+
+    def _train(self, run: Run, holdout: Loader, metric: str, selection: Selection) -> None:
+        began, saved_at, before = time.monotonic(), time.monotonic(), self.train_seconds
+
+        def epoch_done(record: dict[str, Any], chosen: Selection) -> None:
+            nonlocal saved_at
+            self.history.append(record)
+            self.train_seconds = before + time.monotonic() - began
+            if time.monotonic() - saved_at >= self.checkpoint_every and run.epoch < run.n_epochs:
+                self._save_checkpoint(run, chosen)
+                saved_at = time.monotonic()
+            self.on_epoch(run.epoch, run.n_epochs)
+
+        fit(run, holdout.batches, metric=metric, selection=selection, on_epoch=epoch_done)
+
+    def _score(self, run: Run, data: DataModule, selection: Selection) -> dict[str, Any]:
+        """Test scores of the last and of the chosen epoch, each computed once, on every item."""
+        test = data.loader("test", batch_size=EVAL_BATCH)
+        last = self._predict(run, test)
+        selection.restore(run)
+        chosen = self._predict(run, test)
+        fitted = self._predict(run, data.loader("train", "slice", batch_size=EVAL_BATCH))
+        own = {m: classification(z.softmax(-1), chosen.target, z) for m, z in chosen.unimodal.items()}
+        probe = {}
+        for m, features in chosen.features.items():
+            logits = linear_probe(fitted.features[m], fitted.target, features, data.n_classes)
+            probe[m] = classification(logits.softmax(-1), chosen.target, logits)
+        self._write_predictions(chosen)
+        main = data.metric
+        return {
+            **classification(chosen.scores, chosen.target, chosen.logits),
+            "last": classification(last.scores, last.target, last.logits),
+            "holdout": {main: selection.score, "loss": selection.loss},
+            "selected_epoch": selection.epoch, "epochs": run.epoch, "main_metric": main,
+            "modalities": {m: {"own": own[m], "probe": probe[m]} for m in own},
+            "own_logits": run.model.head.how,
+            "gap": {"own": gap({m: s[main] for m, s in own.items()}),
+                    "probe": gap({m: s[main] for m, s in probe.items()})},
+            "distance": {f"{a}-{b}": modality_gap(chosen.features[a], chosen.features[b])
+                         for a, b in itertools.combinations(chosen.features, 2)
+                         if chosen.features[a].shape == chosen.features[b].shape},
+            "n_scored": len(chosen.target), "n_total": len(data.splits["test"]),
+        }  # fmt: skip
+
+    def _predict(self, run: Run, loader: Loader) -> Predictions:
+        return predict(run.model, run.strategy, (b.to(run.device) for b in loader.batches()))
+
+    # ------------------------------------------------------------------ files
+    def _write(self, name: str, data: bytes) -> None:
+        write_bytes(self.folder / name, data)
+
+    def _write_predictions(self, p: Predictions) -> None:
+        buffer = io.BytesIO()
+        arrays = {"index": p.index, "target": p.target, "scores": p.scores.float()}
+        arrays |= {f"unimodal.{m}": z.float() for m, z in p.unimodal.items()}
+        np.savez_compressed(buffer, **{k: v.cpu().numpy() for k, v in arrays.items()})  # type: ignore[arg-type]
+        self._write("predictions.npz", buffer.getvalue())
+
+    def _save_checkpoint(self, run: Run, selection: Selection) -> None:
+        buffer = io.BytesIO()
+        state = {"run": run.state_dict(), "selection": vars(selection), "history": self.history,
+                 "seconds": self.train_seconds, "spec": json.dumps(self.planned.spec.as_dict(), sort_keys=True)}  # fmt: skip
+        torch.save(state, buffer)
+        self._write("checkpoint.pt", buffer.getvalue())
+
+    def _load_checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint of this very spec. One that cannot be read is set aside, and the run starts anew."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+            same = saved["spec"] == json.dumps(self.planned.spec.as_dict(), sort_keys=True)
+            if not same or not {"run", "selection", "history", "seconds"} <= set(saved):
+                raise BadValue("it is not of this run")
+            return saved
+        except Exception as error:
+            path.replace(path.with_suffix(".unreadable"))
+            note = f"checkpoint.pt could not be used ({type(error).__name__}: {error}); starting from epoch 0\n"
+            self._write("log.txt", note.encode())
+            return None
+
+    def forget_checkpoint(self) -> None:
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------------------- building
+@lru_cache(maxsize=4)
+def load_data(catalogue: Catalogue, name: str, params: str) -> DataModule:
+    """A data set, kept for the next run of the same process. params: as JSON."""
+    return catalogue.get("datasets", name).load()(**json.loads(params))
+
+
+def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> MultimodalModel:
+    """Encoders and head of a run, every part initialised from a stream of its own name."""
+    encoders = {}
+    for m in data.modalities:
+        name, params = spec.encoders[m]
+        with seeded(spec.seed, "init", "encoder", m):
+            encoders[m] = catalogue.get("encoders", name).load()(data.shape(m), **params)
+    head = catalogue.get("heads", spec.head)
+    with seeded(spec.seed, "init", "head", spec.head):
+        built = head.load()({m: e.out_dim for m, e in encoders.items()}, data.n_classes, **spec.head_params)
+    return MultimodalModel(encoders, built)
+
+
+def build_strategy(catalogue: Catalogue, parts: tuple[Part, ...]) -> Strategy:
+    """One strategy, or the chain of several, each in its window."""
+    built = []
+    for part in parts:
+        strategy = catalogue.get("strategies", part.strategy).load()(**part.params)
+        if part.first is not None:
+            strategy = Window(strategy, _bound(part.first), None if part.last is None else _bound(part.last))
+        built.append(strategy)
+    return built[0] if len(built) == 1 else Chain(*built)
+
+
+def _bound(text: str) -> int | float:
+    return int(text[:-1]) / 100 if text.endswith("%") else int(text)
+
+
+# ---------------------------------------------------------------------------------------------- facts
+def environment(device: str) -> dict[str, Any]:
+    """What the numbers were made on."""
+    facts = {"mmzoo": __version__, "torch": torch.__version__, "numpy": np.__version__,
+             "python": platform.python_version(), "machine": platform.machine(), "device": device,
+             "threads": torch.get_num_threads()}  # fmt: skip
+    if device.startswith("cuda"):
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def _model_hash(model: MultimodalModel) -> str:
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def _order_hash(train: Loader, seed: int) -> str:
+    """The items of the first epoch in the order in which they are shown."""
+    order = torch.cat([b.index for b in train.batches(stream(seed, "order", 0))])
+    return hashlib.sha256(order.numpy().tobytes()).hexdigest()[:16]
+
+
+def check_device(name: str) -> str:
+    """`auto` or a torch device that is there. Raises BadValue otherwise."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadValue(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}. Try --device auto.") from None
+    return str(device)

@@ -1,0 +1,167 @@
+"""mmzoo bench: compare methods on data sets, all under one protocol."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmzoo.config import GRAMMAR, BenchSpec, parse_seeds, parse_setting, read_suite
+from mmzoo.errors import BadValue
+
+if TYPE_CHECKING:
+    from mmzoo.bench.plan import Plan
+    from mmzoo.bench.store import Store
+
+DEFAULT_OUT = "mmzoo-results"
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "bench", help="train and compare methods",
+        description="Trains every method on every data set with every seed, all on the same splits, budget and order "
+        "of batches, chooses the epoch on holdout, scores test once, and prints the tables. What is in the output "
+        "folder already is not run again.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--method", metavar="SPEC", help=f"the method that the bench is about: {GRAMMAR}")
+    add("--baselines", metavar="SPEC,...", help="methods to compare it with")
+    add("--datasets", metavar="NAME[:PRESET],...", help="data sets (default: mfeat)")
+    add("--seeds", metavar="N|LIST", help="how many (3), a list (0,4 or 7,) or a range (5-14); default: 3")
+    add("--epochs", metavar="N", type=int, help="epochs of every run (default: the data set's)")
+    add("--preset", metavar="NAME", help="training protocol of the data set: default, paper, release ...")
+    add("--set", metavar="WHAT.KEY=VALUE", action="append", default=[], dest="settings",
+        help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01")  # fmt: skip
+    add("--suite", metavar="FILE", help="a YAML file with these options; options given here win")
+    add("--no-references", action="store_true",
+        help="leave out the reference rows: each modality alone, plain joint, and the control joint_unimodal")  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of the results (default: {DEFAULT_OUT})")
+    add("--plan", action="store_true", help="print the plan and stop")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mmzoo.bench.plan import make_plan
+    from mmzoo.bench.store import Store
+    from mmzoo.plugins import catalogue
+
+    plan = make_plan(spec_of(arguments), catalogue())
+    store = Store(Path(arguments.out))
+    if not arguments.plan:
+        store.prepare()
+    missing = [p for p in plan.runs if (row := store.row(p.spec.run_id)) is None or row["status"] == "failed"]
+    _print_plan(plan, len(missing), store)
+    if arguments.plan:
+        return 0
+    store.note_bench(plan.methods(), [vars(r) for r in plan.refused])
+    failed = _work(missing, store, arguments.device) if missing else 0
+    return _print_report(plan, store, failed)
+
+
+def spec_of(arguments: argparse.Namespace) -> BenchSpec:
+    """The bench that the suite and the flags describe together. Raises MmzooError for what is faulty."""
+    from mmzoo.plugins import catalogue
+
+    fields: dict[str, Any] = read_suite(Path(arguments.suite), catalogue()) if arguments.suite else {}
+    if arguments.method is not None:
+        fields["method"] = arguments.method
+    if arguments.baselines is not None:
+        fields["baselines"] = _names(arguments.baselines)
+    if arguments.datasets is not None:
+        fields["datasets"] = _names(arguments.datasets)
+    if arguments.seeds is not None:
+        fields["seeds"] = parse_seeds(arguments.seeds)
+    if arguments.epochs is not None:
+        if arguments.epochs < 1:
+            raise BadValue(f"--epochs must be at least 1, not {arguments.epochs}.")
+        fields["epochs"] = arguments.epochs
+    if arguments.preset is not None:
+        fields["preset"] = arguments.preset
+    if arguments.no_references:
+        fields["references"] = False
+    fields["settings"] = (*fields.get("settings", ()), *map(parse_setting, arguments.settings))
+    if "method" not in fields:
+        raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")
+    return BenchSpec(**fields)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(n.strip() for n in text.split(","))
+    if not all(names):
+        raise BadValue(f"{text!r} has an empty name: write NAME,NAME without a comma at either end.")
+    return names
+
+
+def _print_plan(plan: Plan, missing: int, store: Store) -> None:
+    methods = plan.methods()
+    print(f"Plan: {len(plan.runs)} runs = {len(methods)} methods x {len(plan.bench.seeds)} seeds, by data set:")
+    for dataset in dict.fromkeys(p.dataset for p in plan.runs):
+        here = [p for p in plan.runs if p.dataset == dataset]
+        t = here[0].spec.training
+        print(f"  {dataset}: {len(here)} runs of {t.epochs} epochs ({t.optimizer}, lr {t.lr:g}, batch {t.batch_size}, "
+              f"schedule {t.schedule}, weight decay {t.weight_decay:g})")  # fmt: skip
+    for role, text in (("method", "method"), ("baseline", "baselines"), ("reference", "references")):
+        if named := [label for label, r in methods.items() if r == role]:
+            print(f"  {text}: {', '.join(named)}")
+    for refused in plan.refused:
+        print(f"  not on {refused.dataset}: {refused.method}: {refused.reason}")
+    done = len(plan.runs) - missing
+    print(f"  results: {store.root}" + (f" ({done} runs are there already, {missing} to do)" if done else ""))
+    sys.stdout.flush()
+
+
+def _work(missing: list[Any], store: Store, device: str) -> int:
+    """Do the missing runs, one row in the store as soon as each ends. Returns how many failed."""
+    from tqdm import tqdm
+
+    from mmzoo.bench.runner import check_device, run_one
+    from mmzoo.plugins import catalogue
+
+    device = check_device(device)
+    failed, started = 0, time.monotonic()
+    bar = tqdm(total=sum(p.spec.training.epochs for p in missing), unit="epoch", disable=None, dynamic_ncols=True,
+               bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} epochs, {remaining} left {postfix}")  # fmt: skip
+    try:
+        for done, planned in enumerate(missing):
+            before = bar.n
+            bar.set_postfix_str(f"{planned.dataset} {planned.label} seed {planned.spec.seed}", refresh=False)
+
+            def on_epoch(epoch: int, of: int, before: int = before) -> None:
+                bar.update(before + epoch - bar.n)
+
+            row = run_one(planned, catalogue(), store, device=device, on_epoch=on_epoch)
+            bar.update(before + planned.spec.training.epochs - bar.n)
+            failed += row["status"] == "failed"
+            score = row["metrics"].get(row["metrics"].get("main_metric", ""), None)
+            outcome = f"{100 * score:.1f} %" if score is not None else f"{row['status']}: {row['reason']}"
+            line = f"[{done + 1}/{len(missing)}] {planned.dataset} {planned.label} seed {planned.spec.seed}: {outcome}"
+            if bar.disable:
+                print(line, flush=True)
+            elif row["status"] != "ok":
+                bar.write(line)
+    except KeyboardInterrupt:
+        bar.close()
+        print(f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.", file=sys.stderr)
+        raise
+    bar.close()
+    print(f"Done in {time.monotonic() - started:.0f} s.\n")
+    return failed
+
+
+def _print_report(plan: Plan, store: Store, failed: int) -> int:
+    """The tables of this bench's runs."""
+    from mmzoo.bench.report import render
+
+    rows = [row for p in plan.runs if (row := store.row(p.spec.run_id)) is not None]
+    labels = {p.spec.run_id: p for p in plan.runs}
+    shown = [{**row, "label": labels[row["run_id"]].label, "dataset": labels[row["run_id"]].dataset} for row in rows]
+    print(render(shown, store.bench(), "md"))
+    print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
+    if failed:
+        print(f"mmzoo: {failed} runs failed; each says why in its folder's log.txt below {store.root / 'runs'}. "
+              "The same command tries them again.", file=sys.stderr)  # fmt: skip
+        return 1
+    return 0

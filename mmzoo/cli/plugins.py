@@ -1,0 +1,29 @@
+"""mmzoo plugins: which packages were found, and what became of them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("plugins", help="what is loaded, from where, its version, what failed")
+    parser.add_argument("--json", action="store_true", help="a list of objects")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mmzoo.plugins import load
+
+    plugins = load().plugins
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(p) for p in plugins], indent=1))
+        return 0
+    for p in plugins:
+        print(f"{p.name} {p.version}: {p.status}, {p.entries} entries, {p.seconds * 1000:.0f} ms, from {p.source}")
+        if p.reason:
+            print(f"  {p.reason}")
+        for note in p.notes:
+            print(f"  note: {note}")
+    return 0

@@ -1,0 +1,93 @@
+"""mmzoo show: all that the catalogue says of one name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mmzoo.catalogue import KINDS, SINGULAR, Catalogue, Entry
+from mmzoo.errors import UnknownName, near_miss
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("show", help="one method, strategy, head, encoder or data set in full")
+    parser.add_argument("what", metavar="NAME", help="e.g. ogm, or KIND/NAME, e.g. heads/concat")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mmzoo.plugins import catalogue
+
+    found = _find(catalogue(), arguments.what)
+    print("\n".join(_text(catalogue(), entry) for entry in found), end="")
+    return 0
+
+
+def _find(catalogue: Catalogue, name: str) -> list[Entry]:
+    """Every entry of a name; a method comes with its strategy, which holds formula and parameters."""
+    first, _, rest = name.partition("/")
+    if first in KINDS and rest:
+        return [catalogue.get(first, rest)]
+    found = [catalogue.get(kind, name) for kind in KINDS if catalogue.has(kind, name)]
+    for entry in list(found):
+        if entry.kind == "methods":
+            strategy = catalogue.get("strategies", entry.extra["strategy"])
+            if strategy not in found:
+                found.append(strategy)
+    if not found:
+        known = {e.name for e in catalogue}
+        raise UnknownName(f"there is nothing called {name!r}.{near_miss(name, known)} See: mmzoo list")
+    return found
+
+
+def _text(catalogue: Catalogue, e: Entry) -> str:
+    lines = [f"{SINGULAR[e.kind]} {e.name}" + (f" ({e.package})" if e.package != "mmzoo" else ""), f"  {e.summary}"]
+    if e.paper:
+        lines.append(f"  paper: {e.paper['title']} ({e.paper.get('venue', '?')} {e.paper.get('year', '?')})")
+    if e.kind == "methods":
+        given = {**e.extra.get("args", {}), **{f"head.{k}": v for k, v in e.extra.get("head_args", {}).items()}}
+        chosen = f" with {_pairs(given)}" if given else ""
+        lines.append(f"  is: strategy {e.extra['strategy']}{chosen}, head {e.extra['head']}")
+    if "equation" in e.extra:
+        lines += ["  equation:", *(f"    {line}" for line in e.extra["equation"].rstrip().splitlines())]
+    if e.params:
+        lines.append("  parameters:")
+        width = max(map(len, e.params))
+        for p in e.params.values():
+            doc = f"  {p.doc}" if p.doc else ""
+            default = json.dumps(p.default)
+            lines.append(f"    {p.name:{width}}  {default}{doc} ({p.accepts()})")
+    lines += _facts(e)
+    if e.fidelity:
+        lines.append("  fidelity:")
+        names = {"checked_against": "checked against", "paper": "and the paper", "code": "and the authors' code",
+                 "ours": "ours"}  # fmt: skip
+        lines += [f"    {names.get(k, k)}: {v}" for k, v in e.fidelity.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(e: Entry) -> list[str]:
+    lines = []
+    if e.requires:
+        lines.append(f"  needs: {', '.join(e.requires)}")
+    if e.extra.get("owns"):
+        lines.append(f"  replaces: {', '.join(e.extra['owns'])} (cannot be chained with another that does)")
+    if e.cost:
+        lines.append(f"  cost a batch: {_pairs(e.cost)}")
+    for key in ("how", "additive", "input", "n_classes", "metric", "licence"):
+        if key in e.extra:
+            lines.append(f"  {key}: {e.extra[key]}")
+    if isinstance(e.extra.get("modalities"), Mapping):
+        lines.append(f"  modalities: {_pairs(e.extra['modalities'])}")
+    for key in ("presets", "training"):
+        for name, body in e.extra.get(key, {}).items():
+            lines.append(f"  {key.removesuffix('s')} {name}: {_pairs(body)}")
+    if e.aliases:
+        lines.append(f"  also called: {', '.join(e.aliases)}")
+    return [*lines, f"  status: {e.status}, version {e.version}"]
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items())
