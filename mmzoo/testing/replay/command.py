@@ -88,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mmzoo.testing.replay",
         description="Compute the cases of test-vector files with mmzoo's own code, in float64, and compare.",
         epilog="Exit code 0: all within the tolerance. 1: an error above it, a case that could not be "
-        "computed, or nothing compared at all. 2: a file or an option that cannot be used. Cases that no replay is "
-        "registered for are listed as unknown and do not fail the run by themselves. null stands for NaN.",
+        "computed, or nothing compared at all. 2: a file or an option that cannot be used. Cases that no "
+        "replay is registered for are listed as unknown and do not fail the run by themselves. null is NaN.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE.json")
     parser.add_argument(

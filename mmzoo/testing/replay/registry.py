@@ -52,8 +52,8 @@ def skip(reason: str, *paths: str) -> Skip:
 class Case:
     """One case of a vector file.
 
-    expected: the expected values; further sections of a case stand under their own names. The path of a value is
-    its key; a value in a mapping or a list of mappings has the keys joined by `/`.
+    expected: the expected values; further sections of a case stand under their own names. The path of a value
+    is its key; a value in a mapping or a list of mappings has the keys joined by `/`.
     """
 
     name: str
@@ -145,9 +145,9 @@ _REPLAYS: dict[tuple[str, str], Replay] = {}
 def replays(name: str, *kinds: str) -> Callable[[Replay], Replay]:
     """Register the function that computes the cases of `name` (and of these kinds) with the library's code.
 
-    It takes a Case and yields `(path, computed)`, `(path, computed, expected)` where only a part of the value in
-    the file is meant, a Check, or `skip(reason, *paths)`. A path that the case at hand does not have is passed
-    over. An expected value that is neither computed nor skipped is reported as not compared.
+    It takes a Case and yields `(path, computed)`, `(path, computed, expected)` where only a part of the value
+    in the file is meant, a Check, or `skip(reason, *paths)`. A path that the case at hand does not have is
+    passed over. An expected value that is neither computed nor skipped is reported as not compared.
     """
 
     def register(function: Replay) -> Replay:
