@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from mmzoo import distributed
 from mmzoo.errors import BadValue, Incompatible, unknown
+from mmzoo.microbatch import MicroBatches, buffers_kept
 from mmzoo.model import MultimodalModel
 from mmzoo.optim import Schedule, build_optimizer
 from mmzoo.seeding import seeded, stream
@@ -76,12 +76,13 @@ class Run:
         self.stopped = False
         self.cost = Cost() if _forked_from is None else _forked_from.cost
         self._forked = _forked_from is not None
+        self._build_optimizer = optimizer
         self._train = _as_batches(train)
         self._slice = None if slice is None else _as_batches(slice)
         self._sampling: tuple[Tensor, Tensor | None] | None = None
         self._lr_scale: dict[str, float] = {}
         self._logged: dict[str, list[Any]] = {}
-        self._micro: _MicroBatches | None = None
+        self._micro: MicroBatches | None = None
         self._check_requirements()
         if state is not None:
             strategy.load_state_dict(state["strategy"])
@@ -154,7 +155,6 @@ class Run:
         """End an epoch. loss: what the schedule "plateau" watches. Returns the epoch's mean of every logged value."""
         from mmzoo.trainer import evaluate
 
-        self.model.eval()
         metrics = evaluate(self.model, self.strategy, self.strategy_holdout()) if self._slice is not None else {}
         self.strategy.epoch_end(self, metrics)
         self._schedule.epoch_done(loss)
@@ -182,9 +182,9 @@ class Run:
         for m in zero:
             inputs[m] = map_tensors(inputs[m], torch.zeros_like)
         pass_ = Pass("probe", present=None if present is None else frozenset(present))
-        self._count_forward(pass_)
+        self.count_forward(pass_)
         was = {module: module.training for module in self.model.modules()}
-        with seeded(self.seed, "forward", self.global_step), _buffers_kept(self.model):
+        with seeded(self.seed, "forward", self.global_step), buffers_kept(self.model):
             self.model.train(mode == "train")
             try:
                 feats = self.model.encode(inputs, pass_, batch.present)
@@ -226,7 +226,7 @@ class Run:
     def fork(self, strategy: Strategy | None = None, *, epochs: int = 0) -> Run:
         """A throw-away copy of model and optimizer that trains through the same loop under `strategy`.
 
-        It starts from the present weights and runs `epochs` epochs; its cost counts as this run's. One level deep:
+        It starts from the present weights and learning rates and runs `epochs` epochs; its cost counts as this run's. One level deep:
         a fork cannot fork. Nothing of this run changes.
         """
         if self._forked:
@@ -234,11 +234,14 @@ class Run:
         child = Run(
             copy.deepcopy(self.model), Strategy() if strategy is None else strategy, train=self._train,
             slice=self._slice, training=self.training, seed=self.seed, device=self.device,
-            criterion=self.criterion, _forked_from=self,
+            optimizer=self._build_optimizer, criterion=self.criterion, _forked_from=self,
         )  # fmt: skip
         child.epoch, child.global_step, child._sampling = self.epoch, self.global_step, self._sampling
         if hasattr(self, "optimizer") and len(self.optimizer.param_groups) == len(child.optimizer.param_groups):
             child.optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
+        if hasattr(self, "_schedule"):
+            child._schedule.load_state_dict(copy.deepcopy(self._schedule.state_dict()))
+            child._lr_scale = dict(self._lr_scale)
         for _ in range(epochs):
             child.start_epoch()
             for batch in child.epoch_batches():
@@ -249,12 +252,15 @@ class Run:
     def add_module(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
         """Build a module from a stream of its own and add it as group `extra:<name>`.
 
-        Once the optimizer exists, the new parameters join it.
+        Once the optimizer exists, the new parameters join it. In a fork, a module that came with the copied model is
+        used as it is.
         """
+        if self._forked and name in self.model.extra:
+            return self.model.extra[name]
         if name in self.model.extra:
             raise BadValue(f"there is already an extra module {name!r}.")
         with seeded(self.seed, "init", "extra", name):
-            module = build().to(self.device)
+            module = build().to(self.device, next(self.model.parameters()).dtype)
         self.model.extra[name] = module
         if hasattr(self, "optimizer"):
             params = list(module.parameters())
@@ -312,12 +318,12 @@ class Run:
     # ------------------------------------------------------------------ used by the pass
     def encode(self, step: Step) -> dict[str, Tensor]:
         """The features of a step, in micro-batches where the training asks for them."""
-        self._count_forward(step.pass_)
+        self.count_forward(step.pass_)
         size = self.training.micro_batch
         if size is None or len(step.batch) <= size:
             self._micro = None
             return self.model.encode(step.batch.inputs, step.pass_, step.batch.present)
-        self._micro = _MicroBatches(self, step, size)
+        self._micro = MicroBatches(self, step, size)
         return self._micro.features()
 
     def reduce_grads(self) -> None:
@@ -399,7 +405,8 @@ class Run:
 
     def _module(self, group: str) -> nn.Module | None:
         kind, _, name = group.partition(":")
-        return {"encoder": self.model.encoders, "extra": self.model.extra}.get(kind, {}).get(name)  # type: ignore[union-attr]
+        modules = {"encoder": self.model.encoders, "extra": self.model.extra}.get(kind)
+        return modules[name] if modules is not None and name in modules else None
 
     def _tensors(self, group: str) -> dict[str, Tensor]:
         module = self._module(group)
@@ -408,59 +415,9 @@ class Run:
         names = {id(p): n for n, p in self.model.head.named_parameters()}
         return {names[id(p)]: p for p in self._group(group)}
 
-    def _count_forward(self, pass_: Pass) -> None:
+    def count_forward(self, pass_: Pass) -> None:
+        """Note the cost of encoding a batch in a pass."""
         self.cost.forward += len(pass_.fed(self.modalities)) / len(self.modalities)
-
-
-class _MicroBatches:
-    """Encode a batch in pieces without a graph; after backward, encode again to carry the gradients on."""
-
-    def __init__(self, run: Run, step: Step, size: int) -> None:
-        self._run, self._step, self._size = run, step, size
-        self._leaves: dict[str, Tensor] = {}
-
-    def features(self) -> dict[str, Tensor]:
-        with torch.no_grad():
-            pieces = [self._encode(i) for i in self._starts()]
-        frozen = self._step.pass_.freeze
-        self._leaves = {m: torch.cat([p[m] for p in pieces]).requires_grad_(m not in frozen) for m in pieces[0]}
-        return dict(self._leaves)
-
-    def backward(self) -> None:
-        """Hand the gradients that have gathered on the features to the encoders."""
-        grads = {m: z.grad for m, z in self._leaves.items() if z.grad is not None}
-        if not grads:
-            return
-        self._run._count_forward(self._step.pass_)
-        for i in self._starts():
-            with _buffers_kept(self._run.model):  # the first encoding has moved the batch statistics already
-                piece = self._encode(i)
-            rows = [m for m in grads if piece[m].requires_grad]
-            torch.autograd.backward([piece[m] for m in rows], [grads[m][i : i + self._size] for m in rows])
-        for z in self._leaves.values():
-            z.grad = None
-
-    def _starts(self) -> range:
-        return range(0, len(self._step.batch), self._size)
-
-    def _encode(self, start: int) -> dict[str, Tensor]:
-        piece = self._step.batch.map(lambda t: t[start : start + self._size])
-        name = self._step.pass_.name
-        with seeded(self._run.seed, "noise", self._run.global_step, name, start):
-            return self._run.model.encode(piece.inputs, self._step.pass_, piece.present)
-
-
-@contextlib.contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Let a block work on copies of all buffers, so that the graph it leaves behind stays valid."""
-    kept = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
-    for module, name, buffer in kept:
-        module._buffers[name] = buffer.clone()
-    try:
-        yield
-    finally:
-        for module, name, buffer in kept:
-            module._buffers[name] = buffer
 
 
 def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *, has_slice: bool) -> None:

@@ -61,6 +61,7 @@ class DynamicGap(Strategy):
     """
 
     owns = frozenset({"task"})
+    min_modalities = 2
     state = ("current", "n_updates", "n_unusable")
     neutral = {"schedule": "constant", "alpha": 0.0}  # noqa: RUF012
 
@@ -85,6 +86,11 @@ class DynamicGap(Strategy):
         requires = {"unimodal"} if matching != "infonce" else set()
         if schedule == "learned":
             requires |= {"double_backward", "slice"} if upper == "slice" else {"double_backward"}
+            # Once an epoch: two forwards, three gradients, and products with the curvature at two backwards each.
+            self.cost = {  # type: ignore[misc]
+                "forward": 1, "backward": 1, "forward_epoch": 2, "backward_epoch": 3 + 2 * (6 + iterations)
+            }  # fmt: skip
+            self.stochastic = True  # type: ignore[misc]  # power iteration starts from a drawn vector
         self.requires = frozenset(requires)  # type: ignore[misc]
         self.current = alpha
         self.n_updates = 0
@@ -108,6 +114,8 @@ class DynamicGap(Strategy):
 
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
         if self.schedule == "constant" and self.current == 0.0:
+            return terms
+        if len(out.features) < 2:  # a pass that feeds a single modality has nothing to match
             return terms
         present = None if step.batch.present is None else step.kept(step.batch.present)
         features = {m: step.kept(z) for m, z in out.features.items()}

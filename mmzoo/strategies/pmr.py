@@ -78,6 +78,7 @@ class PMR(Strategy):
         self.momentum = momentum
         self.fraction = fraction
         self.variant = variant
+        self.cost = {"forward": 1 + fraction, "backward": 1}  # type: ignore[misc]
         self.prototypes: dict[str, Tensor] = {}
         self.seen: dict[str, Tensor] = {}
         self.updates = 0
@@ -103,6 +104,8 @@ class PMR(Strategy):
 
     def _absorb(self, modality: str, fresh: Tensor, seen: Tensor) -> None:
         if modality not in self.prototypes:
+            if not bool(seen.any()):  # no drawn item has this modality: no prototypes yet, and no loss
+                return
             self.prototypes[modality], self.seen[modality] = fresh, seen
             return
         momentum = 0.0 if self.variant == "code" and self.updates < 2 else self.momentum
