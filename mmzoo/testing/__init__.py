@@ -1,0 +1,36 @@
+"""Contract checks for strategies, fusion heads and encoders, one's own or those of a package.
+
+    from mmzoo.testing import check_strategy
+    report = check_strategy(lambda: MyStrategy(alpha=0.3))
+
+or, one pytest test a check:
+
+    from mmzoo.testing import parametrize_with_checks
+    @parametrize_with_checks([MyStrategy, MyStrategy(alpha=0.0)])
+    def test_contract(check): check()
+
+Checks are chosen by what a part declares about itself (`requires`, `owns`, `neutral`, ...). A failure says what was
+claimed, what was seen and what to do. The names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "check_encoder": "api", "check_head": "api", "check_part": "api", "check_strategy": "api",
+    "parametrize_with_checks": "api", "CheckFailed": "report", "CheckResult": "report", "Report": "report",
+    "build_model": "tasks", "build_run": "tasks", "make_task": "tasks",
+}  # fmt: skip
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

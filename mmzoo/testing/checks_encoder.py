@@ -1,0 +1,154 @@
+"""What an encoder owes to every strategy."""
+
+from __future__ import annotations
+
+import torch
+
+from mmzoo.autodiff import double_backward
+from mmzoo.seeding import seeded
+from mmzoo.testing.cases import EncoderCase, rows
+from mmzoo.testing.observing import difference, examples, needs_hypothesis, not_finite, random_state, weights
+from mmzoo.testing.report import CheckFailed, Skipped, contract, require
+
+
+@contract("encoder")
+def check_encoder_shape(case: EncoderCase) -> None:
+    """forward gives (B, out_dim), finite, of the parameters' dtype, in eval and in training mode."""
+    for dtype in (torch.float32, torch.float64):
+        encoder = case.build().to(dtype)
+        for n, training in ((1, False), (3, False), (4, True)):
+            with seeded(0, "encoder"), torch.no_grad():
+                z = encoder.train(training)(case.inputs(n, dtype=dtype))
+            ok = tuple(z.shape) == (n, encoder.out_dim) and z.dtype == dtype and not not_finite({"z": z})
+            require(
+                ok,
+                f"{n} items give finite ({n}, {encoder.out_dim}) {dtype}",
+                f"{tuple(z.shape)} {z.dtype}",
+                "set out_dim to the true width; keep one row an item and the dtype; a batch of one must work in eval",
+            )
+
+
+@contract("encoder")
+def check_encoder_rows(case: EncoderCase) -> None:
+    """In eval mode each item is encoded on its own: order, company and size of the batch do not matter."""
+    st = needs_hypothesis().strategies
+    encoder = case.build().double()
+
+    @examples(case.draws, seed=st.integers(0, 99), order=st.permutations(range(4)))
+    def one(seed: int, order: list[int]) -> None:
+        x = case.inputs(4, seed, torch.float64)
+        with torch.no_grad():
+            whole = encoder(x)
+            shuffled = encoder(rows(x, torch.tensor(order)))
+            single = torch.cat([encoder(rows(x, slice(i, i + 1))) for i in range(4)])
+        for what, gap in (
+            (
+                "reordering the items reorders the features",
+                difference(whole[torch.tensor(order)], shuffled, 1e-6),
+            ),
+            ("an item alone has the features it has in a batch", difference(whole, single, 1e-6)),
+        ):
+            todo = "use no statistics over the batch in eval mode, and fold time so that rows stay apart"
+            require(gap is None, what, str(gap), todo)
+
+
+@contract("encoder")
+def check_encoder_pure(case: EncoderCase) -> None:
+    """In eval mode it repeats itself, changes neither inputs nor buffers, and draws no random number."""
+    encoder, x = case.build(), case.inputs(3)
+    copy, before, random = case.inputs(3), weights(encoder), random_state()
+    with torch.no_grad():
+        first, second = encoder(x), encoder(x)
+    for claim, gap in {
+        "called twice it gives the same": difference(first, second),
+        "it does not change its input": difference(copy, x),
+        "in eval mode its buffers stand still": difference(before, weights(encoder)),
+        "it draws no random number in eval mode": difference(random, random_state()),
+    }.items():
+        require(
+            gap is None,
+            claim,
+            str(gap),
+            "write to new tensors; draw and move statistics only while self.training",
+        )
+
+
+@contract("encoder")
+def check_encoder_gradients(case: EncoderCase) -> None:
+    """A gradient reaches every parameter."""
+    encoder = case.build()
+    reached: set[str] = set()
+    for seed in range(3):
+        encoder.zero_grad()
+        encoder(case.inputs(4, seed)).square().sum().backward()
+        reached |= {n for n, p in encoder.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    missing = [n for n, p in encoder.named_parameters() if p.requires_grad and n not in reached]
+    require(
+        not missing, "the features depend on every parameter", f"no gradient in {', '.join(missing)}",
+        "remove what is not used (the classifier of a backbone), or set requires_grad to False",
+    )  # fmt: skip
+
+
+@contract("encoder")
+def check_encoder_double_backward(case: EncoderCase) -> None:
+    """It can be differentiated twice under mmzoo.autodiff.double_backward."""
+    encoder = case.build()
+    params = [p for p in encoder.parameters() if p.requires_grad]
+    claim, todo = (
+        "it can be differentiated twice",
+        "avoid operations without a second derivative, or expect the failure",
+    )
+    if not params:
+        raise Skipped("it has no parameters to train")
+    try:
+        with double_backward():
+            value = encoder(case.inputs(2)).pow(3).sum()
+            grads = torch.autograd.grad(value, params, create_graph=True, allow_unused=True)
+            total = torch.stack([g.square().sum() for g in grads if g is not None]).sum()
+            twice = torch.autograd.grad(total, params, allow_unused=True)
+    except RuntimeError as error:
+        raise CheckFailed(claim, f"{error}", todo) from error
+    bad = not_finite({str(i): g for i, g in enumerate(twice) if g is not None})
+    require(not bad, claim, "second derivatives are not finite", todo)
+
+
+@contract("encoder")
+def check_encoder_stages(case: EncoderCase) -> None:
+    """The stages composed are the encoder, and a state with its own map put back is the same state."""
+    encoder = case.build()
+    if not encoder.n_stages:
+        raise Skipped("it has no stages")
+    x = case.inputs(3)
+    with torch.no_grad():
+        state = encoder.begin(x)
+        for stage in range(encoder.n_stages):
+            state = encoder.run_stage(stage, state)
+            map_ = encoder.view(state)
+            require(
+                len(map_) == 3 and map_.ndim >= 2, "the map of a state is (B, C, *spatial)",
+                f"{tuple(map_.shape)} after stage {stage}", "unfold time into a spatial axis in `view`",
+            )  # fmt: skip
+            state = encoder.replace(state, map_)
+            gap = difference(map_, encoder.view(state), 1e-6)
+            require(
+                gap is None,
+                "replace puts a map where view finds it",
+                f"stage {stage}: {gap}",
+                "invert `view`",
+            )
+        gap = difference(encoder(x), encoder.finish(state), 1e-5)
+    require(
+        gap is None, "begin, run_stage and finish compose to forward", str(gap),
+        "leave forward to the base class, or make it the composition",
+    )  # fmt: skip
+
+
+@contract("encoder")
+def check_encoder_state(case: EncoderCase) -> None:
+    """state_dict carries everything: an encoder with other initial weights that loads it gives the same features."""
+    one, other, x = case.build(), case.build(seed=1), case.inputs(3)
+    with torch.no_grad(), seeded(0, "encoder"):
+        one.train()(case.inputs(4))
+        other.load_state_dict(one.state_dict())
+        gap = difference(one.eval()(x), other.eval()(x))
+    require(gap is None, "the state_dict is complete", str(gap), "register what it remembers as buffers")

@@ -1,0 +1,135 @@
+"""What a contract check says, how checks are run, and the record that remains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmzoo.errors import unknown
+
+Kind = Literal["strategy", "head", "encoder"]
+Status = Literal["passed", "failed", "skipped", "expected"]
+Check = Callable[[Any], None]
+
+#: kind -> name -> check, in the order in which they run
+CHECKS: dict[str, dict[str, Check]] = {"strategy": {}, "head": {}, "encoder": {}}
+
+
+class CheckFailed(AssertionError):
+    """A part does not do what it claims. The message has three parts: the claim, what was seen, what to do."""
+
+    def __init__(self, claimed: str, seen: str, todo: str) -> None:
+        super().__init__(f"claimed: {claimed}\nseen: {seen}\nto do: {todo}")
+        self.claimed, self.seen, self.todo = claimed, seen, todo
+
+
+class Skipped(Exception):
+    """A check that does not apply; the message says why."""
+
+
+def require(holds: bool, claimed: str, seen: str, todo: str) -> None:
+    """Raise CheckFailed unless the claim holds."""
+    if not holds:
+        raise CheckFailed(claimed, seen, todo)
+
+
+def contract(kind: Kind) -> Callable[[Check], Check]:
+    """Register a check of one kind of part. The first line of its docstring is the claim."""
+
+    def register(check: Check) -> Check:
+        CHECKS[kind][check.__name__] = check
+        return check
+
+    return register
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check on one part. reason: why it failed, was skipped or was expected to fail."""
+
+    name: str
+    status: Status
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.status}" + (f"\n  {self.reason}".replace("\n", "\n  ") if self.reason else "")
+
+
+class Report(list[CheckResult]):
+    """The results of all checks on one part, named `label`."""
+
+    def __init__(self, label: str, results: Collection[CheckResult] = ()) -> None:
+        super().__init__(results)
+        self.label = label
+
+    @property
+    def failed(self) -> list[CheckResult]:
+        return [r for r in self if r.status == "failed"]
+
+    def status(self, name: str) -> Status:
+        """The status of one check."""
+        return next(r.status for r in self if r.name == name)
+
+    def raise_if_failed(self) -> None:
+        """Raise AssertionError with all failures."""
+        if self.failed:
+            listed = "\n".join(map(str, self.failed))
+            raise AssertionError(f"{self.label} fails {len(self.failed)} of {len(self)} contract checks.\n{listed}")
+
+    def __str__(self) -> str:
+        return "\n".join([self.label, *map(str, self)])
+
+
+def run_check(name: str, check: Check, case: Any, expected: str | None = None) -> CheckResult:
+    """Run one check. expected: why it is expected to fail; passing then counts as a failure."""
+    try:
+        check(case)
+    except Skipped as skipped:
+        return CheckResult(name, "skipped", str(skipped))
+    except Exception as error:  # whatever a part raises is a finding about it
+        if expected is not None:
+            return CheckResult(name, "expected", expected)
+        return CheckResult(name, "failed", _explained(check, error))
+    if expected is None:
+        return CheckResult(name, "passed")
+    surprise = CheckFailed(f"{name} is expected to fail: {expected}", "it passed", "remove it from expected_failures")
+    return CheckResult(name, "failed", str(surprise))
+
+
+def run_checks(
+    kind: Kind,
+    case: Any,
+    expected_failures: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
+) -> Report:
+    """Run all checks of a kind, or those named in `only`. Raises UnknownName for a check that does not exist."""
+    expected = dict(expected_failures or {})
+    return Report(case.label, [run_check(n, c, case, expected.get(n)) for n, c in chosen(kind, expected, only)])
+
+
+def chosen(kind: Kind, expected: Collection[str] = (), only: Collection[str] | None = None) -> list[tuple[str, Check]]:
+    """Names and checks of a kind. Raises UnknownName for a check that does not exist."""
+    known = CHECKS[kind]
+    for name in [*expected, *(only or ())]:
+        if name not in known:
+            raise unknown(f"{kind} check", name, known)
+    return [(n, c) for n, c in known.items() if only is None or n in only]
+
+
+def _explained(check: Check, error: Exception) -> str:
+    """The three parts of a failure, also where the part itself raised."""
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+    if isinstance(error, CheckFailed):
+        return str(error) + notes
+    claim = (check.__doc__ or check.__name__).strip().splitlines()[0]
+    crash = CheckFailed(claim, f"{type(error).__name__}: {error}{_where(error)}", "make this case work")
+    return str(crash) + notes
+
+
+def _where(error: Exception) -> str:
+    """The innermost line of the traceback."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
