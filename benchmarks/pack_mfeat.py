@@ -38,7 +38,7 @@ def decimal(text: str) -> tuple[int, int]:
 
 
 def compact(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mantissas and exponents of a table of printed numbers, in the smallest types: m / 10**e gives them back exactly."""
+    """Mantissas and exponents of a table of printed numbers, in the smallest types; m / 10**e is exact."""
     pairs = np.array([[decimal(t) for t in row] for row in texts])
     mantissa, exponent = pairs[..., 0], pairs[..., 1].astype(np.uint8)
     kind = next(k for k in (np.uint8, np.uint16, np.int16, np.int32) if np.array_equal(mantissa, mantissa.astype(k)))

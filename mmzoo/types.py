@@ -71,8 +71,9 @@ class Pass:
         return tuple(m for m in modalities if self.present is None or m in self.present)
 
     def moves(self, modality: str) -> bool:
-        """Whether the parameters of one modality may move in this pass."""
-        return (self.update is None or modality in self.update) and modality not in self.freeze
+        """Whether the parameters of one modality may move in this pass: it is fed, updated and not frozen."""
+        fed = self.present is None or modality in self.present
+        return fed and (self.update is None or modality in self.update) and modality not in self.freeze
 
 
 class Lazy(Mapping[str, Tensor]):

@@ -68,8 +68,8 @@ class Loader:
     """Batches gathered from tensors in memory.
 
     index: (n,) the rows' numbers in the data set. The order of an epoch is decided by the generator alone and by
-    `order_by` (default: `index`), so that two loaders that differ by some rows show the common rows in the same order. A last batch of one
-    item is merged into the one before it: batch statistics of one item do not exist.
+    `order_by` (default: `index`), so that two loaders that differ by some rows show the common rows in the same
+    order. A last batch of one item is merged into the one before it: batch statistics of one item do not exist.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Loader:
         order = None if generator is None else self._order(generator)
         for start, end in self._bounds():
             rows = torch.arange(start, end) if order is None else order[start:end]
-            yield self._all.map(lambda t: t[rows])
+            yield self._all.map(lambda t, rows=rows: t[rows])
 
     def sampled(self, rows: Tensor, drop: Tensor | None = None) -> Loader:
         """The loader of other rows; see Run.set_sampling."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ class MLP(Encoder):
             raise BadValue(f"widths must be positive, not hidden={tuple(hidden)}, width={width}.")
         widths = [math.prod(shape), *hidden]
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout)) for i, o in zip(widths, widths[1:])
+            nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout)) for i, o in itertools.pairwise(widths)
         )
         self.project = nn.Linear(widths[-1], width)
         self.out_dim = width

@@ -1,0 +1,67 @@
+"""Encoding a batch in pieces, so that only the features of the whole batch are in memory at once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.seeding import seeded
+from mmzoo.types import Step
+
+if TYPE_CHECKING:
+    from mmzoo.run import Run
+
+
+@contextlib.contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Let a block work on copies of all buffers, so that the graph it leaves behind stays valid."""
+    kept = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    for module, name, buffer in kept:
+        module._buffers[name] = buffer.clone()
+    try:
+        yield
+    finally:
+        for module, name, buffer in kept:
+            module._buffers[name] = buffer
+
+
+class MicroBatches:
+    """Encode a batch in pieces without a graph; after backward, encode again to carry the gradients on."""
+
+    def __init__(self, run: Run, step: Step, size: int) -> None:
+        self._run, self._step, self._size = run, step, size
+        self._leaves: dict[str, Tensor] = {}
+
+    def features(self) -> dict[str, Tensor]:
+        with torch.no_grad():
+            pieces = [self._encode(i) for i in self._starts()]
+        frozen = self._step.pass_.freeze
+        self._leaves = {m: torch.cat([p[m] for p in pieces]).requires_grad_(m not in frozen) for m in pieces[0]}
+        return dict(self._leaves)
+
+    def backward(self) -> None:
+        """Hand the gradients that have gathered on the features to the encoders."""
+        grads = {m: z.grad for m, z in self._leaves.items() if z.grad is not None}
+        if not grads:
+            return
+        self._run.count_forward(self._step.pass_)
+        for i in self._starts():
+            with buffers_kept(self._run.model):  # the first encoding has moved the batch statistics already
+                piece = self._encode(i)
+            rows = [m for m in grads if piece[m].requires_grad]
+            torch.autograd.backward([piece[m] for m in rows], [grads[m][i : i + self._size] for m in rows])
+        for z in self._leaves.values():
+            z.grad = None
+
+    def _starts(self) -> range:
+        return range(0, len(self._step.batch), self._size)
+
+    def _encode(self, start: int) -> dict[str, Tensor]:
+        piece = self._step.batch.map(lambda t: t[start : start + self._size])
+        name = self._step.pass_.name
+        with seeded(self._run.seed, "noise", self._run.global_step, name, start):
+            return self._run.model.encode(piece.inputs, self._step.pass_, piece.present)
