@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import platform
 import time
 import traceback
@@ -34,6 +35,8 @@ from mmzoo.strategy import Chain, Strategy, Window
 from mmzoo.trainer import Predictions, Selection, fit, predict
 
 EVAL_BATCH = 512
+#: parameters below which a model trains faster on one thread
+SMALL = 1_000_000
 Row = dict[str, Any]
 
 
@@ -98,6 +101,7 @@ class _Session:
         model = build_model(self.catalogue, spec, data)
         strategy = build_strategy(self.catalogue, spec.parts)
         saved = self._load_checkpoint()
+        set_threads(model, self.device)
         size = spec.training.batch_size
         apart = "slice" in strategy.requires
         train = data.loader("train", batch_size=size) if apart else data.loader("train", "slice", batch_size=size)
@@ -239,6 +243,14 @@ def build_strategy(catalogue: Catalogue, parts: tuple[Part, ...]) -> Strategy:
 
 def _bound(text: str) -> int | float:
     return int(text[:-1]) / 100 if text.endswith("%") else int(text)
+
+
+def set_threads(model: MultimodalModel, device: str) -> None:
+    """One thread for a small model on the CPU: handing its short operations to several costs more than it gains, and
+    many times more on a busy machine. OMP_NUM_THREADS decides where it is set."""
+    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        small = sum(p.numel() for p in model.parameters()) < SMALL
+        torch.set_num_threads(1 if small else os.cpu_count() or 1)
 
 
 # ---------------------------------------------------------------------------------------------- facts
