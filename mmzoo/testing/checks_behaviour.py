@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ def check_sample_order(case: StrategyCase) -> None:
             run.start_epoch()
             for batch in run.epoch_batches():
                 order = torch.randperm(len(batch), generator=g)
-                run.step(batch.map(lambda t, o=order: t[o]) if shuffle else batch)
+                run.step(batch.map(itemgetter(order)) if shuffle else batch)
             run.end_epoch()
         gap = difference(weights(base.model), weights(other.model), SAME)
         require(
@@ -232,7 +233,7 @@ def check_company(case: StrategyCase) -> None:
     for companion in (Marker, Halved):
         only = _result(case, companion(), task)
         for first in (True, False):
-            chain = combined(lambda c=companion, f=first: Chain(case.new(), c()) if f else Chain(c(), case.new()))
+            chain = combined(case.new(), companion()) if first else combined(companion(), case.new())
             if chain is None:
                 raise Skipped("it cannot be chained")
             result = _result(case, chain, task)
@@ -254,7 +255,7 @@ def check_company(case: StrategyCase) -> None:
 def check_alternating_company(case: StrategyCase) -> None:
     """After a strategy that feeds one modality at a time, it trains and leaves everything finite."""
     task = case.task()
-    chain = combined(lambda: Chain(Alternating(), case.new()))
+    chain = combined(Alternating(), case.new())
     if chain is None:
         raise Skipped("it cannot be chained")
     run = case.run(task, chain, **REGULARISED)

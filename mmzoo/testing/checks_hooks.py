@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -24,13 +25,15 @@ PURE = "keep state for gradients, updated, epoch_start or epoch_end; use step.sc
 
 
 def _mid_epoch(case: StrategyCase, task: Task) -> Iterator[tuple[Run, Batch, Pass]]:
-    """Every pass over one batch of a run that has trained for an epoch."""
+    """Every pass over one batch, at the beginning of a run and after an epoch."""
     run = case.run(task, **REGULARISED)
-    train(run, 1)
-    run.start_epoch()
-    batch = next(iter(run.epoch_batches()))
-    for pass_ in run.strategy.plan(Step(run, batch), [Pass()]):
-        yield run, batch, pass_
+    for epoch in range(2):
+        if epoch:
+            train(run, 1)
+        run.start_epoch()
+        batch = next(iter(run.epoch_batches()))
+        for pass_ in run.strategy.plan(Step(run, batch), [Pass()]):
+            yield run, batch, pass_
 
 
 def _surroundings(run: Run) -> dict[str, Any]:
@@ -137,7 +140,8 @@ def check_terms(case: StrategyCase) -> None:
             "prefix the name of the strategy, so that two strategies never use one name",
         )  # fmt: skip
         require(
-            torch.stack(list(terms.values())).sum().requires_grad, "the terms depend on the model", "their sum has no gradient",
+            torch.stack(list(terms.values())).sum().requires_grad,
+            "the terms depend on the model", "their sum has no gradient",
             "do not detach the task term",
         )  # fmt: skip
 
@@ -145,7 +149,7 @@ def check_terms(case: StrategyCase) -> None:
 def _check_scalars(terms: Mapping[str, torch.Tensor]) -> None:
     odd = [n for n, t in terms.items() if not isinstance(t, torch.Tensor) or t.ndim != 0]
     require(not odd, "every term is a scalar tensor", f"{', '.join(odd)} is not", "return 0-dimensional tensors")
-    bad = [f"{n} is {float(t)}" for n, t in terms.items() if not torch.isfinite(t)]
+    bad = [f"{n} is {float(t.detach())}" for n, t in terms.items() if not torch.isfinite(t)]
     require(not bad, "every term is finite", ", ".join(bad), "guard logarithms, divisions and empty selections")
 
 
@@ -271,7 +275,7 @@ def check_prediction(case: StrategyCase) -> None:
         str(gap),
         "use only what `out` holds",
     )
-    single = predict(run.model, run.strategy, [batch.map(lambda t, i=i: t[i : i + 1]) for i in range(n)])
+    single = predict(run.model, run.strategy, [batch.map(itemgetter(slice(i, i + 1))) for i in range(n)])
     require(
         (gap := difference(rows.scores, single.scores, 1e-5)) is None,
         "an item's scores do not depend on its batch",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from mmzoo.errors import unknown
 
 Kind = Literal["strategy", "head", "encoder"]
@@ -83,6 +85,7 @@ class Report(list[CheckResult]):
 
 def run_check(name: str, check: Check, case: Any, expected: str | None = None) -> CheckResult:
     """Run one check. expected: why it is expected to fail; passing then counts as a failure."""
+    grad_mode = torch.is_grad_enabled()
     try:
         check(case)
     except Skipped as skipped:
@@ -91,6 +94,8 @@ def run_check(name: str, check: Check, case: Any, expected: str | None = None) -
         if expected is not None:
             return CheckResult(name, "expected", expected)
         return CheckResult(name, "failed", _explained(check, error))
+    finally:
+        torch.set_grad_enabled(grad_mode)
     if expected is None:
         return CheckResult(name, "passed")
     surprise = CheckFailed(f"{name} is expected to fail: {expected}", "it passed", "remove it from expected_failures")

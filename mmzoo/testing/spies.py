@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mmzoo.errors import Incompatible
-from mmzoo.strategy import HOOKS, Strategy, Terms, Wrapper
+from mmzoo.strategy import HOOKS, Chain, Strategy, Terms, Wrapper
 from mmzoo.types import Outputs, Pass, Step
 
 
@@ -82,10 +82,10 @@ class Owner(Strategy):
         self.owns = owns  # type: ignore[misc]
 
 
-def combined(chain: Callable[[], Strategy]) -> Strategy | None:
-    """A chain, or None where its members own the same thing."""
+def combined(*parts: Strategy) -> Strategy | None:
+    """The parts as a chain, or None where two of them own the same thing."""
     try:
-        return chain()
+        return Chain(*parts)
     except Incompatible:
         return None
 
