@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmzoo.errors import BadValue, MmzooError, UnknownName, near_miss, unknown
-from mmzoo.yamlfile import Document, read
+from mmzoo.training import Training
+from mmzoo.yamlfile import Document, Key, read
 
 KINDS = ("methods", "strategies", "heads", "encoders", "datasets")
 SINGULAR = {"methods": "method", "strategies": "strategy", "heads": "head", "encoders": "encoder",
@@ -41,7 +44,10 @@ _NEEDED: Mapping[str, set[str]] = {
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter: its type, default and accepted values. A type ending in `?` also takes none."""
+    """One parameter: its type, default and accepted values. A type ending in `?` also takes none.
+
+    range and choices hold for the value, or for each item of a list.
+    """
 
     name: str
     type: str
@@ -57,28 +63,36 @@ class Param:
         if value is None and optional:
             return None
         wrong = isinstance(value, bool) != (base == "bool") or not isinstance(value, _TYPES[base])
-        if not wrong and base in ("ints", "strs"):
-            item = int if base == "ints" else str
-            wrong = any(not isinstance(v, item) or isinstance(v, bool) for v in value)
-        if wrong:
-            raise BadValue(f"{self.name} must be {self.accepts()}, not {value!r}.")
-        if self.choices is not None and value not in self.choices:
-            raise BadValue(
-                f"{self.name} must be {self.accepts()}, not {value!r}.{near_miss(str(value), map(str, self.choices))}"
-            )
-        if self.range is not None and not self.range[0] <= value <= self.range[1]:
-            raise BadValue(f"{self.name} must be {self.accepts()}, not {value!r}.")
-        return float(value) if base == "float" else tuple(value) if base in ("ints", "strs") else value
+        items = () if wrong else tuple(value) if base in ("ints", "strs") else (value,)
+        if wrong or any(not self._takes(item) for item in items):
+            misspelt = "" if self.choices is None else near_miss(str(value), map(str, self.choices))
+            raise BadValue(f"{self.name} must be {self.accepts()}, not {value!r}.{misspelt}")
+        return float(value) if base == "float" else items if base in ("ints", "strs") else value
+
+    def _takes(self, item: Any) -> bool:
+        """Whether a value, or one item of a list, has the right type and lies within the limits."""
+        base = self.type.removesuffix("?")
+        if base in ("ints", "strs") and (
+            isinstance(item, bool) or not isinstance(item, int if base == "ints" else str)
+        ):
+            return False
+        if base == "float" and not abs(item) < math.inf:  # neither NaN nor infinite
+            return False
+        if self.range is not None and not self.range[0] <= item <= self.range[1]:
+            return False
+        return self.choices is None or item in self.choices
 
     def accepts(self) -> str:
         """In words, what may be given."""
-        if self.choices is not None:
-            return "one of " + ", ".join(map(str, self.choices))
+        base = self.type.removesuffix("?")
         words = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text",
-                 "ints": "whole numbers", "strs": "names"}[self.type.removesuffix("?")]  # fmt: skip
-        if self.range is not None:
-            words += f" from {self.range[0]:g} to {self.range[1]:g}"
-        return words + (" or none" if self.type.endswith("?") else "")
+                 "ints": "a list of whole numbers", "strs": "a list of names"}[base]  # fmt: skip
+        if self.choices is not None:
+            listed = ", ".join(map(str, self.choices))
+            words = f"{words} among {listed}" if base in ("ints", "strs") else f"one of {listed}"
+        elif self.range is not None:
+            words += f" from {self.range[0]:.15g} to {self.range[1]:.15g}"
+        return words + (" or null" if self.type.endswith("?") else "")
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,8 @@ class Entry:
         checked = {}
         for name, value in given.items():
             if name not in self.params:
-                raise unknown(f"parameter of {SINGULAR[self.kind]} {self.name}", name, self.params)
+                see = f"See: mmzoo show {self.name}"
+                raise unknown(f"parameter of {SINGULAR[self.kind]} {self.name}", name, self.params, see=see)
             try:
                 checked[name] = self.params[name].check(value)
             except BadValue as error:
@@ -158,6 +173,8 @@ class Catalogue:
         names, also = self._entries[entry.kind], self._also[entry.kind]
         for name in (entry.name, *entry.aliases):
             holder = names.get(name) or also.get(name)
+            if holder is entry:
+                continue
             if holder is not None:
                 self.clashes.append(
                     f"{SINGULAR[entry.kind]} {name!r} of {entry.package} is taken by {holder.package}; "
@@ -179,19 +196,42 @@ class Catalogue:
         rest = {e.qualified: e for e in self._also[kind].values() if e not in named.values()}
         return [named[n] for n in sorted(named)] + [rest[n] for n in sorted(rest)]
 
+    def remove(self, entry: Entry) -> None:
+        """Forget an entry under all its names."""
+        for names in (self._entries[entry.kind], self._also[entry.kind]):
+            for name in [n for n, held in names.items() if held is entry]:
+                del names[name]
+
     def has(self, kind: str, name: str) -> bool:
         return name in self._entries[kind] or name in self._also[kind]
 
-    def get(self, kind: str, name: str) -> Entry:
-        """The entry of a name, an alias or `package/name`. Raises UnknownName with the nearest known name."""
-        entry = self._entries[kind].get(name) or self._also[kind].get(name)
+    def get(self, kind: str, name: str, package: str = "") -> Entry:
+        """The entry of a name, an alias or `package/name`. Raises UnknownName with the nearest known name.
+
+        package: who asks, whose own entries come first. A recipe means the strategy that it ships with, even where
+        another package holds the bare name.
+        """
+        own = self._also[kind].get(f"{package}/{name}")
+        entry = own or self._entries[kind].get(name) or self._also[kind].get(name)
         if entry is None:
             known = [*self._entries[kind], *self._also[kind]]
-            raise UnknownName(
-                f"no {SINGULAR[kind]} {name!r}.{near_miss(name, known)} "
-                f"{len(self._entries[kind])} are known: mmzoo list {kind}."
-            )
+            close = near_miss(name, known)
+            raise UnknownName(f"no {SINGULAR[kind]} {name!r}.{close} All that there are: mmzoo list {kind}")
         return entry
+
+    def check(self, entry: Entry) -> None:
+        """Raise UnknownName or BadValue when an entry names an entry or a parameter that is not there."""
+        extra = entry.extra
+        related = [("strategies", extra.get("strategy"), extra.get("args", {})),
+                   ("heads", extra.get("head"), extra.get("head_args", {}))]  # fmt: skip
+        related += [("encoders", c["name"], c.get("params", {})) for c in extra.get("encoders", {}).values()]
+        for kind, name, params in related:
+            if name is not None:
+                self.get(kind, name, entry.package).check_params(params)
+
+    def name_of(self, entry: Entry) -> str:
+        """The shortest name that `get` answers with this entry."""
+        return entry.name if self._entries[entry.kind].get(entry.name) is entry else entry.qualified
 
 
 def read_entries(source: str | Path, package: str | None = None) -> list[Entry]:
@@ -245,46 +285,123 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
     if not isinstance(body, dict):
         document.fault(key, "must be a mapping")
         return None
-    for unknown_key in set(body) - _KEYS[kind]:
-        document.fault((*key, unknown_key), f"unknown key.{near_miss(str(unknown_key), _KEYS[kind])}")
     for missing in sorted(_NEEDED[kind] - set(body)):
         document.fault(key, f"{missing} is missing")
-    path = body.get("path")
-    if path is not None and (not isinstance(path, str) or path.count(":") != 1):
-        document.fault((*key, "path"), f"must read module:Name, not {path!r}")
-    status = body.get("status", "stable")
-    if status not in STATUSES:
-        document.fault((*key, "status"), f"must be one of {', '.join(STATUSES)}, not {status!r}")
-    summary = body.get("summary", "")
-    if not isinstance(summary, str) or "\n" in summary.strip() or len(summary) > 110:
-        document.fault((*key, "summary"), "must be one line of at most 110 characters")
+    for given, value in body.items():
+        if given not in _KEYS[kind]:
+            document.fault((*key, given), f"unknown key.{near_miss(str(given), _KEYS[kind])}")
+        elif fault := _shape_fault(kind, given, value):
+            document.fault((*key, given), fault)
     params = _params(document, (*key, "params"), body.get("params", {}))
+    if len(document.faults) == before and kind == "datasets":
+        _check_dataset(document, key, body, params)
     if len(document.faults) > before:
         return None
     return Entry(
-        kind, name, package, summary.strip(), body.get("paper"), params, tuple(body.get("requires", ())),
-        body.get("cost", {"forward": 1, "backward": 1} if kind in ("methods", "strategies") else {}), status,
-        int(body.get("version", 1)), tuple(body.get("aliases", ())), body.get("fidelity", {}),
+        kind, name, package, body["summary"].strip(), body.get("paper"), params, tuple(body.get("requires", ())),
+        body.get("cost", {"forward": 1, "backward": 1} if kind in ("methods", "strategies") else {}),
+        body.get("status", "stable"), body.get("version", 1), tuple(body.get("aliases", ())), body.get("fidelity", {}),
         {k: v for k, v in body.items() if k not in _COMMON},
     )  # fmt: skip
 
 
-def _params(document: Document, key: tuple[Any, ...], raw: Any) -> dict[str, Param]:
+_TEXTS = {"strategy", "head", "equation", "input", "metric", "licence", "select"}
+_LISTS = {"aliases", "requires", "owns"}
+_MAPPINGS = {"params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
+_FLAGS = {"each_modality", "additive", "equal_dims"}
+
+
+def _shape_fault(kind: str, key: str, value: Any) -> str | None:
+    """What is wrong with the form of one value of an entry."""
+    wanted = None
+    if key == "summary" and not (
+        isinstance(value, str) and 0 < len(value.strip()) <= 110 and len(value.splitlines()) == 1
+    ):
+        wanted = "one line of at most 110 characters"
+    elif key == "path" and not (isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value)):
+        wanted = "module:Name"
+    elif key == "status" and value not in STATUSES:
+        wanted = f"one of {', '.join(STATUSES)}"
+    elif key == "how" and value not in ("exact", "slice", "ablated"):
+        wanted = "one of exact, slice, ablated"
+    elif key in _TEXTS and not isinstance(value, str):
+        wanted = "a text"
+    elif key in _LISTS and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        wanted = "a list of names"
+    elif key in _FLAGS and not isinstance(value, bool):
+        wanted = "true or false"
+    elif key in _MAPPINGS and not isinstance(value, dict):
+        wanted = "a mapping"
+    elif key in ("version", "n_classes") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        wanted = "a whole number from 1"
+    elif key == "cost" and not (isinstance(value, dict) and all(map(_is_number, value.values()))):
+        wanted = "a mapping of names to numbers"
+    elif key == "paper" and not (isinstance(value, dict) and isinstance(value.get("title"), str)):
+        wanted = "a mapping with at least a title"
+    elif key == "modalities" and kind == "strategies" and not (
+        set(value) <= {"min", "max"} and all(isinstance(v, int) and v >= 1 for v in value.values())
+    ):
+        wanted = "whole numbers for min and max"
+    return wanted and f"must be {wanted}, not {value!r}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_dataset(document: Document, key: Key, body: Mapping[str, Any], params: Mapping[str, Param]) -> None:
+    """Note what would otherwise come up only when a bench names one preset or the other."""
+    if "select" in body and body["select"] not in params:
+        document.fault((*key, "select"), f"must be one of the parameters, not {body['select']!r}")
+    if "default" not in body["training"]:
+        document.fault((*key, "training"), "needs a preset named default")
+    for name, changes in body["training"].items():
+        try:
+            Training().replace(**changes)
+        except (MmzooError, TypeError) as error:
+            document.fault((*key, "training", name), str(error))
+    for name, given in body.get("presets", {}).items():
+        for param, value in given.items() if isinstance(given, dict) else [("", given)]:
+            try:
+                if param not in params:
+                    raise unknown("parameter", str(param), params)
+                params[param].check(value)
+            except MmzooError as error:
+                document.fault((*key, "presets", name, param), str(error))
+    for modality, kind in body["modalities"].items():
+        choice = body["encoders"].get(kind)
+        if not isinstance(choice, dict) or not isinstance(choice.get("name"), str):
+            document.fault((*key, "modalities", modality), f"encoders names none for inputs of kind {kind!r}")
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]
+
+
+def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
     if not isinstance(raw, dict):
-        document.fault(key, "must map names to parameters")
-        return {}
+        return {}  # noted by its form already
     params = {}
     for name, body in raw.items():
         here = (*key, name)
         if not isinstance(body, dict) or "type" not in body or "default" not in body:
             document.fault(here, "needs at least type and default")
             continue
-        for extra in set(body) - _PARAM_KEYS:
-            document.fault((*here, extra), f"unknown key.{near_miss(str(extra), _PARAM_KEYS)}")
-        if str(body["type"]).removesuffix("?") not in _TYPES:
-            document.fault((*here, "type"), f"must be one of {', '.join(_TYPES)}, not {body['type']!r}")
-            continue
+        for extra in body:
+            if extra not in _PARAM_KEYS:
+                document.fault((*here, extra), f"unknown key.{near_miss(str(extra), _PARAM_KEYS)}")
         limits, choices = body.get("range"), body.get("choices")
+        usable = True
+        for part, right, wanted in (
+            ("type", str(body["type"]).removesuffix("?") in _TYPES, f"one of {', '.join(_TYPES)}"),
+            ("range", limits is None or _is_range(limits), "two numbers, the lower first"),
+            ("choices", choices is None or (isinstance(choices, list) and choices), "a list of values"),
+        ):
+            if not right:
+                document.fault((*here, part), f"must be {wanted}, not {body[part]!r}")
+                usable = False
+        if not usable:
+            continue
         param = Param(
             str(name), body["type"], body["default"], body.get("doc", ""),
             tuple(map(float, limits)) if limits else None, tuple(choices) if choices else None, body.get("search"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,15 +14,16 @@ from typing import Any
 
 import yaml
 
-from mmzoo.catalogue import Catalogue, Entry
-from mmzoo.errors import BadValue, Incompatible, MmzooError, near_miss, unknown
+from mmzoo.catalogue import BUILT_IN, KINDS, Catalogue, Entry
+from mmzoo.errors import BadValue, Incompatible, MmzooError, UnknownName, near_miss, unknown
 from mmzoo.training import FIELDS, Training
 from mmzoo.yamlfile import read
 
 #: Bumped when the same spec may give other numbers for a reason that lies in the engine.
 ENGINE_VERSION = 1
 
-_BOUND = r"\d+%?"
+_BOUND = r"[0-9]{1,9}%?"
+MOST_SEEDS = 10_000
 _PART = re.compile(rf"^(?P<name>[A-Za-z_][\w./-]*?)(?::(?P<first>{_BOUND})-(?P<last>{_BOUND})?)?$")
 GRAMMAR = "NAME[:FIRST-LAST][+NAME...][@HEAD], e.g. ogm:0-50+pmr@sum"
 
@@ -104,6 +106,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def shown(value: Any) -> str:
+    """A parameter's value as it is written after --set, on one line."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, str) and value.isprintable() and value:
+        return value
+    return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
@@ -127,24 +138,28 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     if any(each) and len(recipes) > 1:
         alone = recipes[each.index(True)].name
         raise Incompatible(f"{text}: {alone} trains one modality at a time and cannot be combined with another method.")
-    head = catalogue.get("heads", head_name or _agreed_head(text, recipes))
+    wanted = [catalogue.get("heads", r.extra["head"], r.package) for r in recipes]
+    head = catalogue.get("heads", head_name) if head_name else _agreed_head(text, recipes, wanted)
     parts, changed = [], []
     versions = {head.id: head.version}
-    head_params = {**head.defaults(), **_recipe_head_args(recipes, head)}
-    over_head = settings.take("heads", head.name, only=head.params)
+    head_params = head.defaults()
+    for recipe, own_head in zip(recipes, wanted):
+        if own_head is head:
+            head_params |= head.check_params(recipe.extra.get("head_args", {}))
+    over_head = settings.take(head, only=head.params)
     for recipe, first, last in members:
-        strategy = catalogue.get("strategies", recipe.extra["strategy"])
-        given = settings.take("strategies", strategy.name) | settings.take("methods", recipe.name)
+        strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
+        given = settings.take(strategy) | settings.take(recipe)
         params = {**strategy.defaults(), **strategy.check_params(recipe.extra.get("args", {}))}
         own, to_head = _divided(given, strategy, head)
         checked = strategy.check_params(own)
         over_head |= to_head
-        changed += [f"{k}={v}" for k, v in checked.items() if params[k] != v]
+        changed += [f"{k}={shown(v)}" for k, v in checked.items() if params[k] != v]
         parts.append(Part(strategy.id.partition("/")[2], {**params, **checked}, first, last))
         versions |= {strategy.id: strategy.version}
     _check_owners(catalogue, text, [r.name for r in recipes], parts)
     checked = head.check_params(over_head)
-    changed += [f"head.{k}={v}" for k, v in checked.items() if head_params.get(k) != v]
+    changed += [f"head.{k}={shown(v)}" for k, v in checked.items() if head_params.get(k) != v]
     head_params |= checked
     label = text.strip() + (f"[{','.join(changed)}]" if changed else "")
     method = Method(label, tuple(parts), head.id.partition("/")[2], head_params, any(each), versions)
@@ -170,30 +185,22 @@ def _member(catalogue: Catalogue, piece: str, text: str) -> tuple[Entry, str | N
         raise BadValue(f"{piece!r} in {text!r} is not NAME or NAME:FIRST-LAST. Write {GRAMMAR}.")
     name, first, last = match["name"], match["first"], match["last"]
     if first and last and first.endswith("%") == last.endswith("%") and int(last.strip("%")) < int(first.strip("%")):
-        raise BadValue(f"{piece!r}: the window ends before it starts.")
+        raise BadValue(f"{piece!r}: the window ends before it starts. Write {GRAMMAR}.")
     if any(b and b.endswith("%") and int(b[:-1]) > 100 for b in (first, last)):
         raise BadValue(f"{piece!r}: a share of the run is at most 100%.")
+    first, last = (b and (f"{int(b[:-1])}%" if b.endswith("%") else str(int(b))) for b in (first, last))
     if not catalogue.has("methods", name) and catalogue.has("strategies", name):
         strategy = catalogue.get("strategies", name)
-        extra = {"strategy": name, "head": "concat"}
+        extra = {"strategy": name, "head": f"{BUILT_IN}/concat"}
         return dataclasses.replace(strategy, kind="methods", extra=extra), first, last
     return catalogue.get("methods", name), first, last
 
 
-def _agreed_head(text: str, recipes: Sequence[Entry]) -> str:
-    wanted = {r.name: r.extra["head"] for r in recipes}
-    if len(set(wanted.values())) > 1:
-        listed = ", ".join(f"{n} wants {h}" for n, h in wanted.items())
+def _agreed_head(text: str, recipes: Sequence[Entry], wanted: Sequence[Entry]) -> Entry:
+    if any(head is not wanted[0] for head in wanted):
+        listed = ", ".join(f"{r.name} wants {h.name}" for r, h in zip(recipes, wanted))
         raise Incompatible(f"{text}: the methods want different heads ({listed}). Choose one: {text}@HEAD.")
-    return next(iter(wanted.values()))
-
-
-def _recipe_head_args(recipes: Sequence[Entry], head: Entry) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for recipe in recipes:
-        if recipe.extra["head"] == head.name:
-            merged |= head.check_params(recipe.extra.get("head_args", {}))
-    return merged
+    return wanted[0]
 
 
 def _check_owners(catalogue: Catalogue, text: str, names: Sequence[str], parts: Sequence[Part]) -> None:
@@ -213,8 +220,8 @@ def _canonical(catalogue: Catalogue, method: Method) -> str | None:
     if len(method.parts) != 1 or method.parts[0].first is not None:
         return None
     for recipe in catalogue.entries("methods"):
-        strategy = catalogue.get("strategies", recipe.extra["strategy"])
-        head = catalogue.get("heads", recipe.extra["head"])
+        strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
+        head = catalogue.get("heads", recipe.extra["head"], recipe.package)
         same = {
             "parts": [dataclasses.asdict(Part(strategy.id.partition("/")[2],
                                               {**strategy.defaults(), **recipe.extra.get("args", {})}))],
@@ -240,36 +247,40 @@ class Settings:
         self._used: set[tuple[str, str]] = set()
         for key, value in pairs:
             scope, _, name = key.partition(".")
-            if not name:
+            if not scope or not name:
                 raise BadValue(f"--set {key}={value}: write WHAT.KEY=VALUE, e.g. ogm.alpha=0.3 or train.lr=0.01.")
             if scope != "train" and not any(catalogue.has(kind, scope) for kind in
                                             ("methods", "strategies", "heads", "encoders", "datasets")):  # fmt: skip
                 names = {n.name for n in catalogue} | {"train"}
-                raise unknown("method, strategy, head, encoder or data set", scope, names, see="mmzoo list")
+                what = "method, strategy, head, encoder or data set"
+                raise UnknownName(f"--set {key}: no {what} {scope!r}.{near_miss(scope, names)} See: mmzoo list")
             if scope == "train" and name not in FIELDS:
                 raise unknown("training option", name, FIELDS)
             self._values.setdefault(scope, {})[name] = value
         self._catalogue = catalogue
 
-    def take(self, kind: str, name: str, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def take(self, entry: Entry, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The settings of one entry. only: take just these keys, leaving the rest for others of the same name.
 
         A name that is both a method and a strategy means the method.
         """
         found: dict[str, Any] = {}
         for scope, values in self._values.items():
-            if kind == "train":
-                matches = scope == "train"
-            else:
-                shadowed = kind == "strategies" and self._catalogue.has("methods", scope)
-                matches = not shadowed and self._catalogue.has(kind, scope) and (
-                    self._catalogue.get(kind, scope).name == name
-                )  # fmt: skip
-            if matches:
-                taken = {k: v for k, v in values.items() if only is None or k in only}
-                found |= taken
-                self._used |= {(scope, k) for k in taken}
+            shadowed = entry.kind == "strategies" and self._catalogue.has("methods", scope)
+            if shadowed or not self._catalogue.has(entry.kind, scope):
+                continue
+            if self._catalogue.get(entry.kind, scope).id == entry.id:
+                found |= self._taken(scope, values if only is None else only)
         return found
+
+    def take_training(self) -> dict[str, Any]:
+        """The settings `train.KEY`."""
+        return self._taken("train", FIELDS)
+
+    def _taken(self, scope: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+        taken = {k: v for k, v in self._values.get(scope, {}).items() if k in keys}
+        self._used |= {(scope, k) for k in taken}
+        return taken
 
     def check_all_used(self) -> None:
         """Raise BadValue for a setting that nothing in this bench takes."""
@@ -293,8 +304,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def _scalar(value: str, text: str) -> Any:
     try:
         read = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise BadValue(f"--set {text!r}: the value is not valid YAML.") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise BadValue(
+            f"--set {text!r}: the value is not plain YAML. Write a number, a word, true, false, null or [A, B]."
+        ) from None
     # YAML 1.1 takes 1e-3 for a text; nobody who writes it means one.
     if isinstance(read, str):
         try:
@@ -307,21 +320,20 @@ def _scalar(value: str, text: str) -> Any:
 def parse_seeds(text: str) -> tuple[int, ...]:
     """`3` is 0, 1, 2; `0,4` and `7,` list seeds; `5-14` is a range, both ends included."""
     faulty = BadValue(f"seeds {text!r}: write how many (3), a list (0,4 or 7,) or a range (5-14).")
-    pieces = [p.strip() for p in text.split(",") if p.strip()]
-    if not pieces or not all(re.fullmatch(r"\d+(-\d+)?", p) for p in pieces):
+    pieces = [p.strip() for p in text.split(",")]
+    if len(pieces) > 1 and not pieces[-1]:
+        pieces.pop()  # `7,` is a list of one
+    if not all(re.fullmatch(r"[0-9]{1,18}(-[0-9]{1,18})?", p) for p in pieces):
         raise faulty
     if "," not in text and "-" not in text:
-        count = int(text)
-        if count < 1:
-            raise faulty
-        return tuple(range(count))
-    seeds: list[int] = []
-    for piece in pieces:
-        first, _, last = piece.partition("-")
-        if last and int(last) < int(first):
-            raise faulty
-        seeds += range(int(first), int(last or first) + 1)
-    return tuple(dict.fromkeys(seeds))
+        ranges = [range(int(text))]
+    else:
+        ranges = [range(int(first), int(last or first) + 1) for first, _, last in (p.partition("-") for p in pieces)]
+    if not all(ranges):
+        raise faulty
+    if sum(map(len, ranges)) > MOST_SEEDS:
+        raise BadValue(f"seeds {text!r}: those are more than {MOST_SEEDS:,}. A list of seeds is written 7, or 0,4.")
+    return tuple(dict.fromkeys(itertools.chain(*ranges)))
 
 
 # ---------------------------------------------------------------------------------------------- suites
@@ -355,11 +367,9 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Any) -> d
     if key == "set":
         return {"settings": tuple(_suite_settings(value, catalogue, document))}
     if key == "seeds":
-        if isinstance(value, list) and value and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
-            return {"seeds": tuple(value)}
-        if isinstance(value, int) and not isinstance(value, bool):
-            return {"seeds": parse_seeds(str(value))}
-        return {"seeds": parse_seeds(value if isinstance(value, str) else repr(value))}
+        if isinstance(value, list) and value:
+            return {"seeds": parse_seeds(",".join(map(str, value)) + ",")}
+        return {"seeds": parse_seeds(str(value))}
     if key in ("baselines", "datasets"):
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise BadValue(f"must be a list of names, not {value!r}")
@@ -369,13 +379,19 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Any) -> d
             except MmzooError as error:
                 document.fault((key, i), str(error))
         return {key: tuple(value)}
-    wanted = {"method": str, "preset": str, "epochs": int, "references": bool}[key]
+    wanted: Any
+    wanted, words = {"method": (str, "a method"), "preset": (str, "a name"), "epochs": (int, "a whole number"),
+                     "references": (bool, "true or false")}[key]  # fmt: skip
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise BadValue(f"must be a {wanted.__name__}, not {value!r}")
-    if key == "epochs" and value < 1:
-        raise BadValue(f"must be at least 1, not {value}")
+        raise BadValue(f"must be {words}, not {value!r}")
+    if key == "epochs":
+        Training().replace(epochs=value)
     if key == "method":
         _known(key, value, catalogue)
+    if key == "preset":
+        presets = {name for entry in catalogue.entries("datasets") for name in entry.extra["training"]}
+        if value not in presets:
+            raise unknown("training preset", value, presets)
     return {key: value}
 
 
@@ -405,8 +421,24 @@ def _check_setting(catalogue: Catalogue, key: str, value: Any) -> None:
     scope, _, name = key.partition(".")
     if scope == "train":
         Training().replace(**{name: value})
-    elif catalogue.has("methods", scope) or catalogue.has("strategies", scope):
-        resolve_method(catalogue, scope, Settings(catalogue, [(key, value)]))
+        return
+    named = [catalogue.get(kind, scope) for kind in KINDS if catalogue.has(kind, scope)]
+    for method in [e for e in named if e.kind == "methods"]:
+        named.append(catalogue.get("strategies", method.extra["strategy"], method.package))
+    takers = [e for e in named if name in e.params]
+    if any(e.kind in ("methods", "strategies") for e in named):  # which head these go with is not known yet
+        takers += [h for h in catalogue.entries("heads") if name.removeprefix("head.") in h.params]
+    if not takers:
+        accepted = {p: None for e in named for p in e.params}
+        raise unknown(f"parameter of {scope}", name, accepted, see=f"See: mmzoo show {scope}")
+    errors = []
+    for entry in takers:
+        try:
+            entry.check_params({name if name in entry.params else name.removeprefix("head."): value})
+            return
+        except MmzooError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 # ---------------------------------------------------------------------------------------------- data sets
@@ -416,10 +448,10 @@ def resolve_dataset(catalogue: Catalogue, text: str, settings: Settings) -> tupl
     entry = catalogue.get("datasets", name)
     presets = entry.extra.get("presets", {})
     if preset and preset not in presets:
-        raise unknown(f"preset of {name}", preset, presets)
+        raise unknown(f"preset of {name}", preset, presets, see=f"See: mmzoo show {name}")
     params = {**entry.defaults(), **entry.check_params(presets.get(preset or "default", {}))}
-    checked = entry.check_params(settings.take("datasets", entry.name))
-    changed = [f"{k}={v}" for k, v in checked.items() if params[k] != v]
+    checked = entry.check_params(settings.take(entry))
+    changed = [f"{k}={shown(v)}" for k, v in checked.items() if params[k] != v]
     label = entry.name + (f":{preset}" if preset and preset != "default" else "")
     return label + (f"[{','.join(changed)}]" if changed else ""), entry, {**params, **checked}
 
@@ -428,8 +460,12 @@ def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Se
     """The training protocol of a data set. Raises UnknownName or BadValue."""
     known = entry.extra["training"]
     if preset not in known:
-        raise unknown(f"training preset of {entry.name}", preset, known)
-    changes = {**known[preset], **settings.take("train", "train")}
+        raise unknown(f"training preset of {entry.name}", preset, known, see=f"See: mmzoo show {entry.name}")
+    given = settings.take_training()
     if epochs is not None:
-        changes["epochs"] = epochs
+        if given.get("epochs", epochs) != epochs:
+            raise BadValue(f"epochs are given twice: --epochs {epochs} and --set train.epochs={given['epochs']}. "
+                           "Leave one of them out.")  # fmt: skip
+        given["epochs"] = epochs
+    changes = {**known[preset], **given}
     return Training().replace(**changes)

@@ -11,6 +11,9 @@ from mmzoo.errors import BadValue, unknown
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "plateau", "cosine")
+#: no number of a protocol is larger; what is, is a slip
+LARGEST = 10**9
+_WORDS = {"str": "a name", "int": "a whole number", "float": "a number"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in dataclasses.fields(Tra
 
 
 def _coerced(name: str, value: Any) -> Any:
-    """An int where a float is wanted; every other mismatch is left for the checks to name."""
-    wants_float = "float" in FIELDS[name]
-    return float(value) if wants_float and isinstance(value, int) and not isinstance(value, bool) else value
+    """A float for an int where a float is wanted; every other mismatch is left for the checks to name."""
+    wants_float = "float" in FIELDS[name] and isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if wants_float and abs(value) <= LARGEST else value
 
 
 def _faults(t: Training) -> Any:
@@ -71,7 +74,11 @@ def _faults(t: Training) -> Any:
         if value is None and optional:
             continue
         if isinstance(value, bool) or not isinstance(value, kinds[base]):  # type: ignore[arg-type]
-            yield f"{name} must be {kind.replace('|', 'or')}, not {value!r}"
+            wanted = _WORDS[base] + (" or null" if optional else "")
+            yield f"{name} must be {wanted}, not {value!r}"
+            return
+        if base != "str" and not abs(value) <= LARGEST:
+            yield f"{name} must be a finite number of at most {LARGEST}, not {value!r}"
             return
     if t.optimizer not in OPTIMIZERS:
         yield f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {t.optimizer!r}"

@@ -40,8 +40,10 @@ def read(path: Path, source: str | None = None) -> Document:
     """Parse a file with the safe loader. Raises BadValue when it cannot be read or is not YAML."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadValue(f"cannot read {path}: {error}.") from None
+    except OSError as error:
+        raise BadValue(f"cannot read {path}: {error.strerror or error}.") from None
+    except UnicodeDecodeError as error:
+        raise BadValue(f"cannot read {path}: it is not UTF-8 text (byte {error.start}).") from None
     return parse(text, source or str(path))
 
 
@@ -51,27 +53,38 @@ def parse(text: str, source: str) -> Document:
         node = loader.get_single_node()
         document = Document(source, None, {})
         if node is not None:
-            _walk(node, (), document)
+            _walk(node, (), document, set())
             document.data = loader.construct_document(node)
         return document
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise BadValue(f"{source} is not valid YAML: {where}{getattr(error, 'problem', None) or error}.") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise BadValue(f"{source} is not valid YAML: {where}{problem}.") from None
+    except ValueError as error:  # a date or number that has the form but no value, such as 2020-13-45
+        raise BadValue(f"{source} holds a value that cannot be read: {error}.") from None
+    except RecursionError:
+        raise BadValue(f"{source} is nested too deeply.") from None
     finally:
         loader.dispose()
 
 
-def _walk(node: yaml.Node, key: Key, document: Document) -> None:
+def _walk(node: yaml.Node, key: Key, document: Document, seen: set[int]) -> None:
+    """Note the line of every key. seen: the nodes done so far, since an alias can make a file a graph with cycles."""
     document.lines.setdefault(key, node.start_mark.line + 1)
+    if id(node) in seen:
+        return
+    seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {name.start_mark.line + 1}: a key must be a plain word")
             child = (*key, name.value)
             if child in document.lines:
                 document.lines[child] = name.start_mark.line + 1
                 document.fault(child, "given twice")
             document.lines[child] = name.start_mark.line + 1
-            _walk(value, child, document)
+            _walk(value, child, document, seen)
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
-            _walk(value, (*key, i), document)
+            _walk(value, (*key, i), document, seen)

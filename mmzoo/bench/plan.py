@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmzoo.catalogue import Catalogue, Entry
-from mmzoo.config import BenchSpec, Method, RunSpec, Settings, resolve_dataset, resolve_method, resolve_training
-from mmzoo.errors import BadValue, Incompatible
+from mmzoo.config import (
+    BenchSpec,
+    Method,
+    RunSpec,
+    Settings,
+    resolve_dataset,
+    resolve_method,
+    resolve_training,
+    shown,
+)
+from mmzoo.errors import BadValue, Incompatible, unknown
 from mmzoo.training import Training
 
 Role = Literal["method", "baseline", "reference"]
@@ -103,10 +112,16 @@ def _wanted(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[
 
 
 def _modalities(entry: Entry, params: Mapping[str, Any]) -> tuple[str, ...]:
-    """The modalities of a data set under its parameters, in its order."""
+    """The modalities of a data set under its parameters, in its order. Raises UnknownName or BadValue."""
     every = entry.extra["modalities"]
     select = entry.extra.get("select")
-    chosen = params[select] if select else every
+    chosen = tuple(params[select] if select else every)
+    for m in chosen:
+        if m not in every:
+            raise unknown(f"modality of {entry.name}", m, every)
+    if not chosen or len(set(chosen)) < len(chosen):
+        given = shown(chosen) if chosen else "none"
+        raise BadValue(f"{entry.name}.{select} must name one or more different modalities, not {given}.")
     return tuple(m for m in every if m in chosen)
 
 
@@ -117,9 +132,9 @@ def _encoders(
     found = {}
     for m in modalities:
         choice = entry.extra["encoders"][entry.extra["modalities"][m]]
-        encoder = catalogue.get("encoders", choice["name"])
+        encoder = catalogue.get("encoders", choice["name"], entry.package)
         given = {**encoder.check_params(choice.get("params", {})),
-                 **encoder.check_params(settings.take("encoders", encoder.name))}  # fmt: skip
+                 **encoder.check_params(settings.take(encoder))}  # fmt: skip
         found[m] = (encoder, {**encoder.defaults(), **given})
     return found
 
@@ -132,7 +147,7 @@ def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...])
         strategy = catalogue.get("strategies", part.strategy)
         limits = strategy.extra.get("modalities", {})
         if n < limits.get("min", 1):
-            return f"{strategy.name} needs at least {limits['min']} modalities; there is {n}."
+            return f"{strategy.name} needs at least {limits['min']} modalities; there {'is' if n == 1 else 'are'} {n}."
         if n > limits.get("max", n):
             return f"{strategy.name} is defined for at most {limits['max']} modalities, not {n}."
         if "unimodal" in strategy.requires and head.extra["how"] == "ablated":

@@ -147,8 +147,10 @@ def _reading(groups: Sequence[Group]) -> list[str]:
             f"{100 * math.sqrt(0.09 / max(items)):.1f} points by itself, whatever the seeds say."
         )
     if n and smallest_p(n) > 0.05:
-        notes.append(f"With {n} seed{'s' if n > 1 else ''} no paired test over seeds can give p below {smallest_p(n):g}: "
-                     "differences here are a description, not evidence.")  # fmt: skip
+        notes.append(
+            f"With {n} seed{'s' if n > 1 else ''} no paired test over seeds can give p below {smallest_p(n):g}: "
+            "differences here are a description, not evidence."
+        )
     return notes
 
 
@@ -262,9 +264,9 @@ def latex(table: Table) -> str:
     body = [" & ".join(rf"\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in row) + r" \\"
             for row in table.body]  # fmt: skip
     return "\n".join([
-        f"% {table.title}", rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", r"\toprule",
+        f"% {_one_line(table.title)}", rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", r"\toprule",
         " & ".join(map(_tex, table.header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}",
-        *(f"% {' '.join(note.split())}" for note in table.notes), "",
+        *(f"% {_one_line(note)}" for note in table.notes), "",
     ])  # fmt: skip
 
 
@@ -289,13 +291,20 @@ def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _md(text: str) -> str:
-    """Names come from outside: nothing in them may act as markup."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+    """Names come from outside: nothing in them may act as markup or steer a terminal."""
+    return "".join(_MARKUP.get(c, c) for c in _one_line(text)).replace("](", "]\\(")
 
 
+_MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "Δ": r"$\Delta$", DASH: "--"}  # fmt: skip
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "Δ": r"$\Delta$", DASH: "--",
+        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # fmt: skip
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in " ".join(text.split()))
+    return "".join(_TEX.get(c, c) for c in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """The text without line breaks, and with a replacement mark for control and other invisible characters."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))

@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import platform
 import time
@@ -25,7 +26,6 @@ from mmzoo.catalogue import Catalogue
 from mmzoo.config import Part
 from mmzoo.data.datamodule import DataModule, Loader
 from mmzoo.errors import BadValue, Diverged, Incompatible
-from mmzoo.files import write_bytes
 from mmzoo.metrics import classification, gap, modality_gap
 from mmzoo.model import MultimodalModel
 from mmzoo.probe import linear_probe
@@ -63,13 +63,14 @@ def run_one(
     session = _Session(planned, catalogue, store, device, checkpoint_every, on_epoch)
     try:
         row |= session.train_and_score()
+        _check_finite(row["metrics"], "test")
     except Diverged as error:
-        row |= {"status": "diverged", "reason": str(error)}
+        row |= {"status": "diverged", "reason": str(error), "metrics": {}}
     except Incompatible as error:
         row |= {"status": "refused", "reason": str(error)}
     except Exception as error:
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-        write_bytes(store.folder(spec.run_id) / "log.txt", traceback.format_exc().encode())
+        store.write_file(spec.run_id, "log.txt", traceback.format_exc().encode())
     row["timing"] = {
         "seconds": session.train_seconds, "seconds_total": time.time() - started,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -89,7 +90,7 @@ class _Session:
         on_epoch: Callable[[int, int], None],
     ) -> None:  # fmt: skip
         self.planned, self.catalogue, self.device = planned, catalogue, device
-        self.folder = store.folder(planned.spec.run_id)
+        self.store, self.folder = store, store.folder(planned.spec.run_id)
         self.checkpoint_every, self.on_epoch = checkpoint_every, on_epoch
         self.history: list[dict[str, Any]] = []
         self.train_seconds = 0.0
@@ -173,7 +174,7 @@ class _Session:
 
     # ------------------------------------------------------------------ files
     def _write(self, name: str, data: bytes) -> None:
-        write_bytes(self.folder / name, data)
+        self.store.write_file(self.planned.spec.run_id, name, data)
 
     def _write_predictions(self, p: Predictions) -> None:
         buffer = io.BytesIO()
@@ -184,8 +185,9 @@ class _Session:
 
     def _save_checkpoint(self, run: Run, selection: Selection) -> None:
         buffer = io.BytesIO()
+        spec = json.dumps(self.planned.spec.as_dict(), sort_keys=True)
         state = {"run": run.state_dict(), "selection": vars(selection), "history": self.history,
-                 "seconds": self.train_seconds, "spec": json.dumps(self.planned.spec.as_dict(), sort_keys=True)}  # fmt: skip
+                 "seconds": self.train_seconds, "spec": spec}  # fmt: skip
         torch.save(state, buffer)
         self._write("checkpoint.pt", buffer.getvalue())
 
@@ -264,6 +266,15 @@ def environment(device: str) -> dict[str, Any]:
     return facts
 
 
+def _check_finite(metrics: Any, where: str) -> None:
+    """Raise Diverged, naming the first score that is not finite."""
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            _check_finite(value, f"{where} {key}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise Diverged(f"{where} {key} is {value}")
+
+
 def _model_hash(model: MultimodalModel) -> str:
     total = hashlib.sha256()
     for name, tensor in model.state_dict().items():
@@ -283,7 +294,8 @@ def check_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadValue(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}. Try --device auto.") from None
+        torch.zeros((), device=device).item()  # "meta" makes tensors, but they hold nothing
+    except (RuntimeError, AssertionError, ValueError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise BadValue(f"device {name!r} cannot be used here: {why}. Try --device auto.") from None
     return str(device)

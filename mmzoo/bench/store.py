@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmzoo.errors import BadValue, CorruptFile
+from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.files import write_bytes, write_json
 
 SCHEMA = 1
 #: ok: scored. diverged, refused: final as well, with a reason. failed: run again by the next bench.
 STATUSES = ("ok", "diverged", "refused", "failed")
 FINAL = ("ok", "diverged", "refused")
-_ROW_KEYS = {"schema": int, "run_id": str, "config_id": str, "dataset": str, "method": str, "label": str, "seed": int,
-             "status": str, "metrics": dict, "spec": dict, "timing": dict, "environment": dict}  # fmt: skip
+_SCORES = {"acc": float, "macro_f1": float, "map": float, "loss": float}
+#: the form of what is read back; float stands for any finite number
+_ROW = {"schema": int, "run_id": str, "config_id": str, "dataset": str, "method": str, "label": str, "seed": int,
+        "status": str, "reason": str, "metrics": dict, "cost": dict, "timing": {"seconds": float}, "environment": dict,
+        "spec": {"parts": list, "head": str, "head_params": dict, "data_params": dict, "encoders": dict,
+                 "training": {"optimizer": str, "lr": float, "epochs": int}}}  # fmt: skip
+_SCORED = {"metrics": {**_SCORES, "last": _SCORES, "main_metric": str, "modalities": dict, "own_logits": str,
+                       "gap": {"own": float, "probe": float}, "n_scored": int},
+           "cost": {"forward": float, "backward": float}}  # fmt: skip
+_PART = {"strategy": str, "params": dict}
 
 
 class Store:
@@ -48,12 +57,20 @@ class Store:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise _corrupt(path, str(error)) from None
+        except NotADirectoryError:
+            raise BadValue(
+                f"{self.root} is not a folder of results: {self._obstacle()} is a file. Name another folder."
+            ) from None
+        except OSError as error:
+            raise _corrupt(path, error.strerror or str(error)) from None
+        except UnicodeDecodeError as error:
+            raise _corrupt(path, f"not UTF-8 text (byte {error.start})") from None
         try:
-            row = json.loads(text)
+            row = json.loads(text, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
             raise _corrupt(path, f"not JSON ({error.msg}, line {error.lineno})") from None
+        except (ValueError, RecursionError) as error:
+            raise _corrupt(path, f"not JSON ({error})") from None
         if fault := _fault(row, run_id):
             raise _corrupt(path, fault)
         return row
@@ -62,6 +79,8 @@ class Store:
         """All rows by run_id, and an error for each that cannot be read."""
         rows, errors = [], []
         folder = self.root / "runs"
+        if self.root.exists() and not self.root.is_dir():
+            raise BadValue(f"{self.root} is a file, not a folder of results. Name what was given to bench as --out.")
         for name in sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []:
             try:
                 row = self.row(name)
@@ -73,11 +92,30 @@ class Store:
         return rows, errors
 
     def write(self, row: Mapping[str, Any]) -> None:
-        write_json(self.folder(row["run_id"]) / "result.json", row)
+        """Keep the row of a run. Raises MmzooError with the next step when the disk does not take it."""
+        self._guarded(lambda: write_json(self.folder(row["run_id"]) / "result.json", row))
+
+    def write_file(self, run_id: str, name: str, data: bytes) -> None:
+        """Keep another file of a run; raises like `write`."""
+        self._guarded(lambda: write_bytes(self.folder(run_id) / name, data))
+
+    def _guarded(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            raise MmzooError(
+                f"cannot write to {self.root}: {error.strerror or error}. All finished rows are kept; when the "
+                "folder can be written to again, the same command does the rest."
+            ) from error
+
+    def _obstacle(self) -> Path:
+        """The file that stands where a folder should be."""
+        return next(p for p in (*reversed(self.root.parents), self.root, self.root / "runs") if p.is_file())
 
     def note_bench(self, methods: Mapping[str, str], refused: list[dict[str, str]]) -> None:
         """Keep the order and roles of the methods of the latest bench, for the report."""
-        write_json(self.root / "bench.json", {"schema": SCHEMA, "methods": list(methods.items()), "refused": refused})
+        value = {"schema": SCHEMA, "methods": list(methods.items()), "refused": refused}
+        self._guarded(lambda: write_json(self.root / "bench.json", value))
 
     def bench(self) -> dict[str, Any]:
         """What `note_bench` kept; empty when there is nothing or it cannot be read (the rows are the truth)."""
@@ -86,25 +124,67 @@ class Store:
             pairs = {str(label): str(role) for label, role in data["methods"]}
             refused = [{k: str(r[k]) for k in ("dataset", "method", "role", "reason")} for r in data["refused"]]
             return {"methods": pairs, "refused": refused}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {"methods": {}, "refused": []}
 
 
 def _fault(row: Any, run_id: str) -> str | None:
     if not isinstance(row, dict):
         return "not a JSON object"
-    for key, kind in _ROW_KEYS.items():
-        if not isinstance(row.get(key), kind) or isinstance(row.get(key), bool):
-            return f"{key} is missing or not of type {kind.__name__}"
-    if row["schema"] != SCHEMA:
-        return f"schema {row['schema']}, while this version reads {SCHEMA}"
+    if "schema" in row and row["schema"] != SCHEMA:
+        return f"schema {row['schema']!r}, while this version reads {SCHEMA}"
+    if fault := _misfit(row, _ROW, ""):
+        return fault
     if row["run_id"] != run_id:
-        return f"it says run_id {row['run_id']}, but lies in the folder of {run_id}"
+        return f"it says run_id {row['run_id']!r}, but lies in the folder of {run_id}"
     if row["status"] not in STATUSES:
         return f"status {row['status']!r} is none of {', '.join(STATUSES)}"
-    if row["status"] == "ok" and not isinstance(row["metrics"].get("acc"), (int, float)):
-        return "metrics.acc is missing"
+    if not isinstance(row.get("modality"), (str, type(None))):
+        return f"modality must be a text or null, not {row['modality']!r}"
+    for part in row["spec"]["parts"]:
+        if fault := _misfit(part, _PART, "spec.parts."):
+            return fault
+    return _scores_fault(row) if row["status"] == "ok" else None
+
+
+def _scores_fault(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with the numbers of a run that was scored."""
+    if fault := _misfit(row, _SCORED, ""):
+        return fault
+    metrics = row["metrics"]
+    if metrics["main_metric"] not in _SCORES:
+        return f"metrics.main_metric {metrics['main_metric']!r} is none of {', '.join(_SCORES)}"
+    if metrics["n_scored"] < 1:
+        return f"metrics.n_scored is {metrics['n_scored']}"
+    for m, scores in metrics["modalities"].items():
+        if fault := _misfit(scores, {"own": _SCORES, "probe": _SCORES}, f"metrics.modalities.{m}."):
+            return fault
     return None
+
+
+def _misfit(value: Any, form: Mapping[str, Any], where: str) -> str | None:
+    """The first key of a mapping that is missing or has another type than the form says."""
+    if not isinstance(value, dict):
+        return f"{where.rstrip('.')} is not an object"
+    for key, kind in form.items():
+        inner = value.get(key)
+        if isinstance(kind, dict):
+            if fault := _misfit(inner, kind, f"{where}{key}."):
+                return fault
+            continue
+        types = (int, float) if kind is float else kind
+        if not isinstance(inner, types) or isinstance(inner, bool):
+            return f"{where}{key} is missing" if key not in value else f"{where}{key} is not {_NAMES[kind]}"
+        if kind is float and not abs(inner) < math.inf:
+            return f"{where}{key} is not a finite number"
+    return None
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _corrupt(path: Path, why: str) -> CorruptFile:

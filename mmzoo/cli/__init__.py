@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from mmzoo import __version__
-from mmzoo.errors import MmzooError
+from mmzoo.errors import BadValue, MmzooError
 
 COMMANDS = ("bench", "report", "list", "show", "plugins")
 
@@ -44,16 +44,22 @@ def _add_plugin_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     for implementation in loaded.manager.hook.mmzoo_commands.get_hookimpls():
         try:
             implementation.function(commands)
-        except Exception as error:
-            plugin = next(p for p in loaded.plugins if p.name == implementation.plugin_name)
-            plugin.notes += (f"its commands are left out: {type(error).__name__}: {error}",)
+        except (Exception, SystemExit) as error:
+            note = f"its commands are left out: {type(error).__name__}: {error}"
+            plugin = next(p for p in loaded.plugins if p.target is implementation.plugin)
+            if note not in plugin.notes:
+                plugin.notes += (note,)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, or 2 for bad input with one message on stderr; 130 after Ctrl-C."""
-    parser = build_parser()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a table must not fail on a terminal that has no "±"
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
-        arguments = parser.parse_args(argv)
+        arguments = build_parser().parse_args(argv)
+        if not hasattr(arguments, "command"):
+            raise BadValue(f"the command {arguments.name!r} of a plugin sets no function: set_defaults(command=...).")
         return int(arguments.command(arguments) or 0)
     except SystemExit as leave:  # argparse: --help, or a usage error
         return int(leave.code or 0) if isinstance(leave.code, int) or leave.code is None else 2

@@ -33,10 +33,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--epochs", metavar="N", type=int, help="epochs of every run (default: the data set's)")
     add("--preset", metavar="NAME", help="training protocol of the data set: default, paper, release ...")
     add("--set", metavar="WHAT.KEY=VALUE", action="append", default=[], dest="settings",
-        help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01")  # fmt: skip
+        help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01"
+        )  # fmt: skip
     add("--suite", metavar="FILE", help="a YAML file with these options; options given here win")
     add("--no-references", action="store_true",
-        help="leave out the reference rows: each modality alone, plain joint, and the control joint_unimodal")  # fmt: skip
+        help="leave out the reference rows: each modality alone, plain joint, and the control joint_unimodal"
+        )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of the results (default: {DEFAULT_OUT})")
     add("--plan", action="store_true", help="print the plan and stop")
@@ -48,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mmzoo.bench.store import Store
     from mmzoo.plugins import catalogue
 
+    if not arguments.out:
+        raise BadValue("--out is empty: name the folder of the results.")
     plan = make_plan(spec_of(arguments), catalogue())
     store = Store(Path(arguments.out))
     if not arguments.plan:
@@ -65,7 +69,9 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     """The bench that the suite and the flags describe together. Raises MmzooError for what is faulty."""
     from mmzoo.plugins import catalogue
 
-    fields: dict[str, Any] = read_suite(Path(arguments.suite), catalogue()) if arguments.suite else {}
+    fields: dict[str, Any] = {}
+    if arguments.suite is not None:
+        fields = read_suite(Path(arguments.suite), catalogue())
     if arguments.method is not None:
         fields["method"] = arguments.method
     if arguments.baselines is not None:
@@ -91,26 +97,31 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(n.strip() for n in text.split(","))
     if not all(names):
-        raise BadValue(f"{text!r} has an empty name: write NAME,NAME without a comma at either end.")
+        raise BadValue(f"{text!r} has an empty name: write NAME or NAME,NAME.")
     return names
 
 
 def _print_plan(plan: Plan, missing: int, store: Store) -> None:
     methods = plan.methods()
-    print(f"Plan: {len(plan.runs)} runs = {len(methods)} methods x {len(plan.bench.seeds)} seeds, by data set:")
+    print(f"Plan: {_count(len(plan.runs), 'run')} ({_count(len(methods), 'method')}, "
+          f"{_count(len(plan.bench.seeds), 'seed')}), by data set:")  # fmt: skip
     for dataset in dict.fromkeys(p.dataset for p in plan.runs):
         here = [p for p in plan.runs if p.dataset == dataset]
         t = here[0].spec.training
-        print(f"  {dataset}: {len(here)} runs of {t.epochs} epochs ({t.optimizer}, lr {t.lr:g}, batch {t.batch_size}, "
-              f"schedule {t.schedule}, weight decay {t.weight_decay:g})")  # fmt: skip
+        print(f"  {dataset}: {_count(len(here), 'run')} of {_count(t.epochs, 'epoch')} ({t.optimizer}, lr {t.lr:g}, "
+              f"batch {t.batch_size}, schedule {t.schedule}, weight decay {t.weight_decay:g})")  # fmt: skip
     for role, text in (("method", "method"), ("baseline", "baselines"), ("reference", "references")):
         if named := [label for label, r in methods.items() if r == role]:
             print(f"  {text}: {', '.join(named)}")
     for refused in plan.refused:
         print(f"  not on {refused.dataset}: {refused.method}: {refused.reason}")
     done = len(plan.runs) - missing
-    print(f"  results: {store.root}" + (f" ({done} runs are there already, {missing} to do)" if done else ""))
+    print(f"  results: {store.root}" + (f" (there already: {done}, to do: {missing})" if done else ""))
     sys.stdout.flush()
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _work(missing: list[Any], store: Store, device: str) -> int:
@@ -122,8 +133,9 @@ def _work(missing: list[Any], store: Store, device: str) -> int:
 
     device = check_device(device)
     failed, started = 0, time.monotonic()
-    bar = tqdm(total=sum(p.spec.training.epochs for p in missing), unit="epoch", disable=None, dynamic_ncols=True,
-               bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} epochs, {remaining} left {postfix}")  # fmt: skip
+    form = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} epochs, {remaining} left {postfix}"
+    total = sum(p.spec.training.epochs for p in missing)
+    bar = tqdm(total=total, unit="epoch", disable=None, dynamic_ncols=True, bar_format=form)
     try:
         for done, planned in enumerate(missing):
             before = bar.n
@@ -144,7 +156,8 @@ def _work(missing: list[Any], store: Store, device: str) -> int:
                 bar.write(line)
     except KeyboardInterrupt:
         bar.close()
-        print(f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.", file=sys.stderr)
+        print(f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.",
+              file=sys.stderr)  # fmt: skip
         raise
     bar.close()
     print(f"Done in {time.monotonic() - started:.0f} s.\n")
@@ -161,7 +174,7 @@ def _print_report(plan: Plan, store: Store, failed: int) -> int:
     print(render(shown, store.bench(), "md"))
     print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
     if failed:
-        print(f"mmzoo: {failed} runs failed; each says why in its folder's log.txt below {store.root / 'runs'}. "
-              "The same command tries them again.", file=sys.stderr)  # fmt: skip
+        print(f"mmzoo: {_count(failed, 'run')} failed; log.txt in the run's folder below {store.root / 'runs'} says "
+              "why. The same command tries again.", file=sys.stderr)  # fmt: skip
         return 1
     return 0

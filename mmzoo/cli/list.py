@@ -19,18 +19,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     from mmzoo.plugins import catalogue
 
+    known = catalogue()
     kinds = KINDS if arguments.kind is None else (_kind(arguments.kind),)
-    found = {kind: catalogue().entries(kind) for kind in kinds}
+    found = {kind: known.entries(kind) for kind in kinds}
     if arguments.json:
-        print(json.dumps({kind: [e.public() for e in entries] for kind, entries in found.items()}, indent=1))
+        print(json.dumps({
+            kind: [{**e.public(), "name": known.name_of(e)} for e in entries] for kind, entries in found.items()
+        }, indent=1))  # fmt: skip
         return 0
-    width = max((len(e.name) for entries in found.values() for e in entries), default=0)
+    width = max((len(known.name_of(e)) for entries in found.values() for e in entries), default=0)
     for kind, entries in found.items():
         print(f"{kind}:")
         for e in entries:
             marks = "" if e.status == "stable" else f" [{e.status}]"
             marks += "" if e.package == "mmzoo" else f" ({e.package})"
-            print(f"  {e.name:{width}}  {e.summary}{marks}")
+            print(f"  {known.name_of(e):{width}}  {e.summary}{marks}")
         print()
     print("More about one of them: mmzoo show NAME")
     return 0
@@ -41,4 +44,4 @@ def _kind(text: str) -> str:
     for kind in KINDS:
         if text in (kind, SINGULAR[kind], SINGULAR[kind].replace(" ", "")):
             return kind
-    raise unknown("kind", text, KINDS)
+    raise unknown("kind", text, KINDS, see="See: mmzoo list")

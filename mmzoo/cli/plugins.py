@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 
 
@@ -18,12 +17,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     plugins = load().plugins
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(p) for p in plugins], indent=1))
+        print(json.dumps([p.public() for p in plugins], indent=1))
         return 0
     for p in plugins:
         print(f"{p.name} {p.version}: {p.status}, {p.entries} entries, {p.seconds * 1000:.0f} ms, from {p.source}")
         if p.reason:
-            print(f"  {p.reason}")
+            print("  " + p.reason.replace("\n", "\n  "))
         for note in p.notes:
             print(f"  note: {note}")
     return 0

@@ -24,9 +24,12 @@ def run(arguments: argparse.Namespace) -> int:
     from mmzoo.bench.store import Store
 
     store = Store(Path(arguments.folder))
+    if not arguments.folder:
+        raise BadValue("the folder of the results is empty: name what was given to bench as --out.")
     rows, errors = store.rows()
     if not rows and not errors:
-        raise BadValue(f"there are no results in {arguments.folder}. Make some with: mmzoo bench --out {arguments.folder}")
+        where = arguments.folder
+        raise BadValue(f"there are no results in {where}. Make some with: mmzoo bench --method NAME --out {where}")
     if rows:
         print(render(rows, store.bench(), arguments.format), end="")
     for error in errors:

@@ -33,7 +33,7 @@ def _find(catalogue: Catalogue, name: str) -> list[Entry]:
     found = [catalogue.get(kind, name) for kind in KINDS if catalogue.has(kind, name)]
     for entry in list(found):
         if entry.kind == "methods":
-            strategy = catalogue.get("strategies", entry.extra["strategy"])
+            strategy = catalogue.get("strategies", entry.extra["strategy"], entry.package)
             if strategy not in found:
                 found.append(strategy)
     if not found:
