@@ -223,11 +223,19 @@ class Run:
         """The mean over processes: for every score that steers training."""
         return distributed.mean(x)
 
+    def gather(self, x: Tensor) -> Tensor:
+        """The rows of all processes, one after the other, for losses that compare the items of a batch.
+
+        Every process must hold as many rows. Gradients flow back to where a row came from, so that averaging the
+        parameters' gradients over processes gives the gradient of the loss on the whole batch.
+        """
+        return distributed.gather(x)
+
     def fork(self, strategy: Strategy | None = None, *, epochs: int = 0) -> Run:
         """A throw-away copy of model and optimizer that trains through the same loop under `strategy`.
 
-        It starts from the present weights and learning rates and runs `epochs` epochs; its cost counts as this run's. One level deep:
-        a fork cannot fork. Nothing of this run changes.
+        It starts from the present weights and learning rates and runs `epochs` epochs; its cost counts as this run's.
+        One level deep: a fork cannot fork. Nothing of this run changes.
         """
         if self._forked:
             raise Incompatible("a fork cannot fork again.")

@@ -73,8 +73,8 @@ class Strategy:
     cost: ClassVar[Mapping[str, float]] = {"forward": 1, "backward": 1}
     #: the attributes that make up the state: tensors, numbers, strings and containers of them
     state: ClassVar[tuple[str, ...]] = ()
-    #: whether it draws random numbers for positions in a batch or among the parameters, so that reordering modalities or
-    #: items gives another, equally valid result
+    #: whether it draws random numbers for positions in a batch or among the parameters, so that reordering
+    #: modalities or items gives another, equally valid result
     stochastic: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -26,8 +26,9 @@ from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.plain import Plain
 from mmzoo.strategies.pmr import PMR
 from mmzoo.testing import check_encoder, check_head, check_part, check_strategy, parametrize_with_checks
+from mmzoo.testing.observing import difference, weights
 from mmzoo.testing.report import CHECKS
-from mmzoo.testing.tasks import CoupledConcat, Mixing
+from mmzoo.testing.tasks import CoupledConcat, Mixing, build_model, build_run, make_task, train
 
 DRAWS = 4
 
@@ -766,3 +767,13 @@ def test_a_strategy_that_restricts_passes_composes_with_frozen_ones() -> None:
             return [replace(p, update=mine if p.update is None else mine & p.update) for p in passes]
 
     check_strategy(EncodersInTurn, draws=2, expected_failures={"check_modality_order": "takes turns in order"})
+
+
+def test_a_fork_goes_on_at_the_learning_rates_of_its_parent() -> None:
+    task = make_task()
+    run = build_run(task, Strategy(), build_model(task, norm=True), schedule="step", step_size=1, gamma=0.5)
+    train(run, 2)
+    run.set_lr_scale("encoder:audio", 0.1)
+    fork = run.fork(epochs=1)
+    train(run, 1)
+    assert difference(weights(fork.model), weights(run.model)) is None
