@@ -22,6 +22,19 @@ def mean(x: Tensor) -> Tensor:
     return total / world_size()
 
 
+def gather(x: Tensor) -> Tensor:
+    """The rows of all processes, with gradients for those of this one from every process's loss."""
+    if world_size() == 1:
+        return x
+    if not x.is_floating_point():
+        pieces = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(pieces, x.contiguous())
+        return torch.cat(pieces)
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(x))
+
+
 def average_gradients(params: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over processes, in one message.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mmzoo.errors import Diverged
 from mmzoo.gradients import Grads
-from mmzoo.metrics import classification
+from mmzoo.metrics import classification, gap, modality_gap
 from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
 from mmzoo.strategy import Strategy
@@ -131,7 +132,19 @@ def predict(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch]
 
 
 def evaluate(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch]) -> dict[str, Any]:
-    """Accuracy, macro-F1, MAP and loss of the joint model, and of each modality's own logits under `unimodal`."""
+    """Accuracy, macro-F1, MAP and loss of the joint model; the same of each modality's own logits under `unimodal`,
+    their gap in accuracy, and under `distance` the modality gap of each pair of features of one width."""
     p = predict(model, strategy, batches)
     own = {m: classification(z.softmax(-1), p.target, z) for m, z in p.unimodal.items()}
-    return {**classification(p.scores, p.target, p.logits), "unimodal": own}
+    return {
+        **classification(p.scores, p.target, p.logits), "unimodal": own,
+        "gap": gap({m: scores["acc"] for m, scores in own.items()}), "distance": distances(p.features),
+    }  # fmt: skip
+
+
+def distances(features: Mapping[str, Tensor]) -> dict[str, float]:
+    """`a-b` -> the modality gap (Liang et al., NeurIPS 2022), for each pair of one width."""
+    return {
+        f"{a}-{b}": modality_gap(features[a], features[b])
+        for a, b in itertools.combinations(features, 2) if features[a].shape == features[b].shape
+    }  # fmt: skip
