@@ -14,9 +14,16 @@ from torch import Tensor
 Player = TypeVar("Player")
 
 
-def true_class_score(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum over the batch of the softmax probability of the true class, a scalar (Peng et al., CVPR 2022, eq. 8)."""
-    return logits.softmax(-1).gather(1, target[:, None]).sum()
+def true_class_score(logits: Tensor, target: Tensor, here: Tensor | None = None) -> Tensor:
+    """Sum over the batch of the softmax probability of the true class, a scalar (Peng et al., CVPR 2022, eq. 8).
+
+    here: (B,) bool, the items that have the modality; the mean over these then stands for all, so that a modality that
+    is often missing does not look weak for that reason.
+    """
+    p = logits.softmax(-1).gather(1, target[:, None]).squeeze(1)
+    if here is None:
+        return p.sum()
+    return (p * here).sum() * (len(p) / here.sum().clamp_min(1))
 
 
 def unit(x: Tensor, floor: float = 1e-6) -> Tensor:

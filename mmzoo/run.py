@@ -32,7 +32,7 @@ class Batches(Protocol):
 
 @dataclass
 class Cost:
-    """Whole-model forwards and backwards, in batches; feeding one of M modalities counts 1/M of a forward."""
+    """Whole-model forwards and backwards, in batches; feeding one of M modalities counts 1/M."""
 
     forward: float = 0.0
     backward: float = 0.0
@@ -83,6 +83,7 @@ class Run:
         self._lr_scale: dict[str, float] = {}
         self._logged: dict[str, list[Any]] = {}
         self._micro: MicroBatches | None = None
+        self._fed = 1.0
         self._check_requirements()
         if state is not None:
             strategy.load_state_dict(state["strategy"])
@@ -195,7 +196,7 @@ class Run:
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradients of a loss: the only way to call backward."""
-        self.cost.backward += 1
+        self.cost.backward += self._fed
         loss.backward()
         if self._micro is not None:
             self._micro.backward()
@@ -209,7 +210,7 @@ class Run:
         for name, term in terms.items():
             for p in params:
                 p.grad = None
-            self.cost.backward += 1
+            self.cost.backward += self._fed
             term.backward(retain_graph=True)
             if self._micro is not None:
                 self._micro.backward()
@@ -327,6 +328,7 @@ class Run:
     def encode(self, step: Step) -> dict[str, Tensor]:
         """The features of a step, in micro-batches where the training asks for them."""
         self.count_forward(step.pass_)
+        self._fed = len(step.pass_.fed(self.modalities)) / len(self.modalities)
         size = self.training.micro_batch
         if size is None or len(step.batch) <= size:
             self._micro = None

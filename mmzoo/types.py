@@ -143,6 +143,12 @@ class Step:
         """The rows of `x` that stay in the loss."""
         return x if self.keep is None else x[self.keep]
 
+    def here(self, modality: str) -> Tensor | None:
+        """(B',) bool, which of the samples in the loss have this modality; None when all have every one."""
+        if self.batch.present is None:
+            return None
+        return self.kept(self.batch.present[:, self.run.modalities.index(modality)])
+
     @property
     def target(self) -> Tensor:
         """(B',) the targets of the samples that stay in the loss."""

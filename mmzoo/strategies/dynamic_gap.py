@@ -197,6 +197,8 @@ class DynamicGap(Strategy):
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad():
             cls, mm = self._inner(batch.target, self._outputs(run, batch))
+            if not mm.requires_grad:  # nothing to train, nothing to tell
+                return
             norms = [float(torch.linalg.vector_norm(flat_grad(x, params))) for x in (cls, mm)]
         run.cost.backward += 2
         run.log("dynamic_gap/gradient_cls", norms[0])

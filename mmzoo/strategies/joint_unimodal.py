@@ -23,12 +23,10 @@ class JointUnimodal(Strategy):
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
         if self.weight == 0.0:
             return terms
-        present, own = step.batch.present, {}
+        own = {}
         for m, logits in out.unimodal.items():
             loss = F.cross_entropy(step.kept(logits), step.target, reduction="none")
-            if present is None:
-                own[f"joint_unimodal/{m}"] = self.weight * loss.mean()
-            else:
-                here = step.kept(present[:, step.run.modalities.index(m)]).to(loss.dtype)
-                own[f"joint_unimodal/{m}"] = self.weight * (loss * here).sum() / here.sum().clamp_min(1.0)
+            here = step.here(m)
+            mean = loss.mean() if here is None else (loss * here).sum() / here.sum().clamp_min(1)
+            own[f"joint_unimodal/{m}"] = self.weight * mean
         return {**terms, **own}

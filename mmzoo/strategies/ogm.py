@@ -73,7 +73,9 @@ class OGM(Strategy):
         modalities = list(out.unimodal)
         if len(modalities) < 2:
             return
-        scores = torch.stack([true_class_score(step.kept(out.unimodal[m]), step.target) for m in modalities])
+        scores = torch.stack(
+            [true_class_score(step.kept(out.unimodal[m]), step.target, step.here(m)) for m in modalities]
+        )
         factors = coefficients(step.run.reduce(scores), self.alpha, self.form)
         for m, factor in zip(modalities, factors):
             step.run.log(f"ogm/{m}", factor)

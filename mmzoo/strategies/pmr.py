@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmzoo.api import Outputs, Run, Step, Strategy, Terms
+from mmzoo.functional import true_class_score
 
 Variant = Literal["paper", "code"]
 
@@ -32,10 +33,14 @@ def coefficients(scores: Tensor, variant: Variant = "paper") -> Tensor:
     return (ahead - 1.0).clamp(0.0, 1.0) if variant == "paper" else (ahead > 1.0).to(scores.dtype)
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Mean entropy of softmax(logits); classes at -inf count nothing, in value and in gradient."""
+def entropy(logits: Tensor, here: Tensor | None = None) -> Tensor:
+    """Mean entropy of softmax(logits); classes at -inf count nothing, in value and in gradient.
+
+    here: (B,) bool, the items that count; None for all.
+    """
     log_p = logits.log_softmax(-1)
-    return -(log_p.exp() * log_p.masked_fill(torch.isneginf(log_p), 0.0)).sum(-1).mean()
+    each = -(log_p.exp() * log_p.masked_fill(torch.isneginf(log_p), 0.0)).sum(-1)
+    return each.mean() if here is None else (each * here).sum() / here.sum().clamp_min(1)
 
 
 def class_sums(features: Tensor, target: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
@@ -125,20 +130,20 @@ class PMR(Strategy):
             return terms
         target = step.target
         with torch.no_grad():
-            scores = torch.stack([z.softmax(-1).gather(1, target[:, None]).sum() for z in logits.values()])
+            scores = torch.stack([true_class_score(z, target, step.here(m)) for m, z in logits.items()])
             weights = coefficients(step.run.reduce(scores), self.variant)
         added: dict[str, Tensor] = {}
         for (m, z), weight in zip(logits.items(), weights):
-            added[f"pmr/{m}"] = self.alpha * weight * self._prototype_loss(z, target)
+            added[f"pmr/{m}"] = self.alpha * weight * self._prototype_loss(z, target, step.here(m))
         if self.variant == "paper" and step.run.epoch < self.entropy_epochs and self.mu:
             strongest = F.one_hot(scores.argmax(), len(scores)).to(scores.dtype)
-            spread = torch.stack([entropy(z) for z in logits.values()])
+            spread = torch.stack([entropy(z, step.here(m)) for m, z in logits.items()])
             added["pmr/entropy"] = -self.mu * weights.max() * (spread * strongest).sum()
         return {**terms, **added}
 
     @staticmethod
-    def _prototype_loss(logits: Tensor, target: Tensor) -> Tensor:
-        """Mean of -log p over the items whose class has a prototype."""
+    def _prototype_loss(logits: Tensor, target: Tensor, here: Tensor | None = None) -> Tensor:
+        """Mean of -log p over the items that have the modality and whose class has a prototype."""
         loss = F.cross_entropy(logits, target, reduction="none")
-        known = torch.isfinite(loss)
+        known = torch.isfinite(loss) if here is None else torch.isfinite(loss) & here
         return torch.where(known, loss, 0.0).sum() / known.sum().clamp_min(1)
