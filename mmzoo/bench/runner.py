@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
-import itertools
 import json
 import math
 import os
@@ -26,13 +25,13 @@ from mmzoo.catalogue import Catalogue
 from mmzoo.config import Part
 from mmzoo.data.datamodule import DataModule, Loader
 from mmzoo.errors import BadValue, Diverged, Incompatible
-from mmzoo.metrics import classification, gap, modality_gap
+from mmzoo.metrics import classification, gap
 from mmzoo.model import MultimodalModel
 from mmzoo.probe import linear_probe
 from mmzoo.run import Run
 from mmzoo.seeding import seeded, stream
 from mmzoo.strategy import Chain, Strategy, Window
-from mmzoo.trainer import Predictions, Selection, fit, predict
+from mmzoo.trainer import Predictions, Selection, distances, fit, predict
 
 EVAL_BATCH = 512
 #: parameters below which a model trains faster on one thread
@@ -141,31 +140,21 @@ class _Session:
         fit(run, holdout.batches, metric=metric, selection=selection, on_epoch=epoch_done)
 
     def _score(self, run: Run, data: DataModule, selection: Selection) -> dict[str, Any]:
-        """Test scores of the last and of the chosen epoch, each computed once, on every item."""
+        """Test scores of the last and of the chosen epoch, each computed once, on every item; and those of holdout,
+        on which anything may be chosen."""
         test = data.loader("test", batch_size=EVAL_BATCH)
         last = self._predict(run, test)
         selection.restore(run)
-        chosen = self._predict(run, test)
         fitted = self._predict(run, data.loader("train", "slice", batch_size=EVAL_BATCH))
-        own = {m: classification(z.softmax(-1), chosen.target, z) for m, z in chosen.unimodal.items()}
-        probe = {}
-        for m, features in chosen.features.items():
-            logits = linear_probe(fitted.features[m], fitted.target, features, data.n_classes)
-            probe[m] = classification(logits.softmax(-1), chosen.target, logits)
+        held = self._predict(run, data.loader("holdout", batch_size=EVAL_BATCH))
+        chosen = self._predict(run, test)
         self._write_predictions(chosen)
-        main = data.metric
         return {
-            **classification(chosen.scores, chosen.target, chosen.logits),
+            **_scores(chosen, fitted, data),
             "last": classification(last.scores, last.target, last.logits),
-            "holdout": {main: selection.score, "loss": selection.loss},
-            "selected_epoch": selection.epoch, "epochs": run.epoch, "main_metric": main,
-            "modalities": {m: {"own": own[m], "probe": probe[m]} for m in own},
+            "holdout": _scores(held, fitted, data),
+            "selected_epoch": selection.epoch, "epochs": run.epoch, "main_metric": data.metric,
             "own_logits": run.model.head.how,
-            "gap": {"own": gap({m: s[main] for m, s in own.items()}),
-                    "probe": gap({m: s[main] for m, s in probe.items()})},
-            "distance": {f"{a}-{b}": modality_gap(chosen.features[a], chosen.features[b])
-                         for a, b in itertools.combinations(chosen.features, 2)
-                         if chosen.features[a].shape == chosen.features[b].shape},
             "n_scored": len(chosen.target), "n_total": len(data.splits["test"]),
         }  # fmt: skip
 
@@ -210,6 +199,23 @@ class _Session:
 
     def forget_checkpoint(self) -> None:
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def _scores(p: Predictions, fitted: Predictions, data: DataModule) -> dict[str, Any]:
+    """The joint scores of some items, and each modality's by its own logits and by a probe fitted on training items."""
+    own = {m: classification(z.softmax(-1), p.target, z) for m, z in p.unimodal.items()}
+    probe = {}
+    for m, features in p.features.items():
+        logits = linear_probe(fitted.features[m], fitted.target, features, data.n_classes)
+        probe[m] = classification(logits.softmax(-1), p.target, logits)
+    main = data.metric
+    return {
+        **classification(p.scores, p.target, p.logits),
+        "modalities": {m: {"own": own[m], "probe": probe[m]} for m in own},
+        "gap": {"own": gap({m: s[main] for m, s in own.items()}),
+                "probe": gap({m: s[main] for m, s in probe.items()})},
+        "distance": distances(p.features),
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- building
