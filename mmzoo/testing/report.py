@@ -69,6 +69,11 @@ class Report(list[CheckResult]):
     def failed(self) -> list[CheckResult]:
         return [r for r in self if r.status == "failed"]
 
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failed
+
     def status(self, name: str) -> Status:
         """The status of one check."""
         return next(r.status for r in self if r.name == name)

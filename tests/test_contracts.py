@@ -1,0 +1,61 @@
+"""Every strategy, head and encoder in the catalogue keeps the contract that mmzoo ships for third parties."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mmzoo.bench.runner import build_strategy
+from mmzoo.config import Method, Settings, resolve_method
+from mmzoo.plugins import catalogue
+from mmzoo.testing import check_part, check_strategy
+
+
+def methods() -> list[Method]:
+    """One method for each strategy with the parameters of a recipe: heads are checked by themselves."""
+    found: dict[str, Method] = {}
+    for entry in catalogue().entries("methods"):
+        method = resolve_method(catalogue(), entry.name, Settings(catalogue(), ()))
+        found.setdefault(json.dumps([[p.strategy, p.params] for p in method.parts], sort_keys=True), method)
+    return list(found.values())
+
+
+def parts(kind: str) -> list[tuple[str, dict]]:
+    """Each entry with its defaults, and once more for each other choice that a parameter offers."""
+    found = []
+    for entry in catalogue().entries(kind):
+        found.append((entry.name, {}))
+        for p in entry.params.values():
+            found += [(entry.name, {p.name: c}) for c in p.choices or () if c != p.default]
+    return found
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda m: m.label)
+def test_strategy(method: Method) -> None:
+    head = catalogue().get("heads", method.head).load()
+    check_strategy(
+        lambda: build_strategy(catalogue(), method.parts),
+        head=lambda dims, n_classes: head(dims, n_classes, **method.head_params),
+    )
+
+
+@pytest.mark.parametrize(("name", "params"), parts("heads"), ids=str)
+def test_head(name: str, params: dict) -> None:
+    check_part("head", catalogue().get("heads", name).load(), params)
+
+
+@pytest.mark.parametrize(("name", "params"), parts("encoders"), ids=str)
+def test_encoder(name: str, params: dict) -> None:
+    entry = catalogue().get("encoders", name)
+    shapes = {"vector": (7,), "image": (3, 16, 16)}
+    shape = shapes[entry.extra["input"]]
+    check_part("encoder", entry.load(), {"shape": shape, **params}, inputs=shape)
+
+
+@pytest.mark.parametrize("pair", [("ogm", "pmr"), ("joint_unimodal", "ogm"), ("dynamic_gap_h", "joint_unimodal")])
+def test_chains_and_windows_keep_the_contract(pair: tuple[str, str]) -> None:
+    method = resolve_method(catalogue(), f"{pair[0]}:0-1+{pair[1]}", Settings(catalogue(), ()))
+    check_strategy(lambda: build_strategy(catalogue(), method.parts), draws=4)
+
+
