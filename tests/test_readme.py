@@ -1,0 +1,57 @@
+"""What the README says works as it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmzoo.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+pytestmark = pytest.mark.skipif(not README.is_file(), reason="needs the source tree")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def mmzoo_commands() -> list[list[str]]:
+    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    found = re.findall(r"(?:^|&& )(mmzoo [^#\n&]*)", text, re.MULTILINE)
+    return [shlex.split(command)[1:] for command in found]
+
+
+def test_the_two_commands_are_marked_for_the_gate() -> None:
+    text = README.read_text(encoding="utf-8")
+    for mark in ("<!-- command: bench -->\n```bash\n", "<!-- command: test -->\n```bash\n"):
+        assert text.count(mark) == 1
+    assert ["bench", "--method", "dynamic_gap_lb", "--baselines", "ogm,pmr"] in mmzoo_commands()
+
+
+@pytest.mark.parametrize("command", mmzoo_commands(), ids=" ".join)
+def test_every_command_is_understood(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if command[0] == "report":
+        assert main(["bench", "--method", "concat", "--no-references", "--seeds", "1", "--epochs", "1", "--out",
+                     command[1]]) == 0  # fmt: skip
+    assert main([*command, "--plan"] if command[0] == "bench" else command) == 0
+
+
+def test_every_python_block_runs(tmp_path: Path) -> None:
+    """In order, in one folder, each in a process of its own; a first line `# name.py` names the file."""
+    pythons = blocks("python")
+    assert len(pythons) == 3
+    for i, code in enumerate(pythons):
+        name = re.match(r"# (\w+\.py)\n", code)
+        path = tmp_path / (name[1] if name else f"block{i}.py")
+        path.write_text(code, encoding="utf-8")
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]), "MMZOO_PLUGINS": ""}
+        done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"block {i}:\n{done.stderr}"
