@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ class Param:
             isinstance(item, bool) or not isinstance(item, int if base == "ints" else str)
         ):
             return False
-        if base == "float" and not abs(item) < math.inf:  # neither NaN nor infinite
+        if base == "float" and not abs(item) <= sys.float_info.max:  # NaN, infinite, or a huge whole number
             return False
         if self.range is not None and not self.range[0] <= item <= self.range[1]:
             return False
@@ -280,7 +281,7 @@ def _parse(document: Document, package: str) -> list[Entry]:
 def _entry(document: Document, kind: str, name: Any, body: Any, package: str) -> Entry | None:
     key = (kind, name)
     before = len(document.faults)
-    if not (isinstance(name, str) and name.isidentifier() and name == name.lower()):
+    if not (isinstance(name, str) and re.fullmatch(r"[a-z_][a-z0-9_]*", name)):
         document.fault(key, "a name is lower_snake_case")
     if not isinstance(body, dict):
         document.fault(key, "must be a mapping")

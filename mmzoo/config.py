@@ -182,7 +182,8 @@ def _member(catalogue: Catalogue, piece: str, text: str) -> tuple[Entry, str | N
     """A recipe (a bare strategy counts as one, with the head `concat`) and its window."""
     match = _PART.match(piece.strip())
     if match is None:
-        raise BadValue(f"{piece!r} in {text!r} is not NAME or NAME:FIRST-LAST. Write {GRAMMAR}.")
+        within = "" if piece == text else f" in {text!r}"
+        raise BadValue(f"{piece!r}{within} is not NAME or NAME:FIRST-LAST. Write {GRAMMAR}.")
     name, first, last = match["name"], match["first"], match["last"]
     if first and last and first.endswith("%") == last.endswith("%") and int(last.strip("%")) < int(first.strip("%")):
         raise BadValue(f"{piece!r}: the window ends before it starts. Write {GRAMMAR}.")

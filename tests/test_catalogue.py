@@ -1,0 +1,312 @@
+"""Every entry of registry.yaml against the class that it names, and registry files with faults."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from mmzoo.catalogue import BUILT_IN, KINDS, Catalogue, Entry, Param, built_in_path, read_entries
+from mmzoo.data.datamodule import DataModule
+from mmzoo.encoder import Encoder
+from mmzoo.errors import BadValue, MmzooError, UnknownName
+from mmzoo.head import FusionHead
+from mmzoo.strategy import REQUIREMENTS, Strategy
+from mmzoo.training import Training
+
+ENTRIES = read_entries(built_in_path(), BUILT_IN)
+BUILT_INS = Catalogue(ENTRIES)
+WITH_CODE = [e for e in ENTRIES if e.kind != "methods"]
+RECIPES = [e for e in ENTRIES if e.kind == "methods"]
+BASES = {"strategies": Strategy, "heads": FusionHead, "encoders": Encoder}
+KIND_OF = {float: "float", int: "int", bool: "bool", str: "str", Sequence[int]: "ints", Sequence[str]: "strs"}
+each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
+each_with_code = pytest.mark.parametrize("entry", WITH_CODE, ids=lambda e: e.id)
+each_strategy = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "strategies"], ids=lambda e: e.name)
+each_head = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "heads"], ids=lambda e: e.name)
+each_recipe = pytest.mark.parametrize("entry", RECIPES, ids=lambda e: e.name)
+each_dataset = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "datasets"], ids=lambda e: e.name)
+
+
+def keyword_only(target: Any) -> dict[str, inspect.Parameter]:
+    if isinstance(target, type) and target.__init__ is object.__init__:  # type: ignore[misc]
+        return {}
+    found = inspect.signature(target).parameters.values()
+    return {p.name: p for p in found if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def declared(target: Any, name: str) -> tuple[str, tuple[Any, ...] | None]:
+    """The registry's type of an annotated parameter, and its choices where it is a Literal."""
+    hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+    hint, optional = hints[name], ""
+    if isinstance(hint, types.UnionType):
+        (hint,), optional = [a for a in typing.get_args(hint) if a is not type(None)], "?"
+    if typing.get_origin(hint) is Literal:
+        return "str" + optional, typing.get_args(hint)
+    return KIND_OF[hint] + optional, None
+
+
+# ---------------------------------------------------------------------- entries and classes
+@each_entry
+def test_an_entry_reads_as_one_line_and_names_its_sources(entry: Entry) -> None:
+    assert entry.summary[0].isupper() or entry.summary[0].isdigit()
+    assert entry.summary.endswith((".", ".)", ").")) and "\n" not in entry.summary and len(entry.summary) <= 110
+    assert set(entry.fidelity) <= {"checked_against", "paper", "code", "ours"}
+    assert set(entry.requires) <= REQUIREMENTS
+    if entry.paper:
+        assert {"title", "venue", "year"} <= set(entry.paper)
+    assert all(p.doc for p in entry.params.values())
+
+
+@each_with_code
+def test_parameters_are_those_of_the_constructor(entry: Entry) -> None:
+    target = entry.load()
+    if entry.kind in BASES:
+        assert issubclass(target, BASES[entry.kind])
+    given = keyword_only(target)
+    assert set(given) == set(entry.params)
+    for name, param in entry.params.items():
+        assert given[name].default == param.default and type(given[name].default) is type(param.default), name
+        kind, choices = declared(target, name)
+        assert param.type == kind, name
+        assert choices is None or param.choices == choices, name
+
+
+@each_with_code
+def test_a_default_lies_within_its_own_limits(entry: Entry) -> None:
+    for param in entry.params.values():
+        assert param.check(param.default) == param.default
+
+
+def claims(strategy: type[Strategy] | Strategy) -> dict[str, Any]:
+    limits = {"min": strategy.min_modalities, "max": strategy.max_modalities}
+    return {"requires": set(strategy.requires), "owns": set(strategy.owns), "cost": dict(strategy.cost),
+            "limits": {k: v for k, v in limits.items() if v not in (1, None)}}  # fmt: skip
+
+
+@each_strategy
+def test_a_strategy_claims_what_its_class_claims(entry: Entry) -> None:
+    stated = {"requires": set(entry.requires), "owns": set(entry.extra.get("owns", ())),
+              "limits": dict(entry.extra.get("modalities", {}))}  # fmt: skip
+    of_default = claims(entry.load()())
+    assert {**stated, "cost": dict(entry.cost)} == of_default
+
+
+@each_recipe
+def test_a_recipe_claims_what_its_parts_claim(entry: Entry) -> None:
+    strategy = BUILT_INS.get("strategies", entry.extra["strategy"])
+    head = BUILT_INS.get("heads", entry.extra["head"])
+    made = strategy.load()(**strategy.check_params(entry.extra.get("args", {})))
+    head.check_params(entry.extra.get("head_args", {}))
+    of_head = {"equal_dims"} if head.load().equal_dims else set()
+    assert set(entry.requires) == set(made.requires) | of_head
+    assert dict(entry.cost) == dict(made.cost)
+
+
+@each_head
+def test_a_head_claims_what_its_class_claims(entry: Entry) -> None:
+    cls = entry.load()
+    assert entry.extra["how"] == cls.how
+    assert entry.extra.get("additive", False) == cls({"a": 3, "b": 3}, 2).additive
+    assert entry.extra.get("equal_dims", False) == cls.equal_dims
+    assert set(entry.requires) == ({"equal_dims"} if cls.equal_dims else set())
+
+
+@each_dataset
+def test_a_data_set_is_what_its_entry_says(entry: Entry) -> None:
+    for preset in entry.extra["presets"].values():
+        data = entry.load()(**{**entry.defaults(), **entry.check_params(preset)})
+        assert isinstance(data, DataModule)
+        assert data.name == entry.name and data.n_classes == entry.extra["n_classes"]
+        assert data.metric == entry.extra["metric"]
+        assert set(data.modalities) <= set(entry.extra["modalities"])
+    for changes in entry.extra["training"].values():
+        Training().replace(**changes)
+    for choice in entry.extra["encoders"].values():
+        BUILT_INS.get("encoders", choice["name"]).check_params(choice.get("params", {}))
+
+
+def test_no_name_or_alias_is_given_twice() -> None:
+    assert BUILT_INS.clashes == []
+    for entry in ENTRIES:
+        for name in (entry.name, *entry.aliases, entry.qualified):
+            assert BUILT_INS.get(entry.kind, name) is entry
+        assert BUILT_INS.name_of(entry) == entry.name
+
+
+# ---------------------------------------------------------------------- values of parameters
+ACCEPTED = [
+    (Param("x", "float", 1.0), 2, 2.0), (Param("x", "float", 1.0, range=(0, 1)), 0, 0.0),
+    (Param("x", "int", 1), 5, 5), (Param("x", "int?", None), None, None), (Param("x", "bool", True), False, False),
+    (Param("x", "ints", ()), [1, 2], (1, 2)), (Param("x", "strs", ()), ["a"], ("a",)),
+    (Param("x", "str", "a", choices=("a", "b")), "b", "b"),
+]  # fmt: skip
+REFUSED = [
+    (Param("x", "float", 1.0), float("nan")), (Param("x", "float", 1.0), float("inf")),
+    (Param("x", "float", 1.0), 10**400), (Param("x", "float", 1.0, range=(0, 1)), 1.5),
+    (Param("x", "float", 1.0), True), (Param("x", "float", 1.0), "1"), (Param("x", "float", 1.0), None),
+    (Param("x", "int", 1), 1.5), (Param("x", "int", 1), True), (Param("x", "bool", True), 1),
+    (Param("x", "ints", ()), 3), (Param("x", "ints", ()), [1.5]), (Param("x", "ints", ()), [True]),
+    (Param("x", "ints", (), range=(1, 9)), [3, 0]), (Param("x", "strs", ()), "abc"),
+    (Param("x", "strs", (), choices=("a",)), ["b"]), (Param("x", "str", "a", choices=("a",)), ["a"]),
+    (Param("x", "str", "a"), {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("param", "given", "taken"), ACCEPTED, ids=range(len(ACCEPTED)))
+def test_a_value_is_taken_and_converted_where_nothing_is_lost(param: Param, given: Any, taken: Any) -> None:
+    value = param.check(given)
+    assert value == taken and type(value) is type(taken)
+
+
+@pytest.mark.parametrize(("param", "given"), REFUSED, ids=range(len(REFUSED)))
+def test_a_value_is_refused_with_what_is_accepted(param: Param, given: Any) -> None:
+    with pytest.raises(BadValue) as caught:
+        param.check(given)
+    assert str(caught.value).startswith("x must be ") and repr(given)[:30] in str(caught.value)
+
+
+def test_limits_are_written_out() -> None:
+    assert Param("x", "int", 1, range=(0, 1_000_000)).accepts() == "a whole number from 0 to 1000000"
+    assert Param("x", "float?", 1, range=(0.0001, 2)).accepts() == "a number from 0.0001 to 2 or null"
+
+
+# ---------------------------------------------------------------------- files with faults
+def listed(text: str, tmp_path: Path) -> list[str]:
+    (tmp_path / "registry.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(BadValue) as caught:
+        read_entries(tmp_path / "registry.yaml", "pkg")
+    first, *rest = str(caught.value).splitlines()
+    assert str(tmp_path / "registry.yaml") in first
+    return [line.strip() for line in rest]
+
+
+def test_all_faults_of_a_registry_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+    text = """\
+schema: 2
+strategys: {}
+strategies:
+  Bad-Name: {summary: A., path: "a:B"}
+  one:
+    path: nowhere
+    summary: [not, a, text]
+    requires: unimodal
+    cost: {forward: much}
+    modalities: {min: two}
+    version: new
+    paper: some text
+    colour: red
+  two:
+    summary: Two.
+    path: a.b:C
+    params:
+      a: {type: float}
+      b: {type: number, default: 1}
+      c: {type: float, default: 1.0, range: [1]}
+      d: {type: int, default: 0, range: [1, 5]}
+      e: {type: str, default: x, choices: y}
+      f: {type: bool, default: true, docs: misspelt}
+heads:
+  three: {summary: Three., path: "a:B", how: partly}
+methods:
+  four: {summary: Four., strategy: 7, args: [1]}
+datasets:
+  five:
+    summary: Five.
+    path: a:b
+    modalities: {m: image}
+    n_classes: none
+    encoders: {vector: {name: mlp}}
+    training: {default: {lr: -1}}
+"""
+    faults = listed(text, tmp_path)
+    places = [
+        (1, "schema"), (2, "strategys"), (4, "strategies.Bad-Name"), (6, "strategies.one.path"),
+        (7, "strategies.one.summary"), (8, "strategies.one.requires"), (9, "strategies.one.cost"),
+        (10, "strategies.one.modalities"), (11, "strategies.one.version"), (12, "strategies.one.paper"),
+        (13, "strategies.one.colour"), (18, "strategies.two.params.a"), (19, "strategies.two.params.b.type"),
+        (20, "strategies.two.params.c.range"), (21, "strategies.two.params.d.default"),
+        (22, "strategies.two.params.e.choices"), (23, "strategies.two.params.f.docs"), (25, "heads.three.how"),
+        (27, "methods.four.args"), (27, "methods.four.strategy"), (27, "methods.four"), (33, "datasets.five.n_classes"),
+    ]  # fmt: skip
+    assert [f.partition(": ")[0] + ": " + f.split(": ")[1] for f in faults] == [f"line {n}: {k}" for n, k in places]
+
+
+def test_faults_within_a_data_set_are_told_once_its_form_is_right(tmp_path: Path) -> None:
+    text = """\
+datasets:
+  five:
+    summary: Five.
+    path: a:b
+    modalities: {m: image}
+    n_classes: 3
+    encoders: {vector: {name: mlp}}
+    select: nothing
+    params: {k: {type: int, default: 1}}
+    presets: {default: {k: x, l: 1}}
+    training: {other: {lr: -1}, third: {rate: 1}}
+"""
+    faults = listed(text, tmp_path)
+    assert len(faults) == 7
+    for part in ("modalities.m: encoders names none", "select: must be one of the parameters", "presets.default.k",
+                 "presets.default.l: no parameter 'l'", "training: needs a preset named default",
+                 "training.other: training: lr must be positive",
+                 "training.third: no training option 'rate'"):  # fmt: skip
+        assert any(part in f for f in faults), part
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "methods: []", "methods: {x: 3}", "{[a]: 1}", "a: &x [*x]",
+                                  "methods: {x: {summary: 2020-13-45}}", "a: !!python/name:os.system", "[" * 5000,
+                                  "a: \x07", "methods: {x: !!int y}"])  # fmt: skip
+def test_what_is_no_registry_is_refused_in_words(text: str, tmp_path: Path) -> None:
+    (tmp_path / "registry.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(BadValue, match=r"registry\.yaml"):
+        read_entries(tmp_path / "registry.yaml", "pkg")
+
+
+def test_a_registry_that_is_missing_or_no_text_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match=r"cannot read .*none"):
+        read_entries(tmp_path / "none", "pkg")
+    (tmp_path / "registry.yaml").write_bytes(b"a: \xff\xfe")
+    with pytest.raises(BadValue, match="not UTF-8"):
+        read_entries(tmp_path / "registry.yaml", "pkg")
+
+
+# ---------------------------------------------------------------------- look-up
+def entry(kind: str, name: str, package: str, *, aliases: tuple[str, ...] = (), **extra: Any) -> Entry:
+    params: Mapping[str, Param] = {}
+    return Entry(kind, name, package, "S.", None, params, (), {}, "stable", 1, aliases, {}, extra)
+
+
+def test_a_name_that_is_taken_stays_with_its_first_holder() -> None:
+    first, second = entry("heads", "sum", BUILT_IN), entry("heads", "sum", "pkg", aliases=("plus",))
+    known = Catalogue([first, second])
+    assert known.get("heads", "sum") is first and known.get("heads", "mmzoo/sum") is first
+    assert known.get("heads", "pkg/sum") is second and known.get("heads", "plus") is second
+    assert known.get("heads", "sum", "pkg") is second
+    assert known.name_of(second) == "pkg/sum"
+    assert known.clashes == ["head 'sum' of pkg is taken by mmzoo; use pkg/sum"]
+    assert known.entries("heads") == [first, second]
+
+
+def test_a_removed_entry_leaves_no_name_behind() -> None:
+    gone = entry("heads", "x", "pkg", aliases=("y",))
+    known = Catalogue([gone])
+    known.remove(gone)
+    assert not any(known.has("heads", n) for n in ("x", "y", "pkg/x"))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_where_to_look() -> None:
+    with pytest.raises(UnknownName, match=r"no method 'ogn'\. Did you mean 'ogm'\? .*mmzoo list methods"):
+        BUILT_INS.get("methods", "ogn")
+
+
+def test_an_entry_that_cannot_be_loaded_says_which_and_why() -> None:
+    with pytest.raises(MmzooError, match=r"head 'x' of package pkg cannot be loaded from nowhere:X.*ModuleNotFound"):
+        entry("heads", "x", "pkg", path="nowhere:X").load()
+    assert set(KINDS) == {e.kind for e in BUILT_INS}
