@@ -9,11 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import NormEncoder, data, equal, loader, model, run, train, weights
 from torch import Tensor, nn
 
-from helpers import NormEncoder, data, equal, loader, model, run, train, weights
 from mmzoo.api import (
-    BadValue, Batch, Chain, Group, Incompatible, MultimodalModel, Outputs, Pass, Run, Step, Strategy, Terms, Training,
+    BadValue,
+    Batch,
+    Chain,
+    Group,
+    Incompatible,
+    MultimodalModel,
+    Outputs,
+    Pass,
+    Run,
+    Step,
+    Strategy,
+    Terms,
+    Training,
 )  # fmt: skip
 from mmzoo.errors import UnknownName
 from mmzoo.heads.sum import Sum

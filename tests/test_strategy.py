@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from helpers import equal, model, run, train, weights
+
 from mmzoo.api import BadValue, Chain, Incompatible, Outputs, Step, Strategy, Terms, Training, Window
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.joint_unimodal import JointUnimodal

@@ -1,0 +1,76 @@
+"""Spoken and written digits as a data set for studies: FSDD recordings paired with MNIST images.
+
+FOLDER holds pairs.csv (recording, mnist_t10k_index, label, speaker, split), recordings/*.wav (8 kHz, mono) and the two
+MNIST test files t10k-*-ubyte.gz. It is not part of mmzoo and not redistributed; benchmarks that use it are skipped,
+with a word, where MMZOO_AVDIGITS does not name the folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import os
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmzoo.api import BadValue, DataModule
+from mmzoo.data.splits import hashed_split, split_hash
+
+SAMPLES, BANDS = 8000, 32  # one second at 8 kHz; 32 bands of equal width
+
+
+def load(*, pairs: int = 1200) -> DataModule:
+    """Image (28, 28) and audio (32 bands, 61 frames) of the official split, with the first `pairs` training pairs.
+
+    Pairs are taken by hash, in equal numbers a class; a fifth of them are the slice. Holdout is the `val` part.
+    """
+    folder = Path(os.environ.get("MMZOO_AVDIGITS", ""))
+    if not (folder / "pairs.csv").is_file():
+        raise BadValue(f"avdigits: no pairs.csv in {folder}. Set MMZOO_AVDIGITS to its folder.")
+    with (folder / "pairs.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    target = torch.tensor([int(r["label"]) for r in rows])
+    items = [f"{r['recording']}+{r['mnist_t10k_index']}" for r in rows]
+    parts = {name: [i for i, r in enumerate(rows) if r["split"] == name] for name in ("train", "val", "test")}
+    names, labels = [items[i] for i in parts["train"]], [int(target[i]) for i in parts["train"]]
+    share = Fraction(pairs, len(parts["train"]))
+    cut = hashed_split(names, labels, {"train": share * Fraction(4, 5), "slice": share / 5}, salt="avdigits")
+    splits = {
+        **{name: [parts["train"][i] for i in cut[name]] for name in ("train", "slice")},
+        "holdout": parts["val"], "test": parts["test"],
+    }  # fmt: skip
+    fitted = splits["train"] + splits["slice"]
+    spoken = {name: _spectrogram(folder / "recordings" / name) for name in {r["recording"] for r in rows}}
+    inputs = {
+        "audio": _scaled(torch.stack([spoken[r["recording"]] for r in rows]), fitted),
+        "image": _scaled(_images(folder)[[int(r["mnist_t10k_index"]) for r in rows]], fitted),
+    }
+    recipe = hashlib.sha256(f"avdigits {pairs} {SAMPLES} {BANDS}".encode()).hexdigest()[:16]
+    return DataModule("avdigits", inputs, target, 10, splits, split_hash(items, splits), recipe)
+
+
+def _images(folder: Path) -> torch.Tensor:
+    with gzip.open(folder / "t10k-images-idx3-ubyte.gz") as file:
+        return torch.from_numpy(np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28) / 255.0).float()
+
+
+def _spectrogram(path: Path) -> torch.Tensor:
+    """Log power in bands of equal width; a recording is cut or filled with silence to one second."""
+    with wave.open(str(path)) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+    padded = np.zeros(SAMPLES, np.float32)
+    padded[: min(SAMPLES, len(samples))] = samples[:SAMPLES]
+    power = torch.stft(
+        torch.from_numpy(padded), 256, 128, window=torch.hann_window(256), center=False, return_complex=True
+    ).abs().square()[: 4 * BANDS]
+    return power.reshape(BANDS, 4, -1).mean(1).add(1e-6).log()
+
+
+def _scaled(x: torch.Tensor, fitted: list[int]) -> torch.Tensor:
+    """One mean and one deviation for the whole map, of the training items."""
+    return (x - x[fitted].mean()) / x[fitted].std()
