@@ -369,9 +369,11 @@ def _check_dataset(document: Document, key: Key, body: Mapping[str, Any], params
                 params[param].check(value)
             except MmzooError as error:
                 document.fault((*key, "presets", name, param), str(error))
-    for modality, kind in body["modalities"].items():
-        choice = body["encoders"].get(kind)
+    for kind, choice in body["encoders"].items():
         if not isinstance(choice, dict) or not isinstance(choice.get("name"), str):
+            document.fault((*key, "encoders", kind), f"must be a mapping with at least a name, not {choice!r}")
+    for modality, kind in body["modalities"].items():
+        if kind not in list(body["encoders"]):
             document.fault((*key, "modalities", modality), f"encoders names none for inputs of kind {kind!r}")
 
 
@@ -393,9 +395,11 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
                 document.fault((*here, extra), f"unknown key.{near_miss(str(extra), _PARAM_KEYS)}")
         limits, choices = body.get("range"), body.get("choices")
         usable = True
+        base = str(body["type"]).removesuffix("?")
         for part, right, wanted in (
-            ("type", str(body["type"]).removesuffix("?") in _TYPES, f"one of {', '.join(_TYPES)}"),
-            ("range", limits is None or _is_range(limits), "two numbers, the lower first"),
+            ("type", base in _TYPES, f"one of {', '.join(_TYPES)}"),
+            ("range", limits is None or (_is_range(limits) and base in ("float", "int", "ints")),
+             "two numbers, the lower first, and only for numbers"),
             ("choices", choices is None or (isinstance(choices, list) and choices), "a list of values"),
         ):
             if not right:
@@ -405,7 +409,7 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
             continue
         param = Param(
             str(name), body["type"], body["default"], body.get("doc", ""),
-            tuple(map(float, limits)) if limits else None, tuple(choices) if choices else None, body.get("search"),
+            (float(limits[0]), float(limits[1])) if limits else None, tuple(choices) if choices else None, body.get("search"),
         )  # fmt: skip
         try:
             params[str(name)] = Param(**{**vars(param), "default": param.check(param.default)})

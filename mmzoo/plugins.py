@@ -209,10 +209,11 @@ def _drop_dangling(found: Catalogue, plugins: Iterable[Plugin]) -> None:
         for entry in plugin.listed:
             try:
                 found.check(entry)
-            except MmzooError as error:
+            except Exception as error:
+                why = str(error) if isinstance(error, MmzooError) else _said(error)
                 found.remove(entry)
                 plugin.entries -= 1
-                plugin.notes += (f"{entry.id} is left out: {error}",)
+                plugin.notes += (f"{entry.id} is left out: {why}",)
 
 
 def _said(error: BaseException) -> str:

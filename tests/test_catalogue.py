@@ -211,6 +211,7 @@ strategies:
       d: {type: int, default: 0, range: [1, 5]}
       e: {type: str, default: x, choices: y}
       f: {type: bool, default: true, docs: misspelt}
+      g: {type: str, default: x, range: [0, 1]}
 heads:
   three: {summary: Three., path: "a:B", how: partly}
 methods:
@@ -231,8 +232,8 @@ datasets:
         (10, "strategies.one.modalities"), (11, "strategies.one.version"), (12, "strategies.one.paper"),
         (13, "strategies.one.colour"), (18, "strategies.two.params.a"), (19, "strategies.two.params.b.type"),
         (20, "strategies.two.params.c.range"), (21, "strategies.two.params.d.default"),
-        (22, "strategies.two.params.e.choices"), (23, "strategies.two.params.f.docs"), (25, "heads.three.how"),
-        (27, "methods.four.args"), (27, "methods.four.strategy"), (27, "methods.four"), (33, "datasets.five.n_classes"),
+        (22, "strategies.two.params.e.choices"), (23, "strategies.two.params.f.docs"), (24, "strategies.two.params.g.range"), (26, "heads.three.how"),
+        (28, "methods.four.args"), (28, "methods.four.strategy"), (28, "methods.four"), (34, "datasets.five.n_classes"),
     ]  # fmt: skip
     assert [f.partition(": ")[0] + ": " + f.split(": ")[1] for f in faults] == [f"line {n}: {k}" for n, k in places]
 
@@ -245,15 +246,15 @@ datasets:
     path: a:b
     modalities: {m: image}
     n_classes: 3
-    encoders: {vector: {name: mlp}}
+    encoders: {vector: {name: mlp}, text: bert}
     select: nothing
     params: {k: {type: int, default: 1}}
     presets: {default: {k: x, l: 1}}
     training: {other: {lr: -1}, third: {rate: 1}}
 """
     faults = listed(text, tmp_path)
-    assert len(faults) == 7
-    for part in ("modalities.m: encoders names none", "select: must be one of the parameters", "presets.default.k",
+    assert len(faults) == 8
+    for part in ("encoders.text: must be a mapping with at least a name", "modalities.m: encoders names none", "select: must be one of the parameters", "presets.default.k",
                  "presets.default.l: no parameter 'l'", "training: needs a preset named default",
                  "training.other: training: lr must be positive",
                  "training.third: no training option 'rate'"):  # fmt: skip

@@ -123,12 +123,14 @@ def test_a_name_clash_leaves_the_bare_name_with_the_built_in(site: Site) -> None
         "methods:\n  ogm: {summary: Another OGM., strategy: ogm, head: concat}\n"
         "  lost: {summary: Lost., strategy: nowhere, head: concat}\n"
         "  wrong: {summary: Wrong., strategy: ogm, head: concat, args: {alpha: 1}}\n"
+        "  odd: {summary: Odd., strategy: ogm, head: concat, args: {1: 1}}\n"
     ))  # fmt: skip
     found = site.report()["clash"]
     assert found["status"] == "loaded" and found["entries"] == 2
     notes = "\n".join(found["notes"])
     assert "method 'ogm' of clash is taken by mmzoo; use clash/ogm" in notes
     assert "methods/clash/lost is left out: no strategy 'nowhere'." in notes
+    assert "methods/clash/odd is left out: " in notes
     assert "methods/clash/wrong is left out: no parameter of strategy ogm 'alpha'" in notes
     listed = {e["name"]: e for e in json.loads(site.run("list", "methods", "--json").stdout)["methods"]}
     assert listed["ogm"]["package"] == "mmzoo" and listed["clash/ogm"]["package"] == "clash"
