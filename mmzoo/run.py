@@ -435,7 +435,7 @@ def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *,
     head, n = model.head, len(model.modalities)
     kind = type(head).__name__
     if n < strategy.min_modalities:
-        raise Incompatible(f"{name} needs at least {strategy.min_modalities} modalities; there is only {n}.")
+        raise Incompatible(f"{name} needs at least {strategy.min_modalities} modalities, not {n}.")
     if strategy.max_modalities is not None and n > strategy.max_modalities:
         raise Incompatible(f"{name} is defined for at most {strategy.max_modalities} modalities, not {n}.")
     if "unimodal" in strategy.requires and head.how == "ablated":

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
 from helpers import data, model, train, weights
+
 from mmzoo.api import Batch, Run, Strategy, Training
 from mmzoo.functional import cosine_similarities, info_nce
 from mmzoo.strategies.dynamic_gap import DynamicGap

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from helpers import NormEncoder, data, model
 from torch import Tensor, nn
 
-from helpers import NormEncoder, data, model
 from mmzoo.api import Encoder, FusionHead, Incompatible, Loader, MultimodalModel, Pass, Run, Strategy, Training
 from mmzoo.encoders.mlp import MLP
 from mmzoo.heads.concat import Concat

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmzoo_dropout.modality_dropout import ModalityDropout
 
 from mmzoo.api import Batch, Step
 from mmzoo.testing import parametrize_with_checks
+
+_module = pytest.importorskip("mmzoo_dropout.modality_dropout", reason="mmzoo-dropout is not installed")
+ModalityDropout = _module.ModalityDropout
 
 
 @parametrize_with_checks([ModalityDropout, lambda: ModalityDropout(p=0.9)])
