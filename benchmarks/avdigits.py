@@ -65,9 +65,11 @@ def _spectrogram(path: Path) -> torch.Tensor:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
     padded = np.zeros(SAMPLES, np.float32)
     padded[: min(SAMPLES, len(samples))] = samples[:SAMPLES]
-    power = torch.stft(
-        torch.from_numpy(padded), 256, 128, window=torch.hann_window(256), center=False, return_complex=True
-    ).abs().square()[: 4 * BANDS]
+    power = (
+        torch.stft(torch.from_numpy(padded), 256, 128, window=torch.hann_window(256), center=False, return_complex=True)
+        .abs()
+        .square()[: 4 * BANDS]
+    )
     return power.reshape(BANDS, 4, -1).mean(1).add(1e-6).log()
 
 

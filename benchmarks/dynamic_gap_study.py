@@ -41,7 +41,9 @@ def gap(schedule: str, **fixed: Any) -> list[dict[str, Any]]:
         grid = [{"temperature": t, "form": f} for t, f in itertools.product((0.1, 0.5, 1.0), ("paper", "additive"))]
     else:
         grid = [{"temperature": t, "alpha": a} for t, a in itertools.product((0.1, 0.5), (0.1, 0.3, 0.5))]
-    return [{"dynamic_gap.schedule": schedule, **{f"dynamic_gap.{k}": v for k, v in {**fixed, **g}.items()}} for g in grid]
+    return [
+        {"dynamic_gap.schedule": schedule, **{f"dynamic_gap.{k}": v for k, v in {**fixed, **g}.items()}} for g in grid
+    ]
 
 
 def logits(matching: str) -> list[dict[str, Any]]:
@@ -99,7 +101,9 @@ def planned(dataset: str, method: str, settings: Mapping[str, Any], seeds: Seque
     if factor := given.pop("train.lr_factor", None):
         entry = catalogue().get("datasets", dataset.partition(":")[0])
         given["train.lr"] = entry.extra["training"]["default"]["lr"] * factor
-    bench = BenchSpec(method=method, datasets=(dataset,), seeds=tuple(seeds), settings=tuple(given.items()), references=False)
+    bench = BenchSpec(
+        method=method, datasets=(dataset,), seeds=tuple(seeds), settings=tuple(given.items()), references=False
+    )
     return list(make_plan(bench, catalogue()).runs)
 
 
@@ -140,7 +144,12 @@ def choose(datasets: Sequence[str], folder: Path, jobs: int) -> None:
                       "holdout_loss": loss, "probe": _probe(ok, "holdout"), "finished": len(ok)})  # fmt: skip
         best = chosen.setdefault(dataset, {}).get(name)
         if whole and (best is None or (mean, -loss) > (best["holdout_acc"], -best["holdout_loss"])):
-            chosen[dataset][name] = {"method": method, "settings": settings[i], "holdout_acc": mean, "holdout_loss": loss}
+            chosen[dataset][name] = {
+                "method": method,
+                "settings": settings[i],
+                "holdout_acc": mean,
+                "holdout_loss": loss,
+            }
     RESULTS.mkdir(parents=True, exist_ok=True)
     _write_csv(RESULTS / "choose.csv", table)
     (RESULTS / "chosen.json").write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
@@ -156,7 +165,9 @@ def _probe(rows: Sequence[Mapping[str, Any]], split: str | None) -> float:
 def confirm(datasets: Sequence[str], folder: Path, jobs: int) -> None:
     """Test scores of what was chosen, on seeds that the choice never saw, once."""
     chosen = json.loads((RESULTS / "chosen.json").read_text(encoding="utf-8"))
-    runs = {(d, name): planned(d, c["method"], c["settings"], CONFIRMING) for d in datasets for name, c in chosen[d].items()}
+    runs = {
+        (d, name): planned(d, c["method"], c["settings"], CONFIRMING) for d in datasets for name, c in chosen[d].items()
+    }
     alone = {d: planned(d, "unimodal", {}, CONFIRMING) for d in datasets}
     rows = run_all([r for part in (*runs.values(), *alone.values()) for r in part], folder, jobs)
     _write_csv(RESULTS / "confirm.csv", [_flat(d, name, rows[r.spec.run_id]) for (d, name), part in runs.items() for r in part]

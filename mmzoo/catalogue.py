@@ -31,8 +31,8 @@ _KEYS: Mapping[str, set[str]] = {
     "strategies": _COMMON | {"path", "equation", "owns", "modalities"},
     "heads": _COMMON | {"path", "equation", "how", "additive", "equal_dims"},
     "encoders": _COMMON | {"path", "input"},
-    "datasets": _COMMON | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence",
-                         "select"},
+    "datasets": _COMMON
+    | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select"},
 }
 _NEEDED: Mapping[str, set[str]] = {
     "methods": {"summary", "strategy", "head"},
@@ -339,8 +339,10 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "a mapping of names to numbers"
     elif key == "paper" and not (isinstance(value, dict) and isinstance(value.get("title"), str)):
         wanted = "a mapping with at least a title"
-    elif key == "modalities" and kind == "strategies" and not (
-        set(value) <= {"min", "max"} and all(isinstance(v, int) and v >= 1 for v in value.values())
+    elif (
+        key == "modalities"
+        and kind == "strategies"
+        and not (set(value) <= {"min", "max"} and all(isinstance(v, int) and v >= 1 for v in value.values()))
     ):
         wanted = "whole numbers for min and max"
     return wanted and f"must be {wanted}, not {value!r}"
@@ -398,8 +400,11 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
         base = str(body["type"]).removesuffix("?")
         for part, right, wanted in (
             ("type", base in _TYPES, f"one of {', '.join(_TYPES)}"),
-            ("range", limits is None or (_is_range(limits) and base in ("float", "int", "ints")),
-             "two numbers, the lower first, and only for numbers"),
+            (
+                "range",
+                limits is None or (_is_range(limits) and base in ("float", "int", "ints")),
+                "two numbers, the lower first, and only for numbers",
+            ),
             ("choices", choices is None or (isinstance(choices, list) and choices), "a list of values"),
         ):
             if not right:

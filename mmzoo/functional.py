@@ -90,6 +90,4 @@ def shapley(value: Callable[[frozenset[Player]], float], players: Sequence[Playe
     n = len(players)
     values = {s: value(s) for k in range(n + 1) for s in map(frozenset, itertools.combinations(players, k))}
     weight = [math.factorial(k) * math.factorial(n - k - 1) / math.factorial(n) for k in range(n)]
-    return {
-        p: sum(weight[len(s)] * (values[s | {p}] - v) for s, v in values.items() if p not in s) for p in players
-    }
+    return {p: sum(weight[len(s)] * (values[s | {p}] - v) for s, v in values.items() if p not in s) for p in players}

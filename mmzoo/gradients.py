@@ -37,9 +37,7 @@ class Grads:
         for p in self._members(group):
             p.grad = None
 
-    def scale(
-        self, group: str, factor: float | Tensor, only: Callable[[nn.Parameter], bool] = lambda p: True
-    ) -> None:
+    def scale(self, group: str, factor: float | Tensor, only: Callable[[nn.Parameter], bool] = lambda p: True) -> None:
         """Multiply the gradients of a group (of those parameters for which `only` holds) by one factor."""
         for p in self.params(group):
             if only(p):

@@ -139,9 +139,7 @@ def patience() -> float:
     return seconds
 
 
-def _register(
-    manager: pluggy.PluginManager, found: Catalogue, plugin: Plugin, point: metadata.EntryPoint
-) -> None:
+def _register(manager: pluggy.PluginManager, found: Catalogue, plugin: Plugin, point: metadata.EntryPoint) -> None:
     """Import, register and list one plugin within its time; on any failure leave no trace but the report."""
     seconds = patience()
     started, had_torch = time.monotonic(), "torch" in sys.modules

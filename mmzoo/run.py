@@ -386,9 +386,7 @@ class Run:
 
     # ------------------------------------------------------------------ internals
     def _check_requirements(self) -> None:
-        check_requirements(
-            type(self.strategy).__name__, self.strategy, self.model, has_slice=self._slice is not None
-        )
+        check_requirements(type(self.strategy).__name__, self.strategy, self.model, has_slice=self._slice is not None)
         if self.training.micro_batch is not None and self.model.head.couples:
             raise Incompatible("micro-batches need a head that does not act between the stages of the encoders.")
 

@@ -63,5 +63,3 @@ def test_encoder(name: str, params: dict) -> None:
 def test_chains_and_windows_keep_the_contract(pair: tuple[str, str]) -> None:
     method = resolve_method(catalogue(), f"{pair[0]}:0-1+{pair[1]}", Settings(catalogue(), ()))
     check_strategy(lambda: build_strategy(catalogue(), method.parts), draws=4)
-
-

@@ -60,9 +60,7 @@ def test_average_precision_is_that_of_scikit_learn_where_a_class_occurs(
 
 @FIXED
 @given(predictions(), st.randoms(use_true_random=False))
-def test_scores_do_not_depend_on_the_order_of_items(
-    drawn: tuple[torch.Tensor, torch.Tensor], random: object
-) -> None:
+def test_scores_do_not_depend_on_the_order_of_items(drawn: tuple[torch.Tensor, torch.Tensor], random: object) -> None:
     scores, target = drawn
     order = list(range(len(target)))
     random.shuffle(order)  # type: ignore[attr-defined]

@@ -140,9 +140,7 @@ def test_unknown_kinds_are_listed_and_fail_only_when_nothing_is_compared(
     assert "NOT COMPARED: more" in out and "not compared: 1 values" in out
 
 
-def test_a_case_that_cannot_be_computed_fails_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_case_that_cannot_be_computed_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = json.loads((VECTORS[0].parent / "ogm.json").read_text(encoding="utf-8"))
     broken = copy.deepcopy(data["cases"][0])
     broken["inputs"]["label"][0] = 99

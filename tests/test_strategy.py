@@ -84,7 +84,14 @@ class Marking(Strategy):
 
 @pytest.mark.parametrize(
     ("first", "last", "open_in"),
-    [(0, 1, {0, 1}), (2, None, {2, 3, 4, 5}), (3, 3, {3}), (0.0, 0.5, {0, 1, 2}), (0.5, 1.0, {3, 4, 5}), (9, None, set())],
+    [
+        (0, 1, {0, 1}),
+        (2, None, {2, 3, 4, 5}),
+        (3, 3, {3}),
+        (0.0, 0.5, {0, 1, 2}),
+        (0.5, 1.0, {3, 4, 5}),
+        (9, None, set()),
+    ],
 )
 def test_a_window_is_inclusive_at_both_ends(first: Any, last: Any, open_in: set[int]) -> None:
     inner = Marking()

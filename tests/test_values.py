@@ -79,8 +79,7 @@ def weights_of(run: Run) -> Weights:
 
 def features_of(w: Weights, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
-        m: x.numpy() @ w[f"encoders.{m}.linear.weight"].T + w[f"encoders.{m}.linear.bias"]
-        for m, x in inputs.items()
+        m: x.numpy() @ w[f"encoders.{m}.linear.weight"].T + w[f"encoders.{m}.linear.bias"] for m, x in inputs.items()
     }
 
 
@@ -454,9 +453,7 @@ def test_heuristic_alpha_falls_from_1_minus_1_over_e_like_1_over_t(t: int) -> No
 
 @FIXED
 @given(st.floats(0, 1), st.integers(1, 50), st.data())
-def test_stepwise_alphas_of_p_and_1_minus_p_add_up_to_one(
-    p: float, n_epochs: int, data: st.DataObject
-) -> None:
+def test_stepwise_alphas_of_p_and_1_minus_p_add_up_to_one(p: float, n_epochs: int, data: st.DataObject) -> None:
     epoch = data.draw(st.integers(0, n_epochs - 1))
     assert stepwise(p, epoch, n_epochs) + stepwise(1 - p, epoch, n_epochs) == pytest.approx(1, abs=1e-12)
     assert stepwise(p, epoch, n_epochs) == (p if 2 * epoch < n_epochs else 1 - p)
@@ -534,9 +531,7 @@ def bilevel(seed: int, n: int, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
 
 @FIXED
 @given(SEEDS, st.integers(1, 6), st.floats(0.05, 0.95))
-def test_the_hypergradient_is_not_negative_at_an_optimum_on_the_same_data(
-    seed: int, n: int, alpha: float
-) -> None:
+def test_the_hypergradient_is_not_negative_at_an_optimum_on_the_same_data(seed: int, n: int, alpha: float) -> None:
     g_cls, g_mm, h = bilevel(seed, n, alpha)
     solve = partial(conjugate_gradients, max_iter=5 * n, tol=1e-14)
     found = hypergradient(g_cls, g_mm - g_cls, lambda v: h @ v, solve=solve)

@@ -215,6 +215,7 @@ def _main_metric(groups: Sequence[Group]) -> str:
 
 def _plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
     """Plain training with the same head, encoders and budget."""
+
     def key(row: Row) -> tuple[Any, ...]:
         s = row["spec"]
         return tuple(json.dumps(s[k], sort_keys=True) for k in

@@ -93,4 +93,3 @@ class OGM(Strategy):
             if self._touched(p):
                 noise = torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
                 p.grad = with_noise(p.grad, factor, noise)  # type: ignore[arg-type]
-

@@ -63,9 +63,7 @@ def _split(case: Case) -> Iterator[Any]:
 @replays("concat_sum_unimodal")
 def _concat_sum(case: Case) -> Iterator[Any]:
     features = case.named("")
-    joint = concat(
-        features, param(case.params, "concat", "fc_out.weight"), param(case.params, "concat", "fc_out.bias")
-    )
+    joint = concat(features, param(case.params, "concat", "fc_out.weight"), param(case.params, "concat", "fc_out.bias"))
     added = late(features, case.params.get("sum", {}), "sum")
     out, out_added = joint(features), added(features)
     yield "concat_logits", out.logits

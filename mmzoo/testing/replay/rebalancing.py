@@ -207,9 +207,7 @@ class _Bilevel:
         return torch.stack([self.product(e) for e in torch.eye(len(self.theta), dtype=torch.float64)])
 
     def solve(self, solver: Solver, damping: float = 0.0) -> Hypergradient:
-        return hypergradient(
-            self.grad_cls, self.grad_mm - self.grad_cls, self.product, solve=solver, damping=damping
-        )
+        return hypergradient(self.grad_cls, self.grad_mm - self.grad_cls, self.product, solve=solver, damping=damping)
 
 
 @replays("lfm", "hypergradient_quadratic")
@@ -279,9 +277,7 @@ def _two_branches(
     x: Mapping[str, Tensor], y: Tensor, shapes: Sequence[tuple[int, ...]], tau: float, theta: Tensor
 ) -> tuple[Tensor, Tensor]:
     """L_cls and L_mm of linear encoders under one linear classifier without bias, all of it in `theta`."""
-    *encoders, joint = [
-        part.reshape(shape) for part, shape in zip(theta.split([r * c for r, c in shapes]), shapes)
-    ]
+    *encoders, joint = [part.reshape(shape) for part, shape in zip(theta.split([r * c for r, c in shapes]), shapes)]
     features = {m: rows @ u for (m, rows), u in zip(x.items(), encoders)}
     head = Concat({m: z.shape[1] for m, z in features.items()}, joint.shape[1])
     blocks = zip(features, joint.T.split(list(head.dims.values()), dim=1))

@@ -42,6 +42,7 @@ def test_share_of_dropped_features(p: float) -> None:
 
 def test_installed_as_a_stranger(tmp_path: Path) -> None:
     """The installed program finds it, says where it is from, and benches it beside the built-in methods."""
+
     def mmzoo(*arguments: str) -> str:
         done = subprocess.run([sys.executable, "-m", "mmzoo", *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
