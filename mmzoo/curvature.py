@@ -1,0 +1,163 @@
+"""Products of vectors with the curvature of a loss, and the contexts in which they are right.
+
+Losses must come from a forward in which batch statistics and dropout stand still (`frozen_statistics`), in float32 or
+float64 without autocast, under `double_backward()`, since fused attention kernels have no second derivative. Products
+go backward over backward on one kept graph. There is no other way to one here: reverse over forward is silently wrong
+through batch norm in train mode, and differences of gradients are useless across the kinks of ReLU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mmzoo.errors import BadValue
+from mmzoo.solvers import Operator
+
+
+# ---------------------------------------------------------------------- contexts
+def double_backward() -> AbstractContextManager[None]:
+    """Attention by plain matrix products, which can be differentiated twice."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+@contextlib.contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Eval mode for every module in a block: batch norm uses its running statistics and leaves them alone, dropout
+    and stochastic depth do nothing. Each module's own mode is put back, also after an error."""
+    was = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in was:
+            module.training = training
+
+
+def not_still(model: nn.Module) -> list[str]:
+    """The names of modules whose statistics or random numbers would change from one forward to the next."""
+    moving = [name for name, module in model.named_modules() if module.training and _moves(module)]
+    return [name or "(the model itself)" for name in moving]
+
+
+def _moves(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.batchnorm._NormBase):  # batch norm, synchronised or not, and instance norm
+        return isinstance(module, nn.modules.batchnorm._BatchNorm) or module.track_running_stats
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return module.dropout > 0
+    return bool(getattr(module, "drop_prob", 0))  # stochastic depth, as timm and transformers have it
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Autocast off, and float32 products on a GPU without TF32."""
+    cudnn: Any = torch.backends.cudnn
+    kinds = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn] if device.type == "cuda" else []
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            stack.callback(setattr, kind, "fp32_precision", kind.fp32_precision)
+            kind.fp32_precision = "ieee"
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        yield
+
+
+# ---------------------------------------------------------------------- products
+def flat_grad(
+    value: Tensor, params: Sequence[Tensor], grad_output: Tensor | None = None, *, create_graph: bool = False
+) -> Tensor:
+    """(P,) gradient of a tensor with respect to all parameters, zeros where it does not depend on them."""
+    if not value.requires_grad:
+        return torch.cat([torch.zeros_like(p).reshape(-1) for p in params])
+    grads = torch.autograd.grad(
+        value, params, grad_output, create_graph=create_graph, retain_graph=True, allow_unused=True
+    )
+    return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in zip(grads, params)])
+
+
+def hessian_operator(loss: Tensor, params: Sequence[Tensor]) -> Operator:
+    """v -> H v with H the exact Hessian of `loss` (Pearlmutter, 1994). It may be indefinite.
+
+    One backward here, about two a product.
+    """
+    gradient = flat_grad(loss, params, create_graph=True)
+    if not gradient.requires_grad:
+        return torch.zeros_like
+    return lambda v: flat_grad(gradient, params, v)
+
+
+def gauss_newton_operator(
+    outputs: Sequence[Tensor], loss_of: Callable[[Sequence[Tensor]], Tensor], params: Sequence[Tensor]
+) -> Operator:
+    """v -> J^T H_out J v: the Hessian with the curvature of the model left out (Schraudolph, 2002).
+
+    outputs: what the model gives; loss_of: the loss as a function of them. Positive semi-definite when that function
+    is convex. One backward here, about two a product.
+    """
+    leaves = [o.detach().requires_grad_() for o in outputs]
+    with torch.enable_grad():
+        value = loss_of(leaves)
+        local = _grads(value, leaves, create_graph=True)
+    used = [
+        (o, leaf, g)
+        for o, leaf, g in zip(outputs, leaves, local)
+        if o.requires_grad and g is not None and g.requires_grad
+    ]
+    if not used:
+        return torch.zeros_like
+    transposed = []
+    for o, _, _ in used:
+        dummy = torch.zeros_like(o, requires_grad=True)
+        transposed.append((dummy, flat_grad(o, params, dummy, create_graph=True)))
+
+    def product(v: Tensor) -> Tensor:
+        # J v is the derivative of w -> J^T w in the direction v, since that map is linear.
+        moved = [
+            torch.autograd.grad(jt, dummy, v, retain_graph=True)[0] if jt.requires_grad else torch.zeros_like(dummy)
+            for dummy, jt in transposed
+        ]
+        curved = torch.autograd.grad(
+            [g for _, _, g in used], [leaf for _, leaf, _ in used], moved, retain_graph=True, allow_unused=True
+        )
+        total = torch.zeros_like(v)
+        for (o, _, _), c in zip(used, curved):
+            if c is not None:
+                total = total + flat_grad(o, params, c)
+        return total
+
+    return product
+
+
+def _grads(value: Tensor, leaves: Sequence[Tensor], *, create_graph: bool) -> Sequence[Tensor | None]:
+    if not value.requires_grad:
+        return [None] * len(leaves)
+    return torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True)
+
+
+def scoped_parameters(model: nn.Module, scope: str = "all") -> list[nn.Parameter]:
+    """The trainable parameters that a solve moves in: "all", "heads" (what is under `head` and `extra`), or
+    "pattern:REGEX" (those whose name the expression is found in). The others count as constants.
+
+    Raises BadValue for a malformed scope, or one that holds no trainable parameter.
+    """
+    kind, _, given = scope.partition(":")
+    if scope not in ("all", "heads") and (kind != "pattern" or not given):
+        raise BadValue(f"scope must be 'all', 'heads' or 'pattern:REGEX', not {scope!r}.")
+    try:
+        wanted = re.compile({"all": "", "heads": r"^(head|extra)\."}.get(kind, given))
+    except re.error as error:
+        raise BadValue(f"scope {scope!r} is not a regular expression: {error}.") from error
+    found = [p for name, p in model.named_parameters() if p.requires_grad and wanted.search(name)]
+    if not found:
+        names = [name for name, p in model.named_parameters() if p.requires_grad]
+        some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise BadValue(f"scope {scope!r} holds none of the trainable parameters: {some or 'there are none'}.")
+    return found

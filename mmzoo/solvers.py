@@ -1,0 +1,190 @@
+"""Linear systems A x = b where A is known by its products with vectors alone, and the size of A.
+
+All of them take flat vectors (P,), start from zero or from a given `x0`, and say how far they came. Inner products
+of float32 vectors are summed in float64: with 1e7 parameters the rounding of a float32 sum is what limits a solve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Operator = Callable[[Tensor], Tensor]
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Solution:
+    """x with A x = b.
+
+    residual: |b - A x| / |b| (0 for b = 0). iterations: steps taken. curvature: the smallest Rayleigh quotient
+    p^T A p / p^T p met on the way (nan: none taken); a negative one proves that A is indefinite. products: how often
+    A was applied.
+    """
+
+    x: Tensor
+    residual: float
+    iterations: int
+    curvature: float
+    products: int = 0
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    """a^T b of two vectors (P,), in float64 whatever their type, in pieces so that no copy of them is needed."""
+    if a.dtype == torch.float64 or a.device.type == "mps":
+        return float(a @ b)
+    return float(sum(x.double() @ y.double() for x, y in zip(a.split(_CHUNK), b.split(_CHUNK))))
+
+
+def length(a: Tensor) -> float:
+    """The Euclidean norm of a vector (P,), summed in float64."""
+    square = dot(a, a)
+    return math.sqrt(square) if square >= 0 else math.nan
+
+
+def conjugate_gradients(
+    a: Operator, b: Tensor, *, max_iter: int, tol: float = 0.0, x0: Tensor | None = None
+) -> Solution:
+    """Solve A x = b for positive definite A (Hestenes and Stiefel, 1952); exact after as many steps as dimensions.
+
+    It stops before a direction of curvature that is not positive, keeping the iterate so far; `curvature` says so.
+    It ends when the residual is `tol` of |b|, from wherever it started; an x0 worse than zero is not used.
+    """
+    x, r, products = _start(a, b, x0)
+    p, rr, size = r.clone(), dot(r, r), length(b)
+    curvature, done = math.inf, 0
+    for _ in range(max_iter):
+        if math.sqrt(rr) <= tol * size:
+            break
+        ap = a(p)
+        products += 1
+        pap = dot(p, ap)
+        curvature = min(curvature, pap / dot(p, p))
+        if not curvature > 0:
+            break
+        step = rr / pap
+        x, r = x + step * p, r - step * ap
+        fresh = dot(r, r)
+        p, rr, done = r + (fresh / rr) * p, fresh, done + 1
+    return Solution(x, _relative(r, b), done, curvature if math.isfinite(curvature) else math.nan, products)
+
+
+def minres(a: Operator, b: Tensor, *, max_iter: int, tol: float = 0.0, x0: Tensor | None = None) -> Solution:
+    """Solve A x = b for symmetric A, indefinite or not, with the smallest residual (Paige and Saunders, 1975).
+
+    `curvature` is the smallest Ritz value, that is, over the whole Krylov space. One more product measures the
+    residual, since the recurrence for it drifts.
+    """
+    x, r, products = _start(a, b, x0)
+    scale, size = length(r), length(b)
+    if scale == 0:
+        return Solution(x, 0.0, 0, math.nan, products)
+    v_old, v = torch.zeros_like(b), r / scale
+    w_old, w = torch.zeros_like(b), torch.zeros_like(b)
+    cos_old, sin_old, cos, sin = 1.0, 0.0, 1.0, 0.0
+    eta, beta, norm_a = scale, 0.0, 0.0
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for _ in range(max_iter):
+        if abs(eta) <= tol * size:
+            break
+        av = a(v)
+        products += 1
+        alpha = dot(v, av)
+        av = av - alpha * v - beta * v_old
+        beta_next = length(av)
+        if not math.isfinite(alpha + beta_next):
+            x = torch.full_like(x, math.nan)
+            break
+        diagonal.append(alpha)
+        beside.append(beta_next)
+        # The two former rotations act on the new column of the tridiagonal matrix, then a new one clears beta_next.
+        upper, middle = sin_old * beta, cos_old * beta
+        above = cos * middle + sin * alpha
+        pivot = -sin * middle + cos * alpha
+        norm = math.hypot(pivot, beta_next)
+        if norm == 0.0:
+            break
+        cos_old, sin_old, cos, sin = cos, sin, pivot / norm, beta_next / norm
+        w_old, w = w, (v - upper * w_old - above * w) / norm
+        x = x + cos * eta * w
+        eta = -sin * eta
+        norm_a = max(norm_a, beta + abs(alpha) + beta_next)
+        if beta_next <= 1e-15 * norm_a:
+            break
+        v_old, v, beta = v, av / beta_next, beta_next
+    return Solution(x, _relative(b - a(x), b), len(diagonal), _smallest_ritz(diagonal, beside), products + 1)
+
+
+def neumann(a: Operator, b: Tensor, *, terms: int, step: float, x0: Tensor | None = None) -> Solution:
+    """x = x0 + step * sum_{k=0..terms} (I - step A)^k (b - A x0): the series of the inverse (Lorraine et al., 2020).
+
+    Converges for A positive definite and step < 2 / lambda_max, slowly: the error falls by 1 - step * lambda_min a
+    term. One more product measures the residual.
+    """
+    x, r, products = _start(a, b, x0)
+    term, total, curvature = r.clone(), r.clone(), math.inf
+    for _ in range(terms):
+        moved = a(term)
+        square = dot(term, term)
+        if square > 0:
+            curvature = min(curvature, dot(term, moved) / square)
+        term = term - step * moved
+        total = total + term
+    x = x + step * total
+    found = curvature if math.isfinite(curvature) else math.nan
+    return Solution(x, _relative(b - a(x), b), terms, found, products + terms + 1)
+
+
+def power_iteration(a: Operator, v: Tensor, *, iterations: int) -> tuple[float, Tensor]:
+    """The size of the eigenvalue of largest absolute value, from a start vector (P,), and the vector (P,) reached.
+
+    The size is a lower bound that tightens with every product; starting from a vector reached before, two suffice.
+    """
+    size = 0.0
+    for _ in range(iterations):
+        norm = length(v)
+        moved = a(v / max(norm, 1e-30))
+        size = length(moved)
+        if not size > 0.0 or not math.isfinite(size):
+            break
+        v = moved
+    return size, v / max(length(v), 1e-30)
+
+
+def largest_eigenvalue(a: Operator, like: Tensor, generator: torch.Generator, *, iterations: int = 6) -> float:
+    """The same, from a random vector of the shape of `like`, and without the vector."""
+    return power_iteration(a, random_vector(like, generator), iterations=iterations)[0]
+
+
+def random_vector(like: Tensor, generator: torch.Generator) -> Tensor:
+    """A normal vector, drawn on the CPU so that it does not depend on the device."""
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+
+def _start(a: Operator, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    """The first iterate, its residual vector, and how many products that took."""
+    if x0 is None or not bool(x0.any()):
+        return torch.zeros_like(b), b.clone(), 0
+    r = b - a(x0)
+    if not length(r) < length(b):  # no better than nothing, or not finite
+        return torch.zeros_like(b), b.clone(), 1
+    return x0.clone(), r, 1
+
+
+def _smallest_ritz(diagonal: list[float], beside: list[float]) -> float:
+    """The smallest eigenvalue of the tridiagonal matrix of a Lanczos process."""
+    if not diagonal:
+        return math.nan
+    off = torch.tensor(beside[:-1], dtype=torch.float64)
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+    return float(torch.linalg.eigvalsh(matrix)[0])
+
+
+def _relative(residual: Tensor, b: Tensor) -> float:
+    size = length(b)
+    return length(residual) / size if size > 0 else 0.0
