@@ -74,7 +74,7 @@ class Run:
         self.global_step = 0
         self.batch_in_epoch = 0
         self.stopped = False
-        self.cost = Cost() if _forked_from is None else _forked_from.cost
+        self.cost: Cost = Cost() if _forked_from is None else _forked_from.cost
         self._forked = _forked_from is not None
         self._build_optimizer = optimizer
         self._train = _as_batches(train)
@@ -301,7 +301,8 @@ class Run:
     @torch.no_grad()
     def edit(self, group: str, fn: Callable[[str, Tensor], Tensor]) -> None:
         """Replace each parameter of a group by fn(name, value)."""
-        buffers = dict(self._module(group).named_buffers()) if self._module(group) is not None else {}
+        module = self._module(group)
+        buffers = {} if module is None else dict(module.named_buffers())
         for name, t in self._tensors(group).items():
             if name not in buffers:
                 t.copy_(fn(name, t))

@@ -59,8 +59,10 @@ class Plan:
     def methods(self) -> dict[str, Role]:
         """label -> role, in the order of the tables."""
         found: dict[str, Role] = {}
-        for item in (*self.runs, *self.refused):
-            found.setdefault(item.label if isinstance(item, Planned) else item.method, item.role)
+        for run in self.runs:
+            found.setdefault(run.label, run.role)
+        for refused in self.refused:
+            found.setdefault(refused.method, refused.role)
         order = {"method": 0, "baseline": 1, "reference": 2}
         return dict(sorted(found.items(), key=lambda kv: order[kv[1]]))
 

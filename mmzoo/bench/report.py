@@ -97,6 +97,18 @@ def _protocol(row: Row, config: str) -> str:
     return f"{t['optimizer']} lr {t['lr']:g}, {t['epochs']} epochs, {config[:6]}"
 
 
+def _at(*path: str) -> Callable[[Row], float]:
+    """A number of a row by its path; NaN where there is none."""
+
+    def get(row: Row) -> float:
+        value: Any = row
+        for key in path:
+            value = value.get(key, {}) if isinstance(value, Mapping) else {}
+        return math.nan if isinstance(value, Mapping) else value
+
+    return get
+
+
 def _main(row: Row) -> float:
     return row["metrics"][row["metrics"]["main_metric"]]
 
@@ -111,8 +123,8 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
     )  # fmt: skip
     columns: list[list[Spread]] = []
     for group in groups:
-        columns.append([group.spread(lambda r, m=m: r["metrics"][m]) for m in metrics]
-                       + [group.spread(lambda r: r["metrics"]["last"][main])])  # fmt: skip
+        paths = [*(("metrics", m) for m in metrics), ("metrics", "last", main)]
+        columns.append([group.spread(_at(*path)) for path in paths])
     joint = [i for i, g in enumerate(groups) if not g.alone]
     best = [_best([columns[i][c] for i in joint]) for c in range(len(metrics) + 1)]
     for i, group in enumerate(groups):
@@ -120,8 +132,8 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
         plain = _plain_of(group, groups)
         delta = paired(group.by_seed(_main), plain.by_seed(_main)) if plain and not group.alone else None
         cells.append(Cell(_percent(delta, sign=True) if delta and plain is not group else DASH))
-        cells += [Cell(_number(group.spread(lambda r: r["timing"]["seconds"])))]
-        cells += [Cell(_number(group.spread(lambda r, k=k: r["cost"][k]), 0)) for k in ("forward", "backward")]
+        cells += [Cell(_number(group.spread(_at("timing", "seconds"))))]
+        cells += [Cell(_number(group.spread(_at("cost", k)), 0)) for k in ("forward", "backward")]
         table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(_main))))])
         table.notes += _excuses(group)
     for r in refused:
@@ -169,11 +181,9 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
         cells = [Cell(group.label)]
         for m in modalities:
             for what in ("own", "probe"):
-                cells.append(Cell(_percent(group.spread(
-                    lambda r, m=m, what=what: r["metrics"]["modalities"].get(m, {}).get(what, {}).get(main, math.nan)
-                ))))  # fmt: skip
+                cells.append(Cell(_percent(group.spread(_at("metrics", "modalities", m, what, main)))))
             cells.append(Cell(_percent(alone[m].spread(_main)) if m in alone else DASH))
-        cells += [Cell(_percent(group.spread(lambda r, k=k: r["metrics"]["gap"][k]))) for k in ("own", "probe")]
+        cells += [Cell(_percent(group.spread(_at("metrics", "gap", k)))) for k in ("own", "probe")]
         table.body.append(cells)
     hows = sorted({r["metrics"]["own_logits"] for g in inside for r in g.rows if r["status"] == "ok"})
     if hows:

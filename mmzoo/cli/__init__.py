@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mmzoo import __version__
 from mmzoo.errors import BadValue, MmzooError
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_plugin_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_plugin_commands(commands: argparse._SubParsersAction[Any]) -> None:
     """The commands of third-party packages; one that fails costs its commands, nothing else."""
     from mmzoo.plugins import load
 

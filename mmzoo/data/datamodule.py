@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,12 +99,12 @@ class Loader:
         order = None if generator is None else self._order(generator)
         for start, end in self._bounds():
             rows = torch.arange(start, end) if order is None else order[start:end]
-            yield self._all.map(lambda t, rows=rows: t[rows])
+            yield self._all.map(partial(_rows, rows=rows))
 
     def sampled(self, rows: Tensor, drop: Tensor | None = None) -> Loader:
         """The loader of other rows; see Run.set_sampling."""
         own = rows if rows.ndim == 2 else rows[:, None].expand(-1, len(self._all.inputs))
-        inputs = {m: map_tensors(x, lambda t, i=i: t[own[:, i]]) for i, (m, x) in enumerate(self._all.inputs.items())}
+        inputs = {m: map_tensors(x, partial(_rows, rows=own[:, i])) for i, (m, x) in enumerate(self._all.inputs.items())}
         present = None if self._all.present is None else self._all.present.gather(0, own)
         if drop is not None:
             present = ~drop if present is None else present & ~drop
@@ -124,3 +125,7 @@ class Loader:
         if len(starts) > 1 and n - starts[-1] == 1:
             starts.pop()
         return list(zip(starts, [*starts[1:], n]))
+
+
+def _rows(t: Tensor, rows: Tensor) -> Tensor:
+    return t[rows]

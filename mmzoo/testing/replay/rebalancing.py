@@ -43,7 +43,7 @@ def _ogm(case: Case) -> Iterator[Any]:
         yield f"score_{m}", score
         yield f"ratio_{m}", ratio
         yield f"expected_paper/coeff_{m}", factors[m]
-    at_tie, *others = logits if case.kind == "bimodal_coeff_equal" else (None, *logits)
+    at_tie, *others = logits if case.kind == "bimodal_coeff_equal" else ("", *logits)
     yield from ((f"coeff_{m}", factors[m]) for m in others)
     yield skip("at a tie the authors' code scales the first modality, the paper does not", f"coeff_{at_tie}")
 
