@@ -140,6 +140,12 @@ class Run:
         train = self._train if self._sampling is None else self._train.sampled(*self._sampling)
         yield from train.batches(stream(self.seed, "order", self.epoch))
 
+    def train_epoch(self) -> None:
+        """One epoch without its end: evaluate, then call `end_epoch`."""
+        self.start_epoch()
+        for batch in self.epoch_batches():
+            self.step(batch)
+
     def step(self, batch: Batch) -> None:
         """Train on one batch: every pass that the strategy plans."""
         from mmzoo.trainer import train_pass
@@ -252,9 +258,7 @@ class Run:
             child._schedule.load_state_dict(copy.deepcopy(self._schedule.state_dict()))
             child._lr_scale = dict(self._lr_scale)
         for _ in range(epochs):
-            child.start_epoch()
-            for batch in child.epoch_batches():
-                child.step(batch)
+            child.train_epoch()
             child.end_epoch()
         return child
 

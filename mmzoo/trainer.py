@@ -41,13 +41,6 @@ def train_pass(run: Run, step: Step) -> None:
     strategy.updated(step, out, terms)
 
 
-def train_epoch(run: Run) -> None:
-    """One epoch without its end: the caller evaluates, then calls `run.end_epoch(loss)`."""
-    run.start_epoch()
-    for batch in run.epoch_batches():
-        run.step(batch)
-
-
 @dataclass
 class Selection:
     """The best epoch so far by a holdout score; ties go to the lower holdout loss, then to the earlier epoch."""
@@ -86,7 +79,7 @@ def fit(
     selection = Selection() if selection is None else selection
     while run.epoch < run.n_epochs and not run.stopped:
         epoch = run.epoch
-        train_epoch(run)
+        run.train_epoch()
         scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()))
         logged = run.end_epoch(scores["loss"])
         for name, value in {**logged, "holdout loss": scores["loss"]}.items():

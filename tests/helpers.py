@@ -62,9 +62,7 @@ def run(strategy: Strategy | None = None, m: MultimodalModel | None = None, **kw
 
 def train(r: Run, epochs: int) -> Run:
     for _ in range(epochs):
-        r.start_epoch()
-        for batch in r.epoch_batches():
-            r.step(batch)
+        r.train_epoch()
         r.end_epoch()
     return r
 

@@ -66,9 +66,7 @@ def test_resume_is_bitwise_under_every_optimizer_and_schedule(optimizer: str, sc
 
 
 def train_one(r: Run, loss: float | None = None) -> None:
-    r.start_epoch()
-    for batch in r.epoch_batches():
-        r.step(batch)
+    r.train_epoch()
     r.end_epoch(loss)
 
 
