@@ -17,7 +17,6 @@ from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
 from mmzoo.seeding import seeded, stream
 from mmzoo.strategy import Strategy
-from mmzoo.trainer import train_epoch
 from mmzoo.training import Training
 from mmzoo.types import Batch, Pass
 
@@ -199,7 +198,7 @@ def train(run: Run, epochs: int = 2) -> dict[str, float]:
     """Train for some epochs. Returns every value that was logged, the last one where there are several."""
     logged: dict[str, float] = {}
     for _ in range(epochs):
-        train_epoch(run)
+        run.train_epoch()
         logged |= run.end_epoch()
     return logged
 
