@@ -647,6 +647,17 @@ def test_parameters_that_no_loss_touches_count_as_zeros() -> None:
     assert not flat_grad(torch.ones(()), [unused]).any()
 
 
+def test_an_output_that_does_not_move_leaves_no_curvature() -> None:
+    a, b = normal(0, 3).requires_grad_(), normal(1, 3)
+    product = gauss_newton_operator([2 * a, b], lambda o: o[0] @ o[1], [a])
+    assert not product(normal(2, 3)).any()
+    assert not gauss_newton_operator([b], lambda o: o[0] @ o[0], [a])(normal(2, 3)).any()
+    assert not gauss_newton_operator([2 * a], lambda o: o[0].sum(), [a])(normal(2, 3)).any()
+    torch.testing.assert_close(
+        gauss_newton_operator([2 * a, b], lambda o: o[0] @ o[0] + o[0] @ o[1], [a])(normal(2, 3)), 8 * normal(2, 3)
+    )
+
+
 def test_scopes_of_a_model() -> None:
     model, x, y = with_norm()
     model.eval()
