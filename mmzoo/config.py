@@ -37,6 +37,15 @@ class Part:
     first: str | None = None
     last: str | None = None
 
+    @property
+    def bounds(self) -> tuple[int | float, int | float | None] | None:
+        """First and last epoch of the window, shares of the run as floats; None where there is no window."""
+        if self.first is None:
+            return None
+        first, last = (b if b is None else int(b[:-1]) / 100 if b.endswith("%") else int(b)
+                       for b in (self.first, self.last))  # fmt: skip
+        return first or 0, last
+
 
 @dataclass(frozen=True)
 class Method:
@@ -48,6 +57,7 @@ class Method:
     head_params: Mapping[str, Any]
     each_modality: bool
     versions: Mapping[str, int]
+    uses_slice: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,7 +70,8 @@ class Method:
 class RunSpec:
     """All that decides the numbers of one run. Its hash is the run's id.
 
-    modalities: those that are trained on (None: all). encoders: modality -> (encoder, parameters).
+    modalities: those that are trained on (None: all). encoders: modality -> (encoder, parameters). spare_slice: leave
+    the slice out of training although the method has no use for it, to be compared with one that has.
     """
 
     dataset: str
@@ -72,6 +83,7 @@ class RunSpec:
     encoders: Mapping[str, tuple[str, Mapping[str, Any]]]
     training: Training
     seed: int
+    spare_slice: bool = False
     versions: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -162,7 +174,8 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     changed += [f"head.{k}={shown(v)}" for k, v in checked.items() if head_params.get(k) != v]
     head_params |= checked
     label = text.strip() + (f"[{','.join(changed)}]" if changed else "")
-    method = Method(label, tuple(parts), head.id.partition("/")[2], head_params, any(each), versions)
+    uses_slice = any("slice" in r.requires for r in recipes)
+    method = Method(label, tuple(parts), head.id.partition("/")[2], head_params, any(each), versions, uses_slice)
     return method if changed else dataclasses.replace(method, label=_canonical(catalogue, method) or label)
 
 

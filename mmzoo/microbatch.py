@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.seeding import seeded
-from mmzoo.types import Step
+from mmzoo.types import Step, batch_bounds
 
 if TYPE_CHECKING:
     from mmzoo.run import Run
@@ -38,7 +38,7 @@ class MicroBatches:
 
     def features(self) -> dict[str, Tensor]:
         with torch.no_grad():
-            pieces = [self._encode(i) for i in self._starts()]
+            pieces = [self._encode(*bounds) for bounds in self._bounds()]
         frozen = self._step.pass_.freeze
         self._leaves = {m: torch.cat([p[m] for p in pieces]).requires_grad_(m not in frozen) for m in pieces[0]}
         return dict(self._leaves)
@@ -49,19 +49,19 @@ class MicroBatches:
         if not grads:
             return
         self._run.count_forward(self._step.pass_)
-        for i in self._starts():
+        for start, end in self._bounds():
             with buffers_kept(self._run.model):  # the first encoding has moved the batch statistics already
-                piece = self._encode(i)
+                piece = self._encode(start, end)
             rows = [m for m in grads if piece[m].requires_grad]
-            torch.autograd.backward([piece[m] for m in rows], [grads[m][i : i + self._size] for m in rows])
+            torch.autograd.backward([piece[m] for m in rows], [grads[m][start:end] for m in rows])
         for z in self._leaves.values():
             z.grad = None
 
-    def _starts(self) -> range:
-        return range(0, len(self._step.batch), self._size)
+    def _bounds(self) -> list[tuple[int, int]]:
+        return batch_bounds(len(self._step.batch), self._size)
 
-    def _encode(self, start: int) -> dict[str, Tensor]:
-        piece = self._step.batch.map(lambda t: t[start : start + self._size])
+    def _encode(self, start: int, end: int) -> dict[str, Tensor]:
+        piece = self._step.batch.map(lambda t: t[start:end])
         name = self._step.pass_.name
         with seeded(self._run.seed, "noise", self._run.global_step, name, start):
             return self._run.model.encode(piece.inputs, self._step.pass_, piece.present)

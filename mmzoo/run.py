@@ -82,6 +82,7 @@ class Run:
         self._sampling: tuple[Tensor, Tensor | None] | None = None
         self._lr_scale: dict[str, float] = {}
         self._logged: dict[str, list[Any]] = {}
+        self.warnings: dict[str, int] = {}
         self._micro: MicroBatches | None = None
         self._fed = 1.0
         self._check_requirements()
@@ -105,6 +106,11 @@ class Run:
         return self.model.head.n_classes
 
     @property
+    def n_processes(self) -> int:
+        """How many processes train this run together."""
+        return distributed.world_size()
+
+    @property
     def steps_per_epoch(self) -> int:
         return len(self._train)
 
@@ -113,14 +119,18 @@ class Run:
         for batch in self._train.batches(stream(self.seed, "train", name, self.epoch)):
             yield batch.to(self.device)
 
-    def strategy_holdout(self) -> Iterator[Batch]:
-        """The strategy's own labelled slice, in stored order. Raises Incompatible where there is none."""
+    def strategy_holdout(self, name: str = "strategy") -> Iterator[Batch]:
+        """The strategy's own labelled slice, in an order of its own for each epoch and `name`.
+
+        Data is often stored by class, so that the first batches in stored order would hold a few classes only. Raises
+        Incompatible where there is no slice.
+        """
         if self._slice is None:
             raise Incompatible(
                 f"{type(self.strategy).__name__} wants a labelled slice of its own. "
                 "Give Run(slice=...), or name 'slice' in `requires` for the bench to do so."
             )
-        for batch in self._slice.batches():
+        for batch in self._slice.batches(stream(self.seed, "slice", name, self.epoch)):
             yield batch.to(self.device)
 
     def generator(self, name: str) -> torch.Generator:
@@ -225,6 +235,10 @@ class Run:
         for p, grad in zip(params, kept):
             p.grad = grad
         return result
+
+    def warn(self, message: str) -> None:
+        """Note something that a reader of the results should know; the same message is counted, not repeated."""
+        self.warnings[message] = self.warnings.get(message, 0) + 1
 
     def reduce(self, x: Tensor) -> Tensor:
         """The mean over processes: for every score that steers training."""
@@ -370,6 +384,7 @@ class Run:
             "global_step": self.global_step,
             "stopped": self.stopped,
             "lr_scale": dict(self._lr_scale),
+            "warnings": dict(self.warnings),
             "sampling": self._sampling,
             "cost": {"forward": self.cost.forward, "backward": self.cost.backward},
         }
@@ -386,6 +401,7 @@ class Run:
         self.strategy.load_state_dict(state["strategy"])  # once more: setup may have reset it
         self.epoch, self.global_step = state["epoch"], state["global_step"]
         self.stopped, self._lr_scale = state["stopped"], dict(state["lr_scale"])
+        self.warnings = dict(state["warnings"])
         self._sampling = None if state["sampling"] is None else tuple(state["sampling"])
         self.cost.forward, self.cost.backward = state["cost"]["forward"], state["cost"]["backward"]
 
@@ -463,7 +479,10 @@ class _ListBatches:
         self._source = source
 
     def __len__(self) -> int:
-        return len(self._source)  # type: ignore[arg-type]
+        try:
+            return len(self._source)  # type: ignore[arg-type]
+        except TypeError:
+            raise BadValue("give Run a list of batches or a loader: it is gone through once an epoch.") from None
 
     def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
         return iter(self._source)

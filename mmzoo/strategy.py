@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from mmzoo.errors import BadValue, Incompatible
+from mmzoo.training import open_epochs
 
 if TYPE_CHECKING:
     from mmzoo.gradients import Grads
@@ -245,11 +245,7 @@ class Window(Wrapper):
         self.first, self.last = first, last
 
     def _open(self, run: Run) -> bool:
-        first = math.floor(self.first * run.n_epochs) if isinstance(self.first, float) else self.first
-        if self.last is None:
-            return run.epoch >= first
-        last = math.ceil(self.last * run.n_epochs) - 1 if isinstance(self.last, float) else self.last
-        return first <= run.epoch <= last
+        return run.epoch in open_epochs(self.first, self.last, run.n_epochs)
 
     def epoch_start(self, run: Run) -> None:
         if self._open(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,14 @@ class Training:
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def open_epochs(first: int | float, last: int | float | None, n_epochs: int) -> range:
+    """The epochs, from 0, of a window that is inclusive at both ends. A float is a share of the run; None its end."""
+    start = math.floor(first * n_epochs) if isinstance(first, float) else first
+    if last is None:
+        return range(start, n_epochs)
+    return range(start, (math.ceil(last * n_epochs) - 1 if isinstance(last, float) else last) + 1)
 
 
 FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in dataclasses.fields(Training)}

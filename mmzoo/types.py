@@ -50,6 +50,15 @@ def map_tensors(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     return fn(value)
 
 
+def batch_bounds(n: int, size: int) -> list[tuple[int, int]]:
+    """(start, end) of each batch of `size` among n items. A last one of a single item joins the one before it: batch
+    statistics of one item do not exist."""
+    starts = list(range(0, n, size))
+    if len(starts) > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], n]))
+
+
 @dataclass(frozen=True)
 class Pass:
     """One forward and backward over a batch, as data.

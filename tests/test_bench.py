@@ -52,7 +52,8 @@ def copied(results: Path, tmp_path: Path) -> Path:
 def test_a_bench_leaves_one_complete_row_a_run(results: Path) -> None:
     rows = rows_of(results)
     assert sorted(r["label"] for r in rows.values()) == [
-        "concat", "dynamic_gap_lb", "joint_unimodal", "ogm", "pmr", "unimodal: fou", "unimodal: zer",
+        "concat", "concat (slice spared)", "dynamic_gap_lb", "joint_unimodal", "joint_unimodal (slice spared)", "ogm",
+        "pmr", "unimodal: fou", "unimodal: zer",
     ]  # fmt: skip
     for run_id, row in rows.items():
         assert (results / "runs" / run_id / "result.json").exists()
@@ -63,9 +64,14 @@ def test_a_bench_leaves_one_complete_row_a_run(results: Path) -> None:
         folder = results / "runs" / run_id
         assert sorted(p.name for p in folder.iterdir()) == ["history.jsonl", "predictions.npz", "result.json"]
     assert len({json.dumps(r["hashes"]["split"]) for r in rows.values()}) == 1
-    joint = [r for r in rows.values() if r["modality"] is None and r["label"] != "dynamic_gap_lb"]
-    # The methods start from the same weights and see the same batches.
-    assert len({r["hashes"]["initial_weights"] for r in joint}) == len({r["hashes"]["batch_order"] for r in joint}) == 1
+    joint = [r for r in rows.values() if r["modality"] is None]
+    # The methods start from the same weights and see the same batches; those that spare the slice, among themselves.
+    assert len({r["hashes"]["initial_weights"] for r in joint}) == 1
+    orders = {(r["cost"]["train_items"], r["hashes"]["batch_order"]) for r in joint}
+    assert {n for n, _ in orders} == {800, 1000} and len(orders) == 2
+    assert {r["label"] for r in joint if r["cost"]["train_items"] == 800} == {
+        "dynamic_gap_lb", "concat (slice spared)", "joint_unimodal (slice spared)",
+    }  # fmt: skip
 
 
 def test_the_predictions_give_back_the_scores(results: Path) -> None:
@@ -95,7 +101,7 @@ def test_what_is_there_is_not_run_again(copied: Path, mmzoo: Command, monkeypatc
     monkeypatch.setattr(runner, "run_one", None)  # calling it would fail
     arguments = ("bench", "--method", "dynamic_gap_lb", "--baselines", "ogm,pmr", *SMALL, "--out", copied)
     done = mmzoo(*arguments)
-    assert done.code == 0 and "there already: 7, to do: 0" in done.out and "| dynamic_gap_lb |" in done.out
+    assert done.code == 0 and "there already: 9, to do: 0" in done.out and "| dynamic_gap_lb " in done.out
     assert contents(copied / "runs") == before
 
 
@@ -104,7 +110,7 @@ def test_only_what_is_missing_is_run(copied: Path, mmzoo: Command, monkeypatch: 
     gone = next(i for i, r in rows_of(copied).items() if r["label"] == "ogm")
     shutil.rmtree(copied / "runs" / gone)
     done = mmzoo("bench", "--method", "dynamic_gap_lb", "--baselines", "ogm,pmr", *SMALL, "--out", copied)
-    assert done.code == 0 and "there already: 6, to do: 1" in done.out and "[1/1] mfeat ogm seed 0: " in done.out
+    assert done.code == 0 and "there already: 8, to do: 1" in done.out and "[1/1] mfeat ogm seed 0: " in done.out
     after = contents(copied / "runs")
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed <= {f"{gone}/result.json"} and after.keys() == before.keys()
@@ -323,7 +329,7 @@ def test_a_row_that_cannot_be_used_is_named_and_the_others_stay(copied: Path, mm
         message = str(caught.value)
         assert part in message and str(path) in message and f"Move the folder {victim['run_id']} away" in message
         done = mmzoo("report", copied, "--format", "json")
-        assert done.code == 2 and message in done.err and len(json.loads(done.out)["rows"]) == 6, part
+        assert done.code == 2 and message in done.err and len(json.loads(done.out)["rows"]) == 8, part
         stopped = mmzoo(*bench)
         assert stopped.code == 2 and stopped.err == f"mmzoo: {message}\n"
         assert contents(copied) == before, part
@@ -336,7 +342,7 @@ def test_a_row_in_the_folder_of_another_run_is_not_taken(copied: Path) -> None:
     one, other = sorted(rows_of(copied))[:2]
     shutil.copy(copied / "runs" / one / "result.json", copied / "runs" / other / "result.json")
     rows, errors = Store(copied).rows()
-    assert len(rows) == 6 and len(errors) == 1
+    assert len(rows) == 8 and len(errors) == 1
     assert f"it says run_id '{one}', but lies in the folder of {other}" in str(errors[0])
 
 
@@ -355,7 +361,7 @@ def test_a_result_that_is_a_folder_is_named(copied: Path) -> None:
 def test_the_note_of_the_last_bench_may_be_lost(copied: Path, mmzoo: Command, text: str) -> None:
     (copied / "bench.json").write_text(text, encoding="latin-1")
     assert Store(copied).bench() == {"methods": {}, "refused": []}
-    assert "| dynamic_gap_lb |" in mmzoo("report", copied).out
+    assert "| dynamic_gap_lb " in mmzoo("report", copied).out
 
 
 def test_writing_a_row_leaves_the_old_one_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,3 +376,35 @@ def test_writing_a_row_leaves_the_old_one_or_the_new(tmp_path: Path, monkeypatch
     with pytest.raises(MmzooError, match="Input/output error"):
         store.write({"run_id": "r", "a": 2})
     assert contents(tmp_path) == before  # no temporary file stays either
+
+
+# ---------------------------------------------------------------------- what a plan refuses and adds
+@pytest.mark.parametrize(
+    ("method", "epochs", "message"),
+    [("ogm:100-200", 3, "never opens in 3 epochs"), ("ogm:50%-10", 30, "never opens in 30 epochs"),
+     ("ogm+ogm", 3, "ogm would act twice"), ("ogm:0-2+ogm_ge:2-", 6, "ogm would act twice")],
+)  # fmt: skip
+def test_a_window_that_cannot_act_or_acts_twice_is_refused(
+    method: str, epochs: int, message: str, mmzoo: Command
+) -> None:
+    done = mmzoo("bench", "--method", method, "--epochs", str(epochs), "--plan")
+    assert done.code == 2 and message in done.err
+
+
+def test_two_windows_of_one_strategy_may_follow_each_other(mmzoo: Command) -> None:
+    assert mmzoo("bench", "--method", "ogm:0-2+ogm_ge:3-", "--epochs", "6", "--plan").code == 0
+
+
+def test_references_that_spare_the_slice_come_with_a_method_that_uses_it(mmzoo: Command) -> None:
+    assert "slice spared" in mmzoo("bench", "--method", "dynamic_gap_lb", "--plan").out
+    assert "slice spared" not in mmzoo("bench", "--method", "dynamic_gap_h", "--plan").out
+
+
+def test_warnings_of_a_run_reach_its_row_and_the_table(tmp_path: Path, mmzoo: Command) -> None:
+    done = mmzoo("bench", "--method", "dynamic_gap_lb", "--no-references", *SMALL, "--out", tmp_path, "--set",
+                 "dynamic_gap_lb.iterations=1", "--set", "dynamic_gap_lb.damping=0", "--set",
+                 "dynamic_gap_lb.solver=hessian")  # fmt: skip
+    (row,) = rows_of(tmp_path).values()
+    assert row["warnings"] == {"the solve for alpha did not converge, and alpha was left alone": 1}
+    assert row["record"]["dynamic_gap/alpha"] == {"first": 0.5, "last": 0.5}
+    assert "alpha was left alone; times: 1 (seed 0)" in done.out

@@ -64,9 +64,9 @@ def test_the_plan_counts_and_names_all_runs(mmzoo: Command, tmp_path: Path) -> N
     done = mmzoo("bench", "--method", "dynamic_gap_lb", "--baselines", "ogm,pmr", "--datasets", "mfeat,mfeat:six",
                  "--seeds", "1", "--epochs", "1", "--plan", "--out", tmp_path / "out")  # fmt: skip
     lines = done.out.splitlines()
-    assert lines[0] == "Plan: 18 runs (11 methods, 1 seed), by data set:"
-    assert lines[1].startswith("  mfeat: 7 runs of 1 epoch (sgd, ")
-    assert lines[2].startswith("  mfeat:six: 11 runs of 1 epoch (sgd, ")
+    assert lines[0] == "Plan: 22 runs (13 methods, 1 seed), by data set:"
+    assert lines[1].startswith("  mfeat: 9 runs of 1 epoch (sgd, ")
+    assert lines[2].startswith("  mfeat:six: 13 runs of 1 epoch (sgd, ")
     assert lines[3:5] == ["  method: dynamic_gap_lb", "  baselines: ogm, pmr"]
     assert lines[5].startswith("  references: concat, joint_unimodal, unimodal: fou, unimodal: zer")
     assert not (tmp_path / "out").exists()

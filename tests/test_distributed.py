@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from helpers import data, model, train, weights
 
-from mmzoo.api import Batch, Run, Strategy, Training
+from mmzoo.api import Batch, Incompatible, Run, Strategy, Training
 from mmzoo.functional import cosine_similarities, info_nce
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.joint_unimodal import JointUnimodal
@@ -50,6 +50,11 @@ def work(rank: int, port: int, out: str) -> None:
 
     loss = info_nce(cosine_similarities({m: gather(x) for m, x in z.items()}, 0.5))
     loss.backward()
+    try:
+        r = Run(model().double(), DynamicGap(schedule="learned", upper="train"), train=batches(part))
+        results["learned"] = f"trained in {r.n_processes} processes"
+    except Incompatible as error:
+        results["learned"] = str(error)
     results["gathered"] = {"loss": loss.detach(), **{m: x.grad / 2 for m, x in z.items()}}
     torch.save(results, f"{out}/{rank}.pt")
     dist.destroy_process_group()
@@ -71,6 +76,10 @@ def test_two_processes_equal_one(ranks: list[dict[str, Any]], name: str) -> None
     for rank in ranks:
         for key, value in alone.items():
             assert torch.allclose(value, rank[name][key], rtol=0, atol=1e-10), f"{name}: {key}"
+
+
+def test_a_learned_alpha_is_refused_in_several_processes(ranks: list[dict[str, Any]]) -> None:
+    assert all("not shared out over processes" in rank["learned"] for rank in ranks)
 
 
 def test_gathered_negatives_give_the_loss_and_gradient_of_the_whole_batch(ranks: list[dict[str, Any]]) -> None:

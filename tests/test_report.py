@@ -105,7 +105,7 @@ def test_spreads_and_the_smallest_p() -> None:
 # ---------------------------------------------------------------------- forms
 def test_json_is_one_object_a_run(results: Path, mmzoo: Command) -> None:
     read = json.loads(mmzoo("report", results, "--format", "json").out)
-    assert set(read) == {"schema", "rows"} and read["schema"] == 1 and len(read["rows"]) == 7
+    assert set(read) == {"schema", "rows"} and read["schema"] == 1 and len(read["rows"]) == 9
     for found in read["rows"]:
         assert {"dataset", "method", "seed", "status", "metrics", "run_id", "timing", "environment"} <= set(found)
         assert found == json.loads((results / "runs" / found["run_id"] / "result.json").read_text())

@@ -374,3 +374,39 @@ def test_keep_leaves_items_out_of_the_loss_and_an_empty_keep_skips_the_pass() ->
     still = run(skipping, train=kept)
     before = weights(still.model)
     assert equal(before, weights(train(still, 1).model))
+
+
+def test_the_slice_is_drawn_in_an_order_of_its_own() -> None:
+    """Data sorted by class would otherwise give first batches of one class."""
+    ordered = loader(n=40)
+    r = run(DynamicGap(schedule="learned"), slice=ordered, training=Training(epochs=3))
+    first = [b.index.tolist() for b in r.strategy_holdout("x")]
+    assert sorted(i for batch in first for i in batch) == list(range(40)) and first[0] != list(range(8))
+    assert first == [b.index.tolist() for b in r.strategy_holdout("x")]
+    r.epoch = 1
+    assert first != [b.index.tolist() for b in r.strategy_holdout("x")]
+
+
+def test_a_remainder_of_one_item_joins_the_piece_before_it() -> None:
+    source = loader(n=9, batch_size=9)
+    train(run(m=model(norm=True), train=source, training=Training(epochs=1, micro_batch=4)), 1)
+
+
+def test_warnings_are_counted_and_resumed() -> None:
+    r = run()
+    r.warn("odd"), r.warn("odd")
+    assert run(state=through_disk(r.state_dict())).warnings == {"odd": 2}
+
+
+def test_a_generator_of_batches_is_refused_with_the_next_step() -> None:
+    with pytest.raises(BadValue, match="a list of batches or a loader"):
+        run(train=(b for b in loader().batches()))
+
+
+def test_the_released_form_keeps_its_factor_without_matching() -> None:
+    logged = {}
+    for form in ("paper", "released"):
+        r = run(DynamicGap(schedule="constant", alpha=0.0, form=form))
+        r.train_epoch()
+        logged[form] = r._logged["loss/task"][0]
+    assert float(logged["released"]) == pytest.approx(2 * float(logged["paper"]))

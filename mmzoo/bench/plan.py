@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mmzoo.catalogue import Catalogue, Entry
@@ -18,7 +18,7 @@ from mmzoo.config import (
     shown,
 )
 from mmzoo.errors import BadValue, Incompatible, unknown
-from mmzoo.training import Training
+from mmzoo.training import Training, open_epochs
 
 Role = Literal["method", "baseline", "reference"]
 #: the references of every bench; the last two with each head that a method of the bench uses
@@ -84,11 +84,15 @@ def make_plan(bench: BenchSpec, catalogue: Catalogue) -> Plan:
         training = resolve_training(entry, bench.preset, bench.epochs, settings)
         modalities = _modalities(entry, params)
         encoders = _encoders(catalogue, entry, modalities, settings)
-        for method, role in wanted:
+        for method, role, spare in wanted:
+            _check_windows(method, training.epochs)
             if reason := _obstacle(catalogue, method, modalities):
                 refused.append(Refused(label, method.label, role, reason))
                 continue
             for planned in _runs(method, role, label, entry, params, modalities, encoders, training, bench.seeds):
+                if spare:
+                    spec = replace(planned.spec, spare_slice=True)
+                    planned = replace(planned, spec=spec, method=f"{planned.method} (slice spared)")
                 runs.setdefault(planned.spec.run_id, planned)
     settings.check_all_used()
     plan = Plan(tuple(runs.values()), tuple(refused), bench)
@@ -98,8 +102,12 @@ def make_plan(bench: BenchSpec, catalogue: Catalogue) -> Plan:
     return plan
 
 
-def _wanted(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[tuple[Method, Role]]:
-    """The methods in the order of the tables, each once."""
+def _wanted(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[tuple[Method, Role, bool]]:
+    """The methods in the order of the tables, each once; the last of three: train without the slice for comparison.
+
+    A method that learns from the slice is not trained on it. So that its difference to plain training does not
+    measure the missing labels, plain and control then come once more, without the slice too.
+    """
     asked: list[tuple[str, Role]] = [(bench.method, "method"), *((b, "baseline") for b in bench.baselines)]
     found = [(resolve_method(catalogue, text, settings), role) for text, role in asked]
     if bench.references:
@@ -107,10 +115,31 @@ def _wanted(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[
         for head in heads or {"concat": None}:
             found += [(resolve_method(catalogue, f"{name}@{head}", settings), "reference") for name in (PLAIN, CONTROL)]
         found.append((resolve_method(catalogue, ALONE, settings), "reference"))
-    unique: dict[str, tuple[Method, Role]] = {}
+    unique: dict[str, tuple[Method, Role, bool]] = {}
     for method, role in found:
-        unique.setdefault(str(method.identity), (method, role))
+        unique.setdefault(str(method.identity), (method, role, False))
+    if bench.references:
+        for head in dict.fromkeys(m.head for m, _ in found if m.uses_slice):
+            for name in (PLAIN, CONTROL):
+                method = resolve_method(catalogue, f"{name}@{head}", settings)
+                unique[f"{method.identity} without slice"] = (method, "reference", True)
     return list(unique.values())
+
+
+def _check_windows(method: Method, n_epochs: int) -> None:
+    """Raise BadValue for a window that never opens, and for a strategy that would act twice in one epoch."""
+    acts: list[tuple[str, range]] = []
+    for part in method.parts:
+        epochs = range(n_epochs) if part.bounds is None else open_epochs(*part.bounds, n_epochs)
+        if not set(epochs) & set(range(n_epochs)):
+            window = f"{part.first}-{part.last or ''}"
+            raise BadValue(
+                f"{method.label}: the window {window} of {part.strategy} never opens in {n_epochs} epochs (0 to "
+                f"{n_epochs - 1}). Move it, or train longer with --epochs."
+            )
+        if any(name == part.strategy and set(epochs) & set(other) for name, other in acts):
+            raise BadValue(f"{method.label}: {part.strategy} would act twice in the same epochs. Name it once there.")
+        acts.append((part.strategy, epochs))
 
 
 def _modalities(entry: Entry, params: Mapping[str, Any]) -> tuple[str, ...]:

@@ -71,7 +71,9 @@ def make_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
     for dataset in dict.fromkeys(r["dataset"] for r in rows):
         groups = _groups([r for r in rows if r["dataset"] == dataset], bench["methods"])
         refused = [r for r in bench["refused"] if r["dataset"] == dataset]
-        tables += [_scores(dataset, groups, refused), _modalities(dataset, groups)]
+        tables.append(_scores(dataset, groups, refused))
+        if any(g.by_seed(_main) for g in groups if not g.alone):
+            tables.append(_modalities(dataset, groups))
         if difference := _differences(dataset, groups):
             tables.append(difference)
     return tables
@@ -119,7 +121,7 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
     table = Table(
         f"{dataset}: test scores in %, mean ± deviation over seeds",
         ["method", *(METRICS[m] for m in metrics), f"last-epoch {METRICS[main]}", f"Δ {METRICS[main]} to plain",
-         "seconds", "forwards", "backwards", "seeds"],
+         "items", "seconds", "forwards", "backwards", "seeds"],
     )  # fmt: skip
     columns: list[list[Spread]] = []
     for group in groups:
@@ -132,6 +134,7 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
         plain = _plain_of(group, groups)
         delta = paired(group.by_seed(_main), plain.by_seed(_main)) if plain and not group.alone else None
         cells.append(Cell(_percent(delta, sign=True) if delta and plain is not group else DASH))
+        cells += [Cell(_number(group.spread(_at("cost", "train_items")), 0))]
         cells += [Cell(_number(group.spread(_at("timing", "seconds"))))]
         cells += [Cell(_number(group.spread(_at("cost", k)), 0)) for k in ("forward", "backward")]
         table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(_main))))])
@@ -144,14 +147,23 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
 
 
 def _excuses(group: Group) -> list[str]:
-    return [f"{group.label}, seed {r['seed']}: {r['status']}, {r['reason']}" for r in group.rows if r["status"] != "ok"]
+    notes = [
+        f"{group.label}, seed {r['seed']}: {r['status']}, {r['reason']}" for r in group.rows if r["status"] != "ok"
+    ]
+    for message in dict.fromkeys(m for r in group.rows for m in r.get("warnings", {})):
+        counts = ", ".join(f"{r['warnings'][message]} (seed {r['seed']})" for r in group.rows
+                           if message in r.get("warnings", {}))  # fmt: skip
+        notes.append(f"{group.label}: {message}; times: {counts}")
+    return notes
 
 
 def _reading(groups: Sequence[Group]) -> list[str]:
     counts = [len(g.by_seed(_main)) for g in groups]
     n = max(counts, default=0)
     notes = ["The epoch is chosen on holdout (ties: lower holdout loss); test is scored on every item. "
-             "Forwards and backwards count whole-model passes over a batch."]  # fmt: skip
+             "items: training items. seconds: training, evaluation on holdout included. Forwards and backwards count "
+             "whole-model passes over a batch. Δ is to plain training with the same head, budget and items; "
+             f"{DASH} where there is none, or nothing to compare."]  # fmt: skip
     items = {r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"}
     if items:
         notes.append(
@@ -175,8 +187,9 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
     modalities += [m for m in alone if m not in modalities]
     table = Table(
         f"{dataset}: each modality's {METRICS[main]} in %, inside the joint model and alone",
-        ["method", *(f"{m} {what}" for m in modalities for what in ("own", "probe", "alone")), "gap own", "gap probe"],
-    )
+        ["method", *(f"{m} {what}" for m in modalities for what in ("own", "probe", "alone")), "gap own", "gap probe",
+         "own logits"],
+    )  # fmt: skip
     for group in inside:
         cells = [Cell(group.label)]
         for m in modalities:
@@ -184,14 +197,18 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
                 cells.append(Cell(_percent(group.spread(_at("metrics", "modalities", m, what, main)))))
             cells.append(Cell(_percent(alone[m].spread(_main)) if m in alone else DASH))
         cells += [Cell(_percent(group.spread(_at("metrics", "gap", k)))) for k in ("own", "probe")]
-        table.body.append(cells)
-    hows = sorted({r["metrics"]["own_logits"] for g in inside for r in g.rows if r["status"] == "ok"})
-    if hows:
+        how = next(r["metrics"]["own_logits"] for r in group.rows if r["status"] == "ok")
+        table.body.append([*cells, Cell(how)])
+    if inside:
         table.notes.append(
-            f"own: the modality's own logits inside the joint model (obtained as: {', '.join(hows)}). probe: a linear "
-            "classifier fitted on the frozen encoder. alone: the modality trained by itself. A low own with a high "
-            "probe means that the head neglects the branch; a low probe means that the encoder starves."
+            "own: the modality's own logits inside the joint model; the last column says how they arise (exact: the head "
+            "computes them; slice: a part of the joint classifier; ablated: the other features set to zero). probe: a "
+            "linear classifier fitted on the frozen encoder. alone: the modality trained by itself. A low own with a "
+            "high probe means that the head neglects the branch; a low probe means that the encoder starves."
         )
+        missing = [g.label for g in groups if not g.alone and g not in inside]
+        if missing:
+            table.notes.append(f"not here, for the reasons above: {', '.join(missing)}")
     return table
 
 
@@ -224,17 +241,16 @@ def _main_metric(groups: Sequence[Group]) -> str:
 
 
 def _plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
-    """Plain training with the same head, encoders and budget."""
+    """Plain training with the same head, encoders, budget and training items."""
 
-    def key(row: Row) -> tuple[Any, ...]:
-        s = row["spec"]
-        return tuple(json.dumps(s[k], sort_keys=True) for k in
-                     ("head", "head_params", "encoders", "training", "data_params", "modalities"))  # fmt: skip
+    def key(of: Group) -> tuple[Any, ...]:
+        spec = of.rows[0]["spec"]
+        same = ("head", "head_params", "encoders", "training", "data_params", "modalities")
+        return (of.spread(_at("cost", "train_items")).mean, *(json.dumps(spec[k], sort_keys=True) for k in same))
 
-    wanted = key(group.rows[0])
     for other in groups:
         parts = other.rows[0]["spec"]["parts"]
-        if len(parts) == 1 and parts[0]["strategy"] == "plain" and key(other.rows[0]) == wanted:
+        if len(parts) == 1 and parts[0]["strategy"] == "plain" and key(other) == key(group):
             return other
     return None
 

@@ -57,7 +57,7 @@ def run_one(
     row = {
         "schema": SCHEMA, "run_id": spec.run_id, "config_id": spec.config_id, "dataset": planned.dataset,
         "method": planned.method, "label": planned.label, "modality": planned.modality, "seed": spec.seed,
-        "status": "ok", "reason": "", "metrics": {}, "cost": {}, "hashes": {}, "spec": spec.as_dict(),
+        "status": "ok", "reason": "", "metrics": {}, "cost": {}, "hashes": {}, "warnings": {}, "record": {}, "spec": spec.as_dict(),
     }  # fmt: skip
     session = _Session(planned, catalogue, store, device, checkpoint_every, on_epoch)
     try:
@@ -104,7 +104,8 @@ class _Session:
         set_threads(model, self.device)
         size = spec.training.batch_size
         apart = "slice" in strategy.requires
-        train = data.loader("train", batch_size=size) if apart else data.loader("train", "slice", batch_size=size)
+        parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
+        train = data.loader(*parts, batch_size=size)
         initial = _model_hash(model)
         run = Run(
             model, strategy, train=train, slice=data.loader("slice", batch_size=size) if apart else None,
@@ -119,7 +120,9 @@ class _Session:
         metrics = self._score(run, data, selection)
         return {
             "metrics": metrics,
-            "cost": {"forward": round(run.cost.forward, 6), "backward": run.cost.backward,
+            "warnings": dict(run.warnings),
+            "record": _ends(self.history),
+            "cost": {"train_items": train.n_items, "forward": round(run.cost.forward, 6), "backward": run.cost.backward,
                      "parameters": sum(p.numel() for p in run.model.parameters())},
             "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash, "initial_weights": initial,
                        "batch_order": _order_hash(train, spec.seed)},
@@ -145,7 +148,8 @@ class _Session:
         test = data.loader("test", batch_size=EVAL_BATCH)
         last = self._predict(run, test)
         selection.restore(run)
-        fitted = self._predict(run, data.loader("train", "slice", batch_size=EVAL_BATCH))
+        # Not the slice: some methods train on it and some do not.
+        fitted = self._predict(run, data.loader("train", batch_size=EVAL_BATCH))
         held = self._predict(run, data.loader("holdout", batch_size=EVAL_BATCH))
         chosen = self._predict(run, test)
         self._write_predictions(chosen)
@@ -201,6 +205,12 @@ class _Session:
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
+def _ends(history: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The first and the last epoch's value of everything that was logged in training."""
+    first, last = history[0]["train"], history[-1]["train"]
+    return {k: {"first": first[k], "last": last[k]} for k in first if k in last}
+
+
 def _scores(p: Predictions, fitted: Predictions, data: DataModule) -> dict[str, Any]:
     """The joint scores of some items, and each modality's by its own logits and by a probe fitted on training items."""
     own = {m: classification(z.softmax(-1), p.target, z) for m, z in p.unimodal.items()}
@@ -243,14 +253,10 @@ def build_strategy(catalogue: Catalogue, parts: tuple[Part, ...]) -> Strategy:
     built = []
     for part in parts:
         strategy = catalogue.get("strategies", part.strategy).load()(**part.params)
-        if part.first is not None:
-            strategy = Window(strategy, _bound(part.first), None if part.last is None else _bound(part.last))
+        if part.bounds is not None:
+            strategy = Window(strategy, *part.bounds)
         built.append(strategy)
     return built[0] if len(built) == 1 else Chain(*built)
-
-
-def _bound(text: str) -> int | float:
-    return int(text[:-1]) / 100 if text.endswith("%") else int(text)
 
 
 def set_threads(model: MultimodalModel, device: str) -> None:

@@ -113,8 +113,12 @@ class Store:
         return next(p for p in (*reversed(self.root.parents), self.root, self.root / "runs") if p.is_file())
 
     def note_bench(self, methods: Mapping[str, str], refused: list[dict[str, str]]) -> None:
-        """Keep the order and roles of the methods of the latest bench, for the report."""
-        value = {"schema": SCHEMA, "methods": list(methods.items()), "refused": refused}
+        """Keep the order and roles of the methods for the report: those of this bench, then those of earlier ones."""
+        before = self.bench()
+        merged = {**methods, **{label: role for label, role in before["methods"].items() if label not in methods}}
+        told = {(r["dataset"], r["method"]) for r in refused}
+        kept = [r for r in before["refused"] if (r["dataset"], r["method"]) not in told]
+        value = {"schema": SCHEMA, "methods": list(merged.items()), "refused": [*refused, *kept]}
         self._guarded(lambda: write_json(self.root / "bench.json", value))
 
     def bench(self) -> dict[str, Any]:

@@ -60,12 +60,24 @@ def _text(catalogue: Catalogue, e: Entry) -> str:
             default = json.dumps(p.default)
             lines.append(f"    {p.name:{width}}  {default}{doc} ({p.accepts()})")
     lines += _facts(e)
+    if e.kind == "strategies" and (recipes := _recipes(catalogue, e)):
+        lines.append(f"  methods with it: {'; '.join(recipes)}")
     if e.fidelity:
         lines.append("  fidelity:")
-        names = {"checked_against": "checked against", "paper": "and the paper", "code": "and the authors' code",
-                 "ours": "ours"}  # fmt: skip
+        names = {"checked_against": "checked against", "paper": "beside the paper", "code": "beside the authors' code",
+                 "ours": "our own"}  # fmt: skip
         lines += [f"    {names.get(k, k)}: {v}" for k, v in e.fidelity.items()]
     return "\n".join(lines) + "\n"
+
+
+def _recipes(catalogue: Catalogue, strategy: Entry) -> list[str]:
+    """The variants of a strategy that have a name, with the parameters that make them."""
+    found = []
+    for e in catalogue.entries("methods"):
+        if catalogue.get("strategies", e.extra["strategy"], e.package) is strategy:
+            given = e.extra.get("args", {})
+            found.append(e.name + (f" ({_pairs(given)})" if given else ""))
+    return found
 
 
 def _facts(e: Entry) -> list[str]:
@@ -75,7 +87,9 @@ def _facts(e: Entry) -> list[str]:
     if e.extra.get("owns"):
         lines.append(f"  replaces: {', '.join(e.extra['owns'])} (cannot be chained with another that does)")
     if e.cost:
-        lines.append(f"  cost a batch: {_pairs(e.cost)}")
+        batch = {k: v for k, v in e.cost.items() if not k.endswith("_epoch")}
+        epoch = {k.removesuffix("_epoch"): v for k, v in e.cost.items() if k.endswith("_epoch")}
+        lines.append(f"  cost a batch: {_pairs(batch)}" + (f"; and once an epoch: {_pairs(epoch)}" if epoch else ""))
     for key in ("how", "additive", "input", "n_classes", "metric", "licence"):
         if key in e.extra:
             lines.append(f"  {key}: {e.extra[key]}")

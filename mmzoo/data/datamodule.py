@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmzoo.errors import BadValue, unknown
-from mmzoo.types import Batch, map_tensors
+from mmzoo.types import Batch, batch_bounds, map_tensors
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,7 @@ class Loader:
         return keys[self._order_by].argsort(stable=True)
 
     def _bounds(self) -> list[tuple[int, int]]:
-        n, size = len(self._all), self._batch_size
-        starts = list(range(0, n, size))
-        if len(starts) > 1 and n - starts[-1] == 1:
-            starts.pop()
-        return list(zip(starts, [*starts[1:], n]))
+        return batch_bounds(len(self._all), self._batch_size)
 
 
 def _rows(t: Tensor, rows: Tensor) -> Tensor:

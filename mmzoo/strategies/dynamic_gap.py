@@ -5,29 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmzoo.api import Batch, Incompatible, Outputs, Run, Step, Strategy, Terms
 from mmzoo.autodiff import (
     Hypergradient,
-    conjugate_gradients,
+    Inner,
+    Mixing,
+    Solver,
+    Upper,
+    Warm,
     double_backward,
     flat_grad,
-    gauss_newton_operator,
+    frozen_statistics,
     hessian_operator,
-    hypergradient,
-    largest_eigenvalue,
-    minres,
+    implicit_gradient,
 )
 from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean
+from mmzoo.tangent import Derivative, ForwardTangent
 
 Schedule = Literal["constant", "stepwise", "heuristic", "learned", "released", "released_learned"]
 Form = Literal["paper", "additive", "released"]
 Matching = Literal["infonce", "kl_to_mean", "js"]
+Solve = Literal["gauss_newton", "hessian", "neumann", "identity", "tangent"]
 
 
 def heuristic(t: int) -> float:
@@ -56,6 +60,11 @@ def released_surrogate(total: Tensor, cls: Tensor, params: Sequence[Tensor]) -> 
     return float(product[: params[0].numel()].mean())
 
 
+def released_step(alpha: float, surrogate: float, epoch: int) -> float:
+    """alpha after an epoch of the authors' second script: rate 1e-4, halved every 20 epochs, kept in [0.05, 0.95]."""
+    return min(0.95, max(0.05, alpha - 1e-4 * 0.5 ** (epoch // 20) * surrogate))
+
+
 class DynamicGap(Strategy):
     """Trains on (1 - alpha) * L_cls + alpha * L_mm (Yang et al., NeurIPS 2024, eq. 1).
 
@@ -69,14 +78,21 @@ class DynamicGap(Strategy):
     "released" is twice the paper's form, as in the authors' code.
 
     schedule: "constant" keeps `alpha`; "stepwise" is h(alpha); "heuristic" is 1 - exp(-1 / t); "learned" starts at
-    `alpha` and moves against the derivative of the upper loss (eq. 3),
-        h = -(d grad L / d alpha)^T (H + damping)^{-1} grad L_upper,
-    H the curvature of the inner loss: "gauss_newton" with conjugate gradients, or "hessian" with MINRES (the paper's
-    formula). damping is relative to the largest eigenvalue. The paper names no step size, and the size of h depends
-    on curvature and damping by orders of magnitude, so by default (`normalize`) the cosine between the two vectors
-    takes the place of h. A change is at most `max_change`; alpha stays in [0, 1]; a solve that did not converge
-    leaves alpha alone, and the record says so. "released" and "released_learned" are what the authors' two scripts
-    do instead: a frozen polynomial, and a surrogate that is not a derivative, on eight items of the slice.
+    `alpha` and after each epoch moves against the derivative of the upper loss (eq. 3),
+        h = -(d grad L / d alpha)^T (H + damping)^{-1} grad L_upper.
+    solver: "gauss_newton" with conjugate gradients; "hessian" with MINRES, the paper's formula; "neumann", a series in
+    the Gauss-Newton matrix; "identity", first order; or "tangent", which needs no inverse: the derivative of the
+    weights in alpha is carried forward through the steps of the epoch as they were taken, batch statistics, momentum
+    and weight decay included (no clipping, no micro-batches, about three backwards a step). damping is relative to the
+    largest eigenvalue; scope is "all" parameters, "heads", or a pattern on their names; `batches` and `upper_batches`
+    say how many of them a solve sees. Of the inner problem it leaves out weight decay and the terms that other members
+    of a chain add; the tangent does not.
+
+    The paper names no step size, and the size of h depends on solver and damping by orders of magnitude, so by default
+    (`normalize`) the cosine between the two vectors takes the place of h. A change is at most `max_change`; alpha
+    stays in [0, 1]; a solve that did not converge leaves alpha alone, and the record says so. "released" and
+    "released_learned" are what the authors' two scripts do instead: a frozen polynomial, and a surrogate that is not a
+    derivative, on eight items of the slice.
 
     upper: where the upper loss comes from. "slice" (default) holds labels that training does not see; "train" is how
     the paper reads, but at an inner optimum on the same data h cannot be negative, so that alpha only falls.
@@ -86,14 +102,15 @@ class DynamicGap(Strategy):
 
     owns = frozenset({"task"})
     min_modalities = 2
-    state = ("current", "n_updates", "n_unusable")
-    neutral = {"schedule": "constant", "alpha": 0.0}  # noqa: RUF012
+    state = ("current", "n_updates", "n_unusable", "warm")
+    neutral = {"schedule": "constant", "alpha": 0.0, "form": "paper"}  # noqa: RUF012
 
     def __init__(
         self, *, schedule: Schedule = "heuristic", alpha: float = 0.5, form: Form = "paper",
         matching: Matching = "infonce", temperature: float = 0.5, floor: float = 1e-3,
         upper: Literal["slice", "train"] = "slice", eta: float = 0.1, max_change: float = 0.1, normalize: bool = True,
-        curvature: Literal["gauss_newton", "hessian"] = "gauss_newton", damping: float = 0.01, iterations: int = 10,
+        solver: Solve = "gauss_newton", damping: float = 0.01, iterations: int = 10, scope: str = "all",
+        batches: int = 1, upper_batches: int = 4,
     ) -> None:  # fmt: skip
         self.schedule = schedule
         self.alpha = alpha
@@ -105,25 +122,49 @@ class DynamicGap(Strategy):
         self.eta = eta
         self.max_change = max_change
         self.normalize = normalize
-        self.curvature = curvature
+        self.solver = solver
         self.damping = damping
         self.iterations = iterations
-        learns = schedule in ("learned", "released_learned")
-        requires = {"unimodal"} if matching != "infonce" else set()
-        requires |= {"double_backward"} if learns else set()
-        requires |= {"slice"} if learns and upper == "slice" else set()
-        self.requires = frozenset(requires)  # type: ignore[misc]
-        # Once an epoch the gradients of both losses on one batch; a learned alpha adds two forwards, three gradients,
-        # and products with the curvature at two backwards each.
-        products = 6 + iterations if schedule == "learned" else 1
-        more = (3, 5 + 2 * products) if learns else (1, 2)
-        self.cost = {"forward": 1, "backward": 1, "forward_epoch": more[0], "backward_epoch": more[1]}  # type: ignore[misc]
-        self.stochastic = schedule == "learned"  # type: ignore[misc]  # power iteration starts from a drawn vector
+        self.scope = scope
+        self.batches = batches
+        self.upper_batches = upper_batches
+        self._declare()
         self.current = alpha
         self.n_updates = 0
         self.n_unusable = 0
+        self.warm: dict[str, Tensor] = {}
+        self._tangent: ForwardTangent | None = None
+
+    def _declare(self) -> None:
+        """What the chosen schedule and solver need and cost."""
+        learns = self.schedule in ("learned", "released_learned")
+        tangent = self.schedule == "learned" and self.solver == "tangent"
+        requires = {"unimodal"} if self.matching != "infonce" else set()
+        requires |= {"double_backward"} if learns else set()
+        requires |= {"slice"} if learns and self.upper == "slice" else set()
+        self.requires = frozenset(requires)  # type: ignore[misc]
+        if tangent:
+            self.owns = frozenset({"task", "backward"})  # type: ignore[misc]
+        # Once an epoch the gradients of both losses on one batch. A solve takes a gradient of each upper batch, and for
+        # each inner one two gradients and two backwards a product, of which power iteration makes six at first.
+        products = 0 if self.solver == "identity" else 6 + self.iterations + 1
+        solve = {
+            "learned": (self.batches + self.upper_batches, self.upper_batches + self.batches * (2 + 2 * products)),
+            "released_learned": (1, 4),
+        }.get(self.schedule, (0, 0))
+        if tangent:
+            solve = (self.upper_batches, self.upper_batches)
+        self.cost = {  # type: ignore[misc]
+            "forward": 1, "backward": 3 if tangent else 1, "forward_epoch": 1 + solve[0], "backward_epoch": 2 + solve[1],
+        }  # fmt: skip
+        self.stochastic = self.schedule == "learned"  # type: ignore[misc]  # batches and power iteration are drawn
 
     def setup(self, run: Run) -> None:
+        if self.schedule in ("learned", "released_learned") and run.n_processes > 1:
+            raise Incompatible(
+                "a learned alpha is one solve over all data, which is not shared out over processes: train in one "
+                "process, or take another schedule."
+            )
         self._dims = dict(run.model.head.dims)
         if self.matching == "infonce" and len(set(self._dims.values())) > 1:
             common = min(self._dims.values())
@@ -141,9 +182,13 @@ class DynamicGap(Strategy):
             self.current = min(1.0, max(0.0, released_alpha(run.epoch)))
         run.log("dynamic_gap/alpha", self.current)
         self._log_gradients(run)
+        if "backward" in self.owns:
+            if self._tangent is None:  # there is no optimizer yet in setup
+                self._tangent = ForwardTangent(run.optimizer, run.model)
+            self._tangent.reset()
 
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
-        if self.schedule == "constant" and self.current == 0.0:
+        if self.schedule == "constant" and self._mixing().factors == (1.0, 0.0):
             return terms
         if len(out.features) < 2:  # a pass that feeds a single modality has nothing to match
             return terms
@@ -151,44 +196,53 @@ class DynamicGap(Strategy):
         features = {m: step.kept(z) for m, z in out.features.items()}
         unimodal = {m: step.kept(z) for m, z in out.unimodal.items()} if self.matching != "infonce" else {}
         match = self._match(self._matched(step.run, features, unimodal, present))
-        step.scratch[self] = (terms["task"].detach(), match.detach())
-        cls, mm = self._weights()
+        step.scratch[self] = (terms["task"], match)
+        cls, mm = self._mixing().factors
         return {**terms, "task": cls * terms["task"], "dynamic_gap/match": mm * match}
+
+    def backward(self, step: Step, terms: Terms) -> None:
+        if self._tangent is None or self not in step.scratch:
+            return super().backward(step, terms)
+        loss = sum(terms.values(), torch.zeros((), device=step.run.device))
+        self._tangent.backward_of(loss, self._mixing().slope(*step.scratch[self]))
+        step.run.cost.backward += 3
 
     def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
         if self in step.scratch:
             cls, mm = step.scratch.pop(self)
             step.run.log("dynamic_gap/l_cls", cls)
             step.run.log("dynamic_gap/l_mm", mm)
+            if self._tangent is not None:
+                self._tangent.stepped()
 
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
         if self.schedule == "released_learned":
             self._released_update(run)
-        if self.schedule != "learned":
-            return
-        found = self._hypergradient(run)
-        run.log("dynamic_gap/hypergradient", found.value)
-        run.log("dynamic_gap/direction", found.direction)
-        run.log("dynamic_gap/damping", found.damping)
-        run.log("dynamic_gap/residual", found.solution.residual)
-        run.log("dynamic_gap/iterations", found.solution.iterations)
-        run.log("dynamic_gap/usable", float(found.usable))
-        if math.isfinite(found.solution.curvature):
-            run.log("dynamic_gap/curvature", found.solution.curvature)
+        if self.schedule == "learned":
+            found = self._implicit(run) if self._tangent is None else self._forward(run, self._tangent)
+            run.log("dynamic_gap/hypergradient", found.value)
+            run.log("dynamic_gap/direction", found.direction)
+            run.log("dynamic_gap/usable", float(found.usable))
+            self._move(run, found)
+
+    def _move(self, run: Run, found: Hypergradient | Derivative) -> None:
         self.n_updates += 1
         if not found.usable:
             self.n_unusable += 1
+            run.warn("the solve for alpha did not converge, and alpha was left alone")
             return
         change = self.eta * (found.direction if self.normalize else found.value)
         change = min(self.max_change, max(-self.max_change, change))
         self.current = min(1.0, max(0.0, self.current - change))
 
-    def _weights(self) -> tuple[float, float]:
-        """The factors on L_cls and L_mm."""
+    def _mixing(self) -> Mixing:
+        """The factors on L_cls and L_mm, and their slopes in alpha."""
         if self.form == "additive":
-            return 1.0, self.current
-        scale = 2.0 if self.form == "released" else 1.0
-        return scale * (1.0 - self.current), scale * self.current
+            return Mixing.additive(self.current)
+        paper = Mixing.of(self.current)
+        if self.form == "paper":
+            return paper
+        return Mixing((2 * paper.factors[0], 2 * paper.factors[1]), (2 * paper.slopes[0], 2 * paper.slopes[1]))
 
     def _log_gradients(self, run: Run) -> None:
         """The norms of the gradients of both losses on one batch: where a branch's features are small, that of the
@@ -196,7 +250,7 @@ class DynamicGap(Strategy):
         batch = next(iter(run.train("dynamic_gap/inner")))
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad():
-            cls, mm = self._inner(batch.target, self._outputs(run, batch))
+            cls, mm = self._inner(run, batch.target, self._outputs(run, batch))
             if not mm.requires_grad:  # nothing to train, nothing to tell
                 return
             norms = [float(torch.linalg.vector_norm(flat_grad(x, params))) for x in (cls, mm)]
@@ -205,17 +259,15 @@ class DynamicGap(Strategy):
         run.log("dynamic_gap/gradient_mm", norms[1])
 
     def _released_update(self, run: Run) -> None:
-        """The step of the authors' second script: rate 1e-4, halved every 20 epochs, alpha kept in [0.05, 0.95]."""
-        batch = self._upper_batch(run).map(lambda t: t[:8])
+        """One step of the authors' second script, on eight items of the slice."""
+        batch = self._upper_batches(run)[0].map(lambda t: t[:8])
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad(), double_backward():
-            cls, mm = self._inner(batch.target, self._outputs(run, batch))
-            on_cls, on_mm = self._weights()
-            surrogate = released_surrogate(on_cls * cls + on_mm * mm, cls, params)
+            cls, mm = self._inner(run, batch.target, self._outputs(run, batch))
+            surrogate = released_surrogate(self._mixing().total(cls, mm), cls, params)
         run.cost.backward += 4
         run.log("dynamic_gap/surrogate", surrogate)
-        rate = 1e-4 * 0.5 ** (run.epoch // 20)
-        self.current = min(0.95, max(0.05, self.current - rate * surrogate))
+        self.current = released_step(self.current, surrogate, run.epoch)
         self.n_updates += 1
 
     def _matched(
@@ -242,55 +294,65 @@ class DynamicGap(Strategy):
             return matched[0].sum() * 0.0
         return (kl_to_mean if self.matching == "kl_to_mean" else jensen_shannon)(matched)
 
-    def _inner(self, target: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _inner(self, run: Run, target: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """L_cls and L_mm as functions of what the model gives."""
         logits, *matched = outputs
-        return F.cross_entropy(logits, target), self._match(matched)
+        return run.criterion(logits, target), self._match(matched)
 
     def _outputs(self, run: Run, batch: Batch) -> list[Tensor]:
         out = run.forward(batch, mode="eval")
         unimodal = dict(out.unimodal) if self.matching != "infonce" else {}
         return [out.logits, *self._matched(run, out.features, unimodal, batch.present)]
 
-    @torch.enable_grad()
-    def _hypergradient(self, run: Run) -> Hypergradient:
-        """Equation 3 on one inner and one upper batch, drawn anew each epoch."""
-        inner = next(iter(run.train("dynamic_gap/inner")))
-        upper = self._upper_batch(run)
-        params = [p for p in run.model.parameters() if p.requires_grad]
-        with double_backward():
-            outputs = self._outputs(run, inner)
-            l_cls, l_mm = self._inner(inner.target, outputs)
-            # The derivative of the inner gradient in alpha; the inner loss is linear in it.
-            mixed = flat_grad(l_mm, params)
-            if self.form != "additive":
-                mixed = (mixed - flat_grad(l_cls, params)) * (2.0 if self.form == "released" else 1.0)
-
-            def total(values: Sequence[Tensor]) -> Tensor:
-                cls, mm = self._inner(inner.target, values)
-                on_cls, on_mm = self._weights()
-                return on_cls * cls + on_mm * mm
-
-            if self.curvature == "gauss_newton":
-                operator = gauss_newton_operator(outputs, total, params)
-            else:
-                operator = hessian_operator(total(outputs), params)
-            upper_out = run.forward(upper, mode="eval")
-            gradient = flat_grad(F.cross_entropy(upper_out.logits, upper.target), params)
-            size = largest_eigenvalue(operator, gradient, run.generator("dynamic_gap/power"))
-            solver = conjugate_gradients if self.curvature == "gauss_newton" else minres
-            found = hypergradient(
-                gradient, mixed, operator, damping=self.damping * size,
-                solve=partial(solver, max_iter=self.iterations, tol=1e-2),
+    def _implicit(self, run: Run) -> Hypergradient:
+        """Equation 3 on batches drawn anew each epoch, starting from where the last solve ended."""
+        inner = islice(run.train("dynamic_gap/inner"), self.batches)
+        curvature = self.solver if self.solver in ("hessian", "identity") else "gauss_newton"
+        method: Literal["neumann"] | None = "neumann" if self.solver == "neumann" else None
+        with frozen_statistics(run.model):
+            found = implicit_gradient(
+                [partial(self._inner_piece, run, batch) for batch in inner],
+                [partial(self._upper_piece, run, batch) for batch in self._upper_batches(run)],
+                run.model, self._mixing(), warm=Warm(**self.warm) if self.warm else None,
+                solver=Solver(curvature, method, self.damping, self.iterations, scope=self.scope),
+                generator=run.generator("dynamic_gap/power"),
             )  # fmt: skip
-        # Forwards are counted by run.forward; a product with the curvature costs about two backwards.
-        run.cost.backward += 3 + 2 * (6 + found.solution.iterations)
+        run.cost.backward += found.backwards
+        self.warm = {} if found.warm is None else {
+            k: v.detach().clone() for k, v in vars(found.warm).items() if v is not None
+        }  # fmt: skip
+        diagnostics = {"damping": found.damping, "residual": found.residual, "iterations": found.iterations,
+                       "curvature": found.curvature, "lambda_max": found.lambda_max, "products": found.products}  # fmt: skip
+        for name, value in diagnostics.items():
+            if math.isfinite(value):
+                run.log(f"dynamic_gap/{name}", value)
         return found
 
-    def _upper_batch(self, run: Run) -> Batch:
+    def _forward(self, run: Run, tangent: ForwardTangent) -> Derivative:
+        """The derivative along the steps of this epoch."""
+        batches = self._upper_batches(run)
+
+        def upper() -> Tensor:
+            pieces = [self._upper_piece(run, batch) for batch in batches]
+            total = sum(p.weight for p in pieces)
+            return torch.stack([p.loss * (p.weight / total) for p in pieces]).sum()
+
+        found = tangent.derivative(upper)
+        run.cost.backward += len(batches)
+        run.log("dynamic_gap/horizon", found.horizon)
+        return found
+
+    def _inner_piece(self, run: Run, batch: Batch) -> Inner:
+        return Inner(self._outputs(run, batch), partial(self._inner, run, batch.target), len(batch))
+
+    def _upper_piece(self, run: Run, batch: Batch) -> Upper:
+        return Upper(run.criterion(run.forward(batch, mode="eval").logits, batch.target), len(batch))
+
+    def _upper_batches(self, run: Run) -> list[Batch]:
+        """Batches of the training data or of the slice, drawn anew each epoch."""
         if self.upper == "train":
-            return next(iter(run.train("dynamic_gap/upper")))
-        batches = list(run.strategy_holdout())
-        if not batches:
+            return list(islice(run.train("dynamic_gap/upper"), self.upper_batches))
+        held = list(islice(run.strategy_holdout("dynamic_gap/upper"), self.upper_batches))
+        if not held:
             raise Incompatible("the slice is empty: a learned alpha has nothing to learn from.")
-        return batches[run.epoch % len(batches)]
+        return held

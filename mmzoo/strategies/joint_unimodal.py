@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-
 from mmzoo.api import Outputs, Step, Strategy, Terms
 
 
@@ -25,8 +23,10 @@ class JointUnimodal(Strategy):
             return terms
         own = {}
         for m, logits in out.unimodal.items():
-            loss = F.cross_entropy(step.kept(logits), step.target, reduction="none")
             here = step.here(m)
-            mean = loss.mean() if here is None else (loss * here).sum() / here.sum().clamp_min(1)
-            own[f"joint_unimodal/{m}"] = self.weight * mean
+            kept, target = step.kept(logits), step.target
+            if here is not None:
+                kept, target = kept[here], target[here]
+            loss = step.run.criterion(kept, target) if len(target) else kept.sum()
+            own[f"joint_unimodal/{m}"] = self.weight * loss
         return {**terms, **own}

@@ -28,11 +28,12 @@ def coefficients(scores: Tensor, alpha: float, form: Form = "conference") -> Ten
     """(M,) factors on the gradients: 1 where rho_u <= 1, else 1 - tanh(alpha rho_u) or 1 - alpha tanh(rho_u - 1).
 
     The first is CVPR 2022 eq. 10, which jumps at rho = 1; the second is the journal's, which does not. At a tie the
-    factor is 1, as in the paper; the authors' code then scales the first modality.
+    factor is 1, as in the paper; the authors' code then scales the first modality. No factor is below zero: the
+    journal's would be for alpha above 1, and would turn training round.
     """
     rho = ratios(scores)
     ahead = 1.0 - torch.tanh(alpha * rho) if form == "conference" else 1.0 - alpha * torch.tanh(rho - 1.0)
-    return torch.where(rho > 1.0, ahead, 1.0)
+    return torch.where(rho > 1.0, ahead.clamp_min(0.0), 1.0)
 
 
 def with_noise(grad: Tensor, factor: float | Tensor, noise: Tensor) -> Tensor:

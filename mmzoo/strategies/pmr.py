@@ -90,7 +90,7 @@ class PMR(Strategy):
 
     @torch.no_grad()
     def epoch_start(self, run: Run) -> None:
-        wanted = max(1, round(self.fraction * run.steps_per_epoch))
+        wanted = max(1, int(self.fraction * run.steps_per_epoch))
         features: dict[str, list[Tensor]] = {m: [] for m in run.modalities}
         targets: dict[str, list[Tensor]] = {m: [] for m in run.modalities}
         for i, batch in enumerate(run.train("pmr")):
@@ -131,7 +131,8 @@ class PMR(Strategy):
         target = step.target
         with torch.no_grad():
             scores = torch.stack([true_class_score(z, target, step.here(m)) for m, z in logits.items()])
-            weights = coefficients(step.run.reduce(scores), self.variant)
+            scores = step.run.reduce(scores)
+            weights = coefficients(scores, self.variant)
         added: dict[str, Tensor] = {}
         for (m, z), weight in zip(logits.items(), weights):
             added[f"pmr/{m}"] = self.alpha * weight * self._prototype_loss(z, target, step.here(m))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -25,7 +26,7 @@ from mmzoo.autodiff import (
 from mmzoo.functional import cosine_similarities, info_nce, true_class_score
 from mmzoo.heads.concat import Concat
 from mmzoo.strategies import ogm, pmr
-from mmzoo.strategies.dynamic_gap import DynamicGap
+from mmzoo.strategies.dynamic_gap import DynamicGap, released_alpha, released_step, released_surrogate
 from mmzoo.testing.replay.harness import gradient_factors, run_on, terms_of
 from mmzoo.testing.replay.registry import Case, Check, replays, skip
 
@@ -153,7 +154,9 @@ def _stepwise(case: Case) -> Iterator[Any]:
 
 @replays("lfm", "official_fitted_polynomial")
 def _polynomial(case: Case) -> Iterator[Any]:
-    yield skip("the release's frozen polynomial, not in mmzoo yet")
+    alphas = [released_alpha(int(epoch)) for epoch in case.real("epoch")]
+    yield "align_weight_alpha2", alphas
+    yield "cls_weight_alpha1", [1.0 - alpha for alpha in alphas]
 
 
 def _alpha(strategy: DynamicGap, epoch: int, n_epochs: int = 1) -> float:
@@ -270,7 +273,12 @@ def _softmax_model(case: Case) -> Iterator[Any]:
     exact: Solver = partial(minres, max_iter=20 * len(theta), tol=1e-14)
     for mu in case.expected.get("damped_hypergradient", {}):
         yield f"damped_hypergradient/{mu}", here.solve(exact, float(mu)).value
-    yield skip("the release's surrogate, not in mmzoo yet", "official_surrogate*", "official_next*")
+    parts = [p.clone().requires_grad_() for p in theta.split([math.prod(shape) for shape in shapes])]
+    cls, mm = _two_branches(x, y, shapes, case.number("tau"), torch.cat(parts))
+    alpha = case.number("alpha")
+    surrogate = released_surrogate((1 - alpha) * cls + alpha * mm, cls, parts)
+    yield "official_surrogate_alpha_grad", surrogate
+    yield "official_next_alignment_weight", released_step(alpha, surrogate, epoch=0)
 
 
 def _two_branches(
