@@ -40,6 +40,7 @@ from mmzoo.autodiff import (
     power_iteration,
     scoped_parameters,
 )
+from mmzoo.curvature import full_precision
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.functional import cosine_similarities, info_nce
 
@@ -371,6 +372,23 @@ def test_a_start_that_solves_the_system_takes_no_step() -> None:
 def test_vectors_of_another_model_are_refused() -> None:
     with pytest.raises(BadValue, match="start without them"):
         two_branches(0).solve(0.4, Solver(), warm=Warm(torch.ones(3)))
+
+
+@FIXED
+@given(SEEDS, st.integers(2, 7))
+def test_the_curvature_that_minres_tells_is_the_smallest_eigenvalue_in_the_end(seed: int, n: int) -> None:
+    a = spd(seed, n) - 0.4 * torch.eye(n, dtype=torch.float64)
+    found = minres(lambda v: a @ v, normal(seed + 1, n), max_iter=n)
+    assert found.curvature == pytest.approx(-0.1, abs=1e-6)
+
+
+def test_a_warm_start_saves_power_iterations() -> None:
+    problem, solver = two_branches(0), Solver(damping=0.1, tol=1e-3, power_iterations=(9, 2))
+    cold = problem.solve(0.4, solver)
+    warm = problem.solve(0.4, solver, warm=cold.warm)
+    assert cold.products == 9 + cold.iterations and warm.products == 2 + 1 + warm.iterations
+    only = problem.solve(0.4, solver, warm=Warm(cold.warm.solution))  # type: ignore[union-attr]
+    assert only.products == 9 + 1 + only.iterations
 
 
 def test_power_iteration_goes_on_from_where_it_was() -> None:
@@ -718,6 +736,16 @@ def test_autocast_is_switched_off_inside() -> None:
             lambda: Inner([logits], lambda o: (F.cross_entropy(o[0], y), o[0].sum())),
             lambda: model(x).sum(), model, 0.3,
         )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_tf32_is_switched_off_inside_and_comes_back() -> None:
+    cudnn: Any = torch.backends.cudnn
+    kinds = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+    before = [kind.fp32_precision for kind in kinds]
+    with full_precision(torch.device("cuda")):
+        assert [kind.fp32_precision for kind in kinds] == ["ieee"] * 3
+    assert [kind.fp32_precision for kind in kinds] == before
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
