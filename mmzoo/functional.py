@@ -27,8 +27,11 @@ def true_class_score(logits: Tensor, target: Tensor, here: Tensor | None = None)
 
 
 def unit(x: Tensor, floor: float = 1e-6) -> Tensor:
-    """Rows scaled to unit length. A row shorter than `floor` is divided by `floor`, which bounds the gradient."""
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(floor)
+    """Rows scaled to unit length. A row shorter than `floor` is divided by `floor`, which bounds the gradient.
+
+    The squared norm is bounded, not the norm: its second derivative at a row of zeros is finite too.
+    """
+    return x * x.square().sum(-1, keepdim=True).clamp_min(floor**2).rsqrt()
 
 
 def cosine_similarities(

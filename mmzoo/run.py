@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmzoo import distributed
+from mmzoo.curvature import double_backward
 from mmzoo.errors import BadValue, Incompatible, unknown
 from mmzoo.microbatch import MicroBatches, buffers_kept
 from mmzoo.model import MultimodalModel
@@ -162,8 +164,10 @@ class Run:
 
         batch = batch.to(self.device)
         step = Step(self, batch)
+        # Fused attention has no second derivative; a strategy that needs one says so.
+        twice = "double_backward" in self.strategy.requires
         for pass_ in self.strategy.plan(step, [Pass()]):
-            with seeded(self.seed, "noise", self.global_step, pass_.name):
+            with double_backward() if twice else contextlib.nullcontext(), seeded(self.seed, "noise", self.global_step, pass_.name):
                 train_pass(self, step.at(pass_))
         self.global_step += 1
         self.batch_in_epoch += 1

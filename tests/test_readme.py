@@ -35,6 +35,14 @@ def test_the_two_commands_are_marked_for_the_gate() -> None:
     assert ["bench", "--method", "dynamic_gap_lb", "--baselines", "ogm,pmr"] in mmzoo_commands()
 
 
+def test_the_tables_that_it_printed_are_there() -> None:
+    text = README.read_text(encoding="utf-8")
+    for title in ("test scores in %", "inside the joint model and alone", "paired differences in ACC"):
+        assert f"### mfeat: {title}" in text
+    for label in ("dynamic_gap_lb", "ogm", "pmr", "concat", "joint_unimodal", "unimodal: fou"):
+        assert f"\n| {label} " in text
+
+
 @pytest.mark.parametrize("command", mmzoo_commands(), ids=" ".join)
 def test_every_command_is_understood(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

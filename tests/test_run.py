@@ -410,3 +410,21 @@ def test_the_released_form_keeps_its_factor_without_matching() -> None:
         r.train_epoch()
         logged[form] = r._logged["loss/task"][0]
     assert float(logged["released"]) == pytest.approx(2 * float(logged["paper"]))
+
+
+def test_the_tangent_refuses_what_it_does_not_follow() -> None:
+    strategy = DynamicGap(schedule="learned", solver="tangent", upper="train")
+    with pytest.raises(Incompatible, match="neither clipping nor micro-batches"):
+        run(strategy, training=Training(epochs=1, clip=1.0))
+
+
+@pytest.mark.parametrize("solver", ["gauss_newton", "hessian", "neumann", "identity", "tangent"])
+def test_every_solver_moves_alpha_and_resumes_bit_for_bit(solver: str) -> None:
+    def fresh(state: Any = None) -> Run:
+        strategy = DynamicGap(schedule="learned", solver=solver, iterations=30, damping=0.1)
+        return run(strategy, model(norm=True), slice=loader(n=16, seed=1), state=state)
+
+    straight = train(fresh(), 4)
+    resumed = train(fresh(through_disk(train(fresh(), 2).state_dict())), 2)
+    assert straight.strategy.current != 0.5 and straight.strategy.current == resumed.strategy.current
+    assert equal(weights(straight.model), weights(resumed.model))

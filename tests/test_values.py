@@ -625,3 +625,14 @@ def test_weights_add_up_to_one_and_equal_features_weigh_the_same(seed: int, leve
     torch.testing.assert_close(attention.sum(1), torch.ones_like(attention[:, 0]))
     equal = head(dict.fromkeys(z, z["a"])).aux["attention"]
     torch.testing.assert_close(equal, torch.full_like(equal, 1 / n))
+
+
+def test_similarities_have_finite_second_derivatives_at_a_row_of_zeros() -> None:
+    z = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z[1] = 0.0
+
+    def loss(a: Tensor) -> Tensor:
+        return info_nce(cosine_similarities({"a": a, "b": z.flip(0)}, 0.5))
+
+    hessian = torch.autograd.functional.hessian(loss, z)
+    assert bool(torch.isfinite(hessian).all())

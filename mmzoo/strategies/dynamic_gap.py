@@ -160,6 +160,11 @@ class DynamicGap(Strategy):
         self.stochastic = self.schedule == "learned"  # type: ignore[misc]  # batches and power iteration are drawn
 
     def setup(self, run: Run) -> None:
+        if "backward" in self.owns and (run.training.clip is not None or run.training.micro_batch is not None):
+            raise Incompatible(
+                "solver tangent follows the steps as they are taken, and neither clipping nor micro-batches: leave out "
+                "train.clip and train.micro_batch, or take another solver."
+            )
         if self.schedule in ("learned", "released_learned") and run.n_processes > 1:
             raise Incompatible(
                 "a learned alpha is one solve over all data, which is not shared out over processes: train in one "
