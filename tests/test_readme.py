@@ -52,6 +52,13 @@ def test_every_command_is_understood(command: list[str], tmp_path: Path, monkeyp
     assert main([*command, "--plan"] if command[0] == "bench" else command) == 0
 
 
+def test_the_suites_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    suites = [p for p in sorted((ROOT / "benchmarks").glob("*.yaml")) if "\nmethod:" in p.read_text(encoding="utf-8")]
+    assert suites
+    for suite in suites:
+        assert main(["bench", "--suite", str(suite), "--plan"]) == 0, capsys.readouterr().err
+
+
 def test_every_python_block_runs(tmp_path: Path) -> None:
     """In order, in one folder, each in a process of its own; a first line `# name.py` names the file."""
     pythons = blocks("python")

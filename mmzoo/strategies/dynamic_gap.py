@@ -84,7 +84,7 @@ class DynamicGap(Strategy):
     the Gauss-Newton matrix; "identity", first order; or "tangent", which needs no inverse: the derivative of the
     weights in alpha is carried forward through the steps of the epoch as they were taken, batch statistics, momentum
     and weight decay included (no clipping, no micro-batches, about three backwards a step). damping is relative to the
-    largest eigenvalue; scope is "all" parameters, "heads", or a pattern on their names; `batches` and `upper_batches`
+    largest eigenvalue; scope is "all" parameters, "heads", or "pattern:REGEX" on their names; `batches` and `upper_batches`
     say how many of them a solve sees. Of the inner problem it leaves out weight decay and the terms that other members
     of a chain add; the tangent does not.
 
