@@ -37,7 +37,7 @@ def test_the_two_commands_are_marked_for_the_gate() -> None:
 
 def test_the_tables_that_it_printed_are_there() -> None:
     text = README.read_text(encoding="utf-8")
-    for title in ("test scores in %", "inside the joint model and alone", "paired differences in ACC"):
+    for title in ("test scores in %", "each modality's ACC in %", "paired differences in ACC"):
         assert f"### mfeat: {title}" in text
     for label in ("dynamic_gap_lb", "ogm", "pmr", "concat", "joint_unimodal", "unimodal: fou"):
         assert f"\n| {label} " in text
