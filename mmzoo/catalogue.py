@@ -28,7 +28,7 @@ _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
-    "strategies": _COMMON | {"path", "equation", "owns", "modalities"},
+    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if"},
     "heads": _COMMON | {"path", "equation", "how", "additive", "equal_dims"},
     "encoders": _COMMON | {"path", "input"},
     "datasets": _COMMON

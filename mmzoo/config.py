@@ -174,7 +174,7 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     changed += [f"head.{k}={shown(v)}" for k, v in checked.items() if head_params.get(k) != v]
     head_params |= checked
     label = text.strip() + (f"[{','.join(changed)}]" if changed else "")
-    uses_slice = any("slice" in r.requires for r in recipes)
+    uses_slice = any(_uses_slice(catalogue.get("strategies", part.strategy), part.params) for part in parts)
     method = Method(label, tuple(parts), head.id.partition("/")[2], head_params, any(each), versions, uses_slice)
     return method if changed else dataclasses.replace(method, label=_canonical(catalogue, method) or label)
 
@@ -227,6 +227,12 @@ def _check_owners(catalogue: Catalogue, text: str, names: Sequence[str], parts: 
                     "Methods that only add to the loss or scale gradients can be."
                 )
             owner[what] = name
+
+
+def _uses_slice(strategy: Entry, params: Mapping[str, Any]) -> bool:
+    """Whether a strategy with these parameters learns from the slice: always, or where `slice_if` says so."""
+    condition = strategy.extra.get("slice_if", {})
+    return "slice" in strategy.requires or (bool(condition) and all(params[k] in v for k, v in condition.items()))
 
 
 def _canonical(catalogue: Catalogue, method: Method) -> str | None:

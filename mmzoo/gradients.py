@@ -20,6 +20,8 @@ class Grads:
 
     def __init__(self, model: MultimodalModel, pass_: Pass) -> None:
         self._groups = model.groups()
+        self._modalities = model.modalities
+        self._device = next((p.device for ps in self._groups.values() for p in ps), torch.device("cpu"))
         for m in model.modalities:
             if not pass_.moves(m):
                 self.drop(f"encoder:{m}")
@@ -46,12 +48,12 @@ class Grads:
     def sq_norm(self, group: str) -> Tensor:
         """The squared L2 norm of a group's gradients, a scalar; zero for a group without gradients."""
         total = [p.grad.detach().square().sum() for p in self.params(group)]  # type: ignore[union-attr]
-        return torch.stack(total).sum() if total else torch.zeros(())
+        return torch.stack(total).sum() if total else torch.zeros((), device=self._device)
 
     def _members(self, group: str) -> list[nn.Parameter]:
         if group in self._groups:
             return self._groups[group]
         kind, _, name = group.partition(":")
-        if kind == "head" and f"encoder:{name}" in self._groups:
-            return []  # a head without a part for this modality
+        if kind in ("encoder", "head") and name in self._modalities:
+            return []  # nothing to train there: a head without a part for this modality, or an encoder that is fixed
         raise unknown("parameter group", group, self._groups)

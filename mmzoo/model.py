@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,7 +82,9 @@ class MultimodalModel(nn.Module):
 
     def _run_present(self, encoder: nn.Module, x: Any, rows: Tensor) -> Tensor:
         if len(rows):
-            return encoder(map_tensors(x, lambda t: t[rows]))
+            # Batch statistics of one item do not exist: it is encoded as in evaluation.
+            with self._eval_mode([encoder]) if len(rows) == 1 else contextlib.nullcontext():
+                return encoder(map_tensors(x, lambda t: t[rows]))
         # Nothing to encode, and an encoder (batch statistics above all) must not see an empty or made-up row.
         some = next(encoder.parameters())
         return some.new_zeros(0, int(encoder.out_dim))  # type: ignore[arg-type]
@@ -118,7 +120,13 @@ class MultimodalModel(nn.Module):
     @contextlib.contextmanager
     def _still(self, frozen: frozenset[str]) -> Iterator[None]:
         """Eval mode for the frozen encoders, so that their batch statistics stand still too."""
-        moving = [e for m in frozen for e in self.encoders[m].modules() if e.training]
+        with self._eval_mode([self.encoders[m] for m in frozen]):
+            yield
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _eval_mode(encoders: Sequence[nn.Module]) -> Iterator[None]:
+        moving = [module for e in encoders for module in e.modules() if module.training]
         for module in moving:
             module.training = False
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -21,7 +22,7 @@ from mmzoo.optim import Schedule, build_optimizer
 from mmzoo.seeding import seeded, stream
 from mmzoo.strategy import Group, Strategy
 from mmzoo.training import Training
-from mmzoo.types import Batch, Outputs, Pass, Step, map_tensors
+from mmzoo.types import Batch, Lazy, Outputs, Pass, Step, map_tensors
 
 
 class Batches(Protocol):
@@ -89,9 +90,9 @@ class Run:
         self._fed = 1.0
         self._check_requirements()
         if state is not None:
-            strategy.load_state_dict(state["strategy"])
+            strategy.load_state_dict(_on(state["strategy"], self.device))
         strategy.setup(self)
-        groups = self._param_groups()
+        groups = self._param_groups(own_rates=optimizer is None)
         self.optimizer = optimizer(groups) if optimizer else build_optimizer(groups, self.training)
         self._base_lr = {g["name"]: g["lr"] for g in self.optimizer.param_groups}
         self._schedule = Schedule(self.training, self.steps_per_epoch)
@@ -162,25 +163,42 @@ class Run:
         """Train on one batch: every pass that the strategy plans."""
         from mmzoo.trainer import train_pass
 
+        if batch.present is not None and tuple(batch.inputs) != self.modalities:
+            raise BadValue(
+                f"the batch has the modalities {', '.join(batch.inputs)}, the model {', '.join(self.modalities)}: with "
+                "`present` their order must be the same."
+            )
         batch = batch.to(self.device)
         step = Step(self, batch)
         # Fused attention has no second derivative; a strategy that needs one says so.
         twice = "double_backward" in self.strategy.requires
         for pass_ in self.strategy.plan(step, [Pass()]):
-            with double_backward() if twice else contextlib.nullcontext(), seeded(self.seed, "noise", self.global_step, pass_.name):
+            with (
+                double_backward() if twice else contextlib.nullcontext(),
+                seeded(self.seed, "noise", self.global_step, pass_.name),
+            ):
                 train_pass(self, step.at(pass_))
         self.global_step += 1
         self.batch_in_epoch += 1
 
     def end_epoch(self, loss: float | None = None) -> dict[str, float]:
         """End an epoch. loss: what the schedule "plateau" watches. Returns the epoch's mean of every logged value."""
-        from mmzoo.trainer import evaluate
-
-        metrics = evaluate(self.model, self.strategy, self.strategy_holdout()) if self._slice is not None else {}
-        self.strategy.epoch_end(self, metrics)
+        self.strategy.epoch_end(self, Lazy(self._slice_metrics) if self._slice is not None else {})
         self._schedule.epoch_done(loss)
         self.epoch += 1
         return {name: _mean(values) for name, values in self._logged.items()}
+
+    def _slice_metrics(self) -> dict[str, Any]:
+        """The scores on the strategy's own slice, which cost forwards: computed when a hook reads them."""
+        from mmzoo.trainer import evaluate
+
+        batches = list(self.strategy_holdout("metrics"))
+        self.cost.forward += len(batches)
+        return evaluate(self.model, self.strategy, batches)
+
+    def finite(self) -> bool:
+        """Whether everything that was logged in this epoch is finite."""
+        return all(math.isfinite(_mean(values)) for values in self._logged.values())
 
     # ------------------------------------------------------------------ verbs for hooks
     def log(self, name: str, value: Tensor | float) -> None:
@@ -260,7 +278,8 @@ class Run:
         """A throw-away copy of model and optimizer that trains through the same loop under `strategy`.
 
         It starts from the present weights and learning rates and runs `epochs` epochs; its cost counts as this run's.
-        One level deep: a fork cannot fork. Nothing of this run changes.
+        One level deep: a fork cannot fork. Nothing of this run changes. Under a strategy that adds modules the optimizer
+        starts without its memory.
         """
         if self._forked:
             raise Incompatible("a fork cannot fork again.")
@@ -296,11 +315,11 @@ class Run:
         if hasattr(self, "optimizer"):
             params = list(module.parameters())
             if params:
-                t = self.training
-                group = {"name": f"extra:{name}", "params": params, "lr": t.lr, "lr_scale": 1.0,
-                         "weight_decay": t.weight_decay}  # fmt: skip
+                group: dict[str, Any] = {"name": f"extra:{name}", "params": params, "lr_scale": 1.0}
+                if self._build_optimizer is None:
+                    group |= {"lr": self.training.lr, "weight_decay": self.training.weight_decay}
                 self.optimizer.add_param_group(group)
-                self._base_lr[group["name"]] = t.lr
+                self._base_lr[group["name"]] = self.optimizer.param_groups[-1]["lr"]
         return module
 
     def reset_optimizer(self, groups: Iterable[str]) -> None:
@@ -341,7 +360,7 @@ class Run:
         rows: (n,) or (n, M) int64, positions in the training set (per modality in the second form; the label is
         that of the first column). drop: (n, M) bool, modalities to treat as absent.
         """
-        self._sampling = None if rows is None else (rows, drop)
+        self._sampling = None if rows is None else (rows.cpu(), None if drop is None else drop.cpu())
 
     def stop(self) -> None:
         """End training after this epoch."""
@@ -402,7 +421,7 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(copy.deepcopy(dict(state["optimizer"])))
         self._schedule.load_state_dict(state["schedule"])
-        self.strategy.load_state_dict(state["strategy"])  # once more: setup may have reset it
+        self.strategy.load_state_dict(_on(state["strategy"], self.device))  # once more: setup may have reset it
         self.epoch, self.global_step = state["epoch"], state["global_step"]
         self.stopped, self._lr_scale = state["stopped"], dict(state["lr_scale"])
         self.warnings = dict(state["warnings"])
@@ -415,7 +434,9 @@ class Run:
         if self.training.micro_batch is not None and self.model.head.couples:
             raise Incompatible("micro-batches need a head that does not act between the stages of the encoders.")
 
-    def _param_groups(self) -> list[dict[str, Any]]:
+    def _param_groups(self, own_rates: bool) -> list[dict[str, Any]]:
+        """The groups for the optimizer. own_rates: with the rate and the weight decay of `training`; otherwise those
+        are the optimizer's, but for a weight decay that the strategy has changed."""
         t = self.training
         before = {name: Group(ps, 1.0, t.weight_decay) for name, ps in self.model.groups().items()}
         after = self.strategy.param_groups(dict(before))
@@ -424,11 +445,15 @@ class Run:
                 f"{type(self.strategy).__name__}.param_groups returned the groups {sorted(after)}; "
                 f"it must return every one of {sorted(before)}."
             )
-        return [
-            {"name": name, "params": list(before[name].params), "lr": t.lr, "lr_scale": after[name].lr_scale,
-             "weight_decay": after[name].weight_decay}
-            for name in before
-        ]  # fmt: skip
+        groups: list[dict[str, Any]] = []
+        for name, group in before.items():
+            given = {"name": name, "params": list(group.params), "lr_scale": after[name].lr_scale}
+            if own_rates:
+                given["lr"] = t.lr
+            if own_rates or after[name].weight_decay != group.weight_decay:
+                given["weight_decay"] = after[name].weight_decay
+            groups.append(given)
+        return groups
 
     def _group(self, name: str) -> list[nn.Parameter]:
         groups = self.model.groups()
@@ -497,6 +522,15 @@ class _ListBatches:
 
 def _as_batches(source: Any) -> Batches:
     return source if hasattr(source, "batches") else _ListBatches(source)
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    """A state with all its tensors on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {k: _on(v, device) for k, v in value.items()}
+    return type(value)(_on(v, device) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _mean(values: list[Any]) -> float:

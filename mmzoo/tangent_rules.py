@@ -29,6 +29,8 @@ def fault_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> str:
     if type(optimizer) not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         return f"the update of {type(optimizer).__name__} is not known: use SGD, Adam or AdamW of torch.optim."
     wrong = [name for name in ("amsgrad", "maximize", "differentiable", "fused") if group.get(name)]
+    if group.get("nesterov") and (group.get("foreach") or any(p.is_cuda for p in group["params"])):
+        wrong.append("nesterov by foreach, which changes .grad in place")
     return f"{type(optimizer).__name__} with {' and '.join(wrong)} is not supported." if wrong else ""
 
 

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.errors import Diverged
+from mmzoo.errors import Diverged, Incompatible
 from mmzoo.gradients import Grads
 from mmzoo.metrics import classification, gap, modality_gap
 from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
 from mmzoo.strategy import Strategy
 from mmzoo.types import Batch, Step
+
+_CURE = "A smaller learning rate (--set train.lr=...) or gradient clipping (--set train.clip=1) usually helps."
 
 
 def train_pass(run: Run, step: Step) -> None:
@@ -79,15 +81,18 @@ def fit(
     selection = Selection() if selection is None else selection
     while run.epoch < run.n_epochs and not run.stopped:
         epoch = run.epoch
-        run.train_epoch()
+        try:
+            run.train_epoch()
+        except Incompatible as error:
+            # A method that checks what it is handed may notice first that training has blown up.
+            if run.finite():
+                raise
+            raise Diverged(f"epoch {epoch}: a loss is not finite. {_CURE}") from error
         scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()))
         logged = run.end_epoch(scores["loss"])
         for name, value in {**logged, "holdout loss": scores["loss"]}.items():
             if not math.isfinite(value):
-                raise Diverged(
-                    f"epoch {epoch}: {name} is {value}. A smaller learning rate (--set train.lr=...) or gradient "
-                    "clipping (--set train.clip=1) usually helps."
-                )
+                raise Diverged(f"epoch {epoch}: {name} is {value}. {_CURE}")
         selection.offer(epoch, scores[metric], scores["loss"], run)
         on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
     return selection
@@ -95,7 +100,8 @@ def fit(
 
 @dataclass(frozen=True)
 class Predictions:
-    """All that evaluation needs of a data set: one row an item. unimodal and features are keyed by modality."""
+    """All that evaluation needs of a data set: one row an item. unimodal and features are keyed by modality; present
+    is (N, M), or None when every item has every modality."""
 
     index: Tensor
     target: Tensor
@@ -103,6 +109,13 @@ class Predictions:
     scores: Tensor
     unimodal: Mapping[str, Tensor]
     features: Mapping[str, Tensor]
+    present: Tensor | None = None
+
+    def of(self, modality: str, values: Tensor) -> Tensor:
+        """The rows of `values` whose items have a modality: what is made of zeros says nothing about it."""
+        if self.present is None:
+            return values
+        return values[self.present[:, list(self.unimodal).index(modality)]]
 
 
 @torch.no_grad()
@@ -111,7 +124,9 @@ def predict(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch]
     was = {module: module.training for module in model.modules()}
     model.eval()
     rows: list[Any] = []
+    masks: list[Tensor | None] = []
     for batch in batches:
+        masks.append(batch.present)
         out = strategy.predict(model(batch.inputs, batch.present))
         rows.append((batch.index, batch.target, out.logits, out.scores, dict(out.unimodal), dict(out.features)))
     for module, training in was.items():
@@ -121,6 +136,7 @@ def predict(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch]
         torch.cat(index), torch.cat(target), torch.cat(logits), torch.cat(scores),
         {m: torch.cat([u[m] for u in unimodal]) for m in unimodal[0]},
         {m: torch.cat([f[m] for f in features]) for m in features[0]},
+        None if masks[0] is None else torch.cat([m for m in masks if m is not None]),
     )  # fmt: skip
 
 
@@ -128,16 +144,24 @@ def evaluate(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch
     """Accuracy, macro-F1, MAP and loss of the joint model; the same of each modality's own logits under `unimodal`,
     their gap in accuracy, and under `distance` the modality gap of each pair of features of one width."""
     p = predict(model, strategy, batches)
-    own = {m: classification(z.softmax(-1), p.target, z) for m, z in p.unimodal.items()}
     return {
-        **classification(p.scores, p.target, p.logits), "unimodal": own,
-        "gap": gap({m: scores["acc"] for m, scores in own.items()}), "distance": distances(p.features),
+        **classification(p.scores, p.target, p.logits), "unimodal": own_scores(p),
+        "gap": gap({m: scores["acc"] for m, scores in own_scores(p).items()}), "distance": distances(p),
     }  # fmt: skip
 
 
-def distances(features: Mapping[str, Tensor]) -> dict[str, float]:
+def own_scores(p: Predictions) -> dict[str, dict[str, float]]:
+    """modality -> the scores of its own logits, over the items that have it."""
+    return {
+        m: classification(p.of(m, z).softmax(-1), p.of(m, p.target), p.of(m, z))
+        for m, z in p.unimodal.items() if len(p.of(m, z))
+    }  # fmt: skip
+
+
+def distances(p: Predictions) -> dict[str, float]:
     """`a-b` -> the modality gap (Liang et al., NeurIPS 2022), for each pair of one width."""
+    features = {m: p.of(m, z) for m, z in p.features.items() if len(p.of(m, z))}
     return {
         f"{a}-{b}": modality_gap(features[a], features[b])
-        for a, b in itertools.combinations(features, 2) if features[a].shape == features[b].shape
+        for a, b in itertools.combinations(features, 2) if features[a].shape[1] == features[b].shape[1]
     }  # fmt: skip

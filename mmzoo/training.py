@@ -21,7 +21,7 @@ _WORDS = {"str": "a name", "int": "a whole number", "float": "a number"}
 class Training:
     """One training protocol; all runs of a bench on one data set share it.
 
-    lr is the rate of the first epoch after the warm-up of `warmup_epochs` (linear, by step). schedule "step"
+    lr is the rate before the schedule lowers it; the warm-up of `warmup_epochs` (linear, by step). schedule "step"
     multiplies it by `gamma` every `step_size` epochs, "plateau" when the holdout loss has not fallen for `patience`
     epochs, "cosine" lets it fall to zero at the end. momentum is SGD's. clip bounds the norm of all gradients
     together (None: no clipping). micro_batch: how many items are encoded at once; the mathematics stays that of

@@ -15,6 +15,7 @@ from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight
+from mmzoo.trainer import evaluate
 
 HEADS = [(Concat, {}), (Sum, {}), (Sum, {"reduce": "mean"}), (Shared, {}), (Weight, {}), (Weight, {"level": "logit"}),
          (Weight, {"level": "gate"})]  # fmt: skip
@@ -133,3 +134,14 @@ def test_a_frozen_encoder_of_a_coupled_model_keeps_no_graph() -> None:
 def test_an_encoder_without_forward_or_stages_says_so() -> None:
     with pytest.raises(TypeError, match="neither forward nor the stages"):
         Encoder()(torch.zeros(1, 2))
+
+
+def test_scores_of_a_modality_are_over_the_items_that_have_it() -> None:
+    m = model(head=Sum)
+    present = torch.ones(40, 2, dtype=torch.bool)
+    present[10:, 0] = False
+    batches = list(Loader(**data(), present=present, batch_size=16).batches())
+    whole = evaluate(m, Strategy(), batches)
+    first = Loader(**{k: ({m: x[:10] for m, x in v.items()} if k == "inputs" else v[:10]) for k, v in data().items()},
+                   batch_size=10)  # fmt: skip
+    assert whole["unimodal"]["a"] == pytest.approx(evaluate(m, Strategy(), first.batches())["unimodal"]["a"])

@@ -16,6 +16,7 @@ from mmzoo.api import (
     BadValue,
     Batch,
     Chain,
+    Encoder,
     Group,
     Incompatible,
     MultimodalModel,
@@ -26,6 +27,7 @@ from mmzoo.api import (
     Strategy,
     Terms,
     Training,
+    Window,
 )  # fmt: skip
 from mmzoo.errors import UnknownName
 from mmzoo.heads.sum import Sum
@@ -428,3 +430,43 @@ def test_every_solver_moves_alpha_and_resumes_bit_for_bit(solver: str) -> None:
     resumed = train(fresh(through_disk(train(fresh(), 2).state_dict())), 2)
     assert straight.strategy.current != 0.5 and straight.strategy.current == resumed.strategy.current
     assert equal(weights(straight.model), weights(resumed.model))
+
+
+def test_an_optimizer_of_ones_own_keeps_its_rate_and_weight_decay() -> None:
+    r = run(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.5, weight_decay=0.3))
+    assert {(g["lr"], g["weight_decay"]) for g in r.optimizer.param_groups} == {(0.5, 0.3)}
+    r.add_module("late", lambda: nn.Linear(2, 2))
+    assert r.optimizer.param_groups[-1]["lr"] == 0.5
+
+
+def test_the_order_of_modalities_must_be_the_models_where_some_are_absent() -> None:
+    r = run()
+    batch = next(iter(loader(present=torch.ones(40, 2, dtype=torch.bool)).batches()))
+    swapped = Batch(dict(reversed(batch.inputs.items())), batch.target, batch.index, batch.present)
+    with pytest.raises(BadValue, match="order must be the same"):
+        r.step(swapped)
+
+
+def test_one_item_with_a_modality_does_not_break_batch_statistics() -> None:
+    present = torch.ones(40, 2, dtype=torch.bool)
+    present[1:8, 0] = False
+    train(run(OGM(), model(norm=True), train=loader(present=present)), 1)
+
+
+def test_the_tangent_watches_only_while_its_window_is_open() -> None:
+    inner = DynamicGap(schedule="learned", solver="tangent", upper="train")
+    r = run(Window(inner, 0, 0), model(norm=True))
+    train(r, 3)
+    assert inner._tangent is not None and not inner._tangent._state.records
+
+
+def test_encoders_without_parameters_can_be_trained_on() -> None:
+    class Fixed(Encoder):
+        out_dim = 4
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    encoders = {"a": Fixed(), "b": Fixed()}
+    m = MultimodalModel(encoders, Sum({"a": 4, "b": 4}, 3))
+    train(run(OGM(noise=True), m, train=loader(widths={"a": 4, "b": 4})), 1)

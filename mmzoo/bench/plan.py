@@ -111,19 +111,28 @@ def _wanted(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[
     asked: list[tuple[str, Role]] = [(bench.method, "method"), *((b, "baseline") for b in bench.baselines)]
     found = [(resolve_method(catalogue, text, settings), role) for text, role in asked]
     if bench.references:
-        heads = dict.fromkeys(m.head for m, _ in found if not m.each_modality)
-        for head in heads or {"concat": None}:
-            found += [(resolve_method(catalogue, f"{name}@{head}", settings), "reference") for name in (PLAIN, CONTROL)]
+        joint = [m for m, _ in found if not m.each_modality]
+        for like in joint or [resolve_method(catalogue, PLAIN, settings)]:
+            found += [(_with_head_of(like, name, catalogue, settings), "reference") for name in (PLAIN, CONTROL)]
         found.append((resolve_method(catalogue, ALONE, settings), "reference"))
     unique: dict[str, tuple[Method, Role, bool]] = {}
     for method, role in found:
         unique.setdefault(str(method.identity), (method, role, False))
     if bench.references:
-        for head in dict.fromkeys(m.head for m, _ in found if m.uses_slice):
+        for like in [m for m, _ in found if m.uses_slice]:
             for name in (PLAIN, CONTROL):
-                method = resolve_method(catalogue, f"{name}@{head}", settings)
+                method = _with_head_of(like, name, catalogue, settings)
                 unique[f"{method.identity} without slice"] = (method, "reference", True)
     return list(unique.values())
+
+
+def _with_head_of(like: Method, name: str, catalogue: Catalogue, settings: Settings) -> Method:
+    """A reference with the very head of a method, its parameters included."""
+    reference = resolve_method(catalogue, f"{name}@{like.head}", settings)
+    if dict(reference.head_params) == dict(like.head_params):
+        return reference
+    changed = ",".join(f"head.{k}={shown(v)}" for k, v in like.head_params.items() if reference.head_params.get(k) != v)
+    return replace(reference, head_params=like.head_params, label=f"{name}@{like.head}[{changed}]")
 
 
 def _check_windows(method: Method, n_epochs: int) -> None:

@@ -170,9 +170,10 @@ def _reading(groups: Sequence[Group]) -> list[str]:
             f"{max(items)} test items: a score near 90 % has a sampling error of about "
             f"{100 * math.sqrt(0.09 / max(items)):.1f} points by itself, whatever the seeds say."
         )
+    n = min((c for c in counts if c), default=0)
     if n and smallest_p(n) > 0.05:
         notes.append(
-            f"With {n} seed{'s' if n > 1 else ''} no paired test over seeds can give p below {smallest_p(n):g}: "
+            f"With {n} seed{'s' if n > 1 else ''} no sign or permutation test over them can give p below {smallest_p(n):g}: "
             "differences here are a description, not evidence."
         )
     return notes
@@ -180,7 +181,7 @@ def _reading(groups: Sequence[Group]) -> list[str]:
 
 def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
     main = _main_metric(groups)
-    alone = {g.rows[0]["modality"]: g for g in groups if g.alone}
+    alone = list(dict.fromkeys(g.rows[0]["modality"] for g in groups if g.alone))
     inside = [g for g in groups if not g.alone and g.by_seed(_main)]
     modalities = list(dict.fromkeys(m for g in inside for r in g.rows if r["status"] == "ok"
                                     for m in r["spec"]["encoders"]))  # fmt: skip
@@ -195,7 +196,8 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
         for m in modalities:
             for what in ("own", "probe"):
                 cells.append(Cell(_percent(group.spread(_at("metrics", "modalities", m, what, main)))))
-            cells.append(Cell(_percent(alone[m].spread(_main)) if m in alone else DASH))
+            by_itself = _alone(m, group, groups)
+            cells.append(Cell(_percent(by_itself.spread(_main)) if by_itself else DASH))
         cells += [Cell(_percent(group.spread(_at("metrics", "gap", k)))) for k in ("own", "probe")]
         how = next(r["metrics"]["own_logits"] for r in group.rows if r["status"] == "ok")
         table.body.append([*cells, Cell(how)])
@@ -203,7 +205,7 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
         table.notes.append(
             "own: the modality's own logits inside the joint model; the last column says how they arise (exact: the head "
             "computes them; slice: a part of the joint classifier; ablated: the other features set to zero). probe: a "
-            "linear classifier fitted on the frozen encoder. alone: the modality trained by itself. A low own with a "
+            "linear classifier fitted on the frozen encoder. alone: the modality trained by itself, on all items. A low own with a "
             "high probe means that the head neglects the branch; a low probe means that the encoder starves."
         )
         missing = [g.label for g in groups if not g.alone and g not in inside]
@@ -224,7 +226,7 @@ def _differences(dataset: str, groups: Sequence[Group]) -> Table | None:
     )
     for group in about:
         for other in others:
-            if other is group:
+            if other is group or _budget(other) != _budget(group):
                 continue
             a, b = group.by_seed(_main), other.by_seed(_main)
             difference = paired(a, b)
@@ -253,6 +255,21 @@ def _plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
         if len(parts) == 1 and parts[0]["strategy"] == "plain" and key(other) == key(group):
             return other
     return None
+
+
+def _budget(group: Group) -> str:
+    return json.dumps(group.rows[0]["spec"]["training"], sort_keys=True)
+
+
+def _alone(modality: str, group: Group, groups: Sequence[Group]) -> Group | None:
+    """The runs of one modality by itself with the encoder and the budget of a joint run."""
+
+    def key(of: Group) -> str:
+        spec = of.rows[0]["spec"]
+        return json.dumps([spec["training"], spec["data_params"], spec["encoders"].get(modality)], sort_keys=True)
+
+    found = (g for g in groups if g.alone and g.rows[0]["modality"] == modality and key(g) == key(group))
+    return next(found, None)
 
 
 def _best(spreads: Iterable[Spread]) -> float:

@@ -31,7 +31,7 @@ from mmzoo.probe import linear_probe
 from mmzoo.run import Run
 from mmzoo.seeding import seeded, stream
 from mmzoo.strategy import Chain, Strategy, Window
-from mmzoo.trainer import Predictions, Selection, distances, fit, predict
+from mmzoo.trainer import Predictions, Selection, distances, fit, own_scores, predict
 
 EVAL_BATCH = 512
 #: parameters below which a model trains faster on one thread
@@ -70,6 +70,7 @@ def run_one(
     except Exception as error:
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         store.write_file(spec.run_id, "log.txt", traceback.format_exc().encode())
+    session.write_history()
     row["timing"] = {
         "seconds": session.train_seconds, "seconds_total": time.time() - started,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -116,7 +117,6 @@ class _Session:
         self.train_seconds = saved["seconds"] if saved else 0.0
         holdout = data.loader("holdout", batch_size=EVAL_BATCH)
         self._train(run, holdout, data.metric, selection)
-        self._write("history.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in self.history).encode())
         metrics = self._score(run, data, selection)
         return {
             "metrics": metrics,
@@ -127,6 +127,11 @@ class _Session:
             "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash, "initial_weights": initial,
                        "batch_order": _order_hash(train, spec.seed)},
         }  # fmt: skip
+
+    def write_history(self) -> None:
+        """The epochs so far, one line each; nothing where training never began."""
+        if self.history:
+            self._write("history.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in self.history).encode())
 
     def _train(self, run: Run, holdout: Loader, metric: str, selection: Selection) -> None:
         began, saved_at, before = time.monotonic(), time.monotonic(), self.train_seconds
@@ -190,7 +195,7 @@ class _Session:
         if not path.exists():
             return None
         try:
-            saved = torch.load(path, map_location=self.device, weights_only=True)
+            saved = torch.load(path, map_location="cpu", weights_only=True)
             same = saved["spec"] == json.dumps(self.planned.spec.as_dict(), sort_keys=True)
             if not same or not {"run", "selection", "history", "seconds"} <= set(saved):
                 raise BadValue("it is not of this run")
@@ -213,18 +218,18 @@ def _ends(history: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def _scores(p: Predictions, fitted: Predictions, data: DataModule) -> dict[str, Any]:
     """The joint scores of some items, and each modality's by its own logits and by a probe fitted on training items."""
-    own = {m: classification(z.softmax(-1), p.target, z) for m, z in p.unimodal.items()}
-    probe = {}
-    for m, features in p.features.items():
-        logits = linear_probe(fitted.features[m], fitted.target, features, data.n_classes)
-        probe[m] = classification(logits.softmax(-1), p.target, logits)
+    own, probe = own_scores(p), {}
+    for m in own:
+        known, features = fitted.of(m, fitted.features[m]), p.of(m, p.features[m])
+        logits = linear_probe(known, fitted.of(m, fitted.target), features, data.n_classes)
+        probe[m] = classification(logits.softmax(-1), p.of(m, p.target), logits)
     main = data.metric
     return {
         **classification(p.scores, p.target, p.logits),
         "modalities": {m: {"own": own[m], "probe": probe[m]} for m in own},
         "gap": {"own": gap({m: s[main] for m, s in own.items()}),
                 "probe": gap({m: s[main] for m, s in probe.items()})},
-        "distance": distances(p.features),
+        "distance": distances(p),
     }  # fmt: skip
 
 

@@ -117,7 +117,7 @@ class Store:
         before = self.bench()
         merged = {**methods, **{label: role for label, role in before["methods"].items() if label not in methods}}
         told = {(r["dataset"], r["method"]) for r in refused}
-        kept = [r for r in before["refused"] if (r["dataset"], r["method"]) not in told]
+        kept = [r for r in before["refused"] if (r["dataset"], r["method"]) not in told and r["method"] not in methods]
         value = {"schema": SCHEMA, "methods": list(merged.items()), "refused": [*refused, *kept]}
         self._guarded(lambda: write_json(self.root / "bench.json", value))
 

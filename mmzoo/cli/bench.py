@@ -171,7 +171,8 @@ def _print_report(plan: Plan, store: Store, failed: int) -> int:
     rows = [row for p in plan.runs if (row := store.row(p.spec.run_id)) is not None]
     labels = {p.spec.run_id: p for p in plan.runs}
     shown = [{**row, "label": labels[row["run_id"]].label, "dataset": labels[row["run_id"]].dataset} for row in rows]
-    print(render(shown, store.bench(), "md"))
+    asked = {"methods": plan.methods(), "refused": [vars(r) for r in plan.refused]}
+    print(render(shown, asked, "md"))
     print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
     if failed:
         print(f"mmzoo: {_count(failed, 'run')} failed; log.txt in the run's folder below {store.root / 'runs'} says "

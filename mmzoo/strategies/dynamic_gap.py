@@ -225,8 +225,9 @@ class DynamicGap(Strategy):
             self._released_update(run)
         if self.schedule == "learned":
             found = self._implicit(run) if self._tangent is None else self._forward(run, self._tangent)
-            run.log("dynamic_gap/hypergradient", found.value)
-            run.log("dynamic_gap/direction", found.direction)
+            for name, value in (("hypergradient", found.value), ("direction", found.direction)):
+                if math.isfinite(value):
+                    run.log(f"dynamic_gap/{name}", value)
             run.log("dynamic_gap/usable", float(found.usable))
             self._move(run, found)
 
@@ -345,6 +346,7 @@ class DynamicGap(Strategy):
         found = tangent.derivative(upper)
         run.cost.backward += len(batches)
         run.log("dynamic_gap/horizon", found.horizon)
+        tangent.close()  # nothing is watched until the next epoch in which this strategy acts
         return found
 
     def _inner_piece(self, run: Run, batch: Batch) -> Inner:
