@@ -41,7 +41,7 @@ DRAWS = 4
     [
         Plain(), JointUnimodal(), OGM(), OGM(noise=True), PMR(), PMR(variant="code", fraction=1.0), DynamicGap(),
         DynamicGap(matching="js", schedule="stepwise"), DynamicGap(schedule="learned"),
-        DynamicGap(schedule="learned", curvature="hessian", upper="train"), Chain(OGM(), JointUnimodal()),
+        DynamicGap(schedule="learned", solver="hessian", upper="train"), Chain(OGM(), JointUnimodal()),
         Window(PMR(fraction=1.0), 1, 2),
     ],
     ids=str,
