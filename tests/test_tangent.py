@@ -753,7 +753,10 @@ def test_float32_is_as_good_as_its_precision_allows(kind: str) -> None:
     x, target = batch(99, 9)
     upper = {m: t.float() for m, t in x.items()}
     found = carried.derivative(lambda: F.cross_entropy(model(upper)[0], target))
-    assert found.value == pytest.approx(derivative(replace(s, rates=(1.0,))).value, rel=1e-3)
+    # Adam divides by the size of a gradient, and so blows up the rounding noise of those that are zero (a bias before
+    # batch norm), by an amount that depends on the machine.
+    tolerance = 1e-3 if kind == "momentum" else 3e-2
+    assert found.value == pytest.approx(derivative(replace(s, rates=(1.0,))).value, rel=tolerance)
 
 
 # ---------------------------------------------------------------------- in a strategy
