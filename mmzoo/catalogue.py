@@ -304,8 +304,8 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
     params = _params(document, (*key, "params"), body.get("params", {}))
     if len(document.faults) == before:
         _check_presets(document, key, body, params)
-    if len(document.faults) == before and kind == "datasets":
-        _check_dataset(document, key, body)
+        if kind == "datasets":
+            _check_dataset(document, key, body)
     if len(document.faults) > before:
         return None
     return Entry(
