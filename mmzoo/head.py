@@ -21,12 +21,16 @@ class FusionHead(nn.Module):
       exact: the head computes them anyway. slice: a part of the joint classifier. ablated: the head with the
       features of all other modalities replaced by zeros.
     additive: the unimodal logits add up to the joint ones. equal_dims: all features must have one width.
-    couples: the head acts between the stages of staged encoders. What a head keeps across steps is a buffer.
+    evidential: all logits are log alpha of Dirichlet opinions, so none is below zero, all are zero for an absent
+    modality, and softmax(logits) is the expected probability; opinions of views that are no modality are in
+    aux["opinions"]. couples: the head acts between the stages of staged encoders. What a head keeps across steps is a
+    buffer.
     """
 
     how: ClassVar[How] = "ablated"
     additive: ClassVar[bool] = False
     equal_dims: ClassVar[bool] = False
+    evidential: ClassVar[bool] = False
     couples: ClassVar[bool] = False
 
     def __init__(self, dims: Mapping[str, int], n_classes: int) -> None:
@@ -70,6 +74,7 @@ class FusionHead(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
         """features: modality -> (B, D_m) for any non-empty subset. present: (B, M) bool over all modalities."""
+        there = None if present is None else {m: present[:, i] for i, m in enumerate(self.dims) if m in features}
         full, present = self._complete(features, present)
         logits, aux = self.fuse(full, present)
 
@@ -77,7 +82,7 @@ class FusionHead(nn.Module):
             own = self.split(full, present, aux)
             return {m: own[m] for m in features}
 
-        return Outputs(logits, dict(features), Lazy(unimodal), aux)
+        return Outputs(logits, dict(features), Lazy(unimodal), aux, present=there)
 
     def _complete(
         self, features: Mapping[str, Tensor], present: Tensor | None

@@ -15,15 +15,21 @@ from helpers import data, model, train, weights
 
 from mmzoo.api import Batch, Incompatible, Run, Strategy, Training
 from mmzoo.functional import cosine_similarities, info_nce
+from mmzoo.heads.concat import Concat
+from mmzoo.heads.evidential import Evidential
+from mmzoo.strategies.domfn import DOMFN
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
+from mmzoo.strategies.tmc import TMC
 
 STRATEGIES: dict[str, Any] = {
     "plain": Strategy, "joint_unimodal": JointUnimodal, "ogm": OGM, "pmr": lambda: PMR(fraction=1.0),
     "dynamic_gap": DynamicGap, "dynamic_gap_kl": lambda: DynamicGap(matching="kl_to_mean"),
+    "tmc": TMC, "domfn": lambda: DOMFN(pretrain=1, tau=0.01),
 }  # fmt: skip
+HEADS: dict[str, Any] = {"tmc": Evidential}
 
 
 def batches(part: slice) -> list[Batch]:
@@ -34,7 +40,7 @@ def batches(part: slice) -> list[Batch]:
 
 def trained(name: str, part: slice) -> dict[str, torch.Tensor]:
     training = Training(lr=0.05, epochs=2, weight_decay=0.01)
-    r = Run(model().double(), STRATEGIES[name](), train=batches(part), training=training)
+    r = Run(model(head=HEADS.get(name, Concat)).double(), STRATEGIES[name](), train=batches(part), training=training)
     return weights(train(r, 2).model)
 
 
