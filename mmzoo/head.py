@@ -62,6 +62,10 @@ class FusionHead(nn.Module):
         """The parameters that serve one modality alone (group `head:<modality>`). Default: none."""
         return ()
 
+    def classifier(self, modality: str) -> tuple[Tensor, Tensor] | None:
+        """W (C, D_m) and b (C,) where the modality's own logits are W z + b; None where they are anything else."""
+        return None
+
     def couple(
         self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass
     ) -> Mapping[str, Tensor]:
@@ -77,7 +81,9 @@ class FusionHead(nn.Module):
             own = self.split(full, present, aux)
             return {m: own[m] for m in features}
 
-        return Outputs(logits, dict(features), Lazy(unimodal), aux)
+        if present is not None and len(features) < len(self.dims):
+            present = present[:, [self.modalities.index(m) for m in features]]
+        return Outputs(logits, dict(features), Lazy(unimodal), aux, present=present)
 
     def _complete(
         self, features: Mapping[str, Tensor], present: Tensor | None

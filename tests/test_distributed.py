@@ -19,10 +19,12 @@ from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
+from mmzoo.strategies.umt import UMT
 
 STRATEGIES: dict[str, Any] = {
     "plain": Strategy, "joint_unimodal": JointUnimodal, "ogm": OGM, "pmr": lambda: PMR(fraction=1.0),
     "dynamic_gap": DynamicGap, "dynamic_gap_kl": lambda: DynamicGap(matching="kl_to_mean"),
+    "umt": UMT,
 }  # fmt: skip
 
 
