@@ -81,7 +81,7 @@ class FusionHead(nn.Module):
             own = self.split(full, present, aux)
             return {m: own[m] for m in features}
 
-        if present is not None and len(features) < len(self.dims):
+        if present is not None and tuple(features) != self.modalities:
             present = present[:, [self.modalities.index(m) for m in features]]
         return Outputs(logits, dict(features), Lazy(unimodal), aux, present=present)
 

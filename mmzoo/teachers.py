@@ -46,16 +46,15 @@ class Alone(FusionHead):
 class Teachers:
     """The teachers of one run, by modality.
 
-    given: trained models of one modality each; copies of them are used, in the model's precision. wanted: whether the run may train the others,
-    for which it keeps a copy of each encoder as it is before training. Raises UnknownName or BadValue for a given
-    model that is none of a modality of this run.
+    given: trained models of one modality each; copies of them are used, in the model's precision. wanted: whether the
+    run may train the others, for which it keeps a copy of each encoder as it is before training. Raises UnknownName or
+    BadValue for a given model that is none of a modality of this run.
     """
 
     def __init__(self, model: MultimodalModel, given: Mapping[str, MultimodalModel], *, wanted: bool) -> None:
         for modality, teacher in given.items():
             _check_given(model, modality, teacher)
-        like = next(model.parameters())
-        self._ready = {m: _frozen(copy.deepcopy(t).to(like.device, like.dtype)) for m, t in given.items()}
+        self._ready = {m: _frozen(_like(model, copy.deepcopy(teacher))) for m, teacher in given.items()}
         rest = [m for m in model.modalities if m not in given] if wanted else []
         self._fresh: dict[str, Encoder] = {m: copy.deepcopy(model.encoders[m]) for m in rest}  # type: ignore[misc]
         self._own: list[str] = []
@@ -94,8 +93,7 @@ class Teachers:
         encoder = self._fresh[modality]
         with seeded(run.seed, "init", "teacher", modality):
             head = Alone({modality: encoder.out_dim}, run.n_classes)
-        head.to(run.device, next(run.model.parameters()).dtype)
-        return MultimodalModel({modality: encoder}, head)
+        return _like(run.model, MultimodalModel({modality: encoder}, head))
 
     def _keep(self, modality: str, model: MultimodalModel) -> None:
         self._ready[modality] = _frozen(model)
@@ -139,6 +137,12 @@ def _check_given(model: MultimodalModel, modality: str, teacher: MultimodalModel
             f"the teacher of {modality} knows {teacher.head.n_classes} classes, the model {model.head.n_classes}. "
             "Train it on the same labels."
         )
+
+
+def _like(model: MultimodalModel, teacher: MultimodalModel) -> MultimodalModel:
+    """The teacher on the device and in the precision of the model."""
+    some = next(model.parameters())
+    return teacher.to(some.device, some.dtype)
 
 
 def _frozen(model: MultimodalModel) -> MultimodalModel:

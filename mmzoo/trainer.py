@@ -76,7 +76,8 @@ def fit(
     """Train to the end, choosing the epoch on holdout.
 
     holdout: gives the holdout batches; the run itself never sees them. on_epoch is called after every epoch with its
-    record. A run that was stopped before its first epoch is scored as it stands, as epoch -1. Raises Diverged, naming epoch and loss term, at the end of an epoch with a value that is not finite.
+    record. A run that was stopped before its first epoch is scored as it stands, as epoch -1. Raises Diverged, naming
+    epoch and loss term, at the end of an epoch with a value that is not finite.
     """
     selection = Selection() if selection is None else selection
     while run.epoch < run.n_epochs and not run.stopped:

@@ -627,6 +627,7 @@ def test_outputs_say_which_modalities_there_were() -> None:
     assert head(z).present is None
     assert torch.equal(head(z, mask).present, mask)
     assert torch.equal(head({m: z[m] for m in "ac"}, mask).present, mask[:, [0, 2]])
+    assert torch.equal(head({m: z[m] for m in "cba"}, mask).present, mask[:, [2, 1, 0]])
     assert torch.equal(head({"b": z["b"]}).present, torch.ones(2, 1, dtype=torch.bool))
 
 
