@@ -25,12 +25,12 @@ from mmzoo.autodiff import (
     hessian_operator,
     implicit_gradient,
 )
-from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean
+from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean, same_class
 from mmzoo.tangent import Derivative, ForwardTangent
 
 Schedule = Literal["constant", "stepwise", "heuristic", "learned", "released", "released_learned"]
 Form = Literal["paper", "additive", "released"]
-Matching = Literal["infonce", "kl_to_mean", "js"]
+Matching = Literal["infonce", "class", "kl_to_mean", "js"]
 Solve = Literal["gauss_newton", "hessian", "neumann", "identity", "tangent"]
 
 
@@ -70,8 +70,9 @@ class DynamicGap(Strategy):
 
     L_cls is the cross-entropy of the joint logits, L_mm a matching loss between modalities. matching="infonce" is
     the paper's: symmetric InfoNCE on cosine similarity over `temperature`, here the mean over unordered pairs, with
-    small linear projections where widths differ. "kl_to_mean" is what the authors' code does on unimodal logits,
-    "js" the Jensen-Shannon divergence that it is called. In several processes the negatives are those of all.
+    small linear projections where widths differ. "class" is the same with every item of one class as a match, so that
+    it does not push apart what the labels put together (ours). "kl_to_mean" is what the authors' code does on unimodal
+    logits, "js" the Jensen-Shannon divergence that it is called. In several processes the negatives are those of all.
 
     form: "paper" as above. "additive" is L_cls + alpha * L_mm, which keeps the classification step at any alpha;
     (1 - alpha) also shrinks it, and a comparison that does not notice is confounded with the learning rate.
@@ -139,7 +140,8 @@ class DynamicGap(Strategy):
         """What the chosen schedule and solver need and cost."""
         learns = self.schedule in ("learned", "released_learned")
         tangent = self.schedule == "learned" and self.solver == "tangent"
-        requires = {"unimodal"} if self.matching != "infonce" else set()
+        self._on_features = self.matching in ("infonce", "class")
+        requires = set() if self._on_features else {"unimodal"}
         requires |= {"double_backward"} if learns else set()
         requires |= {"slice"} if learns and self.upper == "slice" else set()
         self.requires = frozenset(requires)  # type: ignore[misc]
@@ -171,7 +173,7 @@ class DynamicGap(Strategy):
                 "process, or take another schedule."
             )
         self._dims = dict(run.model.head.dims)
-        if self.matching == "infonce" and len(set(self._dims.values())) > 1:
+        if self._on_features and len(set(self._dims.values())) > 1:
             common = min(self._dims.values())
             run.add_module(
                 "dynamic_gap",
@@ -199,8 +201,9 @@ class DynamicGap(Strategy):
             return terms
         present = None if step.batch.present is None else step.kept(step.batch.present)
         features = {m: step.kept(z) for m, z in out.features.items()}
-        unimodal = {m: step.kept(z) for m, z in out.unimodal.items()} if self.matching != "infonce" else {}
-        match = self._match(self._matched(step.run, features, unimodal, present))
+        unimodal = {} if self._on_features else {m: step.kept(z) for m, z in out.unimodal.items()}
+        matched = self._matched(step.run, features, unimodal, present)
+        match = self._match(matched, self._matches(step.run, step.target, tuple(features), present))
         step.scratch[self] = (terms["task"], match)
         cls, mm = self._mixing().factors
         return {**terms, "task": cls * terms["task"], "dynamic_gap/match": mm * match}
@@ -256,7 +259,7 @@ class DynamicGap(Strategy):
         batch = next(iter(run.train("dynamic_gap/inner")))
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad():
-            cls, mm = self._inner(run, batch.target, self._outputs(run, batch))
+            cls, mm = self._inner(run, batch, self._outputs(run, batch))
             if not mm.requires_grad:  # nothing to train, nothing to tell
                 return
             norms = [float(torch.linalg.vector_norm(flat_grad(x, params))) for x in (cls, mm)]
@@ -269,7 +272,7 @@ class DynamicGap(Strategy):
         batch = self._upper_batches(run)[0].map(lambda t: t[:8])
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad(), double_backward():
-            cls, mm = self._inner(run, batch.target, self._outputs(run, batch))
+            cls, mm = self._inner(run, batch, self._outputs(run, batch))
             surrogate = released_surrogate(self._mixing().total(cls, mm), cls, params)
         run.cost.backward += 4
         run.log("dynamic_gap/surrogate", surrogate)
@@ -280,7 +283,7 @@ class DynamicGap(Strategy):
         self, run: Run, features: Mapping[str, Tensor], unimodal: Mapping[str, Tensor], present: Tensor | None
     ) -> list[Tensor]:
         """What the matching loss is a function of: similarity matrices, or unimodal logits."""
-        if self.matching != "infonce":
+        if not self._on_features:
             if present is not None:
                 everything = present.all(1)
                 return [z[everything] for z in unimodal.values()]
@@ -288,26 +291,39 @@ class DynamicGap(Strategy):
         if "dynamic_gap" in run.model.extra:
             project: Any = run.model.extra["dynamic_gap"]
             features = {m: project[m](z) for m, z in features.items()}
-        columns = None if present is None else present[:, [run.modalities.index(m) for m in features]]
         features = {m: run.gather(z) for m, z in features.items()}
-        columns = None if columns is None else run.gather(columns)
+        columns = self._columns(run, tuple(features), present)
         return cosine_similarities(features, self.temperature, columns, self.floor)
 
-    def _match(self, matched: Sequence[Tensor]) -> Tensor:
-        if self.matching == "infonce":
-            return info_nce(matched)
+    @staticmethod
+    def _columns(run: Run, modalities: Sequence[str], present: Tensor | None) -> Tensor | None:
+        """The columns of the fed modalities, over the items of all processes."""
+        return None if present is None else run.gather(present[:, [run.modalities.index(m) for m in modalities]])
+
+    def _matches(
+        self, run: Run, target: Tensor, modalities: Sequence[str], present: Tensor | None
+    ) -> list[Tensor] | None:
+        """Which items match beside the item itself: with matching="class" those of its class."""
+        if self.matching != "class":
+            return None
+        return same_class(run.gather(target), self._columns(run, modalities, present))
+
+    def _match(self, matched: Sequence[Tensor], matches: Sequence[Tensor] | None) -> Tensor:
+        if self._on_features:
+            return info_nce(matched, matches)
         if not len(matched[0]):
             return matched[0].sum() * 0.0
         return (kl_to_mean if self.matching == "kl_to_mean" else jensen_shannon)(matched)
 
-    def _inner(self, run: Run, target: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _inner(self, run: Run, batch: Batch, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """L_cls and L_mm as functions of what the model gives."""
         logits, *matched = outputs
-        return run.criterion(logits, target), self._match(matched)
+        matches = self._matches(run, batch.target, run.modalities, batch.present)
+        return run.criterion(logits, batch.target), self._match(matched, matches)
 
     def _outputs(self, run: Run, batch: Batch) -> list[Tensor]:
         out = run.forward(batch, mode="eval")
-        unimodal = dict(out.unimodal) if self.matching != "infonce" else {}
+        unimodal = {} if self._on_features else dict(out.unimodal)
         return [out.logits, *self._matched(run, out.features, unimodal, batch.present)]
 
     def _implicit(self, run: Run) -> Hypergradient:
@@ -350,7 +366,7 @@ class DynamicGap(Strategy):
         return found
 
     def _inner_piece(self, run: Run, batch: Batch) -> Inner:
-        return Inner(self._outputs(run, batch), partial(self._inner, run, batch.target), len(batch))
+        return Inner(self._outputs(run, batch), partial(self._inner, run, batch), len(batch))
 
     def _upper_piece(self, run: Run, batch: Batch) -> Upper:
         return Upper(run.criterion(run.forward(batch, mode="eval").logits, batch.target), len(batch))
