@@ -26,6 +26,18 @@ def true_class_score(logits: Tensor, target: Tensor, here: Tensor | None = None)
     return (p * here).sum() * (len(p) / here.sum().clamp_min(1))
 
 
+def loss_over(
+    criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor, here: Tensor | None = None
+) -> Tensor:
+    """The criterion over the items that have a modality; zero where none has.
+
+    logits: (B, C); target: (B,); here: (B,) bool, or None for all.
+    """
+    if here is not None:
+        logits, target = logits[here], target[here]
+    return criterion(logits, target) if len(target) else logits.sum()
+
+
 def unit(x: Tensor, floor: float = 1e-6) -> Tensor:
     """Rows scaled to unit length. A row shorter than `floor` is divided by `floor`, which bounds the gradient.
 
