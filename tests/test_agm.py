@@ -419,6 +419,19 @@ def test_coalitions_of_some_modalities_leave_the_others_out() -> None:
         run.coalitions(batch, [{"image"}], present=fed)
 
 
+def test_features_of_a_batch_and_of_zeros_are_those_of_evaluation() -> None:
+    task = make_task(3, dtype=torch.float64)
+    present = random_present(task, 1)
+    model, batch = build_model(task, **REGULARISED).train(), task.batch()
+    before = weights(model)
+    real, blank = model.encode_blanked(batch.inputs, present=present)
+    assert difference(before, weights(model)) is None and all(e.training for e in model.encoders.values())
+    model.eval()
+    zeros = {m: torch.zeros_like(x) for m, x in batch.inputs.items()}
+    for found, inputs in ((real, batch.inputs), (blank, zeros)):
+        assert difference(model.encode(inputs, present=present), found, 1e-12) is None
+
+
 def test_zeros_in_encoders_that_cannot_run_one_by_one_are_refused() -> None:
     task = make_task()
     with pytest.raises(Incompatible, match="acts between the stages"):

@@ -78,7 +78,8 @@ class MLA(Strategy):
     so that a step for one modality moves little along the mean features of those before. P starts as the identity and is
     updated from the second pass on. "owm" is the paper's form as we read it; "released" the formula of the authors' code,
     where it has no effect, since it looks for a parameter by a name that does not occur: "none" is what that code
-    computes. The bias is not projected.
+    computes. The bias is not projected. P is never reset: with owm it shrinks all through the run, and late in training
+    the classifier's weight hardly moves (see mla/kept in the record).
 
     fusion: the decision rule. "entropy": unimodal logits weighted item by item by `entropy_weights`. "fixed": the weights
     typed into the authors' script, for two or three modalities in the data's order. "mean": equal weights. The authors'
