@@ -56,7 +56,9 @@ def test_every_command_is_understood(command: list[str], tmp_path: Path, monkeyp
 
 def test_its_table_of_methods_is_the_catalogues() -> None:
     """After a change: mmzoo list --markdown, between the two marks."""
-    table = re.search(r"<!-- methods -->\n(.*?)\n<!-- end of methods -->", README.read_text(encoding="utf-8"), re.DOTALL)
+    table = re.search(
+        r"<!-- methods -->\n(.*?)\n<!-- end of methods -->", README.read_text(encoding="utf-8"), re.DOTALL
+    )
     assert table and table[1] == method_table(Catalogue(read_entries(built_in_path(), BUILT_IN)), BUILT_IN)
 
 
