@@ -84,6 +84,7 @@ class FusionHead(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
         """features: modality -> (B, D_m) for any non-empty subset. present: (B, M) bool over all modalities."""
+        there = None if present is None else {m: present[:, i] for i, m in enumerate(self.dims) if m in features}
         full, present = self._complete(features, present)
         logits, aux = self.fuse(full, present)
 
@@ -91,9 +92,7 @@ class FusionHead(nn.Module):
             own = self.split(full, present, aux)
             return {m: own[m] for m in features}
 
-        if present is not None and tuple(features) != self.modalities:
-            present = present[:, [self.modalities.index(m) for m in features]]
-        return Outputs(logits, dict(features), Lazy(unimodal), aux, present=present)
+        return Outputs(logits, dict(features), Lazy(unimodal), aux, present=there)
 
     def _complete(
         self, features: Mapping[str, Tensor], present: Tensor | None

@@ -621,16 +621,6 @@ def test_a_classifier_that_is_not_what_split_uses_is_caught() -> None:
     assert result.status == "failed" and "W and b of `classifier`" in result.reason
 
 
-def test_outputs_say_which_modalities_there_were() -> None:
-    head, z = Concat({"a": 2, "b": 2, "c": 2}, 3), {m: torch.ones(2, 2) for m in "abc"}
-    mask = torch.tensor([[True, False, True], [True, True, False]])
-    assert head(z).present is None
-    assert torch.equal(head(z, mask).present, mask)
-    assert torch.equal(head({m: z[m] for m in "ac"}, mask).present, mask[:, [0, 2]])
-    assert torch.equal(head({m: z[m] for m in "cba"}, mask).present, mask[:, [2, 1, 0]])
-    assert torch.equal(head({"b": z["b"]}).present, torch.ones(2, 1, dtype=torch.bool))
-
-
 def test_predict_of_ume_replaces_the_logits_only() -> None:
     own = {m: drawn(i, 3, C) for i, m in enumerate(MODALITIES)}
     out = Outputs(torch.zeros(3, C), {}, own)

@@ -71,7 +71,8 @@ class UME(Strategy):
         return []
 
     def predict(self, out: Outputs) -> Outputs:
-        return out.replace(logits=ensemble(list(out.unimodal.values()), self.average, out.present))
+        present = None if out.present is None else torch.stack([out.present[m] for m in out.unimodal], 1)
+        return out.replace(logits=ensemble(list(out.unimodal.values()), self.average, present))
 
 
 def _tensors(module: nn.Module) -> Mapping[str, Tensor]:
