@@ -94,3 +94,20 @@ def shapley(value: Callable[[frozenset[Player]], float], players: Sequence[Playe
     values = {s: value(s) for k in range(n + 1) for s in map(frozenset, itertools.combinations(players, k))}
     weight = [math.factorial(k) * math.factorial(n - k - 1) / math.factorial(n) for k in range(n)]
     return {p: sum(weight[len(s)] * (values[s | {p}] - v) for s, v in values.items() if p not in s) for p in players}
+
+
+def sampled_shapley(
+    value: Callable[[frozenset[Player]], float], orders: Sequence[Sequence[Player]]
+) -> dict[Player, float]:
+    """Shapley values estimated by each player's mean gain over some orders of all players (Castro et al., 2009).
+
+    They add up to value(all) - value(none) whatever the orders, and are exact when every order occurs equally often.
+    """
+    totals = dict.fromkeys(orders[0], 0.0)
+    for order in orders:
+        before, come = value(frozenset()), frozenset[Player]()
+        for player in order:
+            come |= {player}
+            totals[player] += (after := value(come)) - before
+            before = after
+    return {player: total / len(orders) for player, total in totals.items()}
