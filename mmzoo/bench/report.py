@@ -287,7 +287,8 @@ def percent(s: Spread, *, sign: bool = False) -> str:
     """Mean and deviation times 100; a dash where there is nothing."""
     if not s.n:
         return DASH
-    text = f"{100 * s.mean:{'+' if sign else ''}.1f}"
+    mean = round(100 * s.mean, 1) + 0.0  # adding zero makes -0.0 a plain zero
+    text = f"{mean:{'+' if sign else ''}.1f}"
     return text if s.deviation is None else f"{text} ± {100 * s.deviation:.1f}"
 
 
