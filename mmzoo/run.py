@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmzoo import distributed
 from mmzoo.curvature import double_backward
 from mmzoo.errors import BadValue, Diverged, Incompatible, unknown
+from mmzoo.evaluation import evaluate
 from mmzoo.microbatch import MicroBatches, buffers_kept
 from mmzoo.model import MultimodalModel
 from mmzoo.optim import Schedule, build_optimizer
@@ -197,8 +198,6 @@ class Run:
 
     def _slice_metrics(self) -> dict[str, Any]:
         """The scores on the strategy's own slice, which cost forwards: computed when a hook reads them."""
-        from mmzoo.trainer import evaluate
-
         batches = list(self.strategy_holdout("metrics"))
         self.cost.forward += len(batches)
         return evaluate(self.model, self.strategy, batches)

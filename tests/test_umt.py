@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmzoo.api import Batch, Chain, Encoder, MultimodalModel, Run, Step, Strategy, Training, Window
 from mmzoo.errors import BadValue, Diverged, Incompatible, UnknownName
+from mmzoo.evaluation import evaluate, predict
 from mmzoo.head import FusionHead
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
@@ -31,7 +32,7 @@ from mmzoo.strategies.umt import UMT, distillation
 from mmzoo.teachers import Alone
 from mmzoo.testing import check_head
 from mmzoo.testing.observing import random_state
-from mmzoo.trainer import evaluate, fit, predict
+from mmzoo.trainer import fit
 from mmzoo.types import Outputs, Pass
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)

@@ -11,8 +11,8 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,19 @@ from mmzoo import __version__
 from mmzoo.bench.plan import Planned
 from mmzoo.bench.store import FINAL, SCHEMA, WEIGHTS, Store
 from mmzoo.catalogue import Catalogue
+from mmzoo.complexity import complexity
 from mmzoo.config import Part
 from mmzoo.data.datamodule import DataModule, Loader
 from mmzoo.errors import BadValue, CorruptFile, Diverged, Incompatible, MmzooError
-from mmzoo.metrics import classification, gap
+from mmzoo.evaluation import EVAL_BATCH, Fitted, Predictions, branch_scores, modality_scores, predict
+from mmzoo.metrics import classification
 from mmzoo.model import MultimodalModel
-from mmzoo.probe import linear_probe
 from mmzoo.run import Run
 from mmzoo.seeding import seeded, stream
 from mmzoo.strategy import Chain, Strategy, Window
-from mmzoo.trainer import Predictions, Selection, distances, fit, own_scores, predict
+from mmzoo.trainer import Selection, fit
+from mmzoo.types import Batch
 
-EVAL_BATCH = 512
 #: parameters below which a model trains faster on one thread
 SMALL = 1_000_000
 Row = dict[str, Any]
@@ -140,7 +141,7 @@ class _Session:
             "record": _ends(self.history),
             "cost": {"train_items": train.n_items, "forward": round(run.cost.forward + lessons["forward"], 6),
                      "backward": round(run.cost.backward + lessons["backward"], 6),
-                     "parameters": sum(p.numel() for p in run.model.parameters()),
+                     **complexity(run.model, run.strategy, next(_on(train, run.device))),
                      **({"teachers": {k: round(v, 6) for k, v in lessons.items()}} if teachers else {})},
             "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash, "initial_weights": initial,
                        "weights": _model_hash(run.model), "batch_order": _order_hash(train, spec.seed)},
@@ -174,21 +175,21 @@ class _Session:
         last = self._predict(run, test)
         selection.restore(run)
         # Not the slice: some methods train on it and some do not.
-        fitted = self._predict(run, data.loader("train", batch_size=EVAL_BATCH))
+        fitted = Fitted.on(self._predict(run, data.loader("train", batch_size=EVAL_BATCH)), data.n_classes)
         held = self._predict(run, data.loader("holdout", batch_size=EVAL_BATCH))
         chosen = self._predict(run, test)
         self._write_predictions(chosen)
         return {
-            **_scores(chosen, fitted, data),
+            **modality_scores(run.model, run.strategy, chosen, fitted, partial(_on, test, run.device), data.metric),
             "last": classification(last.scores, last.target, last.logits),
-            "holdout": _scores(held, fitted, data),
+            "holdout": branch_scores(run.model, held, fitted, data.metric),
             "selected_epoch": selection.epoch, "epochs": run.epoch, "main_metric": data.metric,
             "own_logits": run.model.head.how,
             "n_scored": len(chosen.target), "n_total": len(data.splits["test"]),
         }  # fmt: skip
 
     def _predict(self, run: Run, loader: Loader) -> Predictions:
-        return predict(run.model, run.strategy, (b.to(run.device) for b in loader.batches()))
+        return predict(run.model, run.strategy, _on(loader, run.device))
 
     # ------------------------------------------------------------------ teachers
     def _teachers(self, data: DataModule) -> dict[str, tuple[MultimodalModel, Row]]:
@@ -263,29 +264,16 @@ class _Session:
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
+def _on(loader: Loader, device: torch.device) -> Iterator[Batch]:
+    return (batch.to(device) for batch in loader.batches())
+
+
 def _ends(history: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """The first and the last epoch's value of everything that was logged in training; nothing without any."""
     if not history:
         return {}
     first, last = history[0]["train"], history[-1]["train"]
     return {k: {"first": first[k], "last": last[k]} for k in first if k in last}
-
-
-def _scores(p: Predictions, fitted: Predictions, data: DataModule) -> dict[str, Any]:
-    """The joint scores of some items, and each modality's by its own logits and by a probe fitted on training items."""
-    own, probe = own_scores(p), {}
-    for m in own:
-        known, features = fitted.of(m, fitted.features[m]), p.of(m, p.features[m])
-        logits = linear_probe(known, fitted.of(m, fitted.target), features, data.n_classes)
-        probe[m] = classification(logits.softmax(-1), p.of(m, p.target), logits)
-    main = data.metric
-    return {
-        **classification(p.scores, p.target, p.logits),
-        "modalities": {m: {"own": own[m], "probe": probe[m]} for m in own},
-        "gap": {"own": gap({m: s[main] for m, s in own.items()}),
-                "probe": gap({m: s[main] for m, s in probe.items()})},
-        "distance": distances(p),
-    }  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- building

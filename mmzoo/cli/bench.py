@@ -176,6 +176,7 @@ def _print_report(plan: Plan, store: Store, failed: int) -> int:
     asked = {"methods": plan.methods(), "refused": [vars(r) for r in plan.refused]}
     print(render(shown, asked, "md"))
     print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
+    print(f"Each modality by every measure: mmzoo report {store.root} --modalities")
     if failed:
         print(f"mmzoo: {_count(failed, 'run')} failed; log.txt in the run's folder below {store.root / 'runs'} says "
               "why. The same command tries again.", file=sys.stderr)  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmzoo.errors import Incompatible
+from mmzoo.evaluation import predict
 from mmzoo.run import Run
 from mmzoo.seeding import stream
 from mmzoo.strategy import OWNABLE, Chain, Strategy, Window
@@ -20,7 +21,6 @@ from mmzoo.testing.observing import difference, examples, needs_hypothesis, not_
 from mmzoo.testing.report import CheckFailed, Skipped, contract, require
 from mmzoo.testing.spies import Alternating, Halved, Marker, Owner, combined
 from mmzoo.testing.tasks import Task, random_present, train
-from mmzoo.trainer import predict
 
 SAME = 1e-8
 
