@@ -37,7 +37,9 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     "predict": ("out",),
 }
 OWNABLE = frozenset({"task", "backward", "predict", "data"})
-REQUIREMENTS = frozenset({"unimodal", "additive", "slice", "staged", "double_backward", "index", "equal_dims"})
+REQUIREMENTS = frozenset(
+    {"unimodal", "additive", "slice", "staged", "mean_gates", "double_backward", "index", "equal_dims"}
+)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _facts(e: Entry) -> list[str]:
         batch = {k: v for k, v in e.cost.items() if not k.endswith("_epoch")}
         epoch = {k.removesuffix("_epoch"): v for k, v in e.cost.items() if k.endswith("_epoch")}
         lines.append(f"  cost a batch: {_pairs(batch)}" + (f"; and once an epoch: {_pairs(epoch)}" if epoch else ""))
-    for key in ("how", "additive", "input", "n_classes", "metric", "licence"):
+    for key in ("how", "additive", "couples", "mean_gates", "input", "n_classes", "metric", "licence"):
         if key in e.extra:
             lines.append(f"  {key}: {e.extra[key]}")
     if isinstance(e.extra.get("modalities"), Mapping):
