@@ -133,7 +133,7 @@ def test_greedy(loss_of: Any, log: Any) -> None:
 
 
 # ---------------------------------------------------------------------- the exchange
-SHAPES = {"a": (4, 3, 2), "t": (6, 5), "v": (3, 2, 2, 2), "x": (5,)}  # image, tokens, video, vector: (C, *spatial)
+SHAPES = {"a": (4, 3, 2), "t": (6, 5), "v": (6, 2, 2, 2), "x": (5,)}  # image, tokens, video, vector: (C, *spatial)
 
 
 def exchange_case(seed: int, n: int = 4, **options: Any) -> tuple[Exchange, dict[str, Tensor]]:

@@ -52,7 +52,6 @@ class Gate(nn.Module):
     def forward(self, joint: Tensor) -> Tensor:
         return self.scale * self.linear(joint).sigmoid()
 
-    @torch.no_grad()
     def absorb(self, total: Tensor, count: Tensor) -> None:
         """Take in a batch whose gates add up to `total` (C,) over `count` items; none leave the mean as it is."""
         there = count > 0
@@ -158,7 +157,7 @@ class Channel(FusionHead):
     scale: 1 as in the authors' code, which halves all maps at the start; 2 as the paper is said to have it.
     final: "mean" of one linear classifier a modality (both papers' code) or their "sum", one linear layer on the
     features ("concat", as a later benchmark has it) or on the logits of each modality ("stacked", MMTM's option). The
-    unimodal logits are exact, but slices with "concat".
+    unimodal logits are exact, but slices with "concat". They are a branch's, which has heard the others on its way.
 
     The gates have running means that can stand in for them: see Exchange, and `FusionHead.mean_gates`. They move in training
     only, where the code that the second paper came with also lets validation and test items move them.
