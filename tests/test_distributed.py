@@ -17,18 +17,22 @@ from mmzoo.api import Batch, Incompatible, Run, Strategy, Training
 from mmzoo.functional import cosine_similarities, info_nce
 from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
+from mmzoo.heads.shared import Shared
+from mmzoo.strategies.agm import AGM
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.greedy import Greedy
 from mmzoo.strategies.joint_unimodal import JointUnimodal
+from mmzoo.strategies.mla import MLA
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
 
 STRATEGIES: dict[str, Any] = {
     "plain": Strategy, "joint_unimodal": JointUnimodal, "ogm": OGM, "pmr": lambda: PMR(fraction=1.0),
     "dynamic_gap": DynamicGap, "dynamic_gap_kl": lambda: DynamicGap(matching="kl_to_mean"),
+    "agm": AGM, "agm_detached": lambda: AGM(gradient="detached"), "mla": MLA,
     "greedy": lambda: Greedy(epsilon=1e-3, window=2),
 }  # fmt: skip
-HEADS: dict[str, Any] = {"greedy": Channel}
+HEADS: dict[str, Any] = {"mla": Shared, "greedy": Channel}
 
 
 def batches(part: slice) -> list[Batch]:
@@ -39,8 +43,7 @@ def batches(part: slice) -> list[Batch]:
 
 def trained(name: str, part: slice) -> dict[str, torch.Tensor]:
     training = Training(lr=0.05, epochs=2, weight_decay=0.01)
-    m = model(head=HEADS.get(name, Concat)).double()
-    r = Run(m, STRATEGIES[name](), train=batches(part), training=training)
+    r = Run(model(head=HEADS.get(name, Concat)).double(), STRATEGIES[name](), train=batches(part), training=training)
     return weights(train(r, 2).model)
 
 
