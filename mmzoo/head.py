@@ -23,6 +23,8 @@ class FusionHead(nn.Module):
     additive: the unimodal logits add up to the joint ones. equal_dims: all features must have one width.
     min_modalities: how many it takes to fuse. couples: the head acts between the stages of staged encoders. What a
     head keeps across steps is a buffer.
+    mean_gates: it acts there by gates whose running mean can stand in for them, which cuts a modality off from the
+    others: in a pass with flags={"mean_gates": {m: True}}, where True may be a 0-dimensional bool tensor.
     """
 
     how: ClassVar[How] = "ablated"
@@ -30,6 +32,7 @@ class FusionHead(nn.Module):
     equal_dims: ClassVar[bool] = False
     min_modalities: ClassVar[int] = 1
     couples: ClassVar[bool] = False
+    mean_gates: ClassVar[bool] = False
 
     def __init__(self, dims: Mapping[str, int], n_classes: int) -> None:
         """dims: modality -> feature width, in order.
@@ -76,10 +79,27 @@ class FusionHead(nn.Module):
         """W (C, D_m) and b (C,) where the modality's own logits are W z + b; None where they are anything else."""
         return None
 
+    def bypass(self, modality: str) -> Iterable[nn.Parameter]:
+        """The parameters through which a modality learns from the others between stages; those that serve several
+        modalities count for each. Default: none."""
+        return ()
+
+    def build_stages(self, widths: Mapping[str, Sequence[int]]) -> None:
+        """Make what acts between stages. Called by the model that the head becomes part of.
+
+        widths: modality -> width of the map after each stage (`Encoder.stage_dims`). Initial weights come from the
+        stream that is open then, as in `__init__`. Raises Incompatible where the head cannot act on such maps.
+        """
+
     def couple(
-        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass
+        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass, masks: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
-        """Act on the maps (B, C, *spatial) of all fed modalities after one stage. Default: identity."""
+        """Act on the maps (B, C, *spatial) after one stage. Default: identity.
+
+        stage: counted from the end, -1 the last. maps: of the modalities that are fed, have this stage, and are there
+        for at least one item (so there may be none); rows of items that lack the modality are zeros. masks: (B, *spatial) bool where a part of
+        a map is padding.
+        """
         return maps
 
     def forward(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:

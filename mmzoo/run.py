@@ -572,6 +572,11 @@ def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *,
         raise Incompatible(f"{name} needs a head whose unimodal logits add up to the joint ones; {kind} is not one.")
     if "staged" in strategy.requires and not head.couples:
         raise Incompatible(f"{name} needs a head that acts between encoder stages; {kind} does not.")
+    if "mean_gates" in strategy.requires and not head.mean_gates:
+        raise Incompatible(
+            f"{name} needs a head with gates between encoder stages whose running means can stand in for them; {kind} "
+            "has none. Use such a head (channel): mmzoo list heads."
+        )
     if "equal_dims" in strategy.requires and len(set(head.dims.values())) > 1:
         raise Incompatible(f"{name} needs features of one width, but they have {head.dims}.")
     if "slice" in strategy.requires and not has_slice:

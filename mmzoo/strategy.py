@@ -38,7 +38,7 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
 }
 OWNABLE = frozenset({"task", "backward", "predict", "data"})
 REQUIREMENTS = frozenset(
-    {"unimodal", "additive", "slice", "staged", "double_backward", "index", "equal_dims", "teachers"}
+    {"unimodal", "additive", "slice", "staged", "mean_gates", "double_backward", "index", "equal_dims", "teachers"}
 )
 
 

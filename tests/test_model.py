@@ -93,7 +93,9 @@ class Mixing(FusionHead):
         self.linear = nn.Linear(sum(dims.values()), n_classes)
         self.seen: list[tuple[int, tuple[str, ...]]] = []
 
-    def couple(self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass) -> dict[str, Tensor]:
+    def couple(
+        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass, masks: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         self.seen.append((stage, tuple(maps)))
         if pass_.flags.get("mute"):
             return dict(maps)

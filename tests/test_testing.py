@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmzoo.api import Chain, Encoder, FusionHead, Grads, Outputs, Pass, Run, Step, Strategy, Terms, Window
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import UnknownName
+from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
@@ -57,7 +58,7 @@ def test_strategies_keep_the_contract(strategy: Strategy) -> None:
     "head",
     [
         Concat, Sum, partial(Sum, reduce="mean"), Shared, partial(Weight, level="feature"),
-        partial(Weight, level="logit"), partial(Weight, level="gate"), CoupledConcat, Mixing,
+        partial(Weight, level="logit"), partial(Weight, level="gate"), Channel, CoupledConcat, Mixing,
     ],
     ids=str,
 )  # fmt: skip
@@ -600,9 +601,20 @@ class UnitFeatures(FaultyHead):
 
 class ShrinkingCouple(CoupledConcat):
     def couple(
-        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass
+        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass, masks: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
         return {m: x.mean(0, keepdim=True) for m, x in maps.items()}
+
+
+class DeafToFlags(Channel):
+    def couple(
+        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass, masks: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        return super().couple(stage, maps, present, Pass(), masks)
+
+
+class NoMeans(CoupledConcat):
+    mean_gates = True
 
 
 HEAD_FAULTS: Sequence[tuple[str, type[FusionHead], str]] = [
@@ -623,6 +635,8 @@ HEAD_FAULTS: Sequence[tuple[str, type[FusionHead], str]] = [
     ("check_head_couples", ShrinkingCouple, "audio at stage"),
     ("check_head_ablations", HalvedAblation, "differs by up to"),
     ("check_head_ablations", UnitFeatures, "not finite"),
+    ("check_head_gates", DeafToFlags, "its features change"),
+    ("check_head_gates", NoMeans, "changes no buffer"),
 ]
 
 
@@ -698,6 +712,17 @@ class OtherForward(MLP):
         return super().forward(x) + 1.0
 
 
+class OtherWidths(MLP):
+    def __init__(self) -> None:
+        super().__init__((4,), hidden=(6,))
+        self.stage_dims = (5,)
+
+
+class MaskOfNumbers(MLP):
+    def mask(self, state: Tensor) -> Tensor:
+        return torch.ones(len(state))
+
+
 class UnsavedShift(FaultyEncoder):
     def __init__(self) -> None:
         super().__init__()
@@ -715,6 +740,8 @@ ENCODER_FAULTS: Sequence[tuple[str, Any, str]] = [
     ("check_encoder_gradients", IdleBackbone, "classifier.weight"),
     ("check_encoder_double_backward", OnceDifferentiable, "product with a vector"),
     ("check_encoder_stages", partial(OtherForward, (4,)), "differs by up to 1"),
+    ("check_encoder_stages", OtherWidths, "(5,) for 1 stages"),
+    ("check_encoder_stages", partial(MaskOfNumbers, (4,)), "torch.float32"),
     ("check_encoder_state", UnsavedShift, "differs by up to"),
 ]
 

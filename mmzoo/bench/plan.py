@@ -248,6 +248,10 @@ def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...])
             return f"{strategy.name} needs logits of each modality; head {head.name} has none of its own."
         if "additive" in strategy.requires and not head.extra.get("additive"):
             return f"{strategy.name} needs unimodal logits that add up; those of head {head.name} do not."
+        if "staged" in strategy.requires and not head.extra.get("couples"):
+            return f"{strategy.name} needs a head that acts between encoder stages; {head.name} does not."
+        if "mean_gates" in strategy.requires and not head.extra.get("mean_gates"):
+            return f"{strategy.name} needs a head with gates between encoder stages; {head.name} has none."
     return None
 
 

@@ -293,7 +293,7 @@ def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> Multimodal
     head = catalogue.get("heads", spec.head)
     with seeded(spec.seed, "init", "head", spec.head):
         built = head.load()({m: e.out_dim for m, e in encoders.items()}, data.n_classes, **spec.head_params)
-    return MultimodalModel(encoders, built)
+        return MultimodalModel(encoders, built)  # within the stream: a head may make layers for the encoders' stages
 
 
 def build_strategy(catalogue: Catalogue, parts: tuple[Part, ...]) -> Strategy:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmzoo.encoder import Encoder
 from mmzoo.errors import Incompatible
 from mmzoo.head import FusionHead
+from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
 from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
@@ -63,6 +64,8 @@ class StrategyCase:
         """The head asked for, or one that fits the declared requirements."""
         if self._head is not None:
             return self._head
+        if "mean_gates" in self.first.requires:
+            return Channel
         return CoupledConcat if "staged" in self.first.requires else Concat
 
     @cached_property

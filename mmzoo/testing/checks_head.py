@@ -17,7 +17,7 @@ from mmzoo.testing.cases import HeadCase, rows
 from mmzoo.testing.observing import difference, examples, needs_hypothesis, not_finite, random_state, weights
 from mmzoo.testing.report import CheckFailed, Skipped, contract, require
 from mmzoo.testing.tasks import NAMES, build_model, make_task
-from mmzoo.types import Outputs
+from mmzoo.types import Outputs, Pass
 
 
 def _features(dims: Mapping[str, int], n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -372,13 +372,13 @@ def check_head_couples(case: HeadCase) -> None:
     seen: list[str] = []
     couple = model.head.couple
 
-    def watched(stage: int, maps: Mapping[str, Tensor], present: Any, pass_: Any) -> Mapping[str, Tensor]:
-        result = couple(stage, maps, present, pass_)
+    def watched(stage: int, maps: Mapping[str, Tensor], present: Any, pass_: Any, masks: Any) -> Mapping[str, Tensor]:
+        result = couple(stage, maps, present, pass_, masks)
         seen.extend(f"{m} at stage {stage}" for m in maps if m not in result or result[m].shape != maps[m].shape)
         return result
 
     model.head.couple = watched  # type: ignore[method-assign]
-    for size in (1, 2, 3):
+    for size in range(4):
         for subset in itertools.combinations(model.modalities, size):
             present = torch.tensor([m in subset for m in model.modalities]).repeat(len(batch), 1)
             bad = not_finite({"logits": model(batch.inputs, present).logits})
@@ -389,3 +389,37 @@ def check_head_couples(case: HeadCase) -> None:
         ", ".join(seen),
         "keep shapes",
     )
+
+
+@contract("head")
+def check_head_gates(case: HeadCase) -> None:
+    """With the running mean of its gates (flag `mean_gates`) a modality hears nothing of the others; without it does.
+    The mean moves in training only."""
+    if not case.first.mean_gates:
+        raise Skipped("it has no gates whose mean can stand in for them")
+    model, batch = _model(case, 3)
+    _, other = _model(case, 3, seed=1)
+    model.train()(batch.inputs)
+    todo = (
+        "read pass_.flags.get('mean_gates', {}) in `couple`; keep the mean in a buffer and move it while self.training"
+    )
+    before = weights(model.head)
+    model.train()(other.inputs)
+    require(
+        difference(before, weights(model.head)) is not None, "the running mean of gates follows training",
+        "a forward in training changes no buffer of the head", todo,
+    )  # fmt: skip
+    before = weights(model.eval())
+    for m, where in itertools.product(model.modalities, (True, torch.tensor(True))):
+        mixed = {k: batch.inputs[k] if k == m else x for k, x in other.inputs.items()}
+        free, held = Pass(), Pass(flags={"mean_gates": {m: where}})
+        alone = [model.encode(x, held)[m] for x in (batch.inputs, mixed)]
+        gap = difference(alone[0], alone[1])
+        require(gap is None, f"under mean gates {m} hears nothing of the others", f"its features change: {gap}", todo)
+        loud, changed = (model.encode(x, free)[m] for x in (batch.inputs, mixed))
+        heard = difference(loud, changed)
+        require(heard is not None, f"without the flag {m} hears the others", "they change nothing", todo)
+        off = difference(loud, model.encode(batch.inputs, Pass(flags={"mean_gates": {m: False}}))[m])
+        require(off is None, "the flag False is no flag", f"the features of {m} change: {off}", todo)
+    gap = difference(before, weights(model))
+    require(gap is None, "in eval mode the running mean stands still", str(gap), todo)

@@ -17,7 +17,7 @@ from mmzoo.strategy import Strategy
 from mmzoo.testing.cases import StrategyCase, is_combination, neutral_exactly, neutral_form
 from mmzoo.testing.observing import attributes, difference, leaked, not_finite, random_state, weights
 from mmzoo.testing.report import CheckFailed, Skipped, contract, require
-from mmzoo.testing.tasks import Mixing, Task, build_model, build_run, make_task, train
+from mmzoo.testing.tasks import CoupledConcat, Mixing, Task, build_model, build_run, make_task, train
 
 REGULARISED: Mapping[str, Any] = {"norm": True, "dropout": 0.2}
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -284,6 +284,8 @@ def check_requirements(case: StrategyCase) -> None:
         lacking["logits of each modality"] = (equal, Mixing, None)
     if "staged" in strategy.requires:
         lacking["stages"] = (equal, Concat, None)
+    if "mean_gates" in strategy.requires:
+        lacking["gates"] = (equal, CoupledConcat, None)
     if "equal_dims" in strategy.requires and case.modalities > 1:
         lacking["equal widths"] = (unequal, Concat, None)
     if "slice" in strategy.requires:
