@@ -28,8 +28,9 @@ _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
-    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets"},
-    "heads": _COMMON | {"path", "equation", "how", "additive", "equal_dims", "evidential"},
+    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets", "solo"},
+    "heads": _COMMON
+    | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates"},
     "encoders": _COMMON | {"path", "input"},
     "datasets": _COMMON
     | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select"},
@@ -319,7 +320,7 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
 _TEXTS = {"strategy", "head", "equation", "input", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {"params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
-_FLAGS = {"each_modality", "additive", "equal_dims", "evidential"}
+_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates"}
 
 
 def _shape_fault(kind: str, key: str, value: Any) -> str | None:
@@ -351,7 +352,7 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "a mapping with at least a title"
     elif (
         key == "modalities"
-        and kind == "strategies"
+        and kind in ("strategies", "heads")
         and not (set(value) <= {"min", "max"} and all(isinstance(v, int) and v >= 1 for v in value.values()))
     ):
         wanted = "whole numbers for min and max"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,12 +14,14 @@ class Encoder(nn.Module):
     `forward(x)` maps B rows to (B, out_dim). Video is (B, T, C, H, W), folded and unfolded in here; tokens are a
     mapping with their padding mask. Rows whose modality is absent are never given to an encoder.
 
-    A staged encoder sets `n_stages` and defines the four methods below instead of `forward`, so that a head can act
-    between stages (MMTM, bottlenecks). `forward` is then their composition.
+    A staged encoder sets `n_stages` and defines begin, run_stage and finish instead of `forward`, so that a head can act
+    between stages (MMTM, bottlenecks). `forward` is then their composition. stage_dims: the width C of the map after
+    each stage, so that such a head knows its layers before it has seen a map.
     """
 
     out_dim: int
     n_stages: int = 0
+    stage_dims: Sequence[int] = ()
 
     def begin(self, x: Any) -> Any:
         """The state before stage 0."""
@@ -29,8 +32,12 @@ class Encoder(nn.Module):
         raise TypeError(f"{type(self).__name__} has no stages")
 
     def view(self, state: Any) -> Tensor:
-        """The map of a state, (B, C, *spatial), with time as a spatial axis."""
+        """The map of a state, (B, C, *spatial): time is a spatial axis, and of tokens C is the width, not the number."""
         return state
+
+    def mask(self, state: Any) -> Tensor | None:
+        """(B, *spatial) bool, which positions of the map hold data rather than padding. None: all of them."""
+        return None
 
     def replace(self, state: Any, map_: Tensor) -> Any:
         """The state with another map of the same shape."""

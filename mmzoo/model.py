@@ -18,7 +18,8 @@ from mmzoo.types import Outputs, Pass, map_tensors
 class MultimodalModel(nn.Module):
     """One encoder a modality, a fusion head, and `extra` modules that strategies add.
 
-    Raises Incompatible when the head's modalities or widths are not those of the encoders.
+    A head that acts between stages makes its layers for them here. Raises Incompatible when the head's modalities or
+    widths are not those of the encoders, or where it asks for stages that they lack.
     """
 
     def __init__(self, encoders: Mapping[str, Encoder], head: FusionHead) -> None:
@@ -29,8 +30,12 @@ class MultimodalModel(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.head = head
         self.extra = nn.ModuleDict()
-        if head.couples and (unstaged := [m for m, e in encoders.items() if not e.n_stages]):
-            raise Incompatible(f"head {type(head).__name__} acts between stages; no stages in: {', '.join(unstaged)}.")
+        if head.couples:
+            if unstaged := [m for m, e in encoders.items() if not e.n_stages]:
+                raise Incompatible(
+                    f"head {type(head).__name__} acts between stages; no stages in: {', '.join(unstaged)}."
+                )
+            head.build_stages({m: tuple(e.stage_dims) for m, e in encoders.items()})
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -49,6 +54,29 @@ class MultimodalModel(nn.Module):
                 return self._encode_coupled(inputs, fed, pass_, present)
             return {m: self._encode_one(m, inputs[m], pass_, self._rows(m, present)) for m in fed}
 
+    def encode_blanked(
+        self, inputs: Mapping[str, Any], pass_: Pass | None = None, present: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Two mappings as `encode` gives: of the inputs, and of inputs that are all zeros. In eval mode.
+
+        There items do not influence one another, so each encoder runs once, over the batch and one item of zeros.
+        Raises Incompatible for a head that acts between the stages: its encoders cannot be run one by one.
+        """
+        if self.head.couples:
+            raise Incompatible(
+                f"head {type(self.head).__name__} acts between the stages of the encoders: encode zeros with all of "
+                "them, one choice of modalities at a time."
+            )
+        fed = (Pass() if pass_ is None else pass_).fed(self.modalities)
+        real, blank = {}, {}
+        with _eval_mode([self.encoders[m] for m in fed]):
+            for m in fed:
+                rows, n = self._rows(m, present), _n_rows(inputs[m])
+                z = self.encoders[m](map_tensors(_take(inputs[m], rows), _with_zeros))
+                real[m] = _scatter(z[:-1], rows, n)
+                blank[m] = _scatter(z[-1:].expand_as(z[:-1]), rows, n)
+        return real, blank
+
     def outputs(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
         """The head's outputs for features of any non-empty subset of modalities."""
         return self.head(features, present)
@@ -65,6 +93,17 @@ class MultimodalModel(nn.Module):
         groups["head:shared"] = [p for p in self.head.parameters() if id(p) not in taken]
         groups |= {f"extra:{name}": list(module.parameters()) for name, module in self.extra.items()}
         return {name: params for name, params in groups.items() if params}
+
+    def views(self) -> dict[str, list[nn.Parameter]]:
+        """Overlapping sets of trainable parameters: `main:<m>`, the branch of a modality and its own part of the head;
+        `bypass:<m>`, that through which it learns from the others, parts that serve several included."""
+        views = {}
+        for m, encoder in self.encoders.items():
+            bypass = list(self.head.bypass(m))
+            across = {id(p) for p in bypass}
+            views[f"main:{m}"] = [*encoder.parameters(), *(p for p in self.head.own(m) if id(p) not in across)]
+            views[f"bypass:{m}"] = bypass
+        return {name: [p for p in params if p.requires_grad] for name, params in views.items()}
 
     def _rows(self, modality: str, present: Tensor | None) -> Tensor | None:
         """Row numbers where the modality is there; None when that is every row."""
@@ -83,7 +122,7 @@ class MultimodalModel(nn.Module):
     def _run_present(self, encoder: nn.Module, x: Any, rows: Tensor) -> Tensor:
         if len(rows):
             # Batch statistics of one item do not exist: it is encoded as in evaluation.
-            with self._eval_mode([encoder]) if len(rows) == 1 else contextlib.nullcontext():
+            with _eval_mode([encoder]) if len(rows) == 1 else contextlib.nullcontext():
                 return encoder(map_tensors(x, lambda t: t[rows]))
         # Nothing to encode, and an encoder (batch statistics above all) must not see an empty or made-up row.
         some = next(encoder.parameters())
@@ -94,46 +133,82 @@ class MultimodalModel(nn.Module):
     ) -> dict[str, Tensor]:
         """All encoders stage by stage, with the head acting after each; the last stages are aligned."""
         encoders: dict[str, Any] = {m: self.encoders[m] for m in fed}
-        rows = {m: self._rows(m, present) for m in fed}
-        n = {m: _n_rows(inputs[m]) for m in fed}
-        quiet = {m: torch.no_grad if m in pass_.freeze else contextlib.nullcontext for m in fed}
-        state: dict[str, Any] = {}
-        for m in fed:
-            with quiet[m]():
-                state[m] = encoders[m].begin(_take(inputs[m], rows[m]))
-        depth = max(e.n_stages for e in encoders.values())
-        for stage in range(depth):
-            here = [m for m in fed if stage >= depth - encoders[m].n_stages]
-            for m in here:
-                with quiet[m]():
-                    state[m] = encoders[m].run_stage(stage - depth + encoders[m].n_stages, state[m])
-            maps = {m: _scatter(encoders[m].view(state[m]), rows[m], n[m]) for m in here}
-            coupled = self.head.couple(stage - depth, maps, present, pass_)
-            for m in here:
-                state[m] = encoders[m].replace(state[m], _take(coupled[m], rows[m]))
-        features = {}
-        for m in fed:
-            with quiet[m]():
-                features[m] = _scatter(encoders[m].finish(state[m]), rows[m], n[m])
-        return features
+        branches = {
+            m: _Branch(e, inputs[m], self._rows(m, present), frozen=m in pass_.freeze) for m, e in encoders.items()
+        }
+        for stage in range(-max(e.n_stages for e in encoders.values()), 0):
+            here = {m: b for m, b in branches.items() if stage >= -encoders[m].n_stages and not b.empty}
+            for branch in here.values():
+                branch.run(stage)
+            maps = {m: b.map() for m, b in here.items()}
+            masks = {m: mask for m, b in here.items() if (mask := b.mask()) is not None}
+            # Called even without a map: another process may have one, and both must ask for the same means.
+            coupled = self.head.couple(stage, maps, present, pass_, masks)
+            for m, branch in here.items():
+                branch.replace(coupled[m])
+        return {m: b.finish() for m, b in branches.items()}
 
     @contextlib.contextmanager
     def _still(self, frozen: frozenset[str]) -> Iterator[None]:
         """Eval mode for the frozen encoders, so that their batch statistics stand still too."""
-        with self._eval_mode([self.encoders[m] for m in frozen]):
+        with _eval_mode([self.encoders[m] for m in frozen]):
             yield
 
-    @staticmethod
+
+class _Branch:
+    """One encoder on its way through its stages, over the rows that have its modality."""
+
+    def __init__(self, encoder: Any, x: Any, rows: Tensor | None, *, frozen: bool) -> None:
+        self._encoder, self._rows, self._n, self._frozen = encoder, rows, _n_rows(x), frozen
+        #: Nothing to encode, and an encoder (batch statistics above all) must not see an empty or made-up row.
+        self.empty = rows is not None and not len(rows)
+        if not self.empty:
+            with self._own():
+                self._state = encoder.begin(_take(x, rows))
+
+    def run(self, stage: int) -> None:
+        """Run one stage, counted from the end."""
+        with self._own():
+            self._state = self._encoder.run_stage(stage + self._encoder.n_stages, self._state)
+
+    def map(self) -> Tensor:
+        return _scatter(self._encoder.view(self._state), self._rows, self._n)
+
+    def mask(self) -> Tensor | None:
+        mask = self._encoder.mask(self._state)
+        return None if mask is None else _scatter(mask, self._rows, self._n)
+
+    def replace(self, map_: Tensor) -> None:
+        self._state = self._encoder.replace(self._state, _take(map_, self._rows))
+
+    def finish(self) -> Tensor:
+        if self.empty:
+            return next(self._encoder.parameters()).new_zeros(self._n, int(self._encoder.out_dim))
+        with self._own():
+            return _scatter(self._encoder.finish(self._state), self._rows, self._n)
+
     @contextlib.contextmanager
-    def _eval_mode(encoders: Sequence[nn.Module]) -> Iterator[None]:
-        moving = [module for e in encoders for module in e.modules() if module.training]
-        for module in moving:
-            module.training = False
-        try:
+    def _own(self) -> Iterator[None]:
+        """Without a graph where the pass freezes it. One of several items is encoded as in evaluation: batch
+        statistics of one item do not exist."""
+        alone = self._rows is not None and len(self._rows) == 1
+        with (
+            torch.no_grad() if self._frozen else contextlib.nullcontext(),
+            _eval_mode([self._encoder]) if alone else contextlib.nullcontext(),
+        ):
             yield
-        finally:
-            for module in moving:
-                module.training = True
+
+
+@contextlib.contextmanager
+def _eval_mode(encoders: Sequence[nn.Module]) -> Iterator[None]:
+    moving = [module for e in encoders for module in e.modules() if module.training]
+    for module in moving:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in moving:
+            module.training = True
 
 
 def _n_rows(x: Any) -> int:
@@ -142,6 +217,11 @@ def _n_rows(x: Any) -> int:
 
 def _take(x: Any, rows: Tensor | None) -> Any:
     return x if rows is None else map_tensors(x, lambda t: t[rows])
+
+
+def _with_zeros(t: Tensor) -> Tensor:
+    """The rows of a batch, and one of zeros."""
+    return torch.cat([t, t.new_zeros(1, *t.shape[1:])])
 
 
 def _scatter(encoded: Tensor, rows: Tensor | None, n: int) -> Tensor:

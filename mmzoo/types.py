@@ -66,7 +66,7 @@ class Pass:
     present: the modalities that are fed (None: all). update: the modalities whose encoder and own head part may
     move (None: all); the gradients of the others are removed, not zeroed, since a zero gradient still moves weights
     through momentum and weight decay. freeze: modalities that stand still outright: no graph, and eval mode, so
-    that batch statistics do not move either. flags: anything a head reads (`{"mute": ...}`).
+    that batch statistics do not move either. flags: anything a head reads (`{"mean_gates": ...}`, see FusionHead).
     """
 
     name: str = "joint"

@@ -15,21 +15,29 @@ from helpers import data, model, train, weights
 
 from mmzoo.api import Batch, Incompatible, Run, Strategy, Training
 from mmzoo.functional import cosine_similarities, info_nce
+from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.evidential import Evidential
+from mmzoo.heads.shared import Shared
+from mmzoo.strategies.agm import AGM
 from mmzoo.strategies.domfn import DOMFN
 from mmzoo.strategies.dynamic_gap import DynamicGap
+from mmzoo.strategies.greedy import Greedy
 from mmzoo.strategies.joint_unimodal import JointUnimodal
+from mmzoo.strategies.mla import MLA
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
 from mmzoo.strategies.tmc import TMC
+from mmzoo.strategies.umt import UMT
 
 STRATEGIES: dict[str, Any] = {
     "plain": Strategy, "joint_unimodal": JointUnimodal, "ogm": OGM, "pmr": lambda: PMR(fraction=1.0),
     "dynamic_gap": DynamicGap, "dynamic_gap_kl": lambda: DynamicGap(matching="kl_to_mean"),
+    "agm": AGM, "agm_detached": lambda: AGM(gradient="detached"), "mla": MLA, "umt": UMT,
+    "greedy": lambda: Greedy(epsilon=1e-3, window=2),
     "tmc": TMC, "domfn": lambda: DOMFN(pretrain=1, tau=0.01),
 }  # fmt: skip
-HEADS: dict[str, Any] = {"tmc": Evidential}
+HEADS: dict[str, Any] = {"tmc": Evidential, "mla": Shared, "greedy": Channel}
 
 
 def batches(part: slice) -> list[Batch]:

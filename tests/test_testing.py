@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmzoo.api import Chain, Encoder, FusionHead, Grads, Outputs, Pass, Run, Step, Strategy, Terms, Window
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import UnknownName
+from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
@@ -40,7 +41,8 @@ DRAWS = 4
     "strategy",
     [
         Plain(), JointUnimodal(), OGM(), OGM(noise=True), PMR(), PMR(variant="code", fraction=1.0), DynamicGap(),
-        DynamicGap(matching="js", schedule="stepwise"), DynamicGap(schedule="learned"),
+        DynamicGap(matching="js", schedule="stepwise"), DynamicGap(matching="class", unimodal=0.5), DynamicGap(schedule="learned"),
+        DynamicGap(schedule="learned", every=2, items=3),
         DynamicGap(schedule="learned", solver="hessian", upper="train"), Chain(OGM(), JointUnimodal()),
         Window(PMR(fraction=1.0), 1, 2),
     ],
@@ -56,7 +58,7 @@ def test_strategies_keep_the_contract(strategy: Strategy) -> None:
     "head",
     [
         Concat, Sum, partial(Sum, reduce="mean"), Shared, partial(Weight, level="feature"),
-        partial(Weight, level="logit"), partial(Weight, level="gate"), CoupledConcat, Mixing,
+        partial(Weight, level="logit"), partial(Weight, level="gate"), Channel, CoupledConcat, Mixing,
     ],
     ids=str,
 )  # fmt: skip
@@ -310,6 +312,14 @@ class UnownedRanking(Strategy):
         return out.replace(ranking=out.logits)
 
 
+class RankedByNorm(Strategy):
+    owns = frozenset({"predict"})
+
+    def predict(self, out: Outputs) -> Outputs:
+        norms = torch.stack([z.norm(dim=1, keepdim=True) for z in out.features.values()])
+        return out.replace(ranking=out.scores * norms.sum(0) / norms.sum(0))
+
+
 class CountsPredictions(Strategy):
     def __init__(self) -> None:
         self.predictions = 0
@@ -441,6 +451,7 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_company", ForgetfulOutputs, "exactly like this strategy alone"),
     ("check_alternating_company", EveryModality, "KeyError"),
     ("check_window", TrainsInSetup, "differs by up to"),
+    ("check_ablations", RankedByNorm, "with none kept the model's answers are not finite"),
 ]
 
 
@@ -591,11 +602,34 @@ class OwnedTwice(FaultyHead):
         return self.linear["audio"].parameters()
 
 
+class HalvedAblation(Mixing):
+    def split(
+        self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]
+    ) -> Mapping[str, Tensor]:
+        return {m: z / 2 for m, z in super().split(features, present, aux).items()}
+
+
+class UnitFeatures(FaultyHead):
+    def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        return super().fuse({m: z / z.norm(dim=1, keepdim=True) for m, z in features.items()}, present)
+
+
 class ShrinkingCouple(CoupledConcat):
     def couple(
-        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass
+        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass, masks: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
         return {m: x.mean(0, keepdim=True) for m, x in maps.items()}
+
+
+class DeafToFlags(Channel):
+    def couple(
+        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass, masks: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        return super().couple(stage, maps, present, Pass(), masks)
+
+
+class NoMeans(CoupledConcat):
+    mean_gates = True
 
 
 HEAD_FAULTS: Sequence[tuple[str, type[FusionHead], str]] = [
@@ -616,6 +650,10 @@ HEAD_FAULTS: Sequence[tuple[str, type[FusionHead], str]] = [
     ("check_head_extremes", Evidence, "not finite: logits"),
     ("check_head_groups", OwnedTwice, "linear.audio.weight in 3"),
     ("check_head_couples", ShrinkingCouple, "audio at stage"),
+    ("check_head_ablations", HalvedAblation, "differs by up to"),
+    ("check_head_ablations", UnitFeatures, "not finite"),
+    ("check_head_gates", DeafToFlags, "its features change"),
+    ("check_head_gates", NoMeans, "changes no buffer"),
 ]
 
 
@@ -691,6 +729,17 @@ class OtherForward(MLP):
         return super().forward(x) + 1.0
 
 
+class OtherWidths(MLP):
+    def __init__(self) -> None:
+        super().__init__((4,), hidden=(6,))
+        self.stage_dims = (5,)
+
+
+class MaskOfNumbers(MLP):
+    def mask(self, state: Tensor) -> Tensor:
+        return torch.ones(len(state))
+
+
 class UnsavedShift(FaultyEncoder):
     def __init__(self) -> None:
         super().__init__()
@@ -708,6 +757,8 @@ ENCODER_FAULTS: Sequence[tuple[str, Any, str]] = [
     ("check_encoder_gradients", IdleBackbone, "classifier.weight"),
     ("check_encoder_double_backward", OnceDifferentiable, "product with a vector"),
     ("check_encoder_stages", partial(OtherForward, (4,)), "differs by up to 1"),
+    ("check_encoder_stages", OtherWidths, "(5,) for 1 stages"),
+    ("check_encoder_stages", partial(MaskOfNumbers, (4,)), "torch.float32"),
     ("check_encoder_state", UnsavedShift, "differs by up to"),
 ]
 

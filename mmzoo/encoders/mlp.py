@@ -32,6 +32,7 @@ class MLP(Encoder):
         self.project = nn.Linear(widths[-1], width)
         self.out_dim = width
         self.n_stages = len(self.layers)
+        self.stage_dims = tuple(hidden)
 
     def begin(self, x: Tensor) -> Tensor:
         return x.flatten(1).to(self.project.weight.dtype)

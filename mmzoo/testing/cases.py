@@ -13,6 +13,7 @@ from torch import Tensor
 from mmzoo.encoder import Encoder
 from mmzoo.errors import Incompatible
 from mmzoo.head import FusionHead
+from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.evidential import Evidential
 from mmzoo.model import MultimodalModel
@@ -66,6 +67,8 @@ class StrategyCase:
             return self._head
         if "evidence" in self.first.requires:
             return Evidential
+        if "mean_gates" in self.first.requires:
+            return Channel
         return CoupledConcat if "staged" in self.first.requires else Concat
 
     @cached_property

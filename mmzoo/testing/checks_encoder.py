@@ -148,7 +148,8 @@ def _change_of_gradient(
 
 @contract("encoder")
 def check_encoder_stages(case: EncoderCase) -> None:
-    """The stages composed are the encoder, and a state with its own map put back is the same state."""
+    """The stages composed are the encoder, a state with its own map put back is the same state, and maps have the widths
+    that `stage_dims` names."""
     encoder = case.build()
     if not encoder.n_stages:
         raise Skipped("it has no stages")
@@ -162,6 +163,20 @@ def check_encoder_stages(case: EncoderCase) -> None:
                 len(map_) == 3 and map_.ndim >= 2, "the map of a state is (B, C, *spatial)",
                 f"{tuple(map_.shape)} after stage {stage}", "unfold time into a spatial axis in `view`",
             )  # fmt: skip
+            widths = tuple(encoder.stage_dims)
+            require(
+                len(widths) == encoder.n_stages and widths[stage] == map_.shape[1],
+                "stage_dims names the width of the map after each stage",
+                f"{widths} for {encoder.n_stages} stages, and a map {tuple(map_.shape)} after stage {stage}",
+                "set stage_dims in __init__; of tokens the width of one comes second, not their number",
+            )
+            mask = encoder.mask(state)
+            require(
+                mask is None or (mask.dtype == torch.bool and mask.shape == map_[:, 0].shape),
+                "the mask of a state is (B, *spatial) bool, or None",
+                f"{None if mask is None else (mask.dtype, tuple(mask.shape))} for a map {tuple(map_.shape)}",
+                "return True where the map holds data",
+            )
             state = encoder.replace(state, map_)
             gap = difference(map_, encoder.view(state), 1e-6)
             require(

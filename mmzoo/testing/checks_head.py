@@ -17,7 +17,7 @@ from mmzoo.testing.cases import HeadCase, rows
 from mmzoo.testing.observing import difference, examples, needs_hypothesis, not_finite, random_state, weights
 from mmzoo.testing.report import CheckFailed, Skipped, contract, require
 from mmzoo.testing.tasks import NAMES, build_model, make_task
-from mmzoo.types import Outputs
+from mmzoo.types import Outputs, Pass
 
 
 def _features(dims: Mapping[str, int], n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ def _said(out: Outputs) -> dict[str, Any]:
 
 @contract("head")
 def check_head_tags(case: HeadCase) -> None:
-    """The head declares how its unimodal logits arise and, if it needs equal widths, refuses others readably."""
+    """The head declares how its unimodal logits arise, and refuses readably the widths that it declares not to take."""
     head = case.first
     require(
         head.how in get_args(How),
@@ -54,20 +54,21 @@ def check_head_tags(case: HeadCase) -> None:
         f"dims={head.dims}, n_classes={head.n_classes}",
         "call super().__init__(dims, n_classes)",
     )
-    if not head.equal_dims:
-        return
+    if head.equal_dims:
+        _check_refused(case, _widths(2, equal=False), "unequal widths are refused", "equal_dims")
+    if head.min_modalities > 1:
+        few = _widths(head.min_modalities - 1, equal=True)
+        _check_refused(case, few, "too few modalities are refused", "min_modalities")
+
+
+def _check_refused(case: HeadCase, dims: Mapping[str, int], claim: str, tag: str) -> None:
     try:
-        case.builder(_widths(2, equal=False), 3)
+        case.builder(dims, 3)
     except Incompatible as refusal:
         readable = len(str(refusal).split()) >= 4
-        require(
-            readable,
-            "unequal widths are refused with a reason",
-            f"the message is {str(refusal)!r}",
-            "name both",
-        )
+        require(readable, f"{claim} with a reason", f"the message is {str(refusal)!r}", "name both")
     else:
-        raise CheckFailed("unequal widths are refused (equal_dims)", "the head was built", "call super().__init__")
+        raise CheckFailed(f"{claim} ({tag})", "the head was built", "call super().__init__")
 
 
 @contract("head")
@@ -174,7 +175,7 @@ def check_head_evidential(case: HeadCase) -> None:
 
 @contract("head")
 def check_head_unimodal(case: HeadCase) -> None:
-    """The unimodal logits of a modality depend on its own features, and on no other's."""
+    """The unimodal logits of a modality depend on its own features, and on no other's; `classifier` says how."""
     dims = _dims(case, 3)
     head, feats, other = case.build(dims), _features(dims, 5), _features(dims, 5, seed=1)
     base = dict(head(feats).unimodal)
@@ -194,6 +195,12 @@ def check_head_unimodal(case: HeadCase) -> None:
             "other features of it change nothing",
             "key unimodal logits by the name of their modality",
         )
+        if (linear := head.classifier(m)) is not None:
+            gap = difference(base[m], torch.nn.functional.linear(feats[m], *linear), 1e-5)
+            require(
+                gap is None, f"the unimodal logits of {m} are W z + b with the W and b of `classifier`", str(gap),
+                "return the weight (C, D_m) and the whole bias (C,) that `split` uses, or None",
+            )  # fmt: skip
 
 
 def _model(case: HeadCase, n: int, seed: int = 0) -> tuple[MultimodalModel, Any]:
@@ -389,13 +396,13 @@ def check_head_couples(case: HeadCase) -> None:
     seen: list[str] = []
     couple = model.head.couple
 
-    def watched(stage: int, maps: Mapping[str, Tensor], present: Any, pass_: Any) -> Mapping[str, Tensor]:
-        result = couple(stage, maps, present, pass_)
+    def watched(stage: int, maps: Mapping[str, Tensor], present: Any, pass_: Any, masks: Any) -> Mapping[str, Tensor]:
+        result = couple(stage, maps, present, pass_, masks)
         seen.extend(f"{m} at stage {stage}" for m in maps if m not in result or result[m].shape != maps[m].shape)
         return result
 
     model.head.couple = watched  # type: ignore[method-assign]
-    for size in (1, 2, 3):
+    for size in range(4):
         for subset in itertools.combinations(model.modalities, size):
             present = torch.tensor([m in subset for m in model.modalities]).repeat(len(batch), 1)
             bad = not_finite({"logits": model(batch.inputs, present).logits})
@@ -406,3 +413,37 @@ def check_head_couples(case: HeadCase) -> None:
         ", ".join(seen),
         "keep shapes",
     )
+
+
+@contract("head")
+def check_head_gates(case: HeadCase) -> None:
+    """With the running mean of its gates (flag `mean_gates`) a modality hears nothing of the others; without it does.
+    The mean moves in training only."""
+    if not case.first.mean_gates:
+        raise Skipped("it has no gates whose mean can stand in for them")
+    model, batch = _model(case, 3)
+    _, other = _model(case, 3, seed=1)
+    model.train()(batch.inputs)
+    todo = (
+        "read pass_.flags.get('mean_gates', {}) in `couple`; keep the mean in a buffer and move it while self.training"
+    )
+    before = weights(model.head)
+    model.train()(other.inputs)
+    require(
+        difference(before, weights(model.head)) is not None, "the running mean of gates follows training",
+        "a forward in training changes no buffer of the head", todo,
+    )  # fmt: skip
+    before = weights(model.eval())
+    for m, where in itertools.product(model.modalities, (True, torch.tensor(True))):
+        mixed = {k: batch.inputs[k] if k == m else x for k, x in other.inputs.items()}
+        free, held = Pass(), Pass(flags={"mean_gates": {m: where}})
+        alone = [model.encode(x, held)[m] for x in (batch.inputs, mixed)]
+        gap = difference(alone[0], alone[1])
+        require(gap is None, f"under mean gates {m} hears nothing of the others", f"its features change: {gap}", todo)
+        loud, changed = (model.encode(x, free)[m] for x in (batch.inputs, mixed))
+        heard = difference(loud, changed)
+        require(heard is not None, f"without the flag {m} hears the others", "they change nothing", todo)
+        off = difference(loud, model.encode(batch.inputs, Pass(flags={"mean_gates": {m: False}}))[m])
+        require(off is None, "the flag False is no flag", f"the features of {m} change: {off}", todo)
+    gap = difference(before, weights(model))
+    require(gap is None, "in eval mode the running mean stands still", str(gap), todo)

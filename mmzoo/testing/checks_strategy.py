@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from mmzoo.errors import Incompatible
+from mmzoo.evaluation import predict
 from mmzoo.heads.concat import Concat
 from mmzoo.run import Run
 from mmzoo.strategy import Strategy
 from mmzoo.testing.cases import StrategyCase, is_combination, neutral_exactly, neutral_form
 from mmzoo.testing.observing import attributes, difference, leaked, not_finite, random_state, weights
 from mmzoo.testing.report import CheckFailed, Skipped, contract, require
-from mmzoo.testing.tasks import Mixing, Task, build_model, build_run, make_task, train
-from mmzoo.trainer import predict
+from mmzoo.testing.tasks import CoupledConcat, Mixing, Task, build_model, build_run, make_task, train
 
 REGULARISED: Mapping[str, Any] = {"norm": True, "dropout": 0.2}
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -259,9 +259,12 @@ def check_cost(case: StrategyCase) -> None:
         "forward": max(run.cost.forward - forward, seen[0] - ran - slices),
         "backward": run.cost.backward - backward,
     }
+    cost = case.first.cost
+    sets = 2 ** len(run.modalities) - 2 if run.model.head.couples else 0
     for what, number in used.items():
+        a_batch = cost[what] + cost.get(f"{what}_coalition", 0) * sets
         # One more an epoch is allowed: a share of the epoch's batches is rounded up to a whole one.
-        allowed = case.first.cost[what] * run.steps_per_epoch + case.first.cost.get(f"{what}_epoch", 0) + 1
+        allowed = a_batch * run.steps_per_epoch + cost.get(f"{what}_epoch", 0) + 1
         require(
             number <= allowed + 1e-6,
             f"an epoch of {run.steps_per_epoch} batches takes at most {allowed:g} {what}s (`cost`, and one more)",
@@ -283,6 +286,8 @@ def check_requirements(case: StrategyCase) -> None:
         lacking["opinions"] = (equal, Concat, None)
     if "staged" in strategy.requires:
         lacking["stages"] = (equal, Concat, None)
+    if "mean_gates" in strategy.requires:
+        lacking["gates"] = (equal, CoupledConcat, None)
     if "equal_dims" in strategy.requires and case.modalities > 1:
         lacking["equal widths"] = (unequal, Concat, None)
     if "slice" in strategy.requires:

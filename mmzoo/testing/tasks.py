@@ -43,6 +43,7 @@ class TinyEncoder(Encoder):
         self.project = nn.Linear(HIDDEN, width)
         self.out_dim = width
         self.n_stages = len(self.stages)
+        self.stage_dims = (HIDDEN, HIDDEN)
 
     def begin(self, x: Tensor) -> Tensor:
         return x
@@ -64,8 +65,10 @@ class CoupledConcat(Concat):
         self.gates = nn.ModuleDict({m: nn.Linear(HIDDEN, HIDDEN) for m in dims})
 
     def couple(
-        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass
+        self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass, masks: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
+        if not maps:
+            return maps
         squeezed = torch.stack([x.detach() if m in pass_.freeze else x for m, x in maps.items()]).mean(0)
         return {m: x * (1.0 + torch.tanh(self.gates[m](squeezed))) for m, x in maps.items()}
 
@@ -178,7 +181,8 @@ def build_model(
             encoders[m] = encoder(task.inputs["train"][m].shape[1], width, norm, dropout)
     with seeded(seed, "init", "head"):
         fused = head({m: e.out_dim for m, e in encoders.items()}, task.n_classes)
-    return MultimodalModel(encoders, fused).to(task.dtype)
+        model = MultimodalModel(encoders, fused)
+    return model.to(task.dtype)
 
 
 def build_run(
