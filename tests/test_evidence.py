@@ -22,6 +22,7 @@ from torch.distributions import Dirichlet, kl_divergence
 from mmzoo.api import Batch, Encoder, Incompatible, MultimodalModel, Run, Step, Strategy
 from mmzoo.catalogue import BUILT_IN, built_in_path, read_entries
 from mmzoo.cli import main
+from mmzoo.evaluation import predict
 from mmzoo.head import FusionHead
 from mmzoo.heads.evidential import Evidential, log_alpha, log_gain, log_uncertainty
 from mmzoo.heads.separate import Separate
@@ -31,7 +32,6 @@ from mmzoo.strategies.tmc import TMC, evidence_loss, kl_to_uniform
 from mmzoo.testing import check_strategy
 from mmzoo.testing.observing import difference, weights
 from mmzoo.testing.tasks import build_model, build_run, make_task, random_present, train
-from mmzoo.trainer import predict
 from mmzoo.training import Training
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
@@ -468,6 +468,9 @@ def test_decisions(seed: int, views: int, classes: int) -> None:
         assert torch.equal(scores[i], p_joint[i] if trusted[i] else p[i, confident])
     tied = torch.tensor([[[0.2, 0.7, 0.1], [0.7, 0.1, 0.2]]])
     assert domfn.decision(tied, tied[:, 0], torch.tensor([False]))[1].tolist() == [0]
+    sure_but_absent = torch.tensor([[[0.1, 0.9, 0.0], [0.5, 0.3, 0.2]]])
+    scores, whose = domfn.decision(sure_but_absent, tied[:, 0], torch.tensor([False]), torch.tensor([[False, True]]))
+    assert whose.tolist() == [1] and torch.equal(scores, sure_but_absent[:, 1])
 
 
 def test_the_sigmoid_cross_entropy_cannot_reach_zero() -> None:
