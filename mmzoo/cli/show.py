@@ -87,9 +87,10 @@ def _facts(e: Entry) -> list[str]:
     if e.extra.get("owns"):
         lines.append(f"  replaces: {', '.join(e.extra['owns'])} (cannot be chained with another that does)")
     if e.cost:
-        batch = {k: v for k, v in e.cost.items() if not k.endswith("_epoch")}
+        batch = {k: v for k, v in e.cost.items() if not k.endswith("_epoch") and k != "slice"}
         epoch = {k.removesuffix("_epoch"): v for k, v in e.cost.items() if k.endswith("_epoch")}
-        lines.append(f"  cost a batch: {_pairs(batch)}" + (f"; and once an epoch: {_pairs(epoch)}" if epoch else ""))
+        line = f"  cost a batch: {_pairs(batch)}" + (f"; and once an epoch: {_pairs(epoch)}" if epoch else "")
+        lines.append(line + (f"; forwards of the whole slice an epoch: {e.cost['slice']}" if "slice" in e.cost else ""))
     for key in ("how", "additive", "input", "n_classes", "metric", "licence"):
         if key in e.extra:
             lines.append(f"  {key}: {e.extra[key]}")
