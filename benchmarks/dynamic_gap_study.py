@@ -33,6 +33,7 @@ DATASETS = ("mfeat", "mfeat:fou_mor", "mfeat:low_label", "mfeat:six", "avdigits"
 CHOOSING, CONFIRMING = tuple(range(5)), tuple(range(5, 15))
 TRIALS = 6
 SPARED, SPARE = " (slice spared)", "spare_slice"
+ALONE = "alone: "
 Candidate = tuple[str, tuple[tuple[str, Any], ...]]
 
 
@@ -70,15 +71,21 @@ def families() -> dict[str, tuple[str, list[dict[str, Any]]]]:
         "constant, additive": ("dynamic_gap", gap("constant", form="additive")),
         "stepwise": ("dynamic_gap", gap("stepwise", alpha=0.95)),
         "heuristic": ("dynamic_gap", gap("heuristic")),
+        "constant, class": ("dynamic_gap", gap("constant", form="additive", matching="class")),
         "constant, KL to mean": ("dynamic_gap", logits("kl_to_mean")),
+        "constant, JS": ("dynamic_gap", logits("js")),
         "control + constant": (both, gap("constant", form="additive")),
         "control + heuristic": (both, gap("heuristic")),
+        "control + class": (both, gap("constant", form="additive", matching="class")),
+        "control + JS": (both, logits("js")),
         f"plain{SPARED}": ("concat", [{**r, SPARE: True} for r in rates]),
         f"control{SPARED}": ("joint_unimodal", [{**w, SPARE: True} for w in weights]),
         "learned, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper")),
         "learned, Hessian": ("dynamic_gap", gap("learned", form="paper", solver="hessian", iterations=30)),
+        "learned, Neumann": ("dynamic_gap", gap("learned", form="paper", solver="neumann", iterations=20)),
         "learned, identity": ("dynamic_gap", gap("learned", form="paper", solver="identity")),
         "learned, tangent": ("dynamic_gap", gap("learned", form="paper", solver="tangent")),
+        "learned, class": ("dynamic_gap", gap("learned", form="paper", matching="class")),
         "control + learned": (both, gap("learned", form="additive")),
         "trained upper, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper", upper="train")),
     }
@@ -145,53 +152,81 @@ def run_all(runs: Sequence[Any], folder: Path, jobs: int) -> dict[str, dict[str,
 
 
 # ---------------------------------------------------------------------------------------------- choosing
-def choose(datasets: Sequence[str], folder: Path, jobs: int) -> None:
+def choose(datasets: Sequence[str], names: Sequence[str], folder: Path, jobs: int) -> None:
     """The best of each family's settings on each data set, by holdout alone."""
     trials = {(d, name, i): planned(d, method, s, CHOOSING) for d in datasets for name, (method, settings) in families().items()
-              for i, s in enumerate(settings)}  # fmt: skip
+              if name in names for i, s in enumerate(settings)}  # fmt: skip
     assert all(len(s) == TRIALS for _, s in families().values())
     rows = run_all([r for runs in trials.values() for r in runs], folder, jobs)
-    table, chosen = [], {}
+    table = []
     for (dataset, name, i), runs in trials.items():
-        method, settings = families()[name]
         ok = [rows[r.spec.run_id] for r in runs if rows[r.spec.run_id]["status"] == "ok"]
-        whole = len(ok) == len(CHOOSING)  # a setting that diverges with any seed is not chosen
-        mean = statistics.fmean(map(score, ok)) if whole else float("nan")
-        loss = statistics.fmean(r["metrics"]["holdout"]["loss"] for r in ok) if whole else float("nan")
-        table.append({"dataset": dataset, "family": name, "settings": json.dumps(settings[i]), "holdout_acc": mean,
-                      "holdout_loss": loss, "probe": _probe(ok, "holdout"), "finished": len(ok)})  # fmt: skip
-        best = chosen.setdefault(dataset, {}).get(name)
-        if whole and (best is None or (mean, -loss) > (best["holdout_acc"], -best["holdout_loss"])):
-            chosen[dataset][name] = {
-                "method": method,
-                "settings": settings[i],
-                "holdout_acc": mean,
-                "holdout_loss": loss,
-            }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    _write_csv(RESULTS / "choose.csv", table)
-    (RESULTS / "chosen.json").write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+        table.append({
+            "dataset": dataset, "family": name, "settings": json.dumps(families()[name][1][i]),
+            "holdout_acc": _mean([score(r) for r in ok]), "holdout_loss": _mean([r["metrics"]["holdout"]["loss"] for r in ok]),
+            "probe": _probe(ok, "holdout"), "finished": len(ok),
+        })  # fmt: skip
+    table = _merged(RESULTS / "choose.csv", table)
+    (RESULTS / "chosen.json").write_text(json.dumps(_best(table), indent=1) + "\n", encoding="utf-8")
 
 
-def _probe(rows: Sequence[Mapping[str, Any]], split: str | None) -> float:
+def _best(table: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """data set -> family -> the setting with the highest holdout accuracy, ties to the lower loss. One that diverges
+    with any seed is not chosen."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for row in table:
+        found = {"method": families()[row["family"]][0], "settings": json.loads(row["settings"]),
+                 "holdout_acc": float(row["holdout_acc"]), "holdout_loss": float(row["holdout_loss"])}  # fmt: skip
+        best = chosen.setdefault(row["dataset"], {}).get(row["family"])
+        rank = (found["holdout_acc"], -found["holdout_loss"])
+        if int(row["finished"]) == len(CHOOSING) and (
+            best is None or rank > (best["holdout_acc"], -best["holdout_loss"])
+        ):
+            chosen[row["dataset"]][row["family"]] = found
+    return chosen
+
+
+def _merged(path: Path, fresh: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table at `path` with its rows of these data sets and families replaced, written back in a fixed order."""
+    kept = []
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            kept = list(csv.DictReader(file))
+    done = {(r["dataset"], r["family"]) for r in fresh}
+    rows = [*(r for r in kept if (r["dataset"], r["family"]) not in done), *map(dict, fresh)]
+    order = list(families())
+    place = {name: i for i, name in enumerate(order)}
+    rows.sort(key=lambda r: (DATASETS.index(r["dataset"]), place.get(r["family"], len(order))))
+    _write_csv(path, rows)
+    return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else float("nan")
+
+
+def _probe(rows: Sequence[Mapping[str, Any]], split: str) -> float:
     """Mean over seeds of the mean probe accuracy of the branches."""
-    each = [(r["metrics"][split] if split else r["metrics"])["modalities"] for r in rows]
-    return statistics.fmean(m["probe"]["acc"] for e in each for m in e.values()) if each else float("nan")
+    return _mean([m["probe"]["acc"] for r in rows for m in r["metrics"][split]["modalities"].values()])
 
 
 # ---------------------------------------------------------------------------------------------- confirming
-def confirm(datasets: Sequence[str], folder: Path, jobs: int) -> None:
+def confirm(datasets: Sequence[str], names: Sequence[str], folder: Path, jobs: int) -> None:
     """Test scores of what was chosen, on seeds that the choice never saw, once."""
     chosen = json.loads((RESULTS / "chosen.json").read_text(encoding="utf-8"))
     runs = {
-        (d, name): planned(d, c["method"], c["settings"], CONFIRMING) for d in datasets for name, c in chosen[d].items()
-    }
+        (d, name): planned(d, c["method"], c["settings"], CONFIRMING)
+        for d in datasets for name, c in chosen[d].items() if name in names
+    }  # fmt: skip
     alone = {d: planned(d, "unimodal", {}, CONFIRMING) for d in datasets}
     rows = run_all([r for part in (*runs.values(), *alone.values()) for r in part], folder, jobs)
-    _write_csv(RESULTS / "confirm.csv", [_flat(d, name, rows[r.spec.run_id]) for (d, name), part in runs.items() for r in part]
-               + [_flat(d, f"alone: {r.modality}", rows[r.spec.run_id]) for d, part in alone.items() for r in part])  # fmt: skip
-    text = "\n".join(_table(d, {n: [rows[r.spec.run_id] for r in part] for (dd, n), part in runs.items() if dd == d},
-                            [rows[r.spec.run_id] for r in alone[d]]) for d in datasets)  # fmt: skip
+    table = _merged(
+        RESULTS / "confirm.csv",
+        [_flat(d, name, rows[r.spec.run_id]) for (d, name), part in runs.items() for r in part]
+        + [_flat(d, f"{ALONE}{r.modality}", rows[r.spec.run_id]) for d, part in alone.items() for r in part],
+    )
+    found = [d for d in DATASETS if any(r["dataset"] == d for r in table)]
+    text = "\n".join(_table(d, [r for r in table if r["dataset"] == d and r["status"] == "ok"]) for d in found)
     (RESULTS / "confirm.md").write_text(text, encoding="utf-8")
     print(text)
 
@@ -203,24 +238,28 @@ def _flat(dataset: str, family: str, row: Mapping[str, Any]) -> dict[str, Any]:
         flat |= {k: m[k] for k in ("acc", "macro_f1", "map", "selected_epoch")} | {"last_acc": m["last"]["acc"]}
         flat |= {f"{b}.{w}": m["modalities"][b][w]["acc"] for b in m["modalities"] for w in ("own", "probe")}
         flat |= {"seconds": round(row["timing"]["seconds"], 3), "forward": row["cost"]["forward"],
-                 "backward": row["cost"]["backward"]}  # fmt: skip
+                 "backward": row["cost"]["backward"], "holdout_acc": m["holdout"]["acc"]}  # fmt: skip
     return flat
 
 
-def _table(dataset: str, by_family: Mapping[str, Sequence[Any]], alone: Sequence[Any]) -> str:
+def _table(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Accuracy and mean branch probe of each family, and their paired differences to the control over seeds."""
-    acc = {f: {r["seed"]: r["metrics"]["acc"] for r in rows if r["status"] == "ok"} for f, rows in by_family.items()}
-    probe = {f: {r["seed"]: _probe([r], None) for r in rows if r["status"] == "ok"} for f, rows in by_family.items()}
-    weak = _weak(alone)
-    branch = {f: {r["seed"]: r["metrics"]["modalities"][weak]["probe"]["acc"] for r in rows if r["status"] == "ok"}
-              for f, rows in by_family.items()}  # fmt: skip
-    own = {f: {r["seed"]: r["metrics"]["modalities"][weak]["own"]["acc"] for r in rows if r["status"] == "ok"}
-           for f, rows in by_family.items()}  # fmt: skip
+    alone = [r for r in rows if r["family"].startswith(ALONE)]
+    joint = [r for r in rows if r not in alone]
+    by = {f: [r for r in joint if r["family"] == f] for f in families() if any(r["family"] == f for r in joint)}
+    branches = [f.removeprefix(ALONE) for f in dict.fromkeys(r["family"] for r in alone)]
+    weak = _weak(alone, branches)
+    acc = {f: {r["seed"]: float(r["acc"]) for r in part} for f, part in by.items()}
+    probe = {f: {r["seed"]: _mean([float(r[f"{b}.probe"]) for b in branches]) for r in part} for f, part in by.items()}
+    branch = {f: {r["seed"]: float(r[f"{weak}.probe"]) for r in part} for f, part in by.items()}
+    own = {f: {r["seed"]: float(r[f"{weak}.own"]) for r in part} for f, part in by.items()}
     base = {f: acc[base_of(f, "control")] for f in acc}
-    p = _holm({f: _sign_flip([acc[f][s] - base[f][s] for s in acc[f]]) for f in acc if base[f] is not acc[f]})
+    p = _holm(
+        {f: _sign_flip([acc[f][s] - base[f][s] for s in acc[f] if s in base[f]]) for f in acc if base[f] is not acc[f]}
+    )
     lines = [f"## {dataset}", "", "Alone: " + ", ".join(
-        f"{m} {_pm([r['metrics']['acc'] for r in alone if r['modality'] == m])}"
-        for m in dict.fromkeys(r["modality"] for r in alone)) + f". Weak branch: {weak}.", "",
+        f"{b} {_pm([float(r['acc']) for r in alone if r['family'] == ALONE + b])}" for b in branches)
+        + f". Weak branch: {weak}.", "",
         "| family | ACC | to plain | to control | p (Holm) | mean probe | to control | weak own | weak probe | to control |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     for f in acc:
@@ -231,11 +270,10 @@ def _table(dataset: str, by_family: Mapping[str, Sequence[Any]], alone: Sequence
     return "\n".join(lines) + "\n"
 
 
-def _weak(alone: Sequence[Any]) -> str:
+def _weak(alone: Sequence[Mapping[str, Any]], branches: Sequence[str]) -> str:
     """The modality that reaches least alone, by holdout."""
-    by = {m: statistics.fmean(r["metrics"]["holdout"]["acc"] for r in alone if r["modality"] == m)
-          for m in {r["modality"] for r in alone}}  # fmt: skip
-    return min(by, key=lambda m: by[m])
+    by = {b: _mean([float(r["holdout_acc"]) for r in alone if r["family"] == ALONE + b]) for b in branches}
+    return min(by, key=lambda b: by[b])
 
 
 def _pm(values: Sequence[float]) -> str:
@@ -278,6 +316,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phase", choices=("choose", "confirm", "all"))
     parser.add_argument("--datasets", default=",".join(DATASETS))
+    parser.add_argument("--families", help="names separated by semicolons (default: all); the others keep their rows")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--runs", type=Path, default=Path.home() / ".cache" / "mmzoo-study")
     arguments = parser.parse_args()
@@ -285,10 +324,13 @@ def main() -> None:
     if "avdigits" in datasets and not os.environ.get("MMZOO_AVDIGITS"):
         print("avdigits is left out: MMZOO_AVDIGITS does not name its folder.")
         datasets.remove("avdigits")
+    names = list(families()) if arguments.families is None else arguments.families.split(";")
+    if unknown := set(names) - set(families()):
+        parser.error(f"no families {sorted(unknown)}; there are: {'; '.join(families())}")
     if arguments.phase in ("choose", "all"):
-        choose(datasets, arguments.runs, arguments.jobs)
+        choose(datasets, names, arguments.runs, arguments.jobs)
     if arguments.phase in ("confirm", "all"):
-        confirm(datasets, arguments.runs, arguments.jobs)
+        confirm(datasets, names, arguments.runs, arguments.jobs)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
-    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets"},
-    "heads": _COMMON | {"path", "equation", "how", "additive", "equal_dims"},
+    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets", "solo"},
+    "heads": _COMMON | {"path", "equation", "how", "additive", "equal_dims", "modalities"},
     "encoders": _COMMON | {"path", "input"},
     "datasets": _COMMON
     | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select"},
@@ -327,7 +327,7 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
 _TEXTS = {"strategy", "head", "equation", "input", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {"params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
-_FLAGS = {"each_modality", "additive", "equal_dims"}
+_FLAGS = {"each_modality", "additive", "equal_dims", "solo"}
 
 
 def _shape_fault(kind: str, key: str, value: Any) -> str | None:
@@ -361,7 +361,7 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "a mapping with at least a title"
     elif (
         key == "modalities"
-        and kind == "strategies"
+        and kind in ("strategies", "heads")
         and not (set(value) <= {"min", "max"} and all(isinstance(v, int) and v >= 1 for v in value.values()))
     ):
         wanted = "whole numbers for min and max"

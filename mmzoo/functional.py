@@ -26,6 +26,18 @@ def true_class_score(logits: Tensor, target: Tensor, here: Tensor | None = None)
     return (p * here).sum() * (len(p) / here.sum().clamp_min(1))
 
 
+def loss_over(
+    criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor, here: Tensor | None = None
+) -> Tensor:
+    """The criterion over the items that have a modality; zero where none has.
+
+    logits: (B, C); target: (B,); here: (B,) bool, or None for all.
+    """
+    if here is not None:
+        logits, target = logits[here], target[here]
+    return criterion(logits, target) if len(target) else logits.sum()
+
+
 def unit(x: Tensor, floor: float = 1e-6) -> Tensor:
     """Rows scaled to unit length. A row shorter than `floor` is divided by `floor`, which bounds the gradient.
 
@@ -53,20 +65,40 @@ def cosine_similarities(
     return matrices
 
 
-def info_nce(similarities: Sequence[Tensor]) -> Tensor:
+def same_class(target: Tensor, present: Tensor | None = None) -> list[Tensor]:
+    """For each unordered pair of modalities an (n, n) matrix of zeros and ones: which items are of one class.
+
+    The pairs and items are those of `cosine_similarities`. target: (B,); present: (B, M) bool, or None where every item
+    has every modality: then one matrix serves all pairs.
+    """
+    if present is None:
+        return [(target[:, None] == target[None, :]).double()]
+    chosen = [target[present[:, i] & present[:, j]] for i, j in itertools.combinations(range(present.shape[1]), 2)]
+    return [(t[:, None] == t[None, :]).double() for t in chosen]
+
+
+def info_nce(similarities: Sequence[Tensor], matches: Sequence[Tensor] | None = None) -> Tensor:
     """Symmetric InfoNCE, mean over pairs of modalities and over both directions (Yang et al., NeurIPS 2024, L_MM).
 
     similarities: (n, n) matrices with the matches on the diagonal. The paper defines one pair; the mean over
     unordered pairs for more than two modalities is ours. A pair with fewer than two items has nothing to tell apart
     and counts as zero.
+
+    matches: symmetric (n, n) matrices of zeros and ones, one for each pair or one for all, that say which items match
+    beside the item itself; the target of a row is uniform over its matches (the outer sum of supervised contrastive
+    learning, Khosla et al., NeurIPS 2020, eq. 2, between modalities only).
     """
     values = []
-    for s in similarities:
+    for k, s in enumerate(similarities):
         if len(s) < 2:
             values.append(s.sum() * 0.0)
             continue
-        match = torch.arange(len(s), device=s.device)
-        values.append(0.5 * (F.cross_entropy(s, match) + F.cross_entropy(s.T, match)))
+        if matches is None:
+            wanted: Tensor = torch.arange(len(s), device=s.device)
+        else:
+            same = matches[k if len(matches) > 1 else 0].to(s)
+            wanted = same / same.sum(1, keepdim=True)
+        values.append(0.5 * (F.cross_entropy(s, wanted) + F.cross_entropy(s.T, wanted)))
     return torch.stack(values).mean()
 
 
@@ -90,7 +122,18 @@ def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
 
 def shapley(value: Callable[[frozenset[Player]], float], players: Sequence[Player]) -> dict[Player, float]:
     """Exact Shapley values of a coalition function. They add up to value(all) - value(none)."""
+    weights = shapley_weights(players)
+    values = {s: value(s) for s in next(iter(weights.values()), {})}
+    return {p: sum(w * values[s] for s, w in row.items()) for p, row in weights.items()}
+
+
+def shapley_weights(players: Sequence[Player]) -> dict[Player, dict[frozenset[Player], float]]:
+    """player -> coalition -> the factor of the coalition's value in the player's Shapley value.
+
+    phi_p = sum over S without p of |S|! (n - |S| - 1)! / n! (v(S + p) - v(S)). For values that are tensors: each
+    player's factors are a row of a matrix.
+    """
     n = len(players)
-    values = {s: value(s) for k in range(n + 1) for s in map(frozenset, itertools.combinations(players, k))}
+    coalitions = [frozenset(s) for k in range(n + 1) for s in itertools.combinations(players, k)]
     weight = [math.factorial(k) * math.factorial(n - k - 1) / math.factorial(n) for k in range(n)]
-    return {p: sum(weight[len(s)] * (values[s | {p}] - v) for s, v in values.items() if p not in s) for p in players}
+    return {p: {s: weight[len(s) - 1] if p in s else -weight[len(s)] for s in coalitions} for p in players}

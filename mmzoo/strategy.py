@@ -38,7 +38,9 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     "predict": ("out",),
 }
 OWNABLE = frozenset({"task", "backward", "predict", "data"})
-REQUIREMENTS = frozenset({"unimodal", "additive", "slice", "staged", "double_backward", "index", "equal_dims"})
+REQUIREMENTS = frozenset(
+    {"unimodal", "additive", "slice", "staged", "double_backward", "index", "equal_dims", "teachers"}
+)
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,25 @@ class Strategy:
     max_modalities: ClassVar[int | None] = None
     #: what the method replaces rather than adds to: any of OWNABLE. Two owners of one thing cannot be chained.
     owns: ClassVar[frozenset[str]] = frozenset()
+    #: whether it is the whole of a method: neither chained with another nor put in a window
+    solo: ClassVar[bool] = False
     #: parameter values at which it equals plain training ("exact": bit for bit; "close": up to rounding), or None
     neutral: ClassVar[Mapping[str, Any] | None] = None
     neutral_how: ClassVar[str] = "exact"
     #: whole-model forwards and backwards a batch, on top of nothing (plain training: 1 and 1); what is done once an
     #: epoch instead goes under "forward_epoch" and "backward_epoch", and how often an epoch the whole slice is gone
-    #: through under "slice"
+    #: through under "slice". Methods that compare sets of modalities (Run.coalitions) add under "forward_coalition" and
+    #: "backward_coalition" what each of the 2^M - 2 sets takes where the head acts between the stages of the encoders;
+    #: with other heads it takes nothing.
     cost: ClassVar[Mapping[str, float]] = {"forward": 1, "backward": 1}
     #: the attributes that make up the state: tensors, numbers, strings and containers of them
     state: ClassVar[tuple[str, ...]] = ()
     #: whether it draws random numbers for positions in a batch or among the parameters, so that reordering
     #: modalities or items gives another, equally valid result
     stochastic: ClassVar[bool] = False
+    #: contract check -> why it cannot hold, by design of the method. Such a check runs all the same, and one that
+    #: passes is a failure (mmzoo.testing).
+    expected_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -88,7 +97,7 @@ class Strategy:
 
     # 1-4: once, and around an epoch
     def setup(self, run: Run) -> None:
-        """Once, before the optimizer exists. May add modules and build teachers; must not train the given model.
+        """Once, before the optimizer exists. May add modules and ask for teachers; must not train the given model.
 
         On resume it is called with the state already loaded, so a method whose parameters grow adds them here.
         """
@@ -190,7 +199,9 @@ class Wrapper(Strategy):
 
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
-        for claim in ("requires", "owns", "min_modalities", "max_modalities", "cost", "stochastic"):
+        for claim in (
+            "requires", "owns", "min_modalities", "max_modalities", "solo", "cost", "stochastic", "expected_failures",
+        ):  # fmt: skip
             setattr(self, claim, getattr(inner, claim))
 
     def setup(self, run: Run) -> None:
@@ -249,6 +260,8 @@ class Window(Wrapper):
 
     def __init__(self, inner: Strategy, first: int | float = 0, last: int | float | None = None) -> None:
         super().__init__(inner)
+        if inner.solo:
+            raise Incompatible(f"{type(inner).__name__} is the whole of a method: it has no window.")
         if last is not None and type(first) is type(last) and last < first:
             raise BadValue(f"a window must not end before it starts: {first}-{last}.")
         self.first, self.last = first, last
@@ -297,7 +310,7 @@ class Window(Wrapper):
 class Chain(Strategy):
     """Several strategies as one: each hook's result is handed to the next, in the order given.
 
-    Raises Incompatible when two of them own the same thing.
+    Raises Incompatible when two of them own the same thing, and when one of them stands alone (`solo`).
     """
 
     def __init__(self, *parts: Strategy) -> None:
@@ -305,14 +318,21 @@ class Chain(Strategy):
             p for part in parts for p in (part.parts if isinstance(part, Chain) else (part,))
         )
         check_owners([(type(p.inner if isinstance(p, Wrapper) else p).__name__, p.owns) for p in self.parts])
+        for part in self.parts:
+            if part.solo and len(self.parts) > 1:
+                raise Incompatible(
+                    f"{type(part).__name__} is the whole of a method and cannot be combined with another."
+                )
         limits = [p.max_modalities for p in self.parts if p.max_modalities is not None]
         attributes = {
             "requires": frozenset().union(*(p.requires for p in self.parts)),
             "owns": frozenset().union(*(p.owns for p in self.parts)),
+            "solo": any(p.solo for p in self.parts),
             "min_modalities": max((p.min_modalities for p in self.parts), default=1),
             "max_modalities": min(limits) if limits else None,
             "cost": _chained_cost(self.parts),
             "stochastic": any(p.stochastic for p in self.parts),
+            "expected_failures": {k: v for p in self.parts for k, v in p.expected_failures.items()},
         }
         for name, value in attributes.items():
             setattr(self, name, value)
@@ -390,7 +410,7 @@ class Chain(Strategy):
 def _chained_cost(parts: Sequence[Strategy]) -> dict[str, float]:
     """What the parts cost together: the one forward and backward of training is shared."""
     cost: dict[str, float] = {k: 1 + sum(p.cost[k] - 1 for p in parts) for k in ("forward", "backward")}
-    for k in ("forward_epoch", "backward_epoch", "slice"):
+    for k in ("forward_epoch", "backward_epoch", "slice", "forward_coalition", "backward_coalition"):
         if extra := sum(p.cost.get(k, 0) for p in parts):
             cost[k] = extra
     return cost

@@ -84,12 +84,19 @@ def _facts(e: Entry) -> list[str]:
     lines = []
     if e.requires:
         lines.append(f"  needs: {', '.join(e.requires)}")
+    if "teachers" in e.requires:
+        lines.append("  teachers: each modality alone, trained first on the same items with the same seed and budget")
+    if e.extra.get("solo"):
+        lines.append("  alone: cannot be chained with another method or put in a window")
     if e.extra.get("owns"):
         lines.append(f"  replaces: {', '.join(e.extra['owns'])} (cannot be chained with another that does)")
     if e.cost:
-        batch = {k: v for k, v in e.cost.items() if not k.endswith("_epoch") and k != "slice"}
-        epoch = {k.removesuffix("_epoch"): v for k, v in e.cost.items() if k.endswith("_epoch")}
-        line = f"  cost a batch: {_pairs(batch)}" + (f"; and once an epoch: {_pairs(epoch)}" if epoch else "")
+        batch = {k: v for k, v in e.cost.items() if "_" not in k and k != "slice"}
+        line = f"  cost a batch: {_pairs(batch)}"
+        for suffix, when in (("epoch", "once an epoch"), ("coalition", "for each of 2^M - 2 sets of modalities, where "
+                              "the head acts between encoder stages")):  # fmt: skip
+            more = {k.removesuffix(f"_{suffix}"): v for k, v in e.cost.items() if k.endswith(f"_{suffix}")}
+            line += f"; and {when}: {_pairs(more)}" if more else ""
         lines.append(line + (f"; forwards of the whole slice an epoch: {e.cost['slice']}" if "slice" in e.cost else ""))
     for key in ("how", "additive", "input", "n_classes", "metric", "licence"):
         if key in e.extra:

@@ -25,12 +25,12 @@ from mmzoo.autodiff import (
     hessian_operator,
     implicit_gradient,
 )
-from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean
+from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean, loss_over, same_class
 from mmzoo.tangent import Derivative, ForwardTangent
 
 Schedule = Literal["constant", "stepwise", "heuristic", "learned", "released", "released_learned"]
 Form = Literal["paper", "additive", "released"]
-Matching = Literal["infonce", "kl_to_mean", "js"]
+Matching = Literal["infonce", "class", "kl_to_mean", "js"]
 Solve = Literal["gauss_newton", "hessian", "neumann", "identity", "tangent"]
 
 
@@ -68,10 +68,12 @@ def released_step(alpha: float, surrogate: float, epoch: int) -> float:
 class DynamicGap(Strategy):
     """Trains on (1 - alpha) * L_cls + alpha * L_mm (Yang et al., NeurIPS 2024, eq. 1).
 
-    L_cls is the cross-entropy of the joint logits, L_mm a matching loss between modalities. matching="infonce" is
+    L_cls is the cross-entropy of the joint logits, plus `unimodal` times the sum of those of each modality's own logits
+    (ours; 0 in the paper), and L_mm a matching loss between modalities. matching="infonce" is
     the paper's: symmetric InfoNCE on cosine similarity over `temperature`, here the mean over unordered pairs, with
-    small linear projections where widths differ. "kl_to_mean" is what the authors' code does on unimodal logits,
-    "js" the Jensen-Shannon divergence that it is called. In several processes the negatives are those of all.
+    small linear projections where widths differ. "class" is the same with every item of one class as a match, so that
+    it does not push apart what the labels put together (ours). "kl_to_mean" is what the authors' code does on unimodal
+    logits, "js" the Jensen-Shannon divergence that it is called. In several processes the negatives are those of all.
 
     form: "paper" as above. "additive" is L_cls + alpha * L_mm, which keeps the classification step at any alpha;
     (1 - alpha) also shrinks it, and a comparison that does not notice is confounded with the learning rate.
@@ -84,9 +86,13 @@ class DynamicGap(Strategy):
     the Gauss-Newton matrix; "identity", first order; or "tangent", which needs no inverse: the derivative of the
     weights in alpha is carried forward through the steps of the epoch as they were taken, batch statistics, momentum
     and weight decay included (no clipping, no micro-batches, about three backwards a step). damping is relative to the
-    largest eigenvalue; scope is "all" parameters, "heads", or "pattern:REGEX" on their names; `batches` and `upper_batches`
-    say how many of them a solve sees. Of the inner problem it leaves out weight decay and the terms that other members
+    largest eigenvalue; scope is "all" parameters, "heads", or "pattern:REGEX" on their names (with matching on features
+    L_mm does not move a head, so that "heads" can only lower alpha); `batches` and `upper_batches` say how many of them
+    a solve sees, and `items` how many items of each inner one at most. Of the inner problem it leaves out weight decay and the terms that other members
     of a chain add; the tangent does not.
+
+    alpha is moved once an epoch, at its end, or after every `every` steps (the inner iterations of the paper's
+    algorithm 1, which it does not number); the tangent then follows that many.
 
     The paper names no step size, and the size of h depends on solver and damping by orders of magnitude, so by default
     (`normalize`) the cosine between the two vectors takes the place of h. A change is at most `max_change`; alpha
@@ -102,15 +108,15 @@ class DynamicGap(Strategy):
 
     owns = frozenset({"task"})
     min_modalities = 2
-    state = ("current", "n_updates", "n_unusable", "warm")
-    neutral = {"schedule": "constant", "alpha": 0.0, "form": "paper"}  # noqa: RUF012
+    state = ("current", "n_steps", "n_updates", "n_unusable", "warm")
+    neutral = {"schedule": "constant", "alpha": 0.0, "form": "paper", "unimodal": 0.0}  # noqa: RUF012
 
     def __init__(
         self, *, schedule: Schedule = "heuristic", alpha: float = 0.5, form: Form = "paper",
-        matching: Matching = "infonce", temperature: float = 0.5, floor: float = 1e-3,
+        matching: Matching = "infonce", temperature: float = 0.5, floor: float = 1e-3, unimodal: float = 0.0,
         upper: Literal["slice", "train"] = "slice", eta: float = 0.1, max_change: float = 0.1, normalize: bool = True,
         solver: Solve = "gauss_newton", damping: float = 0.01, iterations: int = 10, scope: str = "all",
-        batches: int = 1, upper_batches: int = 4,
+        batches: int = 1, items: int | None = None, upper_batches: int = 4, every: int | None = None,
     ) -> None:  # fmt: skip
         self.schedule = schedule
         self.alpha = alpha
@@ -118,6 +124,7 @@ class DynamicGap(Strategy):
         self.matching = matching
         self.temperature = temperature
         self.floor = floor
+        self.unimodal = unimodal
         self.upper = upper
         self.eta = eta
         self.max_change = max_change
@@ -127,9 +134,12 @@ class DynamicGap(Strategy):
         self.iterations = iterations
         self.scope = scope
         self.batches = batches
+        self.items = items
         self.upper_batches = upper_batches
+        self.every = every
         self._declare()
         self.current = alpha
+        self.n_steps = 0
         self.n_updates = 0
         self.n_unusable = 0
         self.warm: dict[str, Tensor] = {}
@@ -139,7 +149,8 @@ class DynamicGap(Strategy):
         """What the chosen schedule and solver need and cost."""
         learns = self.schedule in ("learned", "released_learned")
         tangent = self.schedule == "learned" and self.solver == "tangent"
-        requires = {"unimodal"} if self.matching != "infonce" else set()
+        self._on_features = self.matching in ("infonce", "class")
+        requires = set() if self._on_features and not self.unimodal else {"unimodal"}
         requires |= {"double_backward"} if learns else set()
         requires |= {"slice"} if learns and self.upper == "slice" else set()
         self.requires = frozenset(requires)  # type: ignore[misc]
@@ -154,9 +165,14 @@ class DynamicGap(Strategy):
         }.get(self.schedule, (0, 0))
         if tangent:
             solve = (self.upper_batches, self.upper_batches)
-        self.cost = {  # type: ignore[misc]
-            "forward": 1, "backward": 3 if tangent else 1, "forward_epoch": 1 + solve[0], "backward_epoch": 2 + solve[1],
-        }  # fmt: skip
+        step = {"forward": 1.0, "backward": 3.0 if tangent else 1.0}
+        if self.every is not None and self.schedule == "learned":
+            step = {
+                "forward": step["forward"] + solve[0] / self.every,
+                "backward": step["backward"] + solve[1] / self.every,
+            }
+            solve = (0, 0)
+        self.cost = {**step, "forward_epoch": 1 + solve[0], "backward_epoch": 2 + solve[1]}  # type: ignore[misc]
         self.stochastic = self.schedule == "learned"  # type: ignore[misc]  # batches and power iteration are drawn
 
     def setup(self, run: Run) -> None:
@@ -171,7 +187,7 @@ class DynamicGap(Strategy):
                 "process, or take another schedule."
             )
         self._dims = dict(run.model.head.dims)
-        if self.matching == "infonce" and len(set(self._dims.values())) > 1:
+        if self._on_features and len(set(self._dims.values())) > 1:
             common = min(self._dims.values())
             run.add_module(
                 "dynamic_gap",
@@ -193,17 +209,22 @@ class DynamicGap(Strategy):
             self._tangent.reset()
 
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
-        if self.schedule == "constant" and self._mixing().factors == (1.0, 0.0):
+        if self.schedule == "constant" and self._mixing().factors == (1.0, 0.0) and not self.unimodal:
             return terms
         if len(out.features) < 2:  # a pass that feeds a single modality has nothing to match
             return terms
         present = None if step.batch.present is None else step.kept(step.batch.present)
         features = {m: step.kept(z) for m, z in out.features.items()}
-        unimodal = {m: step.kept(z) for m, z in out.unimodal.items()} if self.matching != "infonce" else {}
-        match = self._match(self._matched(step.run, features, unimodal, present))
-        step.scratch[self] = (terms["task"], match)
+        unimodal = {} if self._on_features else {m: step.kept(z) for m, z in out.unimodal.items()}
+        matched = self._matched(step.run, features, unimodal, present)
+        match = self._match(matched, self._matches(step.run, step.target, tuple(features), present))
+        task = terms["task"]
+        if self.unimodal:
+            own = {m: step.kept(z) for m, z in out.unimodal.items()}
+            task = task + self.unimodal * self._own_loss(step.run, own, step.target, present)
+        step.scratch[self] = (task, match)
         cls, mm = self._mixing().factors
-        return {**terms, "task": cls * terms["task"], "dynamic_gap/match": mm * match}
+        return {**terms, "task": cls * task, "dynamic_gap/match": mm * match}
 
     def backward(self, step: Step, terms: Terms) -> None:
         if self._tangent is None or self not in step.scratch:
@@ -213,23 +234,35 @@ class DynamicGap(Strategy):
         step.run.cost.backward += 3
 
     def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
-        if self in step.scratch:
-            cls, mm = step.scratch.pop(self)
-            step.run.log("dynamic_gap/l_cls", cls)
-            step.run.log("dynamic_gap/l_mm", mm)
+        if self not in step.scratch:
+            return
+        cls, mm = step.scratch.pop(self)
+        step.run.log("dynamic_gap/l_cls", cls)
+        step.run.log("dynamic_gap/l_mm", mm)
+        if self._tangent is not None:
+            self._tangent.stepped()
+        self.n_steps += 1
+        if self.schedule == "learned" and self.every is not None and self.n_steps % self.every == 0:
+            self._learn(step.run)
+            step.run.log("dynamic_gap/alpha", self.current)
             if self._tangent is not None:
-                self._tangent.stepped()
+                self._tangent.reset()
 
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
         if self.schedule == "released_learned":
             self._released_update(run)
-        if self.schedule == "learned":
-            found = self._implicit(run) if self._tangent is None else self._forward(run, self._tangent)
-            for name, value in (("hypergradient", found.value), ("direction", found.direction)):
-                if math.isfinite(value):
-                    run.log(f"dynamic_gap/{name}", value)
-            run.log("dynamic_gap/usable", float(found.usable))
-            self._move(run, found)
+        if self.schedule == "learned" and self.every is None:
+            self._learn(run)
+        if self._tangent is not None:
+            self._tangent.close()  # nothing is watched until the next epoch in which this strategy acts
+
+    def _learn(self, run: Run) -> None:
+        found = self._implicit(run) if self._tangent is None else self._forward(run, self._tangent)
+        for name, value in (("hypergradient", found.value), ("direction", found.direction)):
+            if math.isfinite(value):
+                run.log(f"dynamic_gap/{name}", value)
+        run.log("dynamic_gap/usable", float(found.usable))
+        self._move(run, found)
 
     def _move(self, run: Run, found: Hypergradient | Derivative) -> None:
         self.n_updates += 1
@@ -253,10 +286,10 @@ class DynamicGap(Strategy):
     def _log_gradients(self, run: Run) -> None:
         """The norms of the gradients of both losses on one batch: where a branch's features are small, that of the
         matching loss can dwarf the other."""
-        batch = next(iter(run.train("dynamic_gap/inner")))
+        batch = self._some(next(iter(run.train("dynamic_gap/inner"))))
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad():
-            cls, mm = self._inner(run, batch.target, self._outputs(run, batch))
+            cls, mm = self._inner(run, batch, self._outputs(run, batch))
             if not mm.requires_grad:  # nothing to train, nothing to tell
                 return
             norms = [float(torch.linalg.vector_norm(flat_grad(x, params))) for x in (cls, mm)]
@@ -269,7 +302,7 @@ class DynamicGap(Strategy):
         batch = self._upper_batches(run)[0].map(lambda t: t[:8])
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad(), double_backward():
-            cls, mm = self._inner(run, batch.target, self._outputs(run, batch))
+            cls, mm = self._inner(run, batch, self._outputs(run, batch))
             surrogate = released_surrogate(self._mixing().total(cls, mm), cls, params)
         run.cost.backward += 4
         run.log("dynamic_gap/surrogate", surrogate)
@@ -280,7 +313,7 @@ class DynamicGap(Strategy):
         self, run: Run, features: Mapping[str, Tensor], unimodal: Mapping[str, Tensor], present: Tensor | None
     ) -> list[Tensor]:
         """What the matching loss is a function of: similarity matrices, or unimodal logits."""
-        if self.matching != "infonce":
+        if not self._on_features:
             if present is not None:
                 everything = present.all(1)
                 return [z[everything] for z in unimodal.values()]
@@ -288,31 +321,56 @@ class DynamicGap(Strategy):
         if "dynamic_gap" in run.model.extra:
             project: Any = run.model.extra["dynamic_gap"]
             features = {m: project[m](z) for m, z in features.items()}
-        columns = None if present is None else present[:, [run.modalities.index(m) for m in features]]
         features = {m: run.gather(z) for m, z in features.items()}
-        columns = None if columns is None else run.gather(columns)
+        columns = self._columns(run, tuple(features), present)
         return cosine_similarities(features, self.temperature, columns, self.floor)
 
-    def _match(self, matched: Sequence[Tensor]) -> Tensor:
-        if self.matching == "infonce":
-            return info_nce(matched)
+    @staticmethod
+    def _columns(run: Run, modalities: Sequence[str], present: Tensor | None) -> Tensor | None:
+        """The columns of the fed modalities, over the items of all processes."""
+        return None if present is None else run.gather(present[:, [run.modalities.index(m) for m in modalities]])
+
+    def _matches(
+        self, run: Run, target: Tensor, modalities: Sequence[str], present: Tensor | None
+    ) -> list[Tensor] | None:
+        """Which items match beside the item itself: with matching="class" those of its class."""
+        if self.matching != "class":
+            return None
+        return same_class(run.gather(target), self._columns(run, modalities, present))
+
+    def _match(self, matched: Sequence[Tensor], matches: Sequence[Tensor] | None) -> Tensor:
+        if self._on_features:
+            return info_nce(matched, matches)
         if not len(matched[0]):
             return matched[0].sum() * 0.0
         return (kl_to_mean if self.matching == "kl_to_mean" else jensen_shannon)(matched)
 
-    def _inner(self, run: Run, target: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _own_loss(run: Run, own: Mapping[str, Tensor], target: Tensor, present: Tensor | None) -> Tensor:
+        """The sum of each modality's own classification loss, over the items that have it."""
+        here = {m: None if present is None else present[:, run.modalities.index(m)] for m in own}
+        return torch.stack([loss_over(run.criterion, z, target, here[m]) for m, z in own.items()]).sum()
+
+    def _inner(self, run: Run, batch: Batch, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """L_cls and L_mm as functions of what the model gives."""
         logits, *matched = outputs
-        return run.criterion(logits, target), self._match(matched)
+        task = run.criterion(logits, batch.target)
+        if self.unimodal:
+            n = len(run.modalities)
+            own, matched = dict(zip(run.modalities, matched[:n])), matched[n:]
+            task = task + self.unimodal * self._own_loss(run, own, batch.target, batch.present)
+        matches = self._matches(run, batch.target, run.modalities, batch.present)
+        return task, self._match(matched, matches)
 
     def _outputs(self, run: Run, batch: Batch) -> list[Tensor]:
         out = run.forward(batch, mode="eval")
-        unimodal = dict(out.unimodal) if self.matching != "infonce" else {}
-        return [out.logits, *self._matched(run, out.features, unimodal, batch.present)]
+        unimodal = {} if self._on_features else dict(out.unimodal)
+        own = [out.unimodal[m] for m in run.modalities] if self.unimodal else []
+        return [out.logits, *own, *self._matched(run, out.features, unimodal, batch.present)]
 
     def _implicit(self, run: Run) -> Hypergradient:
         """Equation 3 on batches drawn anew each epoch, starting from where the last solve ended."""
-        inner = islice(run.train("dynamic_gap/inner"), self.batches)
+        inner = map(self._some, islice(run.train(self._stream("inner")), self.batches))
         curvature = self.solver if self.solver in ("hessian", "identity") else "gauss_newton"
         method: Literal["neumann"] | None = "neumann" if self.solver == "neumann" else None
         with frozen_statistics(run.model):
@@ -346,20 +404,27 @@ class DynamicGap(Strategy):
         found = tangent.derivative(upper)
         run.cost.backward += len(batches)
         run.log("dynamic_gap/horizon", found.horizon)
-        tangent.close()  # nothing is watched until the next epoch in which this strategy acts
         return found
 
     def _inner_piece(self, run: Run, batch: Batch) -> Inner:
-        return Inner(self._outputs(run, batch), partial(self._inner, run, batch.target), len(batch))
+        return Inner(self._outputs(run, batch), partial(self._inner, run, batch), len(batch))
 
     def _upper_piece(self, run: Run, batch: Batch) -> Upper:
         return Upper(run.criterion(run.forward(batch, mode="eval").logits, batch.target), len(batch))
 
+    def _stream(self, level: str) -> str:
+        """The name of a stream of batches: each solve of an epoch has its own."""
+        return f"dynamic_gap/{level}" + ("" if self.every is None else f"/{self.n_updates}")
+
+    def _some(self, batch: Batch) -> Batch:
+        """The items of an inner batch that a solve sees."""
+        return batch if self.items is None else batch.map(lambda t: t[: self.items])
+
     def _upper_batches(self, run: Run) -> list[Batch]:
         """Batches of the training data or of the slice, drawn anew each epoch."""
         if self.upper == "train":
-            return list(islice(run.train("dynamic_gap/upper"), self.upper_batches))
-        held = list(islice(run.strategy_holdout("dynamic_gap/upper"), self.upper_batches))
+            return list(islice(run.train(self._stream("upper")), self.upper_batches))
+        held = list(islice(run.strategy_holdout(self._stream("upper")), self.upper_batches))
         if not held:
             raise Incompatible("the slice is empty: a learned alpha has nothing to learn from.")
         return held
