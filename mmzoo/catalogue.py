@@ -30,7 +30,8 @@ _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "para
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
     "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets", "solo"},
-    "heads": _COMMON | {"path", "equation", "how", "additive", "equal_dims", "modalities", "couples", "mean_gates"},
+    "heads": _COMMON
+    | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates"},
     "encoders": _COMMON | {"path", "input"},
     "datasets": _COMMON
     | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select"},
@@ -327,7 +328,7 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
 _TEXTS = {"strategy", "head", "equation", "input", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {"params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
-_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "couples", "mean_gates"}
+_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates"}
 
 
 def _shape_fault(kind: str, key: str, value: Any) -> str | None:

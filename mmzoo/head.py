@@ -21,6 +21,9 @@ class FusionHead(nn.Module):
       exact: the head computes them anyway. slice: a part of the joint classifier. ablated: the head with the
       features of all other modalities replaced by zeros.
     additive: the unimodal logits add up to the joint ones. equal_dims: all features must have one width.
+    evidential: all logits are log alpha of Dirichlet opinions, so none is below zero, all are zero for an absent
+    modality, and softmax(logits) is the expected probability; opinions of views that are no modality are in
+    aux["opinions"].
     min_modalities: how many it takes to fuse. couples: the head acts between the stages of staged encoders. What a
     head keeps across steps is a buffer.
     mean_gates: it acts there by gates whose running mean can stand in for them, which cuts a modality off from the
@@ -30,6 +33,7 @@ class FusionHead(nn.Module):
     how: ClassVar[How] = "ablated"
     additive: ClassVar[bool] = False
     equal_dims: ClassVar[bool] = False
+    evidential: ClassVar[bool] = False
     min_modalities: ClassVar[int] = 1
     couples: ClassVar[bool] = False
     mean_gates: ClassVar[bool] = False

@@ -587,6 +587,10 @@ def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *,
         )
     if "additive" in strategy.requires and not head.additive:
         raise Incompatible(f"{name} needs a head whose unimodal logits add up to the joint ones; {kind} is not one.")
+    if "evidence" in strategy.requires and not head.evidential:
+        raise Incompatible(
+            f"{name} needs a head whose logits are log alpha of opinions; {kind} is not one. Use head evidential."
+        )
     if "staged" in strategy.requires and not head.couples:
         raise Incompatible(f"{name} needs a head that acts between encoder stages; {kind} does not.")
     if "mean_gates" in strategy.requires and not head.mean_gates:

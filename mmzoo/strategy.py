@@ -38,9 +38,10 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     "predict": ("out",),
 }
 OWNABLE = frozenset({"task", "backward", "predict", "data"})
-REQUIREMENTS = frozenset(
-    {"unimodal", "additive", "slice", "staged", "mean_gates", "double_backward", "index", "equal_dims", "teachers"}
-)
+REQUIREMENTS = frozenset({
+    "unimodal", "additive", "evidence", "slice", "staged", "mean_gates", "double_backward", "index", "equal_dims",
+    "teachers",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

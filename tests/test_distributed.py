@@ -17,8 +17,10 @@ from mmzoo.api import Batch, Incompatible, Run, Strategy, Training
 from mmzoo.functional import cosine_similarities, info_nce
 from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
+from mmzoo.heads.evidential import Evidential
 from mmzoo.heads.shared import Shared
 from mmzoo.strategies.agm import AGM
+from mmzoo.strategies.domfn import DOMFN
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.gblend import GBlend
 from mmzoo.strategies.greedy import Greedy
@@ -28,6 +30,7 @@ from mmzoo.strategies.mses import MSES
 from mmzoo.strategies.mslr import MSLR
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
+from mmzoo.strategies.tmc import TMC
 from mmzoo.strategies.umt import UMT
 
 STRATEGIES: dict[str, Any] = {
@@ -37,8 +40,9 @@ STRATEGIES: dict[str, Any] = {
     "mslr": lambda: MSLR(memory=1), "mslr_smart": lambda: MSLR(mode="smart", points=2),
     "agm": AGM, "agm_detached": lambda: AGM(gradient="detached"), "mla": MLA, "umt": UMT,
     "greedy": lambda: Greedy(epsilon=1e-3, window=2),
+    "tmc": TMC, "domfn": lambda: DOMFN(pretrain=1, tau=0.01),
 }  # fmt: skip
-HEADS: dict[str, Any] = {"mla": Shared, "greedy": Channel}
+HEADS: dict[str, Any] = {"tmc": Evidential, "mla": Shared, "greedy": Channel}
 
 
 def batches(part: slice) -> list[Batch]:

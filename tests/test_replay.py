@@ -39,13 +39,13 @@ def test_every_value_of_a_vector_is_compared_or_skipped_for_a_reason(path: Path)
 
 
 def _nudged(value: Any, path: list[str]) -> Any:
-    """A copy in which the first number under `path` is a little larger."""
+    """A copy in which the first number under `path` is a little larger, or the first text a little longer."""
     if isinstance(value, Mapping):
         return {k: _nudged(v, path[1:]) if k == path[0] else v for k, v in value.items()}
     if isinstance(value, list):
         at = int(path[0]) if path else 0
         return [_nudged(v, path[1:]) if i == at else v for i, v in enumerate(value)]
-    return value + 1e-6 * (1 + abs(value))
+    return f"{value}?" if isinstance(value, str) else value + 1e-6 * (1 + abs(value))
 
 
 def _compared() -> list[Any]:

@@ -582,6 +582,21 @@ class Evidence(FaultyHead):
         return logits.exp(), aux
 
 
+class NegativeEvidence(FaultyHead):
+    evidential = True
+
+
+class EvidenceOfTheAbsent(FaultyHead):
+    evidential = True
+
+    def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        logits, aux = super().fuse(features, present)
+        return logits.exp().log1p(), aux
+
+    def split(self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]) -> dict[str, Any]:
+        return {m: z.exp().log1p() for m, z in super().split(features, present, aux).items()}
+
+
 class OwnedTwice(FaultyHead):
     def own(self, modality: str) -> Any:
         return self.linear["audio"].parameters()
@@ -622,6 +637,8 @@ HEAD_FAULTS: Sequence[tuple[str, type[FusionHead], str]] = [
     ("check_head_tags", ForgetsDims, "'audio': 0"),
     ("check_head_shapes", DoublePrecision, "torch.float64"),
     ("check_head_additive", NotAdditive, "differs by up to"),
+    ("check_head_evidential", NegativeEvidence, "below zero: the joint"),
+    ("check_head_evidential", EvidenceOfTheAbsent, "not zero: audio"),
     ("check_head_unimodal", Swapped, "other features change them"),
     ("check_head_parameter_gradients", UnusedLayer, "idle.weight"),
     ("check_head_feature_gradients", DetachedModality, "audio"),

@@ -248,6 +248,8 @@ def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...])
             return f"{strategy.name} needs logits of each modality; head {head.name} has none of its own."
         if "additive" in strategy.requires and not head.extra.get("additive"):
             return f"{strategy.name} needs unimodal logits that add up; those of head {head.name} do not."
+        if "evidence" in strategy.requires and not head.extra.get("evidential"):
+            return f"{strategy.name} needs a head that gives opinions; head {head.name} does not."
         if "staged" in strategy.requires and not head.extra.get("couples"):
             return f"{strategy.name} needs a head that acts between encoder stages; {head.name} does not."
         if "mean_gates" in strategy.requires and not head.extra.get("mean_gates"):

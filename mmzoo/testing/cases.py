@@ -15,6 +15,7 @@ from mmzoo.errors import Incompatible
 from mmzoo.head import FusionHead
 from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
+from mmzoo.heads.evidential import Evidential
 from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
 from mmzoo.seeding import seeded, stream
@@ -64,6 +65,8 @@ class StrategyCase:
         """The head asked for, or one that fits the declared requirements."""
         if self._head is not None:
             return self._head
+        if "evidence" in self.first.requires:
+            return Evidential
         if "mean_gates" in self.first.requires:
             return Channel
         return CoupledConcat if "staged" in self.first.requires else Concat

@@ -150,6 +150,30 @@ def check_head_additive(case: HeadCase) -> None:
 
 
 @contract("head")
+def check_head_evidential(case: HeadCase) -> None:
+    """If declared evidential, no logit is below zero, and what is absent has no evidence: its logits are zero."""
+    if not case.first.evidential:
+        raise Skipped("not declared evidential")
+    dims = _dims(case, 3)
+    head, feats = case.build(dims), {m: 10 * z for m, z in _features(dims, 6).items()}
+    present = torch.rand(6, 3, generator=stream(0, "mask")) < 0.6
+    present[0], present[1] = False, True
+    out = head(feats, present)
+    every = {"the joint": out.logits, **out.unimodal, **out.aux.get("opinions", {})}
+    below = [m for m, z in every.items() if bool((z < 0).any())]
+    require(
+        not below, "logits are log alpha with alpha of at least 1 (evidential)", f"below zero: {', '.join(below)}",
+        "give log1p of evidence that is not negative",
+    )  # fmt: skip
+    absent = {m: out.unimodal[m][~present[:, i]] for i, m in enumerate(dims)}
+    loud = [m for m, z in {**absent, **{m: z[:1] for m, z in every.items()}}.items() if bool(z.any())]
+    require(
+        not loud, "an absent modality, and an item of which nothing is there, have no evidence (evidential)",
+        f"logits that are not zero: {', '.join(loud)}", "mask the evidence: the bias of a layer is evidence too",
+    )  # fmt: skip
+
+
+@contract("head")
 def check_head_unimodal(case: HeadCase) -> None:
     """The unimodal logits of a modality depend on its own features, and on no other's; `classifier` says how."""
     dims = _dims(case, 3)

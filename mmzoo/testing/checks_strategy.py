@@ -283,6 +283,8 @@ def check_requirements(case: StrategyCase) -> None:
     unequal, equal = make_task(case.modalities), make_task(case.modalities, equal=True)
     if "unimodal" in strategy.requires or "additive" in strategy.requires:
         lacking["logits of each modality"] = (equal, Mixing, None)
+    if "evidence" in strategy.requires:
+        lacking["opinions"] = (equal, Concat, None)
     if "staged" in strategy.requires:
         lacking["stages"] = (equal, Concat, None)
     if "mean_gates" in strategy.requires:

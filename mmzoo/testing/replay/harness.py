@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmzoo.encoder import Encoder
 from mmzoo.gradients import Grads
+from mmzoo.head import FusionHead
 from mmzoo.heads.concat import Concat
 from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
@@ -31,12 +32,16 @@ class Given(Encoder):
 
 
 def run_on(
-    strategy: Strategy, features: Mapping[str, Tensor], target: Tensor, n_classes: int, *, epoch: int = 0
-) -> Run:
+    strategy: Strategy, features: Mapping[str, Tensor], target: Tensor, n_classes: int, *, epoch: int = 0,
+    head: FusionHead | None = None,
+) -> Run:  # fmt: skip
     """A run in float64 whose single batch has `features` for inputs and for encoder outputs; it is the slice too, for
-    a strategy that requires one."""
+    a strategy that requires one.
+
+    head: with its weights; Concat where none is given.
+    """
     encoders = {m: Given(z.shape[1]) for m, z in features.items()}
-    head = Concat({m: e.out_dim for m, e in encoders.items()}, n_classes)
+    head = Concat({m: e.out_dim for m, e in encoders.items()}, n_classes) if head is None else head
     model = MultimodalModel(encoders, head).double()
     batches = [Batch(dict(features), target, torch.arange(len(target)))]
     run = Run(model, strategy, train=batches, slice=batches if "slice" in strategy.requires else None)

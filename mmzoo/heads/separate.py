@@ -1,0 +1,69 @@
+"""One classifier for every modality, and a joint one beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.errors import Incompatible
+from mmzoo.head import FusionHead, mean_over_present
+from mmzoo.heads.concat import Concat
+
+
+class Separate(FusionHead):
+    """l_m = W_m z_m + b_m for each modality, and l = V relu(U x + c) + d from the joined features x.
+
+    join: x is the features side by side ("concat"), their mean, or their maximum in each place; the last two need
+    equal widths and raise Incompatible otherwise. hidden: width of the joint classifier's hidden layer; 0 leaves one
+    linear layer. The networks of DOMFN (Yang et al., ACM MM 2022) from the features on; their code has 64 hidden units
+    and a sigmoid after each classifier, which here belongs to the strategy.
+
+    An absent modality is zeros side by side with the others, and left out of mean and maximum.
+    """
+
+    how = "exact"
+
+    def __init__(
+        self, dims: Mapping[str, int], n_classes: int, *, join: Literal["concat", "mean", "max"] = "concat",
+        hidden: int = 64,
+    ) -> None:  # fmt: skip
+        super().__init__(dims, n_classes)
+        widths = set(dims.values())
+        if join != "concat" and len(widths) > 1:
+            raise Incompatible(
+                f"head {type(self).__name__} with join={join} needs features of one width, but got {dict(dims)}. "
+                "Give all encoders the same output width, or take join=concat."
+            )
+        self.join = join
+        self.equal_dims = join != "concat"  # type: ignore[misc]
+        self.linear = nn.ModuleDict({m: nn.Linear(d, n_classes) for m, d in dims.items()})
+        width = hidden or n_classes
+        self.blocks = Concat(dims, width) if join == "concat" else None
+        first = [] if join == "concat" else [nn.Linear(next(iter(widths)), width)]
+        self.joint = nn.Sequential(*first, *([nn.ReLU(), nn.Linear(hidden, n_classes)] if hidden else []))
+
+    def own(self, modality: str) -> Iterable[nn.Parameter]:
+        blocks = [] if self.blocks is None else self.blocks.own(modality)
+        return [*self.linear[modality].parameters(), *blocks]
+
+    def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        return self.joint(self._joined(features, present)), {}
+
+    def split(
+        self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]
+    ) -> Mapping[str, Tensor]:
+        return {m: self.linear[m](z) for m, z in features.items()}
+
+    def _joined(self, features: Mapping[str, Tensor], present: Tensor | None) -> Tensor:
+        if self.blocks is not None:
+            return self.blocks.fuse(features, present)[0]
+        stacked = torch.stack(list(features.values()), 1)
+        if self.join == "mean":
+            return mean_over_present(stacked, present)
+        if present is not None:
+            absent = ~present & present.any(1, keepdim=True)  # of an item without any modality, zeros are left
+            stacked = stacked.masked_fill(absent.unsqueeze(-1), -torch.inf)
+        return stacked.amax(1)
