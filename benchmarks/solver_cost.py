@@ -9,7 +9,7 @@ the models are trained for a few steps first, so that curvature and gradients ar
 
 Each solver runs in a process of its own, on the same weights, and through the strategy as a bench would: `solve_s` is
 the time of what it does around an epoch (start and end), `steps` that time in plain training steps of the same batch
-size, measured in the same process before and after, and `percent` their share of an epoch of 100 steps. `peak_mb` is
+size, measured in the same process before and after (processor time, which other work on the machine hardly touches), and `percent` their share of an epoch of 100 steps. `peak_mb` is
 the most memory of the process above what training a step took. `direction` is what a normalised update steps along;
 its error is against conjugate gradients on all items of the same batches to a residual of 1e-4 (`exact`), with the
 same relative damping.
@@ -223,9 +223,9 @@ def exact(shape: str, batch: int, weights: Path) -> dict[str, Any]:
 
 
 def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def _peak_mb() -> float:

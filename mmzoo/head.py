@@ -72,6 +72,10 @@ class FusionHead(nn.Module):
         """The parameters that serve one modality alone (group `head:<modality>`). Default: none."""
         return ()
 
+    def classifier(self, modality: str) -> tuple[Tensor, Tensor] | None:
+        """W (C, D_m) and b (C,) where the modality's own logits are W z + b; None where they are anything else."""
+        return None
+
     def couple(
         self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass
     ) -> Mapping[str, Tensor]:

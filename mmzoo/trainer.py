@@ -72,7 +72,8 @@ def fit(
     """Train to the end, choosing the epoch on holdout.
 
     holdout: gives the holdout batches; the run itself never sees them. on_epoch is called after every epoch with its
-    record. Raises Diverged, naming epoch and loss term, at the end of an epoch with a value that is not finite.
+    record. A run that was stopped before its first epoch is scored as it stands, as epoch -1. Raises Diverged, naming
+    epoch and loss term, at the end of an epoch with a value that is not finite.
     """
     selection = Selection() if selection is None else selection
     while run.epoch < run.n_epochs and not run.stopped:
@@ -91,4 +92,7 @@ def fit(
                 raise Diverged(f"epoch {epoch}: {name} is {value}. {_CURE}")
         selection.offer(epoch, scores[metric], scores["loss"], run)
         on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
+    if not selection.weights:
+        scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()))
+        selection.offer(-1, scores[metric], scores["loss"], run)
     return selection

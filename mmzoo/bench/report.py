@@ -170,6 +170,9 @@ def _reading(groups: Sequence[Group]) -> list[str]:
              "items: training items. seconds: training, evaluation on holdout included. Forwards and backwards count "
              "whole-model passes over a batch. Δ is to plain training with the same head, budget and items; "
              f"{DASH} where there is none, or nothing to compare."]  # fmt: skip
+    if taught := [g.label for g in groups if any(r.get("teachers") for r in g.rows)]:
+        notes.append(f"{', '.join(taught)}: seconds, forwards and backwards include the training of the teachers, which "
+                     "is counted in each row that learns from them and done once.")  # fmt: skip
     items = {r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"}
     if items:
         notes.append(
@@ -276,7 +279,7 @@ def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | No
         return json.dumps([spec["training"], spec["data_params"], spec["encoders"].get(modality)], sort_keys=True)
 
     found = (g for g in groups if g.alone and g.rows[0]["modality"] == modality and key(g) == key(group))
-    return next(found, None)
+    return next((g for g in found if not g.rows[0]["spec"].get("spare_slice")), None)
 
 
 def _best(spreads: Iterable[Spread]) -> float:

@@ -16,6 +16,7 @@ SCHEMA = 1
 #: ok: scored. diverged, refused: final as well, with a reason. failed: run again by the next bench.
 STATUSES = ("ok", "diverged", "refused", "failed")
 FINAL = ("ok", "diverged", "refused")
+WEIGHTS = "weights.safetensors"
 #: how modalities are taken away, as keys of a row; see mmzoo.evaluation
 ABLATIONS = ("zero_feature", "zero_input", "mean_feature")
 _SCORES = {"acc": float, "macro_f1": float, "map": float, "loss": float}
@@ -36,7 +37,8 @@ _SIZE = {"parameters": int, "flops": int}
 
 
 class Store:
-    """`ROOT/runs/<run_id>/` holds result.json (the row), history.jsonl, predictions.npz and log.txt of a run."""
+    """`ROOT/runs/<run_id>/` holds result.json (the row), history.jsonl, predictions.npz and log.txt of a run, and
+    weights.safetensors where another run learns from it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -81,6 +83,14 @@ class Store:
         if fault := _fault(row, run_id):
             raise _corrupt(path, fault)
         return row
+
+    def finished(self, run_id: str, *, weights: bool = False) -> dict[str, Any] | None:
+        """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too."""
+        row = self.row(run_id)
+        if row is None or row["status"] not in FINAL:
+            return None
+        there = not weights or row["status"] != "ok" or (self.folder(run_id) / WEIGHTS).is_file()
+        return row if there else None
 
     def rows(self) -> tuple[list[dict[str, Any]], list[CorruptFile]]:
         """All rows by run_id, and an error for each that cannot be read."""

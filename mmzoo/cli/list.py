@@ -47,7 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def method_table(known: Catalogue, package: str | None = None) -> str:
     """The methods as a Markdown table, those of one package or all: name, what it is, parts, source, cost of a batch."""
-    lines = ["| method | what it does | strategy @ head | source | forwards | backwards |", "|---|---|---|---|---:|---:|"]
+    lines = [
+        "| method | what it does | strategy @ head | source | forwards | backwards |",
+        "|---|---|---|---|---:|---:|",
+    ]
     for e in known.entries("methods"):
         if package is not None and e.package != package:
             continue
