@@ -22,6 +22,7 @@ from torch.distributions import Dirichlet, kl_divergence
 from mmzoo.api import Batch, Encoder, Incompatible, MultimodalModel, Run, Step, Strategy
 from mmzoo.catalogue import BUILT_IN, built_in_path, read_entries
 from mmzoo.cli import main
+from mmzoo.evaluation import predict
 from mmzoo.head import FusionHead
 from mmzoo.heads.evidential import Evidential, log_alpha, log_gain, log_uncertainty
 from mmzoo.heads.separate import Separate
@@ -31,7 +32,6 @@ from mmzoo.strategies.tmc import TMC, evidence_loss, kl_to_uniform
 from mmzoo.testing import check_strategy
 from mmzoo.testing.observing import difference, weights
 from mmzoo.testing.tasks import build_model, build_run, make_task, random_present, train
-from mmzoo.evaluation import predict
 from mmzoo.training import Training
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
