@@ -1,8 +1,10 @@
 """The one import for plugin authors and for researchers with a loop of their own."""
 
+from mmzoo.complexity import complexity
 from mmzoo.data.datamodule import DataModule, Loader
 from mmzoo.encoder import Encoder
 from mmzoo.errors import BadValue, Incompatible, MmzooError
+from mmzoo.evaluation import evaluate_modalities
 from mmzoo.gradients import Grads
 from mmzoo.head import FusionHead, conditioners, mean_over_present
 from mmzoo.model import MultimodalModel
@@ -14,5 +16,5 @@ from mmzoo.types import Batch, Lazy, Outputs, Pass, Step
 __all__ = [
     "BadValue", "Batch", "Chain", "DataModule", "Encoder", "FusionHead", "Grads", "Group", "Incompatible", "Lazy",
     "Loader", "MmzooError", "MultimodalModel", "Outputs", "Pass", "Run", "Step", "Strategy", "Terms", "Training",
-    "Window", "Wrapper", "conditioners", "mean_over_present",
+    "Window", "Wrapper", "complexity", "conditioners", "evaluate_modalities", "mean_over_present",
 ]  # fmt: skip

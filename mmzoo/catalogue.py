@@ -28,7 +28,7 @@ _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
-    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets"},
+    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets", "solo"},
     "heads": _COMMON | {"path", "equation", "how", "additive", "equal_dims", "modalities", "couples", "mean_gates"},
     "encoders": _COMMON | {"path", "input"},
     "datasets": _COMMON
@@ -319,7 +319,7 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
 _TEXTS = {"strategy", "head", "equation", "input", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {"params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
-_FLAGS = {"each_modality", "additive", "equal_dims", "couples", "mean_gates"}
+_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "couples", "mean_gates"}
 
 
 def _shape_fault(kind: str, key: str, value: Any) -> str | None:

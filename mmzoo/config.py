@@ -49,7 +49,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Method:
-    """A method as resolved by the catalogue. label: how tables call it, overrides included."""
+    """A method as resolved by the catalogue. label: how tables call it, overrides included. needs_teachers: whether it
+    learns from runs of each modality alone."""
 
     label: str
     parts: tuple[Part, ...]
@@ -58,6 +59,7 @@ class Method:
     each_modality: bool
     versions: Mapping[str, int]
     uses_slice: bool = False
+    needs_teachers: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -150,6 +152,7 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     if any(each) and len(recipes) > 1:
         alone = recipes[each.index(True)].name
         raise Incompatible(f"{text}: {alone} trains one modality at a time and cannot be combined with another method.")
+    _check_solo(catalogue, text, members)
     wanted = [catalogue.get("heads", r.extra["head"], r.package) for r in recipes]
     head = catalogue.get("heads", head_name) if head_name else _agreed_head(text, recipes, wanted)
     parts, changed = [], []
@@ -175,8 +178,11 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     changed += [f"head.{k}={shown(v)}" for k, v in checked.items() if head_params.get(k) != v]
     head_params |= checked
     label = text.strip() + (f"[{','.join(changed)}]" if changed else "")
-    uses_slice = any(_uses_slice(catalogue.get("strategies", part.strategy), part.params) for part in parts)
-    method = Method(label, tuple(parts), head.id.partition("/")[2], head_params, any(each), versions, uses_slice)
+    strategies = [catalogue.get("strategies", part.strategy) for part in parts]
+    uses_slice = any(_uses_slice(strategy, part.params) for strategy, part in zip(strategies, parts))
+    taught = any("teachers" in strategy.requires for strategy in strategies)
+    head_id = head.id.partition("/")[2]
+    method = Method(label, tuple(parts), head_id, head_params, any(each), versions, uses_slice, taught)
     return method if changed else dataclasses.replace(method, label=_canonical(catalogue, method) or label)
 
 
@@ -216,6 +222,16 @@ def _agreed_head(text: str, recipes: Sequence[Entry], wanted: Sequence[Entry]) -
         listed = ", ".join(f"{r.name} wants {h.name}" for r, h in zip(recipes, wanted))
         raise Incompatible(f"{text}: the methods want different heads ({listed}). Choose one: {text}@HEAD.")
     return wanted[0]
+
+
+def _check_solo(catalogue: Catalogue, text: str, members: Sequence[tuple[Entry, str | None, str | None]]) -> None:
+    for recipe, first, _ in members:
+        if catalogue.get("strategies", recipe.extra["strategy"], recipe.package).extra.get("solo"):
+            name = recipe.name
+            if len(members) > 1:
+                raise Incompatible(f"{text}: {name} is the whole of a method and cannot be combined with another.")
+            if first is not None:
+                raise Incompatible(f"{text}: {name} is the whole of a method and has no window. Write {name}.")
 
 
 def _check_owners(catalogue: Catalogue, text: str, names: Sequence[str], parts: Sequence[Part]) -> None:

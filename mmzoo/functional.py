@@ -137,3 +137,20 @@ def shapley_weights(players: Sequence[Player]) -> dict[Player, dict[frozenset[Pl
     coalitions = [frozenset(s) for k in range(n + 1) for s in itertools.combinations(players, k)]
     weight = [math.factorial(k) * math.factorial(n - k - 1) / math.factorial(n) for k in range(n)]
     return {p: {s: weight[len(s) - 1] if p in s else -weight[len(s)] for s in coalitions} for p in players}
+
+
+def sampled_shapley(
+    value: Callable[[frozenset[Player]], float], orders: Sequence[Sequence[Player]]
+) -> dict[Player, float]:
+    """Shapley values estimated by each player's mean gain over some orders of all players (Castro et al., 2009).
+
+    They add up to value(all) - value(none) whatever the orders, and are exact when every order occurs equally often.
+    """
+    totals = dict.fromkeys(orders[0], 0.0)
+    for order in orders:
+        before, come = value(frozenset()), frozenset[Player]()
+        for player in order:
+            come |= {player}
+            totals[player] += (after := value(come)) - before
+            before = after
+    return {player: total / len(orders) for player, total in totals.items()}

@@ -75,6 +75,10 @@ class FusionHead(nn.Module):
         """The parameters that serve one modality alone (group `head:<modality>`). Default: none."""
         return ()
 
+    def classifier(self, modality: str) -> tuple[Tensor, Tensor] | None:
+        """W (C, D_m) and b (C,) where the modality's own logits are W z + b; None where they are anything else."""
+        return None
+
     def bypass(self, modality: str) -> Iterable[nn.Parameter]:
         """The parameters through which a modality learns from the others between stages; those that serve several
         modalities count for each. Default: none."""
@@ -93,8 +97,8 @@ class FusionHead(nn.Module):
         """Act on the maps (B, C, *spatial) after one stage. Default: identity.
 
         stage: counted from the end, -1 the last. maps: of the modalities that are fed, have this stage, and are there
-        for at least one item (so there may be none); rows of items that lack the modality are zeros. masks: (B, *spatial) bool where a part of
-        a map is padding.
+        for at least one item (so there may be none); rows of items that lack the modality are zeros. masks:
+        (B, *spatial) bool, False where a position of a map is padding.
         """
         return maps
 

@@ -64,6 +64,26 @@ def gap(scores: Mapping[str, float]) -> float:
     return max(scores.values()) - min(scores.values()) if scores else 0.0
 
 
+def imbalance(shares: Mapping[str, float]) -> float:
+    """(max - min) / sum of |phi| of the modalities' contributions phi: 0 where all give the same, 1 where one gives all.
+
+    Our definition: papers speak of a normalised difference of Shapley values, and no released code has one. It is at
+    most 1, also with contributions below zero; 0 where nothing contributes.
+    """
+    total = sum(map(abs, shares.values()))
+    return gap(shares) / total if total else 0.0
+
+
+def utilisation(whole: float, without: float) -> float:
+    """u = (A - A_without) / A: the share of the accuracy A that is lost without a modality; below zero if it is in the way.
+
+    For two modalities A_without is the accuracy of the other alone, u(m1|m2); for more, of all others together. After
+    the conditional utilisation rate of Wu et al. (ICML 2022), who take the accuracy of one branch of a coupled model and
+    put the mean in place of what the other passes to it; here both are accuracies of the joint answer.
+    """
+    return (whole - without) / whole
+
+
 def modality_gap(a: Tensor, b: Tensor, *, normalize: bool = True) -> float:
     """Distance between the centroids of two sets of embeddings (N, D) (Liang et al., NeurIPS 2022).
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,15 +12,25 @@ from torch import Tensor
 def linear_probe(
     features: Tensor, target: Tensor, test_features: Tensor, n_classes: int, *, c: float = 1.0, max_iter: int = 200
 ) -> Tensor:
-    """(N_test, C) logits of a multinomial logistic regression fitted on frozen features.
+    """(N_test, C) logits of `fit_probe` for some features."""
+    return fit_probe(features, target, n_classes, c=c, max_iter=max_iter)(test_features)
+
+
+def fit_probe(
+    features: Tensor, target: Tensor, n_classes: int, *, c: float = 1.0, max_iter: int = 200
+) -> Callable[[Tensor], Tensor]:
+    """(N, D) features -> (N, C) logits: a multinomial logistic regression fitted on frozen features.
 
     features: (N, D), standardised here by their own mean and deviation. Minimises the sum of cross-entropies plus
     ||W||^2 / (2 c), scikit-learn's objective, with L-BFGS in float64 from zero: the result does not depend on a seed.
     """
-    x, x_test = features.double(), test_features.double()
-    mean, deviation = x.mean(0), x.std(0, unbiased=False)
+    mean, deviation = features.double().mean(0), features.double().std(0, unbiased=False)
     scale = torch.where(deviation > 0, deviation, 1.0)
-    x, x_test = (x - mean) / scale, (x_test - mean) / scale
+
+    def standardised(z: Tensor) -> Tensor:
+        return (z.double() - mean) / scale
+
+    x = standardised(features)
     weight = torch.zeros(n_classes, x.shape[1], dtype=torch.float64, device=x.device, requires_grad=True)
     bias = torch.zeros(n_classes, dtype=torch.float64, device=x.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -33,4 +45,4 @@ def linear_probe(
 
     with torch.enable_grad():
         optimizer.step(loss)
-    return F.linear(x_test, weight, bias).detach()
+    return lambda z: F.linear(standardised(z), weight, bias).detach()

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from mmzoo import distributed
 from mmzoo.curvature import double_backward
-from mmzoo.errors import BadValue, Incompatible, unknown
+from mmzoo.errors import BadValue, Diverged, Incompatible, unknown
+from mmzoo.evaluation import evaluate
 from mmzoo.microbatch import MicroBatches, buffers_kept
 from mmzoo.model import MultimodalModel
 from mmzoo.optim import Schedule, build_optimizer
 from mmzoo.seeding import seeded, stream
 from mmzoo.strategy import Group, Strategy
+from mmzoo.teachers import OneModality, Teachers, one_modality
 from mmzoo.training import Training
-from mmzoo.types import Batch, Lazy, Outputs, Pass, Step, map_tensors
+from mmzoo.types import Batch, Lazy, Outputs, Pass, Step, batch_bounds, map_tensors
 
 
 class Batches(Protocol):
@@ -46,7 +48,8 @@ class Run:
 
     train: the training batches. slice: labelled batches apart from them that a strategy may learn from. There is no
     way from here to holdout or test. optimizer: builds one from parameter groups, in place of the one that
-    `training` names. state: a checkpoint made by `state_dict` to continue from.
+    `training` names. teachers: trained models of one modality each, copies of which `teacher` hands out; those that are
+    missing are trained here where the strategy requires them. state: a checkpoint made by `state_dict` to continue from.
 
     Raises Incompatible when the strategy asks for what is not there.
     """
@@ -63,6 +66,7 @@ class Run:
         device: torch.device | str = "cpu",
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
         criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        teachers: Mapping[str, MultimodalModel] | None = None,
         state: Mapping[str, Any] | None = None,
         _forked_from: Run | None = None,
     ) -> None:
@@ -89,8 +93,12 @@ class Run:
         self._micro: MicroBatches | None = None
         self._fed = 1.0
         self._check_requirements()
+        wanted = "teachers" in strategy.requires
+        own = Teachers(self.model, teachers or {}, wanted=wanted and _forked_from is None)
+        self._teachers: Teachers = own if _forked_from is None else _forked_from._teachers
         if state is not None:
             strategy.load_state_dict(_on(state["strategy"], self.device))
+            self._teachers.load(self, state.get("teachers", {}))
         strategy.setup(self)
         groups = self._param_groups(own_rates=optimizer is None)
         self.optimizer = optimizer(groups) if optimizer else build_optimizer(groups, self.training)
@@ -190,8 +198,6 @@ class Run:
 
     def _slice_metrics(self) -> dict[str, Any]:
         """The scores on the strategy's own slice, which cost forwards: computed when a hook reads them."""
-        from mmzoo.trainer import evaluate
-
         batches = list(self.strategy_holdout("metrics"))
         self.cost.forward += len(batches)
         return evaluate(self.model, self.strategy, batches)
@@ -303,6 +309,47 @@ class Run:
         """
         return distributed.gather(x)
 
+    def teacher(self, modality: str) -> MultimodalModel:
+        """The teacher of a modality: a trained model of it alone, frozen, in eval mode, on the run's device.
+
+        It is the one that was given to Run(teachers=...). Otherwise it is trained when first asked for: the encoder as
+        it was before training, under a linear classifier of its own, on the same batches, with the same seed, budget
+        and optimizer, to the last epoch. Its cost then counts as this run's. Teachers are no part of the model.
+
+        Raises Incompatible where the strategy does not name 'teachers' in `requires` and none was given.
+        """
+        return self._teachers.get(self, modality, self._train_alone)
+
+    @torch.no_grad()
+    def teacher_outputs(self, modality: str, batch: Batch) -> Outputs:
+        """What a teacher makes of a batch, without a graph; in micro-batches where the training asks for them."""
+        teacher = self.teacher(modality)
+        batch = one_modality(batch, modality, self.modalities.index(modality))
+        self.cost.forward += 1 / len(self.modalities)
+        size = self.training.micro_batch or len(batch)
+        pieces = [batch.map(lambda t, s=slice(*b): t[s]) for b in batch_bounds(len(batch), size)]  # type: ignore[misc]
+        with seeded(self.seed, "teacher", self.global_step, modality):
+            features = torch.cat([teacher.encode(p.inputs, present=p.present)[modality] for p in pieces])
+            return teacher.outputs({modality: features}, batch.present)
+
+    def _train_alone(self, modality: str, model: MultimodalModel) -> None:
+        """Train a model of one modality plainly, as this run is trained. Raises Diverged, naming modality and epoch."""
+        child = Run(
+            model, Strategy(), train=OneModality(self._train, modality, self.modalities.index(modality)),
+            training=self.training, seed=self.seed, device=self.device, optimizer=self._build_optimizer,
+            criterion=self.criterion,
+        )  # fmt: skip
+        for epoch in range(child.n_epochs):
+            child.train_epoch()
+            bad = {name: value for name, value in child.end_epoch().items() if not math.isfinite(value)}
+            for name, value in bad.items():
+                raise Diverged(
+                    f"the teacher of {modality}, epoch {epoch}: {name} is {value}. A smaller learning rate or gradient "
+                    "clipping usually helps."
+                )
+        self.cost.forward += child.cost.forward / len(self.modalities)
+        self.cost.backward += child.cost.backward / len(self.modalities)
+
     def fork(self, strategy: Strategy | None = None, *, epochs: int = 0) -> Run:
         """A throw-away copy of model and optimizer that trains through the same loop under `strategy`.
 
@@ -392,7 +439,7 @@ class Run:
         self._sampling = None if rows is None else (rows.cpu(), None if drop is None else drop.cpu())
 
     def stop(self) -> None:
-        """End training after this epoch."""
+        """End training after this epoch; in `setup`, before the first one: the model is then scored as setup left it."""
         self.stopped = True
 
     # ------------------------------------------------------------------ used by the pass
@@ -432,6 +479,7 @@ class Run:
             "schedule": self._schedule.state_dict(),
             "strategy": self.strategy.state_dict(),
             "extra": list(self.model.extra),
+            "teachers": self._teachers.state_dict(),
             "epoch": self.epoch,
             "global_step": self.global_step,
             "stopped": self.stopped,

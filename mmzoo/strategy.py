@@ -38,7 +38,7 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
 }
 OWNABLE = frozenset({"task", "backward", "predict", "data"})
 REQUIREMENTS = frozenset(
-    {"unimodal", "additive", "slice", "staged", "mean_gates", "double_backward", "index", "equal_dims"}
+    {"unimodal", "additive", "slice", "staged", "mean_gates", "double_backward", "index", "equal_dims", "teachers"}
 )
 
 
@@ -65,6 +65,8 @@ class Strategy:
     max_modalities: ClassVar[int | None] = None
     #: what the method replaces rather than adds to: any of OWNABLE. Two owners of one thing cannot be chained.
     owns: ClassVar[frozenset[str]] = frozenset()
+    #: whether it is the whole of a method: neither chained with another nor put in a window
+    solo: ClassVar[bool] = False
     #: parameter values at which it equals plain training ("exact": bit for bit; "close": up to rounding), or None
     neutral: ClassVar[Mapping[str, Any] | None] = None
     neutral_how: ClassVar[str] = "exact"
@@ -93,7 +95,7 @@ class Strategy:
 
     # 1-4: once, and around an epoch
     def setup(self, run: Run) -> None:
-        """Once, before the optimizer exists. May add modules and build teachers; must not train the given model.
+        """Once, before the optimizer exists. May add modules and ask for teachers; must not train the given model.
 
         On resume it is called with the state already loaded, so a method whose parameters grow adds them here.
         """
@@ -193,7 +195,7 @@ class Wrapper(Strategy):
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
         for claim in (
-            "requires", "owns", "min_modalities", "max_modalities", "cost", "stochastic", "expected_failures",
+            "requires", "owns", "min_modalities", "max_modalities", "solo", "cost", "stochastic", "expected_failures",
         ):  # fmt: skip
             setattr(self, claim, getattr(inner, claim))
 
@@ -249,6 +251,8 @@ class Window(Wrapper):
 
     def __init__(self, inner: Strategy, first: int | float = 0, last: int | float | None = None) -> None:
         super().__init__(inner)
+        if inner.solo:
+            raise Incompatible(f"{type(inner).__name__} is the whole of a method: it has no window.")
         if last is not None and type(first) is type(last) and last < first:
             raise BadValue(f"a window must not end before it starts: {first}-{last}.")
         self.first, self.last = first, last
@@ -291,7 +295,7 @@ class Window(Wrapper):
 class Chain(Strategy):
     """Several strategies as one: each hook's result is handed to the next, in the order given.
 
-    Raises Incompatible when two of them own the same thing.
+    Raises Incompatible when two of them own the same thing, and when one of them stands alone (`solo`).
     """
 
     def __init__(self, *parts: Strategy) -> None:
@@ -299,10 +303,16 @@ class Chain(Strategy):
             p for part in parts for p in (part.parts if isinstance(part, Chain) else (part,))
         )
         check_owners([(type(p.inner if isinstance(p, Wrapper) else p).__name__, p.owns) for p in self.parts])
+        for part in self.parts:
+            if part.solo and len(self.parts) > 1:
+                raise Incompatible(
+                    f"{type(part).__name__} is the whole of a method and cannot be combined with another."
+                )
         limits = [p.max_modalities for p in self.parts if p.max_modalities is not None]
         attributes = {
             "requires": frozenset().union(*(p.requires for p in self.parts)),
             "owns": frozenset().union(*(p.owns for p in self.parts)),
+            "solo": any(p.solo for p in self.parts),
             "min_modalities": max((p.min_modalities for p in self.parts), default=1),
             "max_modalities": min(limits) if limits else None,
             "cost": _chained_cost(self.parts),

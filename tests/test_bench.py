@@ -217,7 +217,7 @@ def test_a_run_that_diverges_says_so_and_is_final(mmzoo: Command, tmp_path: Path
 def test_scores_that_are_not_finite_make_a_diverged_run(
     plan: MakePlan, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "gap", lambda scores: float("nan"))
+    monkeypatch.setattr("mmzoo.evaluation.gap", lambda scores: float("nan"))
     (planned,) = plan("concat").runs
     row = run_one(planned, catalogue, Store(tmp_path))
     assert row["status"] == "diverged" and row["reason"] == "test gap own is nan"

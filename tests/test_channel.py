@@ -21,12 +21,12 @@ from mmzoo.api import Encoder, Incompatible, Loader, MultimodalModel, Pass, Run,
 from mmzoo.bench.runner import build_model
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import MmzooError
+from mmzoo.evaluation import predict
 from mmzoo.heads.channel import FINALS, Channel, Exchange, Gate, squeezed
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.sum import Sum
 from mmzoo.strategies.greedy import Greedy, GreedyMany, relative_change
 from mmzoo.testing import check_encoder
-from mmzoo.trainer import predict
 
 WIDTHS = {"a": 4, "v": 3}
 

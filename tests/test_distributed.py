@@ -25,11 +25,12 @@ from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.strategies.mla import MLA
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
+from mmzoo.strategies.umt import UMT
 
 STRATEGIES: dict[str, Any] = {
     "plain": Strategy, "joint_unimodal": JointUnimodal, "ogm": OGM, "pmr": lambda: PMR(fraction=1.0),
     "dynamic_gap": DynamicGap, "dynamic_gap_kl": lambda: DynamicGap(matching="kl_to_mean"),
-    "agm": AGM, "agm_detached": lambda: AGM(gradient="detached"), "mla": MLA,
+    "agm": AGM, "agm_detached": lambda: AGM(gradient="detached"), "mla": MLA, "umt": UMT,
     "greedy": lambda: Greedy(epsilon=1e-3, window=2),
 }  # fmt: skip
 HEADS: dict[str, Any] = {"mla": Shared, "greedy": Channel}

@@ -16,7 +16,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "timm", "transformers", "librosa", "matplotlib", "scipy", "sklearn", "pandas", "numpy")
 LIGHT = ("mmzoo", "mmzoo.cli", "mmzoo.plugins", "mmzoo.hookspecs", "mmzoo.catalogue", "mmzoo.config", "mmzoo.errors",
          "mmzoo.training", "mmzoo.yamlfile", "mmzoo.files", "mmzoo.bench", "mmzoo.bench.plan", "mmzoo.bench.store",
-         "mmzoo.bench.stats", "mmzoo.bench.report", "mmzoo.data", "mmzoo.data.splits")  # fmt: skip
+         "mmzoo.bench.stats", "mmzoo.bench.report", "mmzoo.bench.modalities", "mmzoo.data", "mmzoo.data.splits")  # fmt: skip
 
 
 def module_of(path: Path) -> str:
@@ -75,7 +75,8 @@ def test_heads_and_encoders_know_no_training(path: Path) -> None:
 def test_trainer_and_run_import_nothing_concrete() -> None:
     concrete = [f"mmzoo.{k}" for k in ("strategies", "heads", "encoders", "data", "catalogue", "plugins", "config",
                                        "bench", "cli", "testing")]  # fmt: skip
-    for name in ("trainer.py", "run.py", "strategy.py", "gradients.py", "optim.py", "probe.py", "metrics.py"):
+    for name in ("trainer.py", "run.py", "strategy.py", "gradients.py", "optim.py", "probe.py", "metrics.py", "evaluation.py",
+                 "complexity.py"):  # fmt: skip
         assert not {m for m in imports_of(PACKAGE / name) if below(m, *concrete)}, name
 
 
@@ -109,7 +110,8 @@ def test_commands_that_train_nothing_load_nothing_heavy(results: Path) -> None:
     commands = (["--help"], ["bench", "--help"], ["--version"], ["list"], ["list", "--json"],
                 ["show", "dynamic_gap_lb"],
                 ["show", "mfeat"], ["plugins"], ["plugins", "--json"], ["bench", "--method", "ogm", "--plan"],
-                *(["report", str(results), "--format", f] for f in ("md", "csv", "json", "latex")))  # fmt: skip
+                *(["report", str(results), "--format", f] for f in ("md", "csv", "json", "latex")),
+                ["report", str(results), "--modalities"])  # fmt: skip
     code = f"""
 import contextlib, io, sys
 from mmzoo.cli import main

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from mmzoo.api import Encoder, FusionHead, Incompatible, Loader, MultimodalModel, Pass, Run, Strategy, Training
 from mmzoo.encoders.mlp import MLP
+from mmzoo.evaluation import evaluate
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight
-from mmzoo.trainer import evaluate
 
 HEADS = [(Concat, {}), (Sum, {}), (Sum, {"reduce": "mean"}), (Shared, {}), (Weight, {}), (Weight, {"level": "logit"}),
          (Weight, {"level": "gate"})]  # fmt: skip

@@ -312,6 +312,14 @@ class UnownedRanking(Strategy):
         return out.replace(ranking=out.logits)
 
 
+class RankedByNorm(Strategy):
+    owns = frozenset({"predict"})
+
+    def predict(self, out: Outputs) -> Outputs:
+        norms = torch.stack([z.norm(dim=1, keepdim=True) for z in out.features.values()])
+        return out.replace(ranking=out.scores * norms.sum(0) / norms.sum(0))
+
+
 class CountsPredictions(Strategy):
     def __init__(self) -> None:
         self.predictions = 0
@@ -443,6 +451,7 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_company", ForgetfulOutputs, "exactly like this strategy alone"),
     ("check_alternating_company", EveryModality, "KeyError"),
     ("check_window", TrainsInSetup, "differs by up to"),
+    ("check_ablations", RankedByNorm, "with none kept the model's answers are not finite"),
 ]
 
 
@@ -578,6 +587,18 @@ class OwnedTwice(FaultyHead):
         return self.linear["audio"].parameters()
 
 
+class HalvedAblation(Mixing):
+    def split(
+        self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]
+    ) -> Mapping[str, Tensor]:
+        return {m: z / 2 for m, z in super().split(features, present, aux).items()}
+
+
+class UnitFeatures(FaultyHead):
+    def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        return super().fuse({m: z / z.norm(dim=1, keepdim=True) for m, z in features.items()}, present)
+
+
 class ShrinkingCouple(CoupledConcat):
     def couple(
         self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass, masks: Mapping[str, Tensor]
@@ -612,6 +633,8 @@ HEAD_FAULTS: Sequence[tuple[str, type[FusionHead], str]] = [
     ("check_head_extremes", Evidence, "not finite: logits"),
     ("check_head_groups", OwnedTwice, "linear.audio.weight in 3"),
     ("check_head_couples", ShrinkingCouple, "audio at stage"),
+    ("check_head_ablations", HalvedAblation, "differs by up to"),
+    ("check_head_ablations", UnitFeatures, "not finite"),
     ("check_head_gates", DeafToFlags, "its features change"),
     ("check_head_gates", NoMeans, "changes no buffer"),
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmzoo.catalogue import Catalogue, Entry
 from mmzoo.config import (
@@ -20,20 +21,30 @@ from mmzoo.config import (
 from mmzoo.errors import BadValue, Incompatible, unknown
 from mmzoo.training import Training, open_epochs
 
-Role = Literal["method", "baseline", "reference"]
+if TYPE_CHECKING:
+    from mmzoo.bench.store import Store
+
+#: teacher: in the plan only because a method learns from it
+Role = Literal["method", "baseline", "reference", "teacher"]
 #: the references of every bench; the last two with each head that a method of the bench uses
 ALONE, PLAIN, CONTROL = "unimodal", "concat", "joint_unimodal"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run: what decides its numbers, and how tables call it."""
+    """One run: what decides its numbers, and how tables call it.
+
+    teachers: the runs of one modality each that it learns from; they come before it in a plan. keep: whether its weights
+    stay in the store, since another run learns from it.
+    """
 
     spec: RunSpec
     dataset: str
     method: str
     role: Role
     modality: str | None = None
+    teachers: tuple[Planned, ...] = ()
+    keep: bool = False
 
     @property
     def label(self) -> str:
@@ -63,8 +74,18 @@ class Plan:
             found.setdefault(run.label, run.role)
         for refused in self.refused:
             found.setdefault(refused.method, refused.role)
-        order = {"method": 0, "baseline": 1, "reference": 2}
+        order = {"method": 0, "baseline": 1, "reference": 2, "teacher": 3}
         return dict(sorted(found.items(), key=lambda kv: order[kv[1]]))
+
+
+def to_do(plan: Plan, store: Store) -> list[Planned]:
+    """The runs that the store does not have yet, teachers whose weights are wanted and gone among them."""
+    ids = {p.spec.run_id: p for p in plan.runs}
+    missing = {run_id for run_id in ids if store.finished(run_id) is None}
+    for teacher in [t.spec.run_id for run_id in missing for t in ids[run_id].teachers]:
+        if store.finished(teacher, weights=True) is None:
+            missing = missing | {teacher}
+    return [p for run_id, p in ids.items() if run_id in missing]
 
 
 def make_plan(bench: BenchSpec, catalogue: Catalogue) -> Plan:
@@ -84,22 +105,56 @@ def make_plan(bench: BenchSpec, catalogue: Catalogue) -> Plan:
         training = resolve_training(entry, bench.preset, bench.epochs, settings)
         modalities = _modalities(entry, params)
         encoders = _encoders(catalogue, entry, modalities, settings)
+        runs_of = partial(
+            _runs, label=label, entry=entry, params=params, modalities=modalities, encoders=encoders, training=training,
+            seeds=bench.seeds,
+        )  # fmt: skip
         for method, role, spare in wanted:
             _check_windows(method, training.epochs)
             if reason := _obstacle(catalogue, method, modalities):
                 refused.append(Refused(label, method.label, role, reason))
                 continue
-            for planned in _runs(method, role, label, entry, params, modalities, encoders, training, bench.seeds):
-                if spare:
-                    spec = replace(planned.spec, spare_slice=True)
-                    planned = replace(planned, spec=spec, method=f"{planned.method} (slice spared)")
-                runs.setdefault(planned.spec.run_id, planned)
+            alone: dict[int, list[Planned]] = {}
+            if method.needs_teachers:
+                for teacher in runs_of(resolve_method(catalogue, ALONE, settings), "teacher"):
+                    alone.setdefault(teacher.spec.seed, []).append(teacher)
+            for planned in runs_of(method, role):
+                planned = _spared(planned) if spare else planned
+                if alone:
+                    planned = _taught(planned, alone[planned.spec.seed], apart=method.uses_slice)
+                for run in (*planned.teachers, planned):
+                    _add(runs, run)
     settings.check_all_used()
     plan = Plan(tuple(runs.values()), tuple(refused), bench)
     if not any(p.role == "method" for p in plan.runs) and refused:
         about = next(r for r in refused if r.role == "method")
         raise Incompatible(f"{about.method} cannot run on {about.dataset}: {about.reason}")
     return plan
+
+
+def _add(runs: dict[str, Planned], planned: Planned) -> None:
+    """A run that is there already keeps its place; a teacher that is also asked for is called as it was asked for."""
+    known = runs.setdefault(planned.spec.run_id, planned)
+    called = planned if known.role == "teacher" else known
+    runs[planned.spec.run_id] = replace(called, keep=known.keep or planned.keep)
+
+
+def _spared(planned: Planned) -> Planned:
+    """The same run without the slice."""
+    spec = replace(planned.spec, spare_slice=True)
+    return replace(planned, spec=spec, method=f"{planned.method} (slice spared)")
+
+
+def _taught(planned: Planned, alone: Iterable[Planned], *, apart: bool) -> Planned:
+    """A run with the runs that it learns from, on the very items that it is trained on.
+
+    apart: whether that leaves out the slice. What may change the numbers of its teachers may change its own, so that
+    their versions are part of its spec.
+    """
+    apart = apart or planned.spec.spare_slice
+    teachers = tuple(replace(_spared(t) if apart else t, keep=True) for t in alone)
+    versions = {k: v for t in teachers for k, v in t.spec.versions.items()} | dict(planned.spec.versions)
+    return replace(planned, spec=replace(planned.spec, versions=versions), teachers=teachers)
 
 
 def _wanted(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[tuple[Method, Role, bool]]:
@@ -211,7 +266,7 @@ def _outside(entry: Entry, name: str, n: int) -> str | None:
 
 
 def _runs(
-    method: Method, role: Role, label: str, entry: Entry, params: Mapping[str, Any], modalities: tuple[str, ...],
+    method: Method, role: Role, *, label: str, entry: Entry, params: Mapping[str, Any], modalities: tuple[str, ...],
     encoders: Mapping[str, tuple[Entry, dict[str, Any]]], training: Training, seeds: tuple[int, ...],
 ) -> Iterator[Planned]:  # fmt: skip
     versions = {**method.versions, entry.id: entry.version, **{e.id: e.version for e, _ in encoders.values()}}

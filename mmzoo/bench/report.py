@@ -54,14 +54,18 @@ class Group:
         return spread(list(self.by_seed(get).values()))
 
 
-def render(rows: Sequence[Row], bench: Mapping[str, Any], fmt: str) -> str:
-    """The report in one of FORMATS. bench: order and roles of the methods, as Store.bench gives them."""
+def render(
+    rows: Sequence[Row], bench: Mapping[str, Any], fmt: str,
+    tables: Callable[[Sequence[Row], Mapping[str, Any]], Sequence[Table]] | None = None,
+) -> str:  # fmt: skip
+    """The report in one of FORMATS. bench: order and roles of the methods, as Store.bench gives them. tables: what is
+    shown in md and latex (default: make_tables)."""
     if fmt == "json":
         return json.dumps({"schema": SCHEMA, "rows": list(rows)}, indent=1, sort_keys=True) + "\n"
     if fmt == "csv":
         return to_csv(rows)
-    tables = make_tables(rows, bench)
-    return "\n".join((markdown if fmt == "md" else latex)(table) for table in tables)
+    shown = (tables or make_tables)(rows, bench)
+    return "\n".join((markdown if fmt == "md" else latex)(table) for table in shown)
 
 
 # ---------------------------------------------------------------------------------------------- content
@@ -69,17 +73,18 @@ def make_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
     """For each data set: scores and cost, each modality inside and alone, and paired differences."""
     tables = []
     for dataset in dict.fromkeys(r["dataset"] for r in rows):
-        groups = _groups([r for r in rows if r["dataset"] == dataset], bench["methods"])
+        groups = grouped([r for r in rows if r["dataset"] == dataset], bench["methods"])
         refused = [r for r in bench["refused"] if r["dataset"] == dataset]
         tables.append(_scores(dataset, groups, refused))
-        if any(g.by_seed(_main) for g in groups if not g.alone):
+        if any(g.by_seed(main_score) for g in groups if not g.alone):
             tables.append(_modalities(dataset, groups))
         if difference := _differences(dataset, groups):
             tables.append(difference)
     return tables
 
 
-def _groups(rows: Sequence[Row], roles: Mapping[str, str]) -> list[Group]:
+def grouped(rows: Sequence[Row], roles: Mapping[str, str]) -> list[Group]:
+    """The configurations of one data set in the order of `roles`, each with its seeds."""
     by_config: dict[str, list[Row]] = {}
     for row in rows:
         by_config.setdefault(row["config_id"], []).append(row)
@@ -99,7 +104,7 @@ def _protocol(row: Row, config: str) -> str:
     return f"{t['optimizer']} lr {t['lr']:g}, {t['epochs']} epochs, {config[:6]}"
 
 
-def _at(*path: str) -> Callable[[Row], float]:
+def at(*path: str) -> Callable[[Row], float]:
     """A number of a row by its path; NaN where there is none."""
 
     def get(row: Row) -> float:
@@ -111,12 +116,13 @@ def _at(*path: str) -> Callable[[Row], float]:
     return get
 
 
-def _main(row: Row) -> float:
+def main_score(row: Row) -> float:
+    """The score that a run is known by."""
     return row["metrics"][row["metrics"]["main_metric"]]
 
 
 def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str, str]]) -> Table:
-    main = _main_metric(groups)
+    main = main_metric(groups)
     metrics = [main, *(m for m in METRICS if m != main)]
     table = Table(
         f"{dataset}: test scores in %, mean ± deviation over seeds",
@@ -126,18 +132,18 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
     columns: list[list[Spread]] = []
     for group in groups:
         paths = [*(("metrics", m) for m in metrics), ("metrics", "last", main)]
-        columns.append([group.spread(_at(*path)) for path in paths])
+        columns.append([group.spread(at(*path)) for path in paths])
     joint = [i for i, g in enumerate(groups) if not g.alone]
     best = [_best([columns[i][c] for i in joint]) for c in range(len(metrics) + 1)]
     for i, group in enumerate(groups):
-        cells = [Cell(_percent(s), i in joint and s.n > 0 and s.mean == best[c]) for c, s in enumerate(columns[i])]
+        cells = [Cell(percent(s), i in joint and s.n > 0 and s.mean == best[c]) for c, s in enumerate(columns[i])]
         plain = _plain_of(group, groups)
-        delta = paired(group.by_seed(_main), plain.by_seed(_main)) if plain and not group.alone else None
-        cells.append(Cell(_percent(delta, sign=True) if delta and plain is not group else DASH))
-        cells += [Cell(_number(group.spread(_at("cost", "train_items")), 0))]
-        cells += [Cell(_number(group.spread(_at("timing", "seconds"))))]
-        cells += [Cell(_number(group.spread(_at("cost", k)), 0)) for k in ("forward", "backward")]
-        table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(_main))))])
+        delta = paired(group.by_seed(main_score), plain.by_seed(main_score)) if plain and not group.alone else None
+        cells.append(Cell(percent(delta, sign=True) if delta and plain is not group else DASH))
+        cells += [Cell(number(group.spread(at("cost", "train_items")), 0))]
+        cells += [Cell(number(group.spread(at("timing", "seconds"))))]
+        cells += [Cell(number(group.spread(at("cost", k)), 0)) for k in ("forward", "backward")]
+        table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(main_score))))])
         table.notes += _excuses(group)
     for r in refused:
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
@@ -158,12 +164,15 @@ def _excuses(group: Group) -> list[str]:
 
 
 def _reading(groups: Sequence[Group]) -> list[str]:
-    counts = [len(g.by_seed(_main)) for g in groups]
+    counts = [len(g.by_seed(main_score)) for g in groups]
     n = max(counts, default=0)
     notes = ["The epoch is chosen on holdout (ties: lower holdout loss); test is scored on every item. "
              "items: training items. seconds: training, evaluation on holdout included. Forwards and backwards count "
              "whole-model passes over a batch. Δ is to plain training with the same head, budget and items; "
              f"{DASH} where there is none, or nothing to compare."]  # fmt: skip
+    if taught := [g.label for g in groups if any(r.get("teachers") for r in g.rows)]:
+        notes.append(f"{', '.join(taught)}: seconds, forwards and backwards include the training of the teachers, which "
+                     "is counted in each row that learns from them and done once.")  # fmt: skip
     items = {r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"}
     if items:
         notes.append(
@@ -180,9 +189,9 @@ def _reading(groups: Sequence[Group]) -> list[str]:
 
 
 def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
-    main = _main_metric(groups)
+    main = main_metric(groups)
     alone = list(dict.fromkeys(g.rows[0]["modality"] for g in groups if g.alone))
-    inside = [g for g in groups if not g.alone and g.by_seed(_main)]
+    inside = [g for g in groups if not g.alone and g.by_seed(main_score)]
     modalities = list(dict.fromkeys(m for g in inside for r in g.rows if r["status"] == "ok"
                                     for m in r["spec"]["encoders"]))  # fmt: skip
     modalities += [m for m in alone if m not in modalities]
@@ -195,10 +204,10 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
         cells = [Cell(group.label)]
         for m in modalities:
             for what in ("own", "probe"):
-                cells.append(Cell(_percent(group.spread(_at("metrics", "modalities", m, what, main)))))
-            by_itself = _alone(m, group, groups)
-            cells.append(Cell(_percent(by_itself.spread(_main)) if by_itself else DASH))
-        cells += [Cell(_percent(group.spread(_at("metrics", "gap", k)))) for k in ("own", "probe")]
+                cells.append(Cell(percent(group.spread(at("metrics", "modalities", m, what, main)))))
+            by_itself = alone_of(m, group, groups)
+            cells.append(Cell(percent(by_itself.spread(main_score)) if by_itself else DASH))
+        cells += [Cell(percent(group.spread(at("metrics", "gap", k)))) for k in ("own", "probe")]
         how = next(r["metrics"]["own_logits"] for r in group.rows if r["status"] == "ok")
         table.body.append([*cells, Cell(how)])
     if inside:
@@ -215,11 +224,11 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
 
 
 def _differences(dataset: str, groups: Sequence[Group]) -> Table | None:
-    about = [g for g in groups if g.role == "method" and not g.alone and g.by_seed(_main)]
-    others = [g for g in groups if not g.alone and g.by_seed(_main)]
+    about = [g for g in groups if g.role == "method" and not g.alone and g.by_seed(main_score)]
+    others = [g for g in groups if not g.alone and g.by_seed(main_score)]
     if not about or len(others) < 2:
         return None
-    main = _main_metric(groups)
+    main = main_metric(groups)
     table = Table(
         f"{dataset}: paired differences in {METRICS[main]}, points, mean ± deviation over common seeds",
         ["difference", METRICS[main], "wins", "seeds"],
@@ -228,17 +237,18 @@ def _differences(dataset: str, groups: Sequence[Group]) -> Table | None:
         for other in others:
             if other is group or _budget(other) != _budget(group):
                 continue
-            a, b = group.by_seed(_main), other.by_seed(_main)
+            a, b = group.by_seed(main_score), other.by_seed(main_score)
             difference = paired(a, b)
             if not difference.n:
                 continue
             wins = sum(a[s] > b[s] for s in set(a) & set(b))
-            table.body.append([Cell(f"{group.label} minus {other.label}"), Cell(_percent(difference, sign=True)),
+            table.body.append([Cell(f"{group.label} minus {other.label}"), Cell(percent(difference, sign=True)),
                                Cell(f"{wins}/{difference.n}"), Cell(str(difference.n))])  # fmt: skip
     return table if table.body else None
 
 
-def _main_metric(groups: Sequence[Group]) -> str:
+def main_metric(groups: Sequence[Group]) -> str:
+    """The metric that the runs of a data set are known by."""
     return next((r["metrics"]["main_metric"] for g in groups for r in g.rows if r["status"] == "ok"), "acc")
 
 
@@ -248,7 +258,7 @@ def _plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
     def key(of: Group) -> tuple[Any, ...]:
         spec = of.rows[0]["spec"]
         same = ("head", "head_params", "encoders", "training", "data_params", "modalities")
-        return (of.spread(_at("cost", "train_items")).mean, *(json.dumps(spec[k], sort_keys=True) for k in same))
+        return (of.spread(at("cost", "train_items")).mean, *(json.dumps(spec[k], sort_keys=True) for k in same))
 
     for other in groups:
         parts = other.rows[0]["spec"]["parts"]
@@ -261,7 +271,7 @@ def _budget(group: Group) -> str:
     return json.dumps(group.rows[0]["spec"]["training"], sort_keys=True)
 
 
-def _alone(modality: str, group: Group, groups: Sequence[Group]) -> Group | None:
+def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | None:
     """The runs of one modality by itself with the encoder and the budget of a joint run."""
 
     def key(of: Group) -> str:
@@ -269,21 +279,24 @@ def _alone(modality: str, group: Group, groups: Sequence[Group]) -> Group | None
         return json.dumps([spec["training"], spec["data_params"], spec["encoders"].get(modality)], sort_keys=True)
 
     found = (g for g in groups if g.alone and g.rows[0]["modality"] == modality and key(g) == key(group))
-    return next(found, None)
+    return next((g for g in found if not g.rows[0]["spec"].get("spare_slice")), None)
 
 
 def _best(spreads: Iterable[Spread]) -> float:
     return max((s.mean for s in spreads if s.n), default=math.nan)
 
 
-def _percent(s: Spread, *, sign: bool = False) -> str:
+def percent(s: Spread, *, sign: bool = False) -> str:
+    """Mean and deviation times 100; a dash where there is nothing."""
     if not s.n:
         return DASH
-    text = f"{100 * s.mean:{'+' if sign else ''}.1f}"
+    mean = round(100 * s.mean, 1) + 0.0  # adding zero makes -0.0 a plain zero
+    text = f"{mean:{'+' if sign else ''}.1f}"
     return text if s.deviation is None else f"{text} ± {100 * s.deviation:.1f}"
 
 
-def _number(s: Spread, digits: int = 1) -> str:
+def number(s: Spread, digits: int = 1) -> str:
+    """The mean; a dash where there is nothing."""
     return f"{s.mean:.{digits}f}" if s.n else DASH
 
 
@@ -341,7 +354,7 @@ def _md(text: str) -> str:
 
 _MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "Δ": r"$\Delta$", DASH: "--",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "Δ": r"$\Delta$", "φ": r"$\varphi$", DASH: "--",
         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # fmt: skip
 
 

@@ -11,8 +11,8 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,21 @@ import torch
 
 from mmzoo import __version__
 from mmzoo.bench.plan import Planned
-from mmzoo.bench.store import FINAL, SCHEMA, Store
+from mmzoo.bench.store import FINAL, SCHEMA, WEIGHTS, Store
 from mmzoo.catalogue import Catalogue
+from mmzoo.complexity import complexity
 from mmzoo.config import Part
 from mmzoo.data.datamodule import DataModule, Loader
-from mmzoo.errors import BadValue, Diverged, Incompatible
-from mmzoo.metrics import classification, gap
+from mmzoo.errors import BadValue, CorruptFile, Diverged, Incompatible, MmzooError
+from mmzoo.evaluation import EVAL_BATCH, Fitted, Predictions, branch_scores, modality_scores, predict
+from mmzoo.metrics import classification
 from mmzoo.model import MultimodalModel
-from mmzoo.probe import linear_probe
 from mmzoo.run import Run
 from mmzoo.seeding import seeded, stream
 from mmzoo.strategy import Chain, Strategy, Window
-from mmzoo.trainer import Predictions, Selection, distances, fit, own_scores, predict
+from mmzoo.trainer import Selection, fit
+from mmzoo.types import Batch
 
-EVAL_BATCH = 512
 #: parameters below which a model trains faster on one thread
 SMALL = 1_000_000
 Row = dict[str, Any]
@@ -47,17 +48,20 @@ def run_one(
 
     Continues from the run's checkpoint where there is one. checkpoint_every: seconds between checkpoints, i.e. the
     most work that a kill can cost. on_epoch is told how many epochs are done, and of how many. A run that diverges,
-    or that turns out not to be possible, gives a row that says so.
+    or that turns out not to be possible, gives a row that says so. The runs that it learns from are done first where
+    the store lacks them or their weights.
     """
     spec = planned.spec
-    row = store.row(spec.run_id)
-    if row is not None and row["status"] in FINAL:
+    row = store.finished(spec.run_id, weights=planned.keep)
+    if row is not None:
         return row
+    before = store.finished(spec.run_id)
     started = time.time()
     row = {
         "schema": SCHEMA, "run_id": spec.run_id, "config_id": spec.config_id, "dataset": planned.dataset,
         "method": planned.method, "label": planned.label, "modality": planned.modality, "seed": spec.seed,
-        "status": "ok", "reason": "", "metrics": {}, "cost": {}, "hashes": {}, "warnings": {}, "record": {}, "spec": spec.as_dict(),
+        "status": "ok", "reason": "", "metrics": {}, "cost": {}, "hashes": {}, "teachers": {}, "warnings": {}, "record": {},
+        "spec": spec.as_dict(),
     }  # fmt: skip
     session = _Session(planned, catalogue, store, device, checkpoint_every, on_epoch)
     try:
@@ -70,11 +74,15 @@ def run_one(
     except Exception as error:
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         store.write_file(spec.run_id, "log.txt", traceback.format_exc().encode())
+    if before is not None and row["status"] not in FINAL:
+        return row  # only the weights were wanted: what was scored stays
     session.write_history()
     row["timing"] = {
-        "seconds": session.train_seconds, "seconds_total": time.time() - started,
+        "seconds": session.train_seconds + session.teacher_seconds, "seconds_total": time.time() - started,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
+    if row["teachers"]:
+        row["timing"]["seconds_teachers"] = session.teacher_seconds
     row["environment"] = environment(device)
     store.write(row)
     if row["status"] in FINAL:
@@ -94,6 +102,7 @@ class _Session:
         self.checkpoint_every, self.on_epoch = checkpoint_every, on_epoch
         self.history: list[dict[str, Any]] = []
         self.train_seconds = 0.0
+        self.teacher_seconds = 0.0
 
     def train_and_score(self) -> Row:
         spec = self.planned.spec
@@ -108,9 +117,15 @@ class _Session:
         parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
         train = data.loader(*parts, batch_size=size)
         initial = _model_hash(model)
+        teachers = self._teachers(whole) if "teachers" in strategy.requires else {}
+        rows = [row for _, row in teachers.values()]
+        self.teacher_seconds = sum(row["timing"]["seconds"] for row in rows)
+        # A pass over one of M modalities is 1/M of one over the whole model.
+        lessons = {k: sum(row["cost"][k] for row in rows) / len(model.modalities) for k in ("forward", "backward")}
         run = Run(
             model, strategy, train=train, slice=data.loader("slice", batch_size=size) if apart else None,
             training=spec.training, seed=spec.seed, device=self.device, state=saved and saved["run"],
+            teachers={m: teacher for m, (teacher, _) in teachers.items()},
         )  # fmt: skip
         selection = Selection(**saved["selection"]) if saved else Selection()
         self.history = saved["history"] if saved else []
@@ -118,14 +133,20 @@ class _Session:
         holdout = data.loader("holdout", batch_size=EVAL_BATCH)
         self._train(run, holdout, data.metric, selection)
         metrics = self._score(run, data, selection)
+        if self.planned.keep:
+            self._write_weights(run.model)
         return {
             "metrics": metrics,
             "warnings": dict(run.warnings),
             "record": _ends(self.history),
-            "cost": {"train_items": train.n_items, "forward": round(run.cost.forward, 6), "backward": run.cost.backward,
-                     "parameters": sum(p.numel() for p in run.model.parameters())},
+            "cost": {"train_items": train.n_items, "forward": round(run.cost.forward + lessons["forward"], 6),
+                     "backward": round(run.cost.backward + lessons["backward"], 6),
+                     **complexity(run.model, run.strategy, next(_on(train, run.device))),
+                     **({"teachers": {k: round(v, 6) for k, v in lessons.items()}} if teachers else {})},
             "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash, "initial_weights": initial,
-                       "batch_order": _order_hash(train, spec.seed)},
+                       "weights": _model_hash(run.model), "batch_order": _order_hash(train, spec.seed)},
+            "teachers": {m: {"run_id": row["run_id"], "weights": row["hashes"]["weights"]}
+                         for m, (_, row) in teachers.items()},
         }  # fmt: skip
 
     def write_history(self) -> None:
@@ -154,23 +175,56 @@ class _Session:
         last = self._predict(run, test)
         selection.restore(run)
         # Not the slice: some methods train on it and some do not.
-        fitted = self._predict(run, data.loader("train", batch_size=EVAL_BATCH))
+        fitted = Fitted.on(self._predict(run, data.loader("train", batch_size=EVAL_BATCH)), data.n_classes)
         held = self._predict(run, data.loader("holdout", batch_size=EVAL_BATCH))
         chosen = self._predict(run, test)
         self._write_predictions(chosen)
         return {
-            **_scores(chosen, fitted, data),
+            **modality_scores(run.model, run.strategy, chosen, fitted, partial(_on, test, run.device), data.metric),
             "last": classification(last.scores, last.target, last.logits),
-            "holdout": _scores(held, fitted, data),
+            "holdout": branch_scores(run.model, held, fitted, data.metric),
             "selected_epoch": selection.epoch, "epochs": run.epoch, "main_metric": data.metric,
             "own_logits": run.model.head.how,
             "n_scored": len(chosen.target), "n_total": len(data.splits["test"]),
         }  # fmt: skip
 
     def _predict(self, run: Run, loader: Loader) -> Predictions:
-        return predict(run.model, run.strategy, (b.to(run.device) for b in loader.batches()))
+        return predict(run.model, run.strategy, _on(loader, run.device))
+
+    # ------------------------------------------------------------------ teachers
+    def _teachers(self, data: DataModule) -> dict[str, tuple[MultimodalModel, Row]]:
+        """modality -> its trained model and the row of its run, for each that the plan names."""
+        return {str(t.modality): self._teacher(t, data) for t in self.planned.teachers}
+
+    def _teacher(self, planned: Planned, data: DataModule) -> tuple[MultimodalModel, Row]:
+        """A teacher as the store has it; where its weights cannot be used, it is trained again."""
+        path = self.store.folder(planned.spec.run_id) / WEIGHTS
+        model = build_model(self.catalogue, planned.spec, data.only([str(planned.modality)]))
+        row = self._teacher_row(planned)
+        try:
+            _read_weights(path.read_bytes(), model, row)
+        except (OSError, CorruptFile) as error:
+            path.unlink(missing_ok=True)
+            note = f"{WEIGHTS} could not be used ({error}); training again\n"
+            self.store.write_file(planned.spec.run_id, "log.txt", note.encode())
+            row = self._teacher_row(planned)
+            _read_weights(path.read_bytes(), model, row)
+        return model, row
+
+    def _teacher_row(self, planned: Planned) -> Row:
+        """The row of a teacher, which is trained now where it or its weights are missing."""
+        row = run_one(planned, self.catalogue, self.store, device=self.device, checkpoint_every=self.checkpoint_every)
+        if row["status"] != "ok":
+            kind = Incompatible if row["status"] in FINAL else MmzooError
+            raise kind(f"its teacher {planned.label} (run {row['run_id']}) is {row['status']}: {row['reason']}")
+        return row
 
     # ------------------------------------------------------------------ files
+    def _write_weights(self, model: MultimodalModel) -> None:
+        from safetensors.torch import save
+
+        self._write(WEIGHTS, save({n: t.detach().cpu().clone().contiguous() for n, t in model.state_dict().items()}))
+
     def _write(self, name: str, data: bytes) -> None:
         self.store.write_file(self.planned.spec.run_id, name, data)
 
@@ -210,27 +264,16 @@ class _Session:
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
+def _on(loader: Loader, device: torch.device) -> Iterator[Batch]:
+    return (batch.to(device) for batch in loader.batches())
+
+
 def _ends(history: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """The first and the last epoch's value of everything that was logged in training."""
+    """The first and the last epoch's value of everything that was logged in training; nothing without any."""
+    if not history:
+        return {}
     first, last = history[0]["train"], history[-1]["train"]
     return {k: {"first": first[k], "last": last[k]} for k in first if k in last}
-
-
-def _scores(p: Predictions, fitted: Predictions, data: DataModule) -> dict[str, Any]:
-    """The joint scores of some items, and each modality's by its own logits and by a probe fitted on training items."""
-    own, probe = own_scores(p), {}
-    for m in own:
-        known, features = fitted.of(m, fitted.features[m]), p.of(m, p.features[m])
-        logits = linear_probe(known, fitted.of(m, fitted.target), features, data.n_classes)
-        probe[m] = classification(logits.softmax(-1), p.of(m, p.target), logits)
-    main = data.metric
-    return {
-        **classification(p.scores, p.target, p.logits),
-        "modalities": {m: {"own": own[m], "probe": probe[m]} for m in own},
-        "gap": {"own": gap({m: s[main] for m, s in own.items()}),
-                "probe": gap({m: s[main] for m, s in probe.items()})},
-        "distance": distances(p),
-    }  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- building
@@ -270,6 +313,19 @@ def set_threads(model: MultimodalModel, device: str) -> None:
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         small = sum(p.numel() for p in model.parameters()) < SMALL
         torch.set_num_threads(1 if small else os.cpu_count() or 1)
+
+
+def _read_weights(data: bytes, model: MultimodalModel, row: Row) -> None:
+    """Fill a model. Raises CorruptFile unless these are all of its weights, with the hash that the row names."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        model.load_state_dict(load(data))
+    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise CorruptFile(f"{type(error).__name__}: {error}") from error
+    if _model_hash(model) != row["hashes"].get("weights"):
+        raise CorruptFile("they are not those that the run was scored with")
 
 
 # ---------------------------------------------------------------------------------------------- facts

@@ -16,6 +16,9 @@ SCHEMA = 1
 #: ok: scored. diverged, refused: final as well, with a reason. failed: run again by the next bench.
 STATUSES = ("ok", "diverged", "refused", "failed")
 FINAL = ("ok", "diverged", "refused")
+WEIGHTS = "weights.safetensors"
+#: how modalities are taken away, as keys of a row; see mmzoo.evaluation
+ABLATIONS = ("zero_feature", "zero_input", "mean_feature")
 _SCORES = {"acc": float, "macro_f1": float, "map": float, "loss": float}
 #: the form of what is read back; float stands for any finite number
 _ROW = {"schema": int, "run_id": str, "config_id": str, "dataset": str, "method": str, "label": str, "seed": int,
@@ -26,10 +29,16 @@ _SCORED = {"metrics": {**_SCORES, "last": _SCORES, "main_metric": str, "modaliti
                        "gap": {"own": float, "probe": float}, "n_scored": int},
            "cost": {"forward": float, "backward": float}}  # fmt: skip
 _PART = {"strategy": str, "params": dict}
+#: what rows of earlier versions lack: by ablation, and by parameter group
+_ABLATED, _SHARE = {**_SCORES, "word": str}, {"value": float, "word": str}
+_COALITIONS = {"none": float, "all": float, "imbalance": float, "word": str}
+_WORDED = {"word": str}
+_SIZE = {"parameters": int, "flops": int}
 
 
 class Store:
-    """`ROOT/runs/<run_id>/` holds result.json (the row), history.jsonl, predictions.npz and log.txt of a run."""
+    """`ROOT/runs/<run_id>/` holds result.json (the row), history.jsonl, predictions.npz and log.txt of a run, and
+    weights.safetensors where another run learns from it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -74,6 +83,14 @@ class Store:
         if fault := _fault(row, run_id):
             raise _corrupt(path, fault)
         return row
+
+    def finished(self, run_id: str, *, weights: bool = False) -> dict[str, Any] | None:
+        """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too."""
+        row = self.row(run_id)
+        if row is None or row["status"] not in FINAL:
+            return None
+        there = not weights or row["status"] != "ok" or (self.folder(run_id) / WEIGHTS).is_file()
+        return row if there else None
 
     def rows(self) -> tuple[list[dict[str, Any]], list[CorruptFile]]:
         """All rows by run_id, and an error for each that cannot be read."""
@@ -160,10 +177,31 @@ def _scores_fault(row: Mapping[str, Any]) -> str | None:
         return f"metrics.main_metric {metrics['main_metric']!r} is none of {', '.join(_SCORES)}"
     if metrics["n_scored"] < 1:
         return f"metrics.n_scored is {metrics['n_scored']}"
+    forms: list[tuple[Any, Mapping[str, Any], str]] = []
     for m, scores in metrics["modalities"].items():
-        if fault := _misfit(scores, {"own": _SCORES, "probe": _SCORES}, f"metrics.modalities.{m}."):
-            return fault
-    return None
+        where = f"metrics.modalities.{m}."
+        forms.append((scores, {"own": _SCORES, "probe": _SCORES}, where))
+        forms += _measures(scores, where) if isinstance(scores, dict) else []
+    forms.append(_all_of(metrics, "shapley", _COALITIONS, "metrics."))
+    forms.append(_all_of(metrics, "undefined", str, "metrics."))
+    forms.append(_all_of(row["cost"], "groups", _SIZE, "cost."))
+    return next((fault for form in forms if (fault := _misfit(*form))), None)
+
+
+def _measures(scores: Mapping[str, Any], where: str) -> list[tuple[Any, Mapping[str, Any], str]]:
+    """Values, form and place of what a row of this version says of one modality, as far as it is there."""
+    found = {key: scores[key] for key in ABLATIONS if key in scores}
+    worded = {k: v for k, v in scores.items() if k in ("own", "probe") and isinstance(v, dict) and "word" in v}
+    return [
+        (found, dict.fromkeys(found, _ABLATED), where), (worded, dict.fromkeys(worded, _WORDED), where),
+        _all_of(scores, "shapley", _SHARE, where), _all_of(scores, "utilisation", _SHARE, where),
+    ]  # fmt: skip
+
+
+def _all_of(inside: Mapping[str, Any], key: str, form: Any, where: str) -> tuple[Any, Mapping[str, Any], str]:
+    """Values, form and place of a mapping whose values all have one form; of none where it is missing."""
+    values = inside.get(key, {})
+    return values, dict.fromkeys(values, form) if isinstance(values, dict) else {}, f"{where}{key}."
 
 
 def _misfit(value: Any, form: Mapping[str, Any], where: str) -> str | None:

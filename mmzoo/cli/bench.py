@@ -37,7 +37,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         )  # fmt: skip
     add("--suite", metavar="FILE", help="a YAML file with these options; options given here win")
     add("--no-references", action="store_true",
-        help="leave out the reference rows: each modality alone, plain joint, and the control joint_unimodal"
+        help="leave out the reference rows: each modality alone (unless a method learns from it), plain joint, and the "
+             "control joint_unimodal"
         )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of the results (default: {DEFAULT_OUT})")
@@ -46,7 +47,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.bench.plan import make_plan
+    from mmzoo.bench.plan import make_plan, to_do
     from mmzoo.bench.store import Store
     from mmzoo.plugins import catalogue
 
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(Path(arguments.out))
     if not arguments.plan:
         store.prepare()
-    missing = [p for p in plan.runs if (row := store.row(p.spec.run_id)) is None or row["status"] == "failed"]
+    missing = to_do(plan, store)
     _print_plan(plan, len(missing), store)
     if arguments.plan:
         return 0
@@ -110,7 +111,8 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
         t = here[0].spec.training
         print(f"  {dataset}: {_count(len(here), 'run')} of {_count(t.epochs, 'epoch')} ({t.optimizer}, lr {t.lr:g}, "
               f"batch {t.batch_size}, schedule {t.schedule}, weight decay {t.weight_decay:g})")  # fmt: skip
-    for role, text in (("method", "method"), ("baseline", "baselines"), ("reference", "references")):
+    titles = {"method": "method", "baseline": "baselines", "reference": "references", "teacher": "teachers"}
+    for role, text in titles.items():
         if named := [label for label, r in methods.items() if r == role]:
             print(f"  {text}: {', '.join(named)}")
     for refused in plan.refused:
@@ -174,6 +176,7 @@ def _print_report(plan: Plan, store: Store, failed: int) -> int:
     asked = {"methods": plan.methods(), "refused": [vars(r) for r in plan.refused]}
     print(render(shown, asked, "md"))
     print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
+    print(f"Each modality by every measure: mmzoo report {store.root} --modalities")
     if failed:
         print(f"mmzoo: {_count(failed, 'run')} failed; log.txt in the run's folder below {store.root / 'runs'} says "
               "why. The same command tries again.", file=sys.stderr)  # fmt: skip

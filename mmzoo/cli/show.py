@@ -84,6 +84,10 @@ def _facts(e: Entry) -> list[str]:
     lines = []
     if e.requires:
         lines.append(f"  needs: {', '.join(e.requires)}")
+    if "teachers" in e.requires:
+        lines.append("  teachers: each modality alone, trained first on the same items with the same seed and budget")
+    if e.extra.get("solo"):
+        lines.append("  alone: cannot be chained with another method or put in a window")
     if e.extra.get("owns"):
         lines.append(f"  replaces: {', '.join(e.extra['owns'])} (cannot be chained with another that does)")
     if e.cost:

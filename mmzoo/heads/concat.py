@@ -32,6 +32,9 @@ class Concat(FusionHead):
     def own(self, modality: str) -> Iterable[nn.Parameter]:
         return [self.weight[modality]]
 
+    def classifier(self, modality: str) -> tuple[Tensor, Tensor]:
+        return self.weight[modality], self.bias / len(self.dims)
+
     def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         parts = [F.linear(z, self.weight[m]) for m, z in features.items()]
         return sum(parts[1:], parts[0]) + self.bias, {}

@@ -24,6 +24,9 @@ class Shared(FusionHead):
         super().__init__(dims, n_classes)
         self.linear = nn.Linear(next(iter(dims.values())), n_classes)
 
+    def classifier(self, modality: str) -> tuple[Tensor, Tensor]:
+        return self.linear.weight, self.linear.bias
+
     def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         own = {m: self.linear(z) for m, z in features.items()}
         return mean_over_present(torch.stack(list(own.values()), 1), present), {"own": own}

@@ -29,6 +29,10 @@ class Sum(FusionHead):
     def own(self, modality: str) -> Iterable[nn.Parameter]:
         return self.linear[modality].parameters()
 
+    def classifier(self, modality: str) -> tuple[Tensor, Tensor]:
+        layer: Any = self.linear[modality]
+        return layer.weight, layer.bias
+
     def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         parts = self._parts(features, present)
         if self.reduce == "sum":

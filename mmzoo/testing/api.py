@@ -11,14 +11,21 @@ import torch
 from mmzoo.encoder import Encoder
 from mmzoo.errors import BadValue
 from mmzoo.strategy import Strategy
-from mmzoo.testing import checks_behaviour, checks_encoder, checks_head, checks_hooks, checks_strategy
+from mmzoo.testing import (
+    checks_behaviour,
+    checks_encoder,
+    checks_evaluation,
+    checks_head,
+    checks_hooks,
+    checks_strategy,
+)
 from mmzoo.testing.cases import EncoderCase, HeadCase, StrategyCase
 from mmzoo.testing.observing import needs_hypothesis
 from mmzoo.testing.report import Check, CheckResult, Kind, Report, chosen, run_check, run_checks
 from mmzoo.testing.tasks import EncoderBuilder, HeadBuilder, TinyEncoder
 
 #: the modules that hold the checks; importing them registers the checks
-CHECK_MODULES = (checks_strategy, checks_hooks, checks_behaviour, checks_head, checks_encoder)
+CHECK_MODULES = (checks_strategy, checks_hooks, checks_behaviour, checks_head, checks_encoder, checks_evaluation)
 
 
 def check_strategy(

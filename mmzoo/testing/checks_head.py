@@ -151,7 +151,7 @@ def check_head_additive(case: HeadCase) -> None:
 
 @contract("head")
 def check_head_unimodal(case: HeadCase) -> None:
-    """The unimodal logits of a modality depend on its own features, and on no other's."""
+    """The unimodal logits of a modality depend on its own features, and on no other's; `classifier` says how."""
     dims = _dims(case, 3)
     head, feats, other = case.build(dims), _features(dims, 5), _features(dims, 5, seed=1)
     base = dict(head(feats).unimodal)
@@ -171,6 +171,12 @@ def check_head_unimodal(case: HeadCase) -> None:
             "other features of it change nothing",
             "key unimodal logits by the name of their modality",
         )
+        if (linear := head.classifier(m)) is not None:
+            gap = difference(base[m], torch.nn.functional.linear(feats[m], *linear), 1e-5)
+            require(
+                gap is None, f"the unimodal logits of {m} are W z + b with the W and b of `classifier`", str(gap),
+                "return the weight (C, D_m) and the whole bias (C,) that `split` uses, or None",
+            )  # fmt: skip
 
 
 def _model(case: HeadCase, n: int, seed: int = 0) -> tuple[MultimodalModel, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mmzoo.evaluation import predict
 from mmzoo.run import Run
 from mmzoo.seeding import seeded
 from mmzoo.strategy import HOOKS
@@ -18,7 +19,6 @@ from mmzoo.testing.observing import attributes, difference, not_finite, random_s
 from mmzoo.testing.report import Skipped, contract, require
 from mmzoo.testing.spies import Restricted, Spy, versions
 from mmzoo.testing.tasks import Task, edited, train
-from mmzoo.trainer import predict
 from mmzoo.types import Batch, Outputs, Pass, Step
 
 PURE = "keep state for gradients, updated, epoch_start or epoch_end; use step.scratch within the step"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mmzoo.errors import Incompatible
+from mmzoo.evaluation import predict
 from mmzoo.heads.concat import Concat
 from mmzoo.run import Run
 from mmzoo.strategy import Strategy
@@ -17,7 +18,6 @@ from mmzoo.testing.cases import StrategyCase, is_combination, neutral_exactly, n
 from mmzoo.testing.observing import attributes, difference, leaked, not_finite, random_state, weights
 from mmzoo.testing.report import CheckFailed, Skipped, contract, require
 from mmzoo.testing.tasks import CoupledConcat, Mixing, Task, build_model, build_run, make_task, train
-from mmzoo.trainer import predict
 
 REGULARISED: Mapping[str, Any] = {"norm": True, "dropout": 0.2}
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-9}
