@@ -74,9 +74,9 @@ def test_what_no_modality_owns_is_shared() -> None:
     dims = {"a": 5, "b": 5}
     assert counted(MultimodalModel(encoders, Shared(dims, 3)), x) == {**own, "head:shared": 2 * linear(5, 3)}
     attend = 2 * (linear(5, 8) + linear(8, 1))
-    feature = MultimodalModel(encoders, Weight(dims, 3, attention=8))
+    feature = MultimodalModel(encoders, Weight(dims, 3, attention=(8,)))
     assert counted(feature, x) == {**own, "head:shared": attend + 2 * linear(5, 3)}
-    level = MultimodalModel(encoders, Weight(dims, 3, level="logit", attention=8, width=7))
+    level = MultimodalModel(encoders, Weight(dims, 3, level="logit", attention=(8,), width=7))
     heads = {f"head:{m}": linear(5, 7) + linear(7, 3) for m in dims}
     attend = 2 * (linear(7, 8) + linear(8, 1))
     assert counted(level, x) == {**own, **heads, "head:shared": attend}

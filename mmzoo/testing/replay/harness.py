@@ -33,11 +33,13 @@ class Given(Encoder):
 def run_on(
     strategy: Strategy, features: Mapping[str, Tensor], target: Tensor, n_classes: int, *, epoch: int = 0
 ) -> Run:
-    """A run in float64 whose single training batch has `features` for inputs and for encoder outputs."""
+    """A run in float64 whose single batch has `features` for inputs and for encoder outputs; it is the slice too, for
+    a strategy that requires one."""
     encoders = {m: Given(z.shape[1]) for m, z in features.items()}
     head = Concat({m: e.out_dim for m, e in encoders.items()}, n_classes)
     model = MultimodalModel(encoders, head).double()
-    run = Run(model, strategy, train=[Batch(dict(features), target, torch.arange(len(target)))])
+    batches = [Batch(dict(features), target, torch.arange(len(target)))]
+    run = Run(model, strategy, train=batches, slice=batches if "slice" in strategy.requires else None)
     run.epoch = epoch
     return run
 
