@@ -23,6 +23,7 @@ BUILT_IN = "mmzoo"
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "float": (int, float), "int": (int,), "bool": (bool,), "str": (str,), "ints": (list, tuple), "strs": (list, tuple),
+    "numbers": (Mapping,),
 }  # fmt: skip
 _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
@@ -48,7 +49,7 @@ _NEEDED: Mapping[str, set[str]] = {
 class Param:
     """One parameter: its type, default and accepted values. A type ending in `?` also takes none.
 
-    range and choices hold for the value, or for each item of a list.
+    range and choices hold for the value, or for each item of a list or of `numbers`, a mapping of names to numbers.
     """
 
     name: str
@@ -65,11 +66,15 @@ class Param:
         if value is None and optional:
             return None
         wrong = isinstance(value, bool) != (base == "bool") or not isinstance(value, _TYPES[base])
-        items = () if wrong else tuple(value) if base in ("ints", "strs") else (value,)
+        several = base in ("ints", "strs", "numbers")
+        items = () if wrong else tuple(value.values() if base == "numbers" else value) if several else (value,)
+        wrong = wrong or (base == "numbers" and not all(isinstance(name, str) for name in value))
         if wrong or any(not self._takes(item) for item in items):
             misspelt = "" if self.choices is None else near_miss(str(value), map(str, self.choices))
             raise BadValue(f"{self.name} must be {self.accepts()}, not {value!r}.{misspelt}")
-        return float(value) if base == "float" else items if base in ("ints", "strs") else value
+        if base == "numbers":
+            return {name: float(item) for name, item in value.items()}
+        return float(value) if base == "float" else items if several else value
 
     def _takes(self, item: Any) -> bool:
         """Whether a value, or one item of a list, has the right type and lies within the limits."""
@@ -78,7 +83,9 @@ class Param:
             isinstance(item, bool) or not isinstance(item, int if base == "ints" else str)
         ):
             return False
-        if base == "float" and not abs(item) <= sys.float_info.max:  # NaN, infinite, or a huge whole number
+        if base == "numbers" and (isinstance(item, bool) or not isinstance(item, (int, float))):
+            return False
+        if base in ("float", "numbers") and not abs(item) <= sys.float_info.max:  # NaN, infinite, or a huge whole one
             return False
         if self.range is not None and not self.range[0] <= item <= self.range[1]:
             return False
@@ -88,7 +95,8 @@ class Param:
         """In words, what may be given."""
         base = self.type.removesuffix("?")
         words = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text",
-                 "ints": "a list of whole numbers", "strs": "a list of names"}[base]  # fmt: skip
+                 "ints": "a list of whole numbers", "strs": "a list of names",
+                 "numbers": "a mapping of names to numbers"}[base]  # fmt: skip
         if self.choices is not None:
             listed = ", ".join(map(str, self.choices))
             words = f"{words} among {listed}" if base in ("ints", "strs") else f"one of {listed}"
@@ -348,6 +356,8 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "a whole number from 1"
     elif key == "cost" and not (isinstance(value, dict) and all(map(_is_number, value.values()))):
         wanted = "a mapping of names to numbers"
+    elif key == "slice_if" and not all(map(_is_condition, value if isinstance(value, list) else [value])):
+        wanted = "a mapping of parameters to lists of values, or a list of such mappings"
     elif key == "paper" and not (isinstance(value, dict) and isinstance(value.get("title"), str)):
         wanted = "a mapping with at least a title"
     elif (
@@ -357,6 +367,10 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
     ):
         wanted = "whole numbers for min and max"
     return wanted and f"must be {wanted}, not {value!r}"
+
+
+def _is_condition(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, list) for v in value.values())
 
 
 def _is_number(value: Any) -> bool:
@@ -418,7 +432,7 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
             ("type", base in _TYPES, f"one of {', '.join(_TYPES)}"),
             (
                 "range",
-                limits is None or (_is_range(limits) and base in ("float", "int", "ints")),
+                limits is None or (_is_range(limits) and base in ("float", "int", "ints", "numbers")),
                 "two numbers, the lower first, and only for numbers",
             ),
             ("choices", choices is None or (isinstance(choices, list) and choices), "a list of values"),

@@ -124,6 +124,8 @@ def shown(value: Any) -> str:
     """A parameter's value as it is written after --set, on one line."""
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k}: {shown(v)}' for k, v in value.items())}}}"
     if isinstance(value, str) and value.isprintable() and value:
         return value
     return repr(value) if isinstance(value, float) else json.dumps(value)
@@ -247,9 +249,15 @@ def _check_owners(catalogue: Catalogue, text: str, names: Sequence[str], parts: 
 
 
 def _uses_slice(strategy: Entry, params: Mapping[str, Any]) -> bool:
-    """Whether a strategy with these parameters learns from the slice: always, or where `slice_if` says so."""
-    condition = strategy.extra.get("slice_if", {})
-    return "slice" in strategy.requires or (bool(condition) and all(params[k] in v for k, v in condition.items()))
+    """Whether a strategy with these parameters learns from the slice: where `slice_if` says so, else by `requires`.
+
+    slice_if: a mapping of parameters to values, all of which must hold, or a list of such mappings, one of which must.
+    """
+    if "slice_if" not in strategy.extra:
+        return "slice" in strategy.requires
+    given = strategy.extra["slice_if"]
+    conditions = given if isinstance(given, list) else [given]
+    return any(all(params[k] in values for k, values in condition.items()) for condition in conditions)
 
 
 def _canonical(catalogue: Catalogue, method: Method) -> str | None:
@@ -344,9 +352,14 @@ def _scalar(value: str, text: str) -> Any:
         read = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise BadValue(
-            f"--set {text!r}: the value is not plain YAML. Write a number, a word, true, false, null or [A, B]."
+            f"--set {text!r}: the value is not plain YAML. Write a number, a word, true, false, null, [A, B] or "
+            "{A: 1, B: 2}."
         ) from None
-    # YAML 1.1 takes 1e-3 for a text; nobody who writes it means one.
+    return {k: _number(v) for k, v in read.items()} if isinstance(read, dict) else _number(read)
+
+
+def _number(read: Any) -> Any:
+    """YAML 1.1 takes 1e-3 for a text; nobody who writes it means one."""
     if isinstance(read, str):
         try:
             return float(read)

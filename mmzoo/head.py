@@ -101,8 +101,8 @@ class FusionHead(nn.Module):
         """Act on the maps (B, C, *spatial) after one stage. Default: identity.
 
         stage: counted from the end, -1 the last. maps: of the modalities that are fed, have this stage, and are there
-        for at least one item (so there may be none); rows of items that lack the modality are zeros. masks: (B, *spatial) bool where a part of
-        a map is padding.
+        for at least one item (so there may be none); rows of items that lack the modality are zeros. masks:
+        (B, *spatial) bool, False where a position of a map is padding.
         """
         return maps
 

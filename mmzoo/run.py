@@ -122,6 +122,11 @@ class Run:
         return distributed.world_size()
 
     @property
+    def forked(self) -> bool:
+        """Whether this run is a fork, which cannot fork again."""
+        return self._forked
+
+    @property
     def steps_per_epoch(self) -> int:
         return len(self._train)
 
@@ -404,15 +409,27 @@ class Run:
             for p in self._group(name):
                 self.optimizer.state.pop(p, None)
 
-    def snapshot(self, group: str) -> dict[str, Tensor]:
-        """A copy of a group's parameters and, for an encoder or an extra module, of its buffers."""
-        return {name: t.detach().clone() for name, t in self._tensors(group).items()}
+    def snapshot(self, group: str, *, optimizer: bool = False) -> dict[str, Any]:
+        """A copy of a group's parameters and, for an encoder or an extra module, of its buffers.
+
+        optimizer: with what the optimizer remembers of them (momentum, moments), under "optimizer".
+        """
+        tensors = self._tensors(group)
+        kept: dict[str, Any] = {name: t.detach().clone() for name, t in tensors.items()}
+        if optimizer:
+            memory = self.optimizer.state
+            kept["optimizer"] = {n: copy.deepcopy(dict(memory[t])) for n, t in tensors.items() if t in memory}
+        return kept
 
     @torch.no_grad()
-    def restore(self, group: str, snapshot: Mapping[str, Tensor]) -> None:
-        """Put a snapshot back."""
+    def restore(self, group: str, snapshot: Mapping[str, Any]) -> None:
+        """Put a snapshot back, the optimizer's memory too where the snapshot holds it."""
         for name, t in self._tensors(group).items():
             t.copy_(snapshot[name])
+            if "optimizer" in snapshot:
+                self.optimizer.state.pop(t, None)
+                if name in snapshot["optimizer"]:
+                    self.optimizer.state[t] = copy.deepcopy(dict(snapshot["optimizer"][name]))
         self.log(f"edit/{group}", 1.0)
 
     @torch.no_grad()

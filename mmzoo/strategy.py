@@ -27,6 +27,7 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     "param_groups": ("groups",),
     "epoch_start": ("run",),
     "epoch_end": ("run", "metrics"),
+    "window_end": ("run",),
     "plan": ("step", "passes"),
     "features": ("step", "feats"),
     "outputs": ("step", "out"),
@@ -72,9 +73,10 @@ class Strategy:
     neutral: ClassVar[Mapping[str, Any] | None] = None
     neutral_how: ClassVar[str] = "exact"
     #: whole-model forwards and backwards a batch, on top of nothing (plain training: 1 and 1); what is done once an
-    #: epoch instead goes under "forward_epoch" and "backward_epoch". Methods that compare sets of modalities
-    #: (Run.coalitions) add under "forward_coalition" and "backward_coalition" what each of the 2^M - 2 sets takes where
-    #: the head acts between the stages of the encoders; with other heads it takes nothing.
+    #: epoch instead goes under "forward_epoch" and "backward_epoch", and how often an epoch the whole slice is gone
+    #: through under "slice". Methods that compare sets of modalities (Run.coalitions) add under "forward_coalition" and
+    #: "backward_coalition" what each of the 2^M - 2 sets takes where the head acts between the stages of the encoders;
+    #: with other heads it takes nothing.
     cost: ClassVar[Mapping[str, float]] = {"forward": 1, "backward": 1}
     #: the attributes that make up the state: tensors, numbers, strings and containers of them
     state: ClassVar[tuple[str, ...]] = ()
@@ -110,6 +112,9 @@ class Strategy:
 
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
         """After each epoch, with the metrics on the strategy's own slice (empty unless `slice` is required)."""
+
+    def window_end(self, run: Run) -> None:
+        """After `epoch_end` of the last epoch of a Window: take back what would outlast it (run.set_lr_scale)."""
 
     # 5-11: in each pass
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
@@ -212,6 +217,9 @@ class Wrapper(Strategy):
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
         self.inner.epoch_end(run, metrics)
 
+    def window_end(self, run: Run) -> None:
+        self.inner.window_end(run)
+
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         return self.inner.plan(step, passes)
 
@@ -247,7 +255,8 @@ class Window(Wrapper):
     """`inner` in epochs `first` to `last` only, both inclusive, counted from 0.
 
     A float in [0, 1] is a share of the run: Window(s, 0.0, 0.5) is the first half. Outside the window every hook
-    returns its input; `setup`, `param_groups`, `predict` and the state belong to the whole run.
+    returns its input, and `window_end` has taken back what would last; `setup`, `param_groups`, `predict` and the
+    state belong to the whole run.
     """
 
     def __init__(self, inner: Strategy, first: int | float = 0, last: int | float | None = None) -> None:
@@ -258,8 +267,8 @@ class Window(Wrapper):
             raise BadValue(f"a window must not end before it starts: {first}-{last}.")
         self.first, self.last = first, last
 
-    def _open(self, run: Run) -> bool:
-        return run.epoch in open_epochs(self.first, self.last, run.n_epochs)
+    def _open(self, run: Run, later: int = 0) -> bool:
+        return run.epoch + later in open_epochs(self.first, self.last, run.n_epochs)
 
     def epoch_start(self, run: Run) -> None:
         if self._open(run):
@@ -268,6 +277,12 @@ class Window(Wrapper):
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
         if self._open(run):
             self.inner.epoch_end(run, metrics)
+            if self.last is not None and not self._open(run, later=1):
+                self.inner.window_end(run)
+
+    def window_end(self, run: Run) -> None:
+        if self._open(run):
+            self.inner.window_end(run)
 
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         return self.inner.plan(step, passes) if self._open(step.run) else passes
@@ -340,6 +355,10 @@ class Chain(Strategy):
         for part in self.parts:
             part.epoch_end(run, metrics)
 
+    def window_end(self, run: Run) -> None:
+        for part in self.parts:
+            part.window_end(run)
+
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         for part in self.parts:
             passes = part.plan(step, passes)
@@ -392,7 +411,7 @@ class Chain(Strategy):
 def _chained_cost(parts: Sequence[Strategy]) -> dict[str, float]:
     """What the parts cost together: the one forward and backward of training is shared."""
     cost: dict[str, float] = {k: 1 + sum(p.cost[k] - 1 for p in parts) for k in ("forward", "backward")}
-    for k in ("forward_epoch", "backward_epoch", "forward_coalition", "backward_coalition"):
+    for k in ("forward_epoch", "backward_epoch", "slice", "forward_coalition", "backward_coalition"):
         if extra := sum(p.cost.get(k, 0) for p in parts):
             cost[k] = extra
     return cost

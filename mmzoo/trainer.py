@@ -86,11 +86,12 @@ def fit(
                 raise
             raise Diverged(f"epoch {epoch}: a loss is not finite. {_CURE}") from error
         scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()))
+        # Before the epoch ends: a strategy may put other weights in place then, and those have not been scored.
+        selection.offer(epoch, scores[metric], scores["loss"], run)
         logged = run.end_epoch(scores["loss"])
         for name, value in {**logged, "holdout loss": scores["loss"]}.items():
             if not math.isfinite(value):
                 raise Diverged(f"epoch {epoch}: {name} is {value}. {_CURE}")
-        selection.offer(epoch, scores[metric], scores["loss"], run)
         on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
     if not selection.weights:
         scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()))

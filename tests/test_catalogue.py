@@ -24,7 +24,8 @@ BUILT_INS = Catalogue(ENTRIES)
 WITH_CODE = [e for e in ENTRIES if e.kind != "methods"]
 RECIPES = [e for e in ENTRIES if e.kind == "methods"]
 BASES = {"strategies": Strategy, "heads": FusionHead, "encoders": Encoder}
-KIND_OF = {float: "float", int: "int", bool: "bool", str: "str", Sequence[int]: "ints", Sequence[str]: "strs"}
+KIND_OF = {float: "float", int: "int", bool: "bool", str: "str", Sequence[int]: "ints", Sequence[str]: "strs",
+           Mapping[str, float]: "numbers"}  # fmt: skip
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
 each_with_code = pytest.mark.parametrize("entry", WITH_CODE, ids=lambda e: e.id)
 each_strategy = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "strategies"], ids=lambda e: e.name)

@@ -47,9 +47,11 @@ def parts(kind: str) -> list[tuple[str, dict]]:
 @pytest.mark.parametrize("method", methods(), ids=lambda m: m.label)
 def test_strategy(method: Method) -> None:
     head = catalogue().get("heads", method.head).load()
+    trains_copies = build_strategy(catalogue(), method.parts).cost["backward"] > 2
     check_strategy(
         lambda: build_strategy(catalogue(), method.parts),
         head=lambda dims, n_classes: head(dims, n_classes, **method.head_params),
+        draws=3 if trains_copies else 10,
     )
 
 

@@ -22,9 +22,12 @@ from mmzoo.heads.shared import Shared
 from mmzoo.strategies.agm import AGM
 from mmzoo.strategies.domfn import DOMFN
 from mmzoo.strategies.dynamic_gap import DynamicGap
+from mmzoo.strategies.gblend import GBlend
 from mmzoo.strategies.greedy import Greedy
 from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.strategies.mla import MLA
+from mmzoo.strategies.mses import MSES
+from mmzoo.strategies.mslr import MSLR
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
 from mmzoo.strategies.tmc import TMC
@@ -33,6 +36,8 @@ from mmzoo.strategies.umt import UMT
 STRATEGIES: dict[str, Any] = {
     "plain": Strategy, "joint_unimodal": JointUnimodal, "ogm": OGM, "pmr": lambda: PMR(fraction=1.0),
     "dynamic_gap": DynamicGap, "dynamic_gap_kl": lambda: DynamicGap(matching="kl_to_mean"),
+    "gblend": lambda: GBlend(warmup=1, super_epoch=1), "mses": lambda: MSES(patience=0),
+    "mslr": lambda: MSLR(memory=1), "mslr_smart": lambda: MSLR(mode="smart", points=2),
     "agm": AGM, "agm_detached": lambda: AGM(gradient="detached"), "mla": MLA, "umt": UMT,
     "greedy": lambda: Greedy(epsilon=1e-3, window=2),
     "tmc": TMC, "domfn": lambda: DOMFN(pretrain=1, tau=0.01),
@@ -48,7 +53,9 @@ def batches(part: slice) -> list[Batch]:
 
 def trained(name: str, part: slice) -> dict[str, torch.Tensor]:
     training = Training(lr=0.05, epochs=2, weight_decay=0.01)
-    r = Run(model(head=HEADS.get(name, Concat)).double(), STRATEGIES[name](), train=batches(part), training=training)
+    strategy, own = STRATEGIES[name](), batches(part)
+    apart = own if "slice" in strategy.requires else None
+    r = Run(model(head=HEADS.get(name, Concat)).double(), strategy, train=own, slice=apart, training=training)
     return weights(train(r, 2).model)
 
 

@@ -14,6 +14,7 @@ import pytest
 from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
 from mmzoo.cli import main
 from mmzoo.cli.list import method_table
+from mmzoo.config import read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -80,3 +81,10 @@ def test_every_python_block_runs(tmp_path: Path) -> None:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]), "MMZOO_PLUGINS": ""}
         done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0, f"block {i}:\n{done.stderr}"
+
+
+def test_the_suite_of_all_methods_names_them_all() -> None:
+    known = Catalogue(read_entries(built_in_path(), BUILT_IN))
+    suite = read_suite(ROOT / "benchmarks" / "methods.yaml", known)
+    added = {e.name for e in known.entries("methods") if e.extra.get("each_modality")} | {"concat", "joint_unimodal"}
+    assert {suite["method"], *suite["baselines"]} | added == {e.name for e in known.entries("methods")}

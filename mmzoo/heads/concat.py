@@ -33,7 +33,7 @@ class Concat(FusionHead):
         return [self.weight[modality]]
 
     def classifier(self, modality: str) -> tuple[Tensor, Tensor]:
-        return self.weight[modality], self.bias / len(self.dims)
+        return self.weight[modality], self.bias.div(len(self.dims))
 
     def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         parts = [F.linear(z, self.weight[m]) for m, z in features.items()]

@@ -265,12 +265,13 @@ def check_cost(case: StrategyCase) -> None:
         a_batch = cost[what] + cost.get(f"{what}_coalition", 0) * sets
         # One more an epoch is allowed: a share of the epoch's batches is rounded up to a whole one.
         allowed = a_batch * run.steps_per_epoch + cost.get(f"{what}_epoch", 0) + 1
+        allowed += cost.get("slice", 0) * slices if what == "forward" else 0
         require(
             number <= allowed + 1e-6,
             f"an epoch of {run.steps_per_epoch} batches takes at most {allowed:g} {what}s (`cost`, and one more)",
             f"it took {number:g}",
-            f"declare cost[{what!r}] a batch and, for what is done once an epoch, "
-            f"cost['{what}_epoch']; call the model only through run.forward and run.backward",
+            f"declare cost[{what!r}] a batch; for what is done once an epoch cost['{what}_epoch'], and for passes over "
+            "the slice cost['slice']; call the model only through run.forward and run.backward",
         )
 
 

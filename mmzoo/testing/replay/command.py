@@ -14,7 +14,7 @@ from mmzoo.errors import BadValue
 from mmzoo.testing.replay.registry import Case, Result, cases_of, replay
 
 #: The modules that register the library's own cases.
-OWN = ("rebalancing", "fusion", "affine", "agm", "channel", "evidence", "scores", "teachers")
+OWN = ("rebalancing", "fusion", "affine", "agm", "channel", "evidence", "gblend", "scores", "teachers")
 
 
 def load_own() -> None:

@@ -35,14 +35,16 @@ def run_on(
     strategy: Strategy, features: Mapping[str, Tensor], target: Tensor, n_classes: int, *, epoch: int = 0,
     head: FusionHead | None = None,
 ) -> Run:  # fmt: skip
-    """A run in float64 whose single training batch has `features` for inputs and for encoder outputs.
+    """A run in float64 whose single batch has `features` for inputs and for encoder outputs; it is the slice too, for
+    a strategy that requires one.
 
     head: with its weights; Concat where none is given.
     """
     encoders = {m: Given(z.shape[1]) for m, z in features.items()}
     head = Concat({m: e.out_dim for m, e in encoders.items()}, n_classes) if head is None else head
     model = MultimodalModel(encoders, head).double()
-    run = Run(model, strategy, train=[Batch(dict(features), target, torch.arange(len(target)))])
+    batches = [Batch(dict(features), target, torch.arange(len(target)))]
+    run = Run(model, strategy, train=batches, slice=batches if "slice" in strategy.requires else None)
     run.epoch = epoch
     return run
 

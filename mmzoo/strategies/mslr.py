@@ -1,0 +1,197 @@
+"""Learning rates of single modalities: kept from unimodal training, scaled together, or led by the slice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmzoo.api import Incompatible, Pass, Run, Step, Strategy
+
+#: a compounded factor stays within these bounds: an accuracy of zero would otherwise end a modality's training for good
+BOUNDS = (1e-3, 1e3)
+
+
+def ratio(before: Sequence[float], accuracy: float, memory: int = 5, include_current: bool = False) -> float | None:
+    """An epoch's accuracy over the mean of the `memory` accuracies before it; None while there are fewer.
+
+    include_current: over the mean of the last `memory` ones, itself among them. 1 where the mean is zero.
+    """
+    recent = [*before, accuracy][-memory:] if include_current else before[-memory:]
+    if len(recent) < memory:
+        return None
+    mean = math.fsum(recent) / memory
+    return accuracy / mean if mean > 0 else 1.0
+
+
+def grid(points: int, span: float) -> list[float]:
+    """`points` factors from 1 / span to span in equal steps of their logarithm, those nearest to 1 first."""
+    steps = [(2 * i - points + 1) / max(1, points - 1) for i in range(points)]
+    return [span**x for x in sorted(steps, key=abs)]
+
+
+class MSLR(Strategy):
+    """Modality-specific learning rates (Yao & Mihalcea, Findings of ACL 2022).
+
+    The scheduled rate of a modality's encoder and of its part of the head (scope="encoder": of its encoder alone) is
+    multiplied by a factor. The rate is scaled, never the gradient, which is the same for plain SGD only.
+
+    mode="keep": the factor c_u that was best for modality u alone. `factors` gives it as the share of the run's rate (1
+    for who is not named); where none are given, each modality is trained alone, on copies from the weights at
+    hand and for a share `trial` of the run, with `points` rates from 1 / span to span times the run's, and the one with
+    the highest accuracy on the slice is taken (ties: the lower loss, then the rate nearest to the run's).
+
+    mode="smart": c_u s. What the paper calls smart could not be verified; here one s for all modalities is searched on
+    top of the kept rates, over the same grid with copies of the joint model.
+
+    mode="dynamic": c_u q_u, with c_u from `factors` or 1. After each epoch q_u is the accuracy of the modality's own
+    logits on the slice over the mean of the `memory` epochs before (see `ratio`), 1 until there are so many; it holds from
+    the next epoch on. These are the rule and the options of the two public forms: that of the authors of AGM (ICCV 2023;
+    default), and one (include_current, compound, period=5, scope="encoder") that multiplies the rate at hand every
+    `period` epochs by a ratio to a mean with the present accuracy in it.
+
+    Raises Incompatible for factors of names that are no modality. Within a fork the factors stay as they are.
+    """
+
+    requires = frozenset({"unimodal", "slice"})
+    min_modalities = 2
+    neutral = {"mode": "keep", "factors": {}}  # noqa: RUF012
+    state = ("found", "shared", "accuracies", "ratios", "measured")
+    cost = {"forward": 1, "backward": 1, "slice": 1}  # noqa: RUF012
+
+    def __init__(
+        self, *, mode: Literal["dynamic", "keep", "smart"] = "dynamic", factors: Mapping[str, float] | None = None,
+        scope: Literal["branch", "encoder"] = "branch", memory: int = 5, period: int = 1, include_current: bool = False,
+        compound: bool = False, points: int = 5, span: float = 10.0, trial: float = 0.25,
+    ) -> None:  # fmt: skip
+        self.mode = mode
+        self.factors = factors
+        self.scope = scope
+        self.memory = memory
+        self.period = period
+        self.include_current = include_current
+        self.compound = compound
+        self.points = points
+        self.span = span
+        self.trial = trial
+        self._declare()
+        self.found: dict[str, float] = {}
+        self.shared = 0.0
+        self.accuracies: dict[str, list[float]] = {}
+        self.ratios: dict[str, float] = {}
+        self.measured = 0
+
+    def _declare(self) -> None:
+        """What the chosen mode needs and costs. All modalities alone are together one forward, like the joint model."""
+        if self.mode == "dynamic":
+            return
+        searches = (self.factors is None) + (self.mode == "smart")
+        self.requires = frozenset({"slice"} if searches else ())  # type: ignore[misc]
+        passes = 1 + searches * self.points * self.trial
+        self.cost = {"forward": passes, "backward": passes}  # type: ignore[misc]
+
+    def setup(self, run: Run) -> None:
+        if unknown := sorted(set(self.factors or {}) - set(run.modalities)):
+            raise Incompatible(
+                f"MSLR has factors for {', '.join(unknown)}; the modalities here are {', '.join(run.modalities)}. "
+                "Name those in factors: {...: 0.5}."
+            )
+
+    def factor(self, modality: str) -> float:
+        """The factor on a modality's learning rate at present."""
+        given = self.found if self.factors is None else self.factors
+        factor = given.get(modality, 1.0)
+        if self.mode == "dynamic":
+            return factor * self.ratios.get(modality, 1.0)
+        return factor * self.shared if self.mode == "smart" and self.shared else factor
+
+    def epoch_start(self, run: Run) -> None:
+        if self.mode != "dynamic" and not run.forked:
+            self._search(run)
+        for m in run.modalities:
+            self._set(run, m, self.factor(m))
+            run.log(f"mslr/{m}", self.factor(m))
+
+    def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
+        if self.mode != "dynamic":
+            return
+        for m, accuracy in _accuracies(run, metrics["unimodal"]).items():
+            before = self.accuracies.get(m, [])
+            found = ratio(before, accuracy, self.memory, self.include_current)
+            if found is not None and self.measured % self.period == 0:
+                compounded = min(BOUNDS[1], max(BOUNDS[0], self.ratios.get(m, 1.0) * found))
+                self.ratios[m] = compounded if self.compound else found
+            self.accuracies[m] = [*before, accuracy][-self.memory :]
+        self.measured += 1
+
+    def window_end(self, run: Run) -> None:
+        for m in run.modalities:
+            self._set(run, m, 1.0)
+
+    def _set(self, run: Run, modality: str, factor: float) -> None:
+        parts = ("encoder",) if self.scope == "encoder" else ("encoder", "head")
+        for group in run.model.groups().keys() & {f"{part}:{modality}" for part in parts}:
+            run.set_lr_scale(group, factor)
+
+    def _search(self, run: Run) -> None:
+        """Find what is not there yet; each trial is a copy trained from the weights at hand."""
+        tried = grid(self.points, self.span)
+        epochs = max(1, round(self.trial * (run.n_epochs - run.epoch)))
+        if self.factors is None and not self.found:
+            for m in run.modalities:
+                alone = [_Alone(modality=m, factor=x) for x in tried]
+                self.found[m] = tried[_best([_score(run.fork(trial, epochs=epochs), m) for trial in alone])]
+        if self.mode == "smart" and not self.shared:
+            kept = {m: self.factor(m) for m in run.modalities}
+            forms = [MSLR(mode="keep", factors={m: c * x for m, c in kept.items()}, scope=self.scope) for x in tried]
+            self.shared = tried[_best([_score(run.fork(form, epochs=epochs)) for form in forms])]
+
+
+class _Alone(Strategy):
+    """Trains one modality, and what it needs of the head, at a rate of its own."""
+
+    def __init__(self, *, modality: str, factor: float) -> None:
+        self.modality = modality
+        self.factor = factor
+
+    def epoch_start(self, run: Run) -> None:
+        for group in run.model.groups():
+            run.set_lr_scale(group, self.factor)
+
+    def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
+        return [replace(p, present=frozenset({self.modality})) for p in passes]
+
+    def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        step.keep = step.here(self.modality)
+        return feats
+
+
+@torch.no_grad()
+def _score(run: Run, modality: str | None = None) -> tuple[float, float]:
+    """Accuracy and minus the mean loss on the slice, of all modalities or of one alone over the items that have it."""
+    total = torch.zeros(3, dtype=torch.float64, device=run.device)
+    for batch in run.strategy_holdout("mslr"):
+        logits = run.forward(batch, present=None if modality is None else [modality], mode="eval").logits
+        here = None if modality is None else Step(run, batch).here(modality)
+        counts = torch.ones_like(batch.target, dtype=total.dtype) if here is None else here.to(total.dtype)
+        hits = (logits.argmax(1) == batch.target).to(total.dtype)
+        losses = F.cross_entropy(logits, batch.target, reduction="none").to(total.dtype)
+        total += torch.stack([(hits * counts).sum(), -(losses * counts).sum(), counts.sum()])
+    hits, loss, n = run.reduce(total).tolist()
+    return (hits / n, loss / n) if n and math.isfinite(loss) else (-1.0, -math.inf)
+
+
+def _best(scores: Sequence[tuple[float, float]]) -> int:
+    return max(range(len(scores)), key=scores.__getitem__)
+
+
+def _accuracies(run: Run, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """modality -> its accuracy, for those that some item has; the mean over processes, so that all decide the same."""
+    known = [[scores[m]["acc"], 1.0] if m in scores else [0.0, 0.0] for m in run.modalities]
+    means = run.reduce(torch.tensor(known, dtype=torch.float64, device=run.device)).tolist()
+    return {m: total / share for m, (total, share) in zip(run.modalities, means) if share}
