@@ -468,6 +468,9 @@ def test_decisions(seed: int, views: int, classes: int) -> None:
         assert torch.equal(scores[i], p_joint[i] if trusted[i] else p[i, confident])
     tied = torch.tensor([[[0.2, 0.7, 0.1], [0.7, 0.1, 0.2]]])
     assert domfn.decision(tied, tied[:, 0], torch.tensor([False]))[1].tolist() == [0]
+    sure_but_absent = torch.tensor([[[0.1, 0.9, 0.0], [0.5, 0.3, 0.2]]])
+    scores, whose = domfn.decision(sure_but_absent, tied[:, 0], torch.tensor([False]), torch.tensor([[False, True]]))
+    assert whose.tolist() == [1] and torch.equal(scores, sure_but_absent[:, 1])
 
 
 def test_the_sigmoid_cross_entropy_cannot_reach_zero() -> None:

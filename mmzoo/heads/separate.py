@@ -49,6 +49,10 @@ class Separate(FusionHead):
         blocks = [] if self.blocks is None else self.blocks.own(modality)
         return [*self.linear[modality].parameters(), *blocks]
 
+    def classifier(self, modality: str) -> tuple[Tensor, Tensor]:
+        layer: Any = self.linear[modality]
+        return layer.weight, layer.bias
+
     def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         return self.joint(self._joined(features, present)), {}
 
