@@ -159,7 +159,7 @@ class Entry:
     def preset(self, name: Any) -> dict[str, Any]:
         """The parameters that authors use on one data set. Raises UnknownName with the nearest known name."""
         known = self.extra.get("presets", {})
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             see = f"See: mmzoo show {self.name}"
             raise unknown(f"preset of {SINGULAR[self.kind]} {self.name}", str(name), known, see=see)
         return self.check_params(known[name])
@@ -379,6 +379,11 @@ def _is_number(value: Any) -> bool:
 
 def _check_presets(document: Document, key: Key, body: Mapping[str, Any], params: Mapping[str, Param]) -> None:
     """Note what would otherwise come up only when a bench names one preset or the other."""
+    conditions = body.get("slice_if", [])
+    for condition in conditions if isinstance(conditions, list) else [conditions]:
+        for param in condition:
+            if param not in params:
+                document.fault((*key, "slice_if", param), f"no such parameter.{near_miss(str(param), params)}")
     if "preset" in params:
         document.fault((*key, "params", "preset"), "preset is how a set of parameters is chosen: take another name")
     for name, given in body.get("presets", {}).items():

@@ -476,6 +476,9 @@ def _check_setting(catalogue: Catalogue, key: str, value: Any) -> None:
     named = [catalogue.get(kind, scope) for kind in KINDS if catalogue.has(kind, scope)]
     for method in [e for e in named if e.kind == "methods"]:
         named.append(catalogue.get("strategies", method.extra["strategy"], method.package))
+    if name == "preset" and (strategies := [e for e in named if e.kind == "strategies"]):
+        strategies[-1].preset(value)
+        return
     takers = [e for e in named if name in e.params]
     if any(e.kind in ("methods", "strategies") for e in named):  # which head these go with is not known yet
         takers += [h for h in catalogue.entries("heads") if name.removeprefix("head.") in h.params]

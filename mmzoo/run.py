@@ -98,7 +98,7 @@ class Run:
         self._teachers: Teachers = own if _forked_from is None else _forked_from._teachers
         if state is not None:
             strategy.load_state_dict(_on(state["strategy"], self.device))
-            self._teachers.load(self, state.get("teachers", {}))
+            self._teachers.load(self, state["teachers"] if "teachers" in state else self._teachers.state_dict())
         strategy.setup(self)
         groups = self._param_groups(own_rates=optimizer is None)
         self.optimizer = optimizer(groups) if optimizer else build_optimizer(groups, self.training)
@@ -376,6 +376,8 @@ class Run:
             child._schedule.load_state_dict(copy.deepcopy(self._schedule.state_dict()))
             child._lr_scale = dict(self._lr_scale)
         for _ in range(epochs):
+            if child.stopped:
+                break
             child.train_epoch()
             child.end_epoch()
         return child

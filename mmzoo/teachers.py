@@ -78,14 +78,30 @@ class Teachers:
         return self._ready[modality]
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights of the teachers that the run itself has trained. Given ones are given again on resume."""
-        return {m: copy.deepcopy(self._ready[m].state_dict()) for m in self._own}
+        """The weights of the teachers that the run itself has trained, and of the encoders that the others would start
+        from. Of those that were given the names: they are given again on resume."""
+        return {
+            "own": {m: copy.deepcopy(self._ready[m].state_dict()) for m in self._own},
+            "fresh": {m: copy.deepcopy(encoder.state_dict()) for m, encoder in self._fresh.items()},
+            "given": [m for m in self._ready if m not in self._own],
+        }
 
     def load(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Take over the teachers of a checkpoint; one that is given to the new run goes before."""
-        for modality in [m for m in state if m in self._fresh]:
+        """Take over the teachers of a checkpoint; one that is given to the new run goes before.
+
+        Raises BadValue where one was given then and is not now: the run would go on under another.
+        """
+        if missing := [m for m in state["given"] if m not in self._ready]:
+            raise BadValue(
+                f"the run was begun with teachers of {', '.join(missing)} that were given to it: give the same again, "
+                "Run(..., teachers={modality: model}, state=...)."
+            )
+        for modality, weights in state["fresh"].items():
+            if modality in self._fresh:
+                self._fresh[modality].load_state_dict(weights)
+        for modality in [m for m in state["own"] if m in self._fresh]:
             model = self._untrained(run, modality)
-            model.load_state_dict(state[modality])
+            model.load_state_dict(state["own"][modality])
             self._keep(modality, model)
 
     def _untrained(self, run: Run, modality: str) -> MultimodalModel:

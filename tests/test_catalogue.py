@@ -324,8 +324,14 @@ strategies:
     summary: x
     params: {k: {type: int, default: 1}, preset: {type: int, default: 1}}
     presets: {good: {k: 2}, bad: {k: x, l: 1}}
+    slice_if: {m: [1]}
 """
     faults = listed(text, tmp_path)
-    assert len(faults) == 3
-    for part in ("params.preset: preset is how", "presets.bad.k", "presets.bad.l: no parameter 'l'"):
+    assert len(faults) == 4
+    for part in (
+        "params.preset: preset is how",
+        "presets.bad.k",
+        "slice_if.m: no such parameter",
+        "presets.bad.l: no parameter 'l'",
+    ):
         assert any(part in f for f in faults), part

@@ -263,3 +263,16 @@ def test_presets_of_a_strategy_give_way_to_what_is_set_beside_them(
     assert (both["alpha"], both["form"]) == (0.7, "journal")
     with pytest.raises(MmzooError, match=r"preset of strategy ogm 'cremed'.*cremad"):
         resolve("ogm", ("ogm.preset", "cremed"))
+
+
+def test_a_preset_may_stand_in_a_suite_and_must_be_a_name(
+    catalogue: Catalogue, resolve: Callable[..., Method], tmp_path: Path
+) -> None:
+    suite = tmp_path / "s.yaml"
+    suite.write_text("method: ogm\nset: {ogm.preset: vggsound}\n", encoding="utf-8")
+    assert read_suite(suite, catalogue)["settings"] == (("ogm.preset", "vggsound"),)
+    suite.write_text("method: ogm\nset: {ogm.preset: vgsound}\n", encoding="utf-8")
+    with pytest.raises(BadValue, match="vggsound"):
+        read_suite(suite, catalogue)
+    with pytest.raises(MmzooError, match="preset of strategy ogm"):
+        resolve("ogm", ("ogm.preset", ["vggsound"]))

@@ -369,7 +369,7 @@ def test_given_teachers_are_copied_and_those_missing_are_trained() -> None:
     r = run(UMT(), teachers={"a": theirs})
     assert equal(weights(r.teacher("a")), weights(theirs)) and r.teacher("a") is not theirs
     assert not frozen(theirs) and frozen(r.teacher("a")) and frozen(r.teacher("b"))
-    assert list(r.state_dict()["teachers"]) == ["b"]
+    assert list(r.state_dict()["teachers"]["own"]) == ["b"]
     assert equal(weights(r.teacher("b")), weights(run(UMT()).teacher("b")))
     assert r.cost.forward == pytest.approx(4 * r.steps_per_epoch / 2)
     double = run(Needs(), model().double(), teachers={"a": theirs}, train=[_double()])
@@ -413,7 +413,7 @@ def test_a_checkpoint_holds_the_teachers_that_the_run_has_trained() -> None:
     assert equal(weights(resumed.model), weights(straight.model))
     assert vars(resumed.cost) == vars(straight.cost)
     given = {m: straight.teacher(m) for m in "ab"}
-    assert run(UMT(), model(norm=True), teachers=given).state_dict()["teachers"] == {}
+    assert run(UMT(), model(norm=True), teachers=given).state_dict()["teachers"]["own"] == {}
 
 
 def test_a_checkpoint_from_before_there_were_teachers_still_loads() -> None:
@@ -628,3 +628,27 @@ def test_predict_of_ume_replaces_the_logits_only() -> None:
     said = UME().predict(out)
     assert said.unimodal is own and said.ranking is None
     torch.testing.assert_close(said.scores, torch.stack([z.softmax(-1) for z in own.values()]).mean(0))
+
+
+class AsksLate(Strategy):
+    """Asks for a teacher in its second epoch only."""
+
+    requires = frozenset({"teachers"})
+
+    def epoch_start(self, run: Run) -> None:
+        if run.epoch == 1:
+            run.teacher("a")
+
+
+def test_a_teacher_made_after_a_checkpoint_is_that_of_the_run_that_went_on() -> None:
+    straight, first = train(run(AsksLate()), 2), train(run(AsksLate()), 1)
+    second = train(run(AsksLate(), first.model, state=first.state_dict()), 1)
+    assert equal(weights(straight.teacher("a")), weights(second.teacher("a")))
+
+
+def test_a_run_begun_with_given_teachers_wants_them_again() -> None:
+    given = {m: run(UMT()).teacher(m) for m in "ab"}
+    state = run(UMT(), teachers=given).state_dict()
+    with pytest.raises(BadValue, match=r"teachers of a, b .* give the same again"):
+        run(UMT(), state=state)
+    run(UMT(), teachers=given, state=state)

@@ -165,7 +165,6 @@ def _excuses(group: Group) -> list[str]:
 
 def _reading(groups: Sequence[Group]) -> list[str]:
     counts = [len(g.by_seed(main_score)) for g in groups]
-    n = max(counts, default=0)
     notes = ["The epoch is chosen on holdout (ties: lower holdout loss); test is scored on every item. "
              "items: training items. seconds: training, evaluation on holdout included. Forwards and backwards count "
              "whole-model passes over a batch. Δ is to plain training with the same head, budget and items; "

@@ -46,9 +46,10 @@ def run_one(
 ) -> Row:  # fmt: skip
     """Train and score one run and write its row; the row alone if it is there already.
 
-    Continues from the run's checkpoint where there is one. checkpoint_every: seconds between checkpoints, i.e. the
-    most work that a kill can cost. on_epoch is told how many epochs are done, and of how many. A run that diverges,
-    or that turns out not to be possible, gives a row that says so. The runs that it learns from are done first where
+    Continues from the run's checkpoint where there is one. checkpoint_every: seconds between checkpoints, which are
+    taken between epochs: a kill costs at most that and the epoch under way, with what a strategy tries out in it.
+    on_epoch is told how many epochs are done, and of how many. A run that diverges, or that turns out not to be
+    possible, gives a row that says so. The runs that it learns from are done first where
     the store lacks them or their weights.
     """
     spec = planned.spec
@@ -111,7 +112,6 @@ class _Session:
         model = build_model(self.catalogue, spec, data)
         strategy = build_strategy(self.catalogue, spec.parts)
         saved = self._load_checkpoint()
-        set_threads(model, self.device)
         size = spec.training.batch_size
         apart = "slice" in strategy.requires
         parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
@@ -122,6 +122,7 @@ class _Session:
         self.teacher_seconds = sum(row["timing"]["seconds"] for row in rows)
         # A pass over one of M modalities is 1/M of one over the whole model.
         lessons = {k: sum(row["cost"][k] for row in rows) / len(model.modalities) for k in ("forward", "backward")}
+        set_threads(model, self.device)  # after the teachers, which may have been trained here
         run = Run(
             model, strategy, train=train, slice=data.loader("slice", batch_size=size) if apart else None,
             training=spec.training, seed=spec.seed, device=self.device, state=saved and saved["run"],

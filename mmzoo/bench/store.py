@@ -27,7 +27,7 @@ _ROW = {"schema": int, "run_id": str, "config_id": str, "dataset": str, "method"
                  "training": {"optimizer": str, "lr": float, "epochs": int}}}  # fmt: skip
 _SCORED = {"metrics": {**_SCORES, "last": _SCORES, "main_metric": str, "modalities": dict, "own_logits": str,
                        "gap": {"own": float, "probe": float}, "n_scored": int},
-           "cost": {"forward": float, "backward": float}}  # fmt: skip
+           "cost": {"forward": float, "backward": float, "train_items": float}, "hashes": dict}  # fmt: skip
 _PART = {"strategy": str, "params": dict}
 #: what rows of earlier versions lack: by ablation, and by parameter group
 _ABLATED, _SHARE = {**_SCORES, "word": str}, {"value": float, "word": str}
@@ -160,8 +160,12 @@ def _fault(row: Any, run_id: str) -> str | None:
         return f"it says run_id {row['run_id']!r}, but lies in the folder of {run_id}"
     if row["status"] not in STATUSES:
         return f"status {row['status']!r} is none of {', '.join(STATUSES)}"
-    if not isinstance(row.get("modality"), (str, type(None))):
-        return f"modality must be a text or null, not {row['modality']!r}"
+    if not isinstance(row.get("modality", 0), (str, type(None))):
+        return f"modality must be a text or null, not {row.get('modality', 'missing')!r}"
+    if not isinstance(row["spec"].get("modalities", 0), (list, type(None))):
+        return f"spec.modalities must be a list or null, not {row['spec'].get('modalities', 'missing')!r}"
+    if not isinstance(row.get("warnings", {}), dict):
+        return f"warnings must be a mapping, not {row['warnings']!r}"
     for part in row["spec"]["parts"]:
         if fault := _misfit(part, _PART, "spec.parts."):
             return fault
