@@ -276,7 +276,10 @@ class Window(Wrapper):
 
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
         if self._open(run):
+            before = run.stopped
             self.inner.epoch_end(run, metrics)
+            if self.last is not None and not before and run.epoch + 1 < run.n_epochs:
+                run.stopped = False  # a part that is done with its window is not the end of the run
             if self.last is not None and not self._open(run, later=1):
                 self.inner.window_end(run)
 

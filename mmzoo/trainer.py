@@ -76,6 +76,7 @@ def fit(
     epoch and loss term, at the end of an epoch with a value that is not finite.
     """
     selection = Selection() if selection is None else selection
+    edited = False
     while run.epoch < run.n_epochs and not run.stopped:
         epoch = run.epoch
         try:
@@ -93,7 +94,8 @@ def fit(
             if not math.isfinite(value):
                 raise Diverged(f"epoch {epoch}: {name} is {value}. {_CURE}")
         on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
-    if not selection.weights:
+        edited = any(name.startswith("edit/") for name in logged)
+    if not selection.weights or edited:  # what the last epoch's end put in place is a candidate too
         scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()))
-        selection.offer(-1, scores[metric], scores["loss"], run)
+        selection.offer(run.epoch - 1, scores[metric], scores["loss"], run)
     return selection

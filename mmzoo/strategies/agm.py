@@ -130,6 +130,8 @@ class AGM(Strategy):
         self.counts: Tensor | None = None
 
     def outputs(self, step: Step, out: Outputs) -> Outputs:
+        if self.alpha != 0.0 and len(out.features) < 2:
+            step.run.warn("AGM: passes with one modality have nothing to compare, and were left as they are")
         if self.alpha == 0.0 or self.gradient == "detached" or len(out.features) < 2:
             return out
         before = step.run.cost.forward

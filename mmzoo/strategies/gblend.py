@@ -164,8 +164,10 @@ class GBlend(Strategy):
         branches = [*run.modalities, FUSED]
         train, val = torch.stack([self._trial(run, b, length) for b in branches], -1)
         raw = scores(train, val, self.formula, self.eps)
-        if not bool(torch.isfinite(raw).all()) or float(raw.sum()) == 0.0:
+        if not bool(torch.isfinite(raw).all()) or not float(raw.sum()) > 0.0:
+            # A negative sum would turn every sign round: who got worse would be trained, who gained untrained.
             run.warn("G-Blend: the losses of the trial trainings give no weights; equal ones were taken")
+            raw = torch.ones_like(raw)
         weights = normalised(raw, self.least if self.formula == "guarded" else 0.0)
         self.current = dict(zip(branches, weights.tolist()))
         self.until = run.epoch + length

@@ -119,6 +119,11 @@ class MLA(Strategy):
                 f"{type(run.model.head).__name__} has none as wide as its features ({run.model.head.dims}). "
                 "Take head shared, or projection=none."
             )
+        if run.model.head.how == "slice":
+            raise Incompatible(
+                f"MLA trains each modality's own logits, and those of head {type(run.model.head).__name__} are slices of a "
+                "joint classifier with a share of its bias: take the head shared or sum."
+            )
 
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         return [

@@ -167,7 +167,10 @@ class _Alone(Strategy):
         return [replace(p, present=frozenset({self.modality})) for p in passes]
 
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        step.keep = step.here(self.modality)
+        here = step.here(self.modality)
+        # A process without any such item must still take part in the reductions of the others.
+        if here is not None and (step.run.n_processes == 1 or bool(here.any())):
+            step.keep = here
         return feats
 
 

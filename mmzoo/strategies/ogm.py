@@ -73,6 +73,7 @@ class OGM(Strategy):
     def gradients(self, step: Step, out: Outputs, grads: Grads) -> None:
         modalities = list(out.unimodal)
         if len(modalities) < 2:
+            step.run.warn("OGM: passes with one modality have nothing to compare, and were left as they are")
             return
         scores = torch.stack(
             [true_class_score(step.kept(out.unimodal[m]), step.target, step.here(m)) for m in modalities]
