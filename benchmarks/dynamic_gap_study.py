@@ -54,6 +54,13 @@ def logits(matching: str) -> list[dict[str, Any]]:
             for f, a in itertools.product(("paper", "additive"), (0.1, 0.3, 0.5))]  # fmt: skip
 
 
+def heavy(matching: str) -> list[dict[str, Any]]:
+    """Six settings of matching beside a control whose weight is a factor too, as it is in the control's own family."""
+    return [{"joint_unimodal.weight": w, "dynamic_gap.schedule": "constant", "dynamic_gap.matching": matching,
+             "dynamic_gap.form": "additive", "dynamic_gap.temperature": 0.1, "dynamic_gap.alpha": a}
+            for w, a in itertools.product((1.0, 2.0, 4.0), (0.5, 1.0))]  # fmt: skip
+
+
 def families() -> dict[str, tuple[str, list[dict[str, Any]]]]:
     """family -> its method and TRIALS settings.
 
@@ -78,6 +85,8 @@ def families() -> dict[str, tuple[str, list[dict[str, Any]]]]:
         "control + heuristic": (both, gap("heuristic")),
         "control + class": (both, gap("constant", form="additive", matching="class")),
         "control + JS": (both, logits("js")),
+        "heavy control + constant": (both, heavy("infonce")),
+        "heavy control + class": (both, heavy("class")),
         f"plain{SPARED}": ("concat", [{**r, SPARE: True} for r in rates]),
         f"control{SPARED}": ("joint_unimodal", [{**w, SPARE: True} for w in weights]),
         "learned, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper")),
