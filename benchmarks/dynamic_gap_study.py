@@ -263,7 +263,9 @@ def _table(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
     branch = {f: {r["seed"]: float(r[f"{weak}.probe"]) for r in part} for f, part in by.items()}
     own = {f: {r["seed"]: float(r[f"{weak}.own"]) for r in part} for f, part in by.items()}
     base = {f: acc[base_of(f, "control")] for f in acc}
-    p = _holm({f: _sign_flip([acc[f][s] - base[f][s] for s in acc[f] if s in base[f]]) for f in acc if base[f] is not acc[f]})
+    p = _holm(
+        {f: _sign_flip([acc[f][s] - base[f][s] for s in acc[f] if s in base[f]]) for f in acc if base[f] is not acc[f]}
+    )
     lines = [f"## {dataset}", "", "Alone: " + ", ".join(
         f"{b} {_pm([float(r['acc']) for r in alone if r['family'] == ALONE + b])}" for b in branches)
         + f". Weak branch: {weak}.", "",

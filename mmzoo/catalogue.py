@@ -28,7 +28,7 @@ _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
-    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if"},
+    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets"},
     "heads": _COMMON | {"path", "equation", "how", "additive", "equal_dims"},
     "encoders": _COMMON | {"path", "input"},
     "datasets": _COMMON
@@ -146,6 +146,14 @@ class Entry:
             except BadValue as error:
                 raise BadValue(f"{SINGULAR[self.kind]} {self.name}: {error} See: mmzoo show {self.name}") from None
         return checked
+
+    def preset(self, name: Any) -> dict[str, Any]:
+        """The parameters that authors use on one data set. Raises UnknownName with the nearest known name."""
+        known = self.extra.get("presets", {})
+        if name not in known:
+            see = f"See: mmzoo show {self.name}"
+            raise unknown(f"preset of {SINGULAR[self.kind]} {self.name}", str(name), known, see=see)
+        return self.check_params(known[name])
 
     def defaults(self) -> dict[str, Any]:
         return {name: p.default for name, p in self.params.items()}
@@ -294,8 +302,10 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
         elif fault := _shape_fault(kind, given, value):
             document.fault((*key, given), fault)
     params = _params(document, (*key, "params"), body.get("params", {}))
-    if len(document.faults) == before and kind == "datasets":
-        _check_dataset(document, key, body, params)
+    if len(document.faults) == before:
+        _check_presets(document, key, body, params)
+        if kind == "datasets":
+            _check_dataset(document, key, body)
     if len(document.faults) > before:
         return None
     return Entry(
@@ -352,17 +362,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_dataset(document: Document, key: Key, body: Mapping[str, Any], params: Mapping[str, Param]) -> None:
+def _check_presets(document: Document, key: Key, body: Mapping[str, Any], params: Mapping[str, Param]) -> None:
     """Note what would otherwise come up only when a bench names one preset or the other."""
-    if "select" in body and body["select"] not in params:
-        document.fault((*key, "select"), f"must be one of the parameters, not {body['select']!r}")
-    if "default" not in body["training"]:
-        document.fault((*key, "training"), "needs a preset named default")
-    for name, changes in body["training"].items():
-        try:
-            Training().replace(**changes)
-        except (MmzooError, TypeError) as error:
-            document.fault((*key, "training", name), str(error))
+    if "preset" in params:
+        document.fault((*key, "params", "preset"), "preset is how a set of parameters is chosen: take another name")
     for name, given in body.get("presets", {}).items():
         for param, value in given.items() if isinstance(given, dict) else [("", given)]:
             try:
@@ -371,6 +374,18 @@ def _check_dataset(document: Document, key: Key, body: Mapping[str, Any], params
                 params[param].check(value)
             except MmzooError as error:
                 document.fault((*key, "presets", name, param), str(error))
+
+
+def _check_dataset(document: Document, key: Key, body: Mapping[str, Any]) -> None:
+    if "select" in body and body["select"] not in body.get("params", {}):
+        document.fault((*key, "select"), f"must be one of the parameters, not {body['select']!r}")
+    if "default" not in body["training"]:
+        document.fault((*key, "training"), "needs a preset named default")
+    for name, changes in body["training"].items():
+        try:
+            Training().replace(**changes)
+        except (MmzooError, TypeError) as error:
+            document.fault((*key, "training", name), str(error))
     for kind, choice in body["encoders"].items():
         if not isinstance(choice, dict) or not isinstance(choice.get("name"), str):
             document.fault((*key, "encoders", kind), f"must be a mapping with at least a name, not {choice!r}")

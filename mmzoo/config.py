@@ -163,8 +163,9 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
         strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
         given = settings.take(strategy) | settings.take(recipe)
         params = {**strategy.defaults(), **strategy.check_params(recipe.extra.get("args", {}))}
+        preset = strategy.preset(given.pop("preset")) if "preset" in given else {}
         own, to_head = _divided(given, strategy, head)
-        checked = strategy.check_params(own)
+        checked = preset | strategy.check_params(own)
         over_head |= to_head
         changed += [f"{k}={shown(v)}" for k, v in checked.items() if params[k] != v]
         parts.append(Part(strategy.id.partition("/")[2], {**params, **checked}, first, last))
@@ -258,7 +259,8 @@ def _canonical(catalogue: Catalogue, method: Method) -> str | None:
 class Settings:
     """`--set WHAT.KEY=VALUE`: WHAT is a method, strategy, head, encoder or data set, or `train`.
 
-    METHOD.head.KEY reaches the head of one method only. Every setting must be taken by something: what nobody took is
+    METHOD.head.KEY reaches the head of one method only; METHOD.preset=NAME takes the parameters that the authors use on
+    one data set, and what else is set goes before them. Every setting must be taken by something: what nobody took is
     an error, not silence.
     """
 

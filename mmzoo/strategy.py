@@ -286,7 +286,9 @@ class Chain(Strategy):
     """
 
     def __init__(self, *parts: Strategy) -> None:
-        self.parts: tuple[Strategy, ...] = tuple(p for part in parts for p in (part.parts if isinstance(part, Chain) else (part,)))
+        self.parts: tuple[Strategy, ...] = tuple(
+            p for part in parts for p in (part.parts if isinstance(part, Chain) else (part,))
+        )
         check_owners([(type(p.inner if isinstance(p, Wrapper) else p).__name__, p.owns) for p in self.parts])
         limits = [p.max_modalities for p in self.parts if p.max_modalities is not None]
         attributes = {

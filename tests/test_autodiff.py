@@ -199,9 +199,7 @@ def test_gauss_newton_and_conjugate_gradients_against_the_dense_matrix(seed: int
 
 @FEW
 @given(SEEDS, ALPHAS, st.sampled_from(["gauss_newton", "hessian"]), st.sampled_from(["cg", "minres", "neumann"]))
-def test_every_solver_agrees_where_the_matrix_is_definite(
-    seed: int, alpha: float, curvature: Any, method: Any
-) -> None:
+def test_every_solver_agrees_where_the_matrix_is_definite(seed: int, alpha: float, curvature: Any, method: Any) -> None:
     problem = two_branches(seed)
     values = torch.linalg.eigvalsh(problem.dense(Mixing.of(alpha), curvature))
     damping = 0.5 * float(values.abs().max()) + max(0.0, -float(values.min()))

@@ -311,3 +311,18 @@ def test_an_entry_that_cannot_be_loaded_says_which_and_why() -> None:
     with pytest.raises(MmzooError, match=r"head 'x' of package pkg cannot be loaded from nowhere:X.*ModuleNotFound"):
         entry("heads", "x", "pkg", path="nowhere:X").load()
     assert set(KINDS) == {e.kind for e in BUILT_INS}
+
+
+def test_presets_of_a_strategy_name_its_parameters(tmp_path: Path) -> None:
+    text = """
+strategies:
+  s:
+    path: pkg:S
+    summary: x
+    params: {k: {type: int, default: 1}, preset: {type: int, default: 1}}
+    presets: {good: {k: 2}, bad: {k: x, l: 1}}
+"""
+    faults = listed(text, tmp_path)
+    assert len(faults) == 3
+    for part in ("params.preset: preset is how", "presets.bad.k", "presets.bad.l: no parameter 'l'"):
+        assert any(part in f for f in faults), part

@@ -251,3 +251,15 @@ def test_what_is_asked_for_twice_runs_once(plan: MakePlan) -> None:
     twice = plan("ogm", baselines=("ogm@concat", "concat"), datasets=("mfeat", "mfeat:default"), references=True)
     assert {r.spec.run_id for r in once.runs} == {r.spec.run_id for r in twice.runs}
     assert len(twice.runs) == 5
+
+
+def test_presets_of_a_strategy_give_way_to_what_is_set_beside_them(
+    catalogue: Catalogue, resolve: Callable[..., Method]
+) -> None:
+    wanted = catalogue.get("strategies", "ogm").preset("vggsound")
+    alone = resolve("ogm", ("ogm.preset", "vggsound"))
+    assert wanted.items() <= alone.parts[0].params.items() and alone.label == "ogm[alpha=0.1]"
+    both = resolve("ogm", ("ogm.preset", "vggsound"), ("ogm.alpha", 0.7), ("ogm.form", "journal")).parts[0].params
+    assert (both["alpha"], both["form"]) == (0.7, "journal")
+    with pytest.raises(MmzooError, match=r"preset of strategy ogm 'cremed'.*cremad"):
+        resolve("ogm", ("ogm.preset", "cremed"))

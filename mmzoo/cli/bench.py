@@ -138,7 +138,7 @@ def _work(missing: list[Any], store: Store, device: str) -> int:
     bar = tqdm(total=total, unit="epoch", disable=None, dynamic_ncols=True, bar_format=form)
     try:
         for done, planned in enumerate(missing):
-            before = bar.n
+            before = int(bar.n)
             bar.set_postfix_str(f"{planned.dataset} {planned.label} seed {planned.spec.seed}", refresh=False)
 
             def on_epoch(epoch: int, of: int, before: int = before) -> None:

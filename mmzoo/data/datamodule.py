@@ -104,7 +104,9 @@ class Loader:
     def sampled(self, rows: Tensor, drop: Tensor | None = None) -> Loader:
         """The loader of other rows; see Run.set_sampling."""
         own = rows if rows.ndim == 2 else rows[:, None].expand(-1, len(self._all.inputs))
-        inputs = {m: map_tensors(x, partial(_rows, rows=own[:, i])) for i, (m, x) in enumerate(self._all.inputs.items())}
+        inputs = {
+            m: map_tensors(x, partial(_rows, rows=own[:, i])) for i, (m, x) in enumerate(self._all.inputs.items())
+        }
         present = None if self._all.present is None else self._all.present.gather(0, own)
         if drop is not None:
             present = ~drop if present is None else present & ~drop

@@ -85,9 +85,13 @@ class DynamicGap(Strategy):
     the Gauss-Newton matrix; "identity", first order; or "tangent", which needs no inverse: the derivative of the
     weights in alpha is carried forward through the steps of the epoch as they were taken, batch statistics, momentum
     and weight decay included (no clipping, no micro-batches, about three backwards a step). damping is relative to the
-    largest eigenvalue; scope is "all" parameters, "heads", or "pattern:REGEX" on their names; `batches` and `upper_batches`
-    say how many of them a solve sees. Of the inner problem it leaves out weight decay and the terms that other members
+    largest eigenvalue; scope is "all" parameters, "heads", or "pattern:REGEX" on their names (with matching on features
+    L_mm does not move a head, so that "heads" can only lower alpha); `batches` and `upper_batches` say how many of them
+    a solve sees, and `items` how many items of each inner one at most. Of the inner problem it leaves out weight decay and the terms that other members
     of a chain add; the tangent does not.
+
+    alpha is moved once an epoch, at its end, or after every `every` steps (the inner iterations of the paper's
+    algorithm 1, which it does not number); the tangent then follows that many.
 
     The paper names no step size, and the size of h depends on solver and damping by orders of magnitude, so by default
     (`normalize`) the cosine between the two vectors takes the place of h. A change is at most `max_change`; alpha
@@ -103,7 +107,7 @@ class DynamicGap(Strategy):
 
     owns = frozenset({"task"})
     min_modalities = 2
-    state = ("current", "n_updates", "n_unusable", "warm")
+    state = ("current", "n_steps", "n_updates", "n_unusable", "warm")
     neutral = {"schedule": "constant", "alpha": 0.0, "form": "paper"}  # noqa: RUF012
 
     def __init__(
@@ -111,7 +115,7 @@ class DynamicGap(Strategy):
         matching: Matching = "infonce", temperature: float = 0.5, floor: float = 1e-3,
         upper: Literal["slice", "train"] = "slice", eta: float = 0.1, max_change: float = 0.1, normalize: bool = True,
         solver: Solve = "gauss_newton", damping: float = 0.01, iterations: int = 10, scope: str = "all",
-        batches: int = 1, upper_batches: int = 4,
+        batches: int = 1, items: int | None = None, upper_batches: int = 4, every: int | None = None,
     ) -> None:  # fmt: skip
         self.schedule = schedule
         self.alpha = alpha
@@ -128,9 +132,12 @@ class DynamicGap(Strategy):
         self.iterations = iterations
         self.scope = scope
         self.batches = batches
+        self.items = items
         self.upper_batches = upper_batches
+        self.every = every
         self._declare()
         self.current = alpha
+        self.n_steps = 0
         self.n_updates = 0
         self.n_unusable = 0
         self.warm: dict[str, Tensor] = {}
@@ -156,9 +163,14 @@ class DynamicGap(Strategy):
         }.get(self.schedule, (0, 0))
         if tangent:
             solve = (self.upper_batches, self.upper_batches)
-        self.cost = {  # type: ignore[misc]
-            "forward": 1, "backward": 3 if tangent else 1, "forward_epoch": 1 + solve[0], "backward_epoch": 2 + solve[1],
-        }  # fmt: skip
+        step = {"forward": 1.0, "backward": 3.0 if tangent else 1.0}
+        if self.every is not None and self.schedule == "learned":
+            step = {
+                "forward": step["forward"] + solve[0] / self.every,
+                "backward": step["backward"] + solve[1] / self.every,
+            }
+            solve = (0, 0)
+        self.cost = {**step, "forward_epoch": 1 + solve[0], "backward_epoch": 2 + solve[1]}  # type: ignore[misc]
         self.stochastic = self.schedule == "learned"  # type: ignore[misc]  # batches and power iteration are drawn
 
     def setup(self, run: Run) -> None:
@@ -216,23 +228,35 @@ class DynamicGap(Strategy):
         step.run.cost.backward += 3
 
     def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
-        if self in step.scratch:
-            cls, mm = step.scratch.pop(self)
-            step.run.log("dynamic_gap/l_cls", cls)
-            step.run.log("dynamic_gap/l_mm", mm)
+        if self not in step.scratch:
+            return
+        cls, mm = step.scratch.pop(self)
+        step.run.log("dynamic_gap/l_cls", cls)
+        step.run.log("dynamic_gap/l_mm", mm)
+        if self._tangent is not None:
+            self._tangent.stepped()
+        self.n_steps += 1
+        if self.schedule == "learned" and self.every is not None and self.n_steps % self.every == 0:
+            self._learn(step.run)
+            step.run.log("dynamic_gap/alpha", self.current)
             if self._tangent is not None:
-                self._tangent.stepped()
+                self._tangent.reset()
 
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
         if self.schedule == "released_learned":
             self._released_update(run)
-        if self.schedule == "learned":
-            found = self._implicit(run) if self._tangent is None else self._forward(run, self._tangent)
-            for name, value in (("hypergradient", found.value), ("direction", found.direction)):
-                if math.isfinite(value):
-                    run.log(f"dynamic_gap/{name}", value)
-            run.log("dynamic_gap/usable", float(found.usable))
-            self._move(run, found)
+        if self.schedule == "learned" and self.every is None:
+            self._learn(run)
+        if self._tangent is not None:
+            self._tangent.close()  # nothing is watched until the next epoch in which this strategy acts
+
+    def _learn(self, run: Run) -> None:
+        found = self._implicit(run) if self._tangent is None else self._forward(run, self._tangent)
+        for name, value in (("hypergradient", found.value), ("direction", found.direction)):
+            if math.isfinite(value):
+                run.log(f"dynamic_gap/{name}", value)
+        run.log("dynamic_gap/usable", float(found.usable))
+        self._move(run, found)
 
     def _move(self, run: Run, found: Hypergradient | Derivative) -> None:
         self.n_updates += 1
@@ -256,7 +280,7 @@ class DynamicGap(Strategy):
     def _log_gradients(self, run: Run) -> None:
         """The norms of the gradients of both losses on one batch: where a branch's features are small, that of the
         matching loss can dwarf the other."""
-        batch = next(iter(run.train("dynamic_gap/inner")))
+        batch = self._some(next(iter(run.train("dynamic_gap/inner"))))
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad():
             cls, mm = self._inner(run, batch, self._outputs(run, batch))
@@ -328,7 +352,7 @@ class DynamicGap(Strategy):
 
     def _implicit(self, run: Run) -> Hypergradient:
         """Equation 3 on batches drawn anew each epoch, starting from where the last solve ended."""
-        inner = islice(run.train("dynamic_gap/inner"), self.batches)
+        inner = map(self._some, islice(run.train(self._stream("inner")), self.batches))
         curvature = self.solver if self.solver in ("hessian", "identity") else "gauss_newton"
         method: Literal["neumann"] | None = "neumann" if self.solver == "neumann" else None
         with frozen_statistics(run.model):
@@ -362,7 +386,6 @@ class DynamicGap(Strategy):
         found = tangent.derivative(upper)
         run.cost.backward += len(batches)
         run.log("dynamic_gap/horizon", found.horizon)
-        tangent.close()  # nothing is watched until the next epoch in which this strategy acts
         return found
 
     def _inner_piece(self, run: Run, batch: Batch) -> Inner:
@@ -371,11 +394,19 @@ class DynamicGap(Strategy):
     def _upper_piece(self, run: Run, batch: Batch) -> Upper:
         return Upper(run.criterion(run.forward(batch, mode="eval").logits, batch.target), len(batch))
 
+    def _stream(self, level: str) -> str:
+        """The name of a stream of batches: each solve of an epoch has its own."""
+        return f"dynamic_gap/{level}" + ("" if self.every is None else f"/{self.n_updates}")
+
+    def _some(self, batch: Batch) -> Batch:
+        """The items of an inner batch that a solve sees."""
+        return batch if self.items is None else batch.map(lambda t: t[: self.items])
+
     def _upper_batches(self, run: Run) -> list[Batch]:
         """Batches of the training data or of the slice, drawn anew each epoch."""
         if self.upper == "train":
-            return list(islice(run.train("dynamic_gap/upper"), self.upper_batches))
-        held = list(islice(run.strategy_holdout("dynamic_gap/upper"), self.upper_batches))
+            return list(islice(run.train(self._stream("upper")), self.upper_batches))
+        held = list(islice(run.strategy_holdout(self._stream("upper")), self.upper_batches))
         if not held:
             raise Incompatible("the slice is empty: a learned alpha has nothing to learn from.")
         return held
