@@ -34,6 +34,8 @@ CHOOSING, CONFIRMING = tuple(range(5)), tuple(range(5, 15))
 TRIALS = 6
 SPARED, SPARE = " (slice spared)", "spare_slice"
 ALONE = "alone: "
+#: the solve that the families learn with where nothing else is said
+WHOLE = {"solver": "gauss_newton", "iterations": 10, "upper_batches": 4}
 Candidate = tuple[str, tuple[tuple[str, Any], ...]]
 
 
@@ -89,14 +91,20 @@ def families() -> dict[str, tuple[str, list[dict[str, Any]]]]:
         "heavy control + class": (both, heavy("class")),
         f"plain{SPARED}": ("concat", [{**r, SPARE: True} for r in rates]),
         f"control{SPARED}": ("joint_unimodal", [{**w, SPARE: True} for w in weights]),
-        "learned, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper")),
+        "learned, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper", **WHOLE)),
         "learned, Hessian": ("dynamic_gap", gap("learned", form="paper", solver="hessian", iterations=30)),
         "learned, Neumann": ("dynamic_gap", gap("learned", form="paper", solver="neumann", iterations=20)),
         "learned, identity": ("dynamic_gap", gap("learned", form="paper", solver="identity")),
         "learned, tangent": ("dynamic_gap", gap("learned", form="paper", solver="tangent")),
-        "learned, class": ("dynamic_gap", gap("learned", form="paper", matching="class")),
-        "control + learned": (both, gap("learned", form="additive")),
-        "trained upper, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper", upper="train")),
+        "learned, every 4 steps": ("dynamic_gap", gap("learned", form="paper", every=4, **WHOLE)),
+        "learned, large steps": ("dynamic_gap", gap("learned", form="paper", eta=0.3, max_change=0.3, **WHOLE)),
+        "learned, part of a batch": (
+            "dynamic_gap",
+            gap("learned", form="paper", items=16, iterations=3, upper_batches=1),
+        ),
+        "learned, class": ("dynamic_gap", gap("learned", form="paper", matching="class", **WHOLE)),
+        "control + learned": (both, gap("learned", form="additive", **WHOLE)),
+        "trained upper, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper", upper="train", **WHOLE)),
     }
 
 
