@@ -4,7 +4,7 @@ from mmzoo.data.datamodule import DataModule, Loader
 from mmzoo.encoder import Encoder
 from mmzoo.errors import BadValue, Incompatible, MmzooError
 from mmzoo.gradients import Grads
-from mmzoo.head import FusionHead, mean_over_present
+from mmzoo.head import FusionHead, conditioners, mean_over_present
 from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
 from mmzoo.strategy import Chain, Group, Strategy, Terms, Window, Wrapper
@@ -14,5 +14,5 @@ from mmzoo.types import Batch, Lazy, Outputs, Pass, Step
 __all__ = [
     "BadValue", "Batch", "Chain", "DataModule", "Encoder", "FusionHead", "Grads", "Group", "Incompatible", "Lazy",
     "Loader", "MmzooError", "MultimodalModel", "Outputs", "Pass", "Run", "Step", "Strategy", "Terms", "Training",
-    "Window", "Wrapper", "mean_over_present",
+    "Window", "Wrapper", "conditioners", "mean_over_present",
 ]  # fmt: skip

@@ -29,7 +29,7 @@ _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "para
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
     "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets"},
-    "heads": _COMMON | {"path", "equation", "how", "additive", "equal_dims"},
+    "heads": _COMMON | {"path", "equation", "how", "additive", "equal_dims", "modalities"},
     "encoders": _COMMON | {"path", "input"},
     "datasets": _COMMON
     | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select"},
@@ -351,7 +351,7 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "a mapping with at least a title"
     elif (
         key == "modalities"
-        and kind == "strategies"
+        and kind in ("strategies", "heads")
         and not (set(value) <= {"min", "max"} and all(isinstance(v, int) and v >= 1 for v in value.values()))
     ):
         wanted = "whole numbers for min and max"

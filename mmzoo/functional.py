@@ -26,6 +26,18 @@ def true_class_score(logits: Tensor, target: Tensor, here: Tensor | None = None)
     return (p * here).sum() * (len(p) / here.sum().clamp_min(1))
 
 
+def loss_over(
+    criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor, here: Tensor | None = None
+) -> Tensor:
+    """The criterion over the items that have a modality; zero where none has.
+
+    logits: (B, C); target: (B,); here: (B,) bool, or None for all.
+    """
+    if here is not None:
+        logits, target = logits[here], target[here]
+    return criterion(logits, target) if len(target) else logits.sum()
+
+
 def unit(x: Tensor, floor: float = 1e-6) -> Tensor:
     """Rows scaled to unit length. A row shorter than `floor` is divided by `floor`, which bounds the gradient.
 
@@ -110,7 +122,18 @@ def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
 
 def shapley(value: Callable[[frozenset[Player]], float], players: Sequence[Player]) -> dict[Player, float]:
     """Exact Shapley values of a coalition function. They add up to value(all) - value(none)."""
+    weights = shapley_weights(players)
+    values = {s: value(s) for s in next(iter(weights.values()), {})}
+    return {p: sum(w * values[s] for s, w in row.items()) for p, row in weights.items()}
+
+
+def shapley_weights(players: Sequence[Player]) -> dict[Player, dict[frozenset[Player], float]]:
+    """player -> coalition -> the factor of the coalition's value in the player's Shapley value.
+
+    phi_p = sum over S without p of |S|! (n - |S| - 1)! / n! (v(S + p) - v(S)). For values that are tensors: each
+    player's factors are a row of a matrix.
+    """
     n = len(players)
-    values = {s: value(s) for k in range(n + 1) for s in map(frozenset, itertools.combinations(players, k))}
+    coalitions = [frozenset(s) for k in range(n + 1) for s in itertools.combinations(players, k)]
     weight = [math.factorial(k) * math.factorial(n - k - 1) / math.factorial(n) for k in range(n)]
-    return {p: sum(weight[len(s)] * (values[s | {p}] - v) for s, v in values.items() if p not in s) for p in players}
+    return {p: {s: weight[len(s) - 1] if p in s else -weight[len(s)] for s in coalitions} for p in players}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmzoo.errors import Incompatible
+from mmzoo.errors import Incompatible, near_miss
 from mmzoo.types import Lazy, Outputs, Pass
 
 How = Literal["exact", "slice", "ablated"]
@@ -21,17 +21,27 @@ class FusionHead(nn.Module):
       exact: the head computes them anyway. slice: a part of the joint classifier. ablated: the head with the
       features of all other modalities replaced by zeros.
     additive: the unimodal logits add up to the joint ones. equal_dims: all features must have one width.
-    couples: the head acts between the stages of staged encoders. What a head keeps across steps is a buffer.
+    min_modalities: how many it takes to fuse. couples: the head acts between the stages of staged encoders. What a
+    head keeps across steps is a buffer.
     """
 
     how: ClassVar[How] = "ablated"
     additive: ClassVar[bool] = False
     equal_dims: ClassVar[bool] = False
+    min_modalities: ClassVar[int] = 1
     couples: ClassVar[bool] = False
 
     def __init__(self, dims: Mapping[str, int], n_classes: int) -> None:
-        """dims: modality -> feature width, in order. Raises Incompatible where the head needs equal widths."""
+        """dims: modality -> feature width, in order.
+
+        Raises Incompatible where the head needs equal widths or more modalities.
+        """
         super().__init__()
+        if len(dims) < self.min_modalities:
+            raise Incompatible(
+                f"head {type(self).__name__} needs at least {self.min_modalities} modalities, but got "
+                f"{', '.join(dims) or 'none'}. Use the head concat for fewer."
+            )
         if self.equal_dims and len(set(dims.values())) > 1:
             raise Incompatible(
                 f"head {type(self).__name__} needs features of one width, but got {dict(dims)}. "
@@ -70,6 +80,7 @@ class FusionHead(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
         """features: modality -> (B, D_m) for any non-empty subset. present: (B, M) bool over all modalities."""
+        there = None if present is None else {m: present[:, i] for i, m in enumerate(self.dims) if m in features}
         full, present = self._complete(features, present)
         logits, aux = self.fuse(full, present)
 
@@ -77,7 +88,7 @@ class FusionHead(nn.Module):
             own = self.split(full, present, aux)
             return {m: own[m] for m in features}
 
-        return Outputs(logits, dict(features), Lazy(unimodal), aux)
+        return Outputs(logits, dict(features), Lazy(unimodal), aux, present=there)
 
     def _complete(
         self, features: Mapping[str, Tensor], present: Tensor | None
@@ -102,3 +113,35 @@ def mean_over_present(stacked: Tensor, present: Tensor | None) -> Tensor:
         return stacked.mean(1)
     weight = present.to(stacked.dtype).unsqueeze(-1)
     return (stacked * weight).sum(1) / weight.sum(1).clamp_min(1.0)
+
+
+def conditioners(modalities: Sequence[str], condition: str, target: str) -> dict[str, tuple[str, ...]]:
+    """Who acts on whom in a one-sided head: each modality that is acted on -> those that act on it, in order.
+
+    condition, target: who acts and who is acted on. Each is the name of a modality, "first", "last", or "others": all
+    but the one on the other side. "others" for both: each modality is acted on by all the rest.
+
+    Raises Incompatible for a name that is none of the modalities, for one modality in both roles, and where a modality
+    would have no role.
+    """
+    names = list(modalities)
+    chosen = {}
+    for role, word in (("condition", condition), ("target", target)):
+        known: dict[str, str | None] = {"first": names[0], "last": names[-1], "others": None, **{m: m for m in names}}
+        if word not in known:
+            raise Incompatible(
+                f"{role} must be one of {', '.join([*names, 'first', 'last', 'others'])}, not {word!r}."
+                f"{near_miss(word, known)}"
+            )
+        chosen[role] = known[word]
+    giver, taker = chosen["condition"], chosen["target"]
+    if giver is not None and giver == taker:
+        raise Incompatible(f"condition and target are both {giver}. Set one of them to others.")
+    idle = [m for m in names if m not in (giver, taker)]
+    if giver is not None and taker is not None and idle:
+        raise Incompatible(
+            f"condition {giver} and target {taker} leave out {', '.join(idle)}. Set one of them to others."
+        )
+    givers = names if giver is None else [giver]
+    takers = [m for m in names if m != giver] if taker is None else [taker]
+    return {t: tuple(m for m in givers if m != t) for t in takers}

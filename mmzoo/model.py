@@ -49,6 +49,29 @@ class MultimodalModel(nn.Module):
                 return self._encode_coupled(inputs, fed, pass_, present)
             return {m: self._encode_one(m, inputs[m], pass_, self._rows(m, present)) for m in fed}
 
+    def encode_blanked(
+        self, inputs: Mapping[str, Any], pass_: Pass | None = None, present: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Two mappings as `encode` gives: of the inputs, and of inputs that are all zeros. In eval mode.
+
+        There items do not influence one another, so each encoder runs once, over the batch and one item of zeros.
+        Raises Incompatible for a head that acts between the stages: its encoders cannot be run one by one.
+        """
+        if self.head.couples:
+            raise Incompatible(
+                f"head {type(self.head).__name__} acts between the stages of the encoders: encode zeros with all of "
+                "them, one choice of modalities at a time."
+            )
+        fed = (Pass() if pass_ is None else pass_).fed(self.modalities)
+        real, blank = {}, {}
+        with self._eval_mode([self.encoders[m] for m in fed]):
+            for m in fed:
+                rows, n = self._rows(m, present), _n_rows(inputs[m])
+                z = self.encoders[m](map_tensors(_take(inputs[m], rows), _with_zeros))
+                real[m] = _scatter(z[:-1], rows, n)
+                blank[m] = _scatter(z[-1:].expand_as(z[:-1]), rows, n)
+        return real, blank
+
     def outputs(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
         """The head's outputs for features of any non-empty subset of modalities."""
         return self.head(features, present)
@@ -142,6 +165,11 @@ def _n_rows(x: Any) -> int:
 
 def _take(x: Any, rows: Tensor | None) -> Any:
     return x if rows is None else map_tensors(x, lambda t: t[rows])
+
+
+def _with_zeros(t: Tensor) -> Tensor:
+    """The rows of a batch, and one of zeros."""
+    return torch.cat([t, t.new_zeros(1, *t.shape[1:])])
 
 
 def _scatter(encoded: Tensor, rows: Tensor | None, n: int) -> Tensor:

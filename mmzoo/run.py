@@ -222,12 +222,41 @@ class Run:
             inputs[m] = map_tensors(inputs[m], torch.zeros_like)
         pass_ = Pass("probe", present=None if present is None else frozenset(present))
         self.count_forward(pass_)
+        with self._aside(mode):
+            feats = self.model.encode(inputs, pass_, batch.present)
+            return self.model.outputs(feats, batch.present)
+
+    def coalitions(
+        self, batch: Batch, sets: Iterable[Iterable[str]], *, present: Iterable[str] | None = None
+    ) -> dict[frozenset[str], Outputs]:
+        """set -> what `forward(batch, zero=<all others>, mode="eval")` gives, for any number of sets of modalities.
+
+        Where the head does not act between the stages, this takes one forward however many the sets are: every
+        encoder runs once, over the batch and an item of zeros, and only the head runs once a set. Otherwise it takes
+        a forward a set. present: the modalities that are fed at all (None: all).
+        """
+        pass_ = Pass("probe", present=None if present is None else frozenset(present))
+        fed, wanted = pass_.fed(self.modalities), [frozenset(s) for s in sets]
+        for m in frozenset().union(*wanted) - set(fed):
+            raise unknown("modality that is fed", m, fed)
+        if self.model.head.couples:
+            return {
+                s: self.forward(batch, present=fed, zero=[m for m in fed if m not in s], mode="eval") for s in wanted
+            }
+        self.count_forward(pass_)
+        with self._aside("eval"):
+            real, blank = self.model.encode_blanked(batch.inputs, pass_, batch.present)
+            chosen = {s: {m: real[m] if m in s else blank[m] for m in fed} for s in wanted}
+            return {s: self.model.outputs(feats, batch.present) for s, feats in chosen.items()}
+
+    @contextlib.contextmanager
+    def _aside(self, mode: Literal["train", "eval"]) -> Iterator[None]:
+        """A mode for a block that leaves modes, batch statistics and random state as they were."""
         was = {module: module.training for module in self.model.modules()}
         with seeded(self.seed, "forward", self.global_step), buffers_kept(self.model):
             self.model.train(mode == "train")
             try:
-                feats = self.model.encode(inputs, pass_, batch.present)
-                return self.model.outputs(feats, batch.present)
+                yield
             finally:
                 for module, training in was.items():
                     module.training = training

@@ -67,13 +67,18 @@ class Strategy:
     neutral: ClassVar[Mapping[str, Any] | None] = None
     neutral_how: ClassVar[str] = "exact"
     #: whole-model forwards and backwards a batch, on top of nothing (plain training: 1 and 1); what is done once an
-    #: epoch instead goes under "forward_epoch" and "backward_epoch"
+    #: epoch instead goes under "forward_epoch" and "backward_epoch". Methods that compare sets of modalities
+    #: (Run.coalitions) add under "forward_coalition" and "backward_coalition" what each of the 2^M - 2 sets takes where
+    #: the head acts between the stages of the encoders; with other heads it takes nothing.
     cost: ClassVar[Mapping[str, float]] = {"forward": 1, "backward": 1}
     #: the attributes that make up the state: tensors, numbers, strings and containers of them
     state: ClassVar[tuple[str, ...]] = ()
     #: whether it draws random numbers for positions in a batch or among the parameters, so that reordering
     #: modalities or items gives another, equally valid result
     stochastic: ClassVar[bool] = False
+    #: contract check -> why it cannot hold, by design of the method. Such a check runs all the same, and one that
+    #: passes is a failure (mmzoo.testing).
+    expected_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -185,7 +190,9 @@ class Wrapper(Strategy):
 
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
-        for claim in ("requires", "owns", "min_modalities", "max_modalities", "cost", "stochastic"):
+        for claim in (
+            "requires", "owns", "min_modalities", "max_modalities", "cost", "stochastic", "expected_failures",
+        ):  # fmt: skip
             setattr(self, claim, getattr(inner, claim))
 
     def setup(self, run: Run) -> None:
@@ -298,6 +305,7 @@ class Chain(Strategy):
             "max_modalities": min(limits) if limits else None,
             "cost": _chained_cost(self.parts),
             "stochastic": any(p.stochastic for p in self.parts),
+            "expected_failures": {k: v for p in self.parts for k, v in p.expected_failures.items()},
         }
         for name, value in attributes.items():
             setattr(self, name, value)
@@ -371,7 +379,7 @@ class Chain(Strategy):
 def _chained_cost(parts: Sequence[Strategy]) -> dict[str, float]:
     """What the parts cost together: the one forward and backward of training is shared."""
     cost: dict[str, float] = {k: 1 + sum(p.cost[k] - 1 for p in parts) for k in ("forward", "backward")}
-    for k in ("forward_epoch", "backward_epoch"):
+    for k in ("forward_epoch", "backward_epoch", "forward_coalition", "backward_coalition"):
         if extra := sum(p.cost.get(k, 0) for p in parts):
             cost[k] = extra
     return cost

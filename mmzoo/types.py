@@ -113,7 +113,8 @@ class Outputs:
 
     logits: (B, C), trained on. features: modality -> (B, D_m), the encoders' outputs. unimodal: modality -> (B, C),
     each modality's own logits; how they arise is the head's `how`. aux: anything else (attention, evidence).
-    ranking: (B, C) scores that are ranked and arg-maxed where they differ from softmax(logits).
+    ranking: (B, C) scores that are ranked and arg-maxed where they differ from softmax(logits). present: modality ->
+    (B,) bool, which items have it, for the modalities in `features`; None when every item has every one of them.
     """
 
     logits: Tensor
@@ -121,6 +122,7 @@ class Outputs:
     unimodal: Mapping[str, Tensor]
     aux: Mapping[str, Any] = field(default_factory=dict)
     ranking: Tensor | None = None
+    present: Mapping[str, Tensor] | None = None
 
     @property
     def scores(self) -> Tensor:

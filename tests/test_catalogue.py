@@ -114,6 +114,7 @@ def test_a_head_claims_what_its_class_claims(entry: Entry) -> None:
     assert entry.extra["how"] == cls.how
     assert entry.extra.get("additive", False) == cls({"a": 3, "b": 3}, 2).additive
     assert entry.extra.get("equal_dims", False) == cls.equal_dims
+    assert entry.extra.get("modalities", {}).get("min", 1) == cls.min_modalities
     assert set(entry.requires) == ({"equal_dims"} if cls.equal_dims else set())
 
 

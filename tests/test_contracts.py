@@ -12,6 +12,13 @@ from mmzoo.config import Method, Settings, resolve_method
 from mmzoo.plugins import catalogue
 from mmzoo.testing import check_part, check_strategy
 
+#: entry and parameters -> check -> why it cannot hold there; a package passes the same to check_head or check_strategy
+EXPECTED: dict[tuple[str, str], dict[str, str]] = {
+    ("ml_lstm", "{}"): {
+        "check_head_parameter_gradients": "one step from a state of zeros: the recurrent weights act on nothing",
+    },
+}
+
 
 def built_in(kind: str) -> list[Entry]:
     """Packages that happen to be installed check their own."""
@@ -48,7 +55,8 @@ def test_strategy(method: Method) -> None:
 
 @pytest.mark.parametrize(("name", "params"), parts("heads"), ids=str)
 def test_head(name: str, params: dict) -> None:
-    check_part("head", catalogue().get("heads", name).load(), params)
+    expected = EXPECTED.get((name, str(params)))
+    check_part("head", catalogue().get("heads", name).load(), params, expected_failures=expected)
 
 
 @pytest.mark.parametrize(("name", "params"), parts("encoders"), ids=str)

@@ -15,15 +15,21 @@ from helpers import data, model, train, weights
 
 from mmzoo.api import Batch, Incompatible, Run, Strategy, Training
 from mmzoo.functional import cosine_similarities, info_nce
+from mmzoo.heads.concat import Concat
+from mmzoo.heads.shared import Shared
+from mmzoo.strategies.agm import AGM
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.joint_unimodal import JointUnimodal
+from mmzoo.strategies.mla import MLA
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
 
 STRATEGIES: dict[str, Any] = {
     "plain": Strategy, "joint_unimodal": JointUnimodal, "ogm": OGM, "pmr": lambda: PMR(fraction=1.0),
     "dynamic_gap": DynamicGap, "dynamic_gap_kl": lambda: DynamicGap(matching="kl_to_mean"),
+    "agm": AGM, "agm_detached": lambda: AGM(gradient="detached"), "mla": MLA,
 }  # fmt: skip
+HEADS: dict[str, Any] = {"mla": Shared}
 
 
 def batches(part: slice) -> list[Batch]:
@@ -34,7 +40,7 @@ def batches(part: slice) -> list[Batch]:
 
 def trained(name: str, part: slice) -> dict[str, torch.Tensor]:
     training = Training(lr=0.05, epochs=2, weight_decay=0.01)
-    r = Run(model().double(), STRATEGIES[name](), train=batches(part), training=training)
+    r = Run(model(head=HEADS.get(name, Concat)).double(), STRATEGIES[name](), train=batches(part), training=training)
     return weights(train(r, 2).model)
 
 

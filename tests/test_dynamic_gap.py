@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -18,6 +19,8 @@ from mmzoo.encoders.mlp import MLP
 from mmzoo.functional import cosine_similarities, info_nce, same_class
 from mmzoo.heads.concat import Concat
 from mmzoo.strategies.dynamic_gap import DynamicGap
+from mmzoo.strategies.joint_unimodal import JointUnimodal
+from mmzoo.strategy import Chain
 from mmzoo.training import Training
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
@@ -78,7 +81,7 @@ def data(n_batches: int = 1, seed: int = 0) -> list[Batch]:
     ]  # fmt: skip
 
 
-def run_of(strategy: DynamicGap, n_batches: int = 1, **training: Any) -> Run:
+def run_of(strategy: Any, n_batches: int = 1, **training: Any) -> Run:
     torch.manual_seed(0)
     encoders = {m: MLP((d,), hidden=(4,), width=3) for m, d in WIDTHS.items()}
     model = MultimodalModel(encoders, Concat(dict.fromkeys(WIDTHS, 3), C)).double()
@@ -176,3 +179,28 @@ def test_alpha_within_an_epoch_is_restored_from_a_checkpoint() -> None:
                  state=first.state_dict())  # fmt: skip
     second.train_epoch()
     assert resumed.current == straight.current and math.isfinite(straight.current) and straight.current != 0.5
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_unimodal_losses_inside_are_those_of_the_control_beside_it(absent: bool) -> None:
+    """With the additive form both ways of writing it are one."""
+    given = {"schedule": "constant", "form": "additive", "matching": "class", "alpha": 0.7, "temperature": 0.2}
+    weights = []
+    for strategy in (DynamicGap(unimodal=2.0, **given), Chain(DynamicGap(**given), JointUnimodal(weight=2.0))):
+        r = run_of(strategy, n_batches=3)
+        for batch in data(3):
+            present = torch.arange(2 * N).reshape(N, 2) % 5 > 0 if absent else None
+            r.step(dataclasses.replace(batch, present=present))
+        weights.append(torch.cat([p.detach().flatten() for p in r.model.parameters()]))
+    assert torch.allclose(*weights, atol=1e-12, rtol=0)
+
+
+def test_the_inner_problem_of_a_learned_alpha_holds_the_unimodal_losses() -> None:
+    strategy = DynamicGap(schedule="learned", unimodal=1.5)
+    r = run_of(strategy)
+    batch = data()[0]
+    cls, _ = strategy._inner(r, batch, strategy._outputs(r, batch))
+    out = r.model(batch.inputs)
+    wanted = F.cross_entropy(out.logits, batch.target)
+    wanted = wanted + 1.5 * sum(F.cross_entropy(z, batch.target) for z in out.unimodal.values())
+    assert torch.allclose(cls, wanted, atol=1e-12, rtol=0)

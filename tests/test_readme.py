@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
 from mmzoo.cli import main
+from mmzoo.cli.list import method_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -50,6 +52,14 @@ def test_every_command_is_understood(command: list[str], tmp_path: Path, monkeyp
         assert main(["bench", "--method", "concat", "--no-references", "--seeds", "1", "--epochs", "1", "--out",
                      command[1]]) == 0  # fmt: skip
     assert main([*command, "--plan"] if command[0] == "bench" else command) == 0
+
+
+def test_its_table_of_methods_is_the_catalogues() -> None:
+    """After a change: mmzoo list --markdown, between the two marks."""
+    table = re.search(
+        r"<!-- methods -->\n(.*?)\n<!-- end of methods -->", README.read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert table and table[1] == method_table(Catalogue(read_entries(built_in_path(), BUILT_IN)), BUILT_IN)
 
 
 def test_the_suites_are_understood(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ DRAWS = 4
     "strategy",
     [
         Plain(), JointUnimodal(), OGM(), OGM(noise=True), PMR(), PMR(variant="code", fraction=1.0), DynamicGap(),
-        DynamicGap(matching="js", schedule="stepwise"), DynamicGap(matching="class"), DynamicGap(schedule="learned"),
+        DynamicGap(matching="js", schedule="stepwise"), DynamicGap(matching="class", unimodal=0.5), DynamicGap(schedule="learned"),
         DynamicGap(schedule="learned", every=2, items=3),
         DynamicGap(schedule="learned", solver="hessian", upper="train"), Chain(OGM(), JointUnimodal()),
         Window(PMR(fraction=1.0), 1, 2),

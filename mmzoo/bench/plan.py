@@ -183,17 +183,26 @@ def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...])
     """Why a method cannot work here, as far as the catalogue tells."""
     n = 1 if method.each_modality else len(modalities)
     head = catalogue.get("heads", method.head)
+    if reason := _outside(head, f"head {head.name}", n):
+        return reason
     for part in method.parts:
         strategy = catalogue.get("strategies", part.strategy)
-        limits = strategy.extra.get("modalities", {})
-        if n < limits.get("min", 1):
-            return f"{strategy.name} needs at least {limits['min']} modalities; there {'is' if n == 1 else 'are'} {n}."
-        if n > limits.get("max", n):
-            return f"{strategy.name} is defined for at most {limits['max']} modalities, not {n}."
+        if reason := _outside(strategy, strategy.name, n):
+            return reason
         if "unimodal" in strategy.requires and head.extra["how"] == "ablated":
             return f"{strategy.name} needs logits of each modality; head {head.name} has none of its own."
         if "additive" in strategy.requires and not head.extra.get("additive"):
             return f"{strategy.name} needs unimodal logits that add up; those of head {head.name} do not."
+    return None
+
+
+def _outside(entry: Entry, name: str, n: int) -> str | None:
+    """Why an entry does not take n modalities."""
+    limits = entry.extra.get("modalities", {})
+    if n < limits.get("min", 1):
+        return f"{name} needs at least {limits['min']} modalities; there {'is' if n == 1 else 'are'} {n}."
+    if n > limits.get("max", n):
+        return f"{name} is defined for at most {limits['max']} modalities, not {n}."
     return None
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 
-from mmzoo.catalogue import KINDS, SINGULAR
-from mmzoo.errors import unknown
+from mmzoo.catalogue import KINDS, SINGULAR, Catalogue
+from mmzoo.errors import BadValue, unknown
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("list", help="what exists: methods, strategies, heads, encoders, data sets")
     parser.add_argument("kind", nargs="?", help=f"one of {', '.join(KINDS)}; all when left out")
     parser.add_argument("--json", action="store_true", help="an object: kind -> list of entries")
+    parser.add_argument("--markdown", action="store_true", help="the methods as a table; KIND is then left out")
     parser.set_defaults(command=run)
 
 
@@ -20,6 +21,11 @@ def run(arguments: argparse.Namespace) -> int:
     from mmzoo.plugins import catalogue
 
     known = catalogue()
+    if arguments.markdown:
+        if arguments.kind is not None and _kind(arguments.kind) != "methods":
+            raise BadValue(f"--markdown is a table of the methods, not of {arguments.kind!r}: leave the kind out.")
+        print(method_table(known))
+        return 0
     kinds = KINDS if arguments.kind is None else (_kind(arguments.kind),)
     found = {kind: known.entries(kind) for kind in kinds}
     if arguments.json:
@@ -37,6 +43,20 @@ def run(arguments: argparse.Namespace) -> int:
         print()
     print("More about one of them: mmzoo show NAME")
     return 0
+
+
+def method_table(known: Catalogue, package: str | None = None) -> str:
+    """The methods as a Markdown table, those of one package or all: name, what it is, parts, source, cost of a batch."""
+    lines = ["| method | what it does | strategy @ head | source | forwards | backwards |", "|---|---|---|---|---:|---:|"]
+    for e in known.entries("methods"):
+        if package is not None and e.package != package:
+            continue
+        also = f" ({', '.join(e.aliases)})" if e.aliases else ""
+        source = f"{e.paper.get('venue', '?')} {e.paper.get('year', '?')}" if e.paper else "baseline"
+        parts = f"{e.extra['strategy']} @ {e.extra['head']}"
+        cost = [f"{e.cost.get(k, 1):g}" for k in ("forward", "backward")]
+        lines.append(f"| `{known.name_of(e)}`{also} | {e.summary} | {parts} | {source} | {' | '.join(cost)} |")
+    return "\n".join(lines)
 
 
 def _kind(text: str) -> str:

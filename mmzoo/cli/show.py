@@ -87,9 +87,13 @@ def _facts(e: Entry) -> list[str]:
     if e.extra.get("owns"):
         lines.append(f"  replaces: {', '.join(e.extra['owns'])} (cannot be chained with another that does)")
     if e.cost:
-        batch = {k: v for k, v in e.cost.items() if not k.endswith("_epoch")}
-        epoch = {k.removesuffix("_epoch"): v for k, v in e.cost.items() if k.endswith("_epoch")}
-        lines.append(f"  cost a batch: {_pairs(batch)}" + (f"; and once an epoch: {_pairs(epoch)}" if epoch else ""))
+        batch = {k: v for k, v in e.cost.items() if "_" not in k}
+        line = f"  cost a batch: {_pairs(batch)}"
+        for suffix, when in (("epoch", "once an epoch"), ("coalition", "for each of 2^M - 2 sets of modalities, where "
+                             "the head acts between encoder stages")):  # fmt: skip
+            more = {k.removesuffix(f"_{suffix}"): v for k, v in e.cost.items() if k.endswith(f"_{suffix}")}
+            line += f"; and {when}: {_pairs(more)}" if more else ""
+        lines.append(line)
     for key in ("how", "additive", "input", "n_classes", "metric", "licence"):
         if key in e.extra:
             lines.append(f"  {key}: {e.extra[key]}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ class Weight(FusionHead):
     network; the weight of feature d in modality m is softmax_d(h_m), normalised over modalities (the form of a later
     code release of the same group).
 
-    h_m = z_m where all widths are equal, otherwise a linear projection of z_m to `width` (default: the largest).
+    attention: hidden widths of k; CMML: (64, 32) on features of 128. h_m = z_m where all widths are equal, otherwise a linear projection of z_m to `width` (default: the largest).
     Unimodal logits: what the head gives when modality m is the only one there, exact since the weights then are 1
     (at "gate": one for every feature). An absent modality has weight zero.
     """
@@ -29,7 +30,7 @@ class Weight(FusionHead):
 
     def __init__(
         self, dims: Mapping[str, int], n_classes: int, *, level: Literal["feature", "logit", "gate"] = "feature",
-        attention: int = 32, width: int | None = None,
+        attention: Sequence[int] = (32,), width: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__(dims, n_classes)
         self.level = level
@@ -38,7 +39,7 @@ class Weight(FusionHead):
         if set(dims.values()) != {common}:
             self.project.update({m: nn.Linear(d, common) for m, d in dims.items()})
         if level != "gate":
-            self.attend = nn.Sequential(nn.Linear(common, attention), nn.ReLU(), nn.Linear(attention, 1))
+            self.attend = _perceptron(common, *attention, 1)
         if level == "logit":
             self.each = nn.ModuleDict({m: nn.Linear(common, n_classes) for m in dims})
         else:
@@ -80,3 +81,9 @@ class Weight(FusionHead):
             absent = ~present & present.any(1, keepdim=True)
             log_weight = log_weight.masked_fill(absent.unsqueeze(-1), -torch.inf)
         return log_weight.softmax(1)  # e^{w_m} / sum_m e^{w_m}: the normalised softmax weights
+
+
+def _perceptron(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between them."""
+    layers = [layer for n, m in itertools.pairwise(widths) for layer in (nn.Linear(n, m), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])

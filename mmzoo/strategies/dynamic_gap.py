@@ -25,7 +25,7 @@ from mmzoo.autodiff import (
     hessian_operator,
     implicit_gradient,
 )
-from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean, same_class
+from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean, loss_over, same_class
 from mmzoo.tangent import Derivative, ForwardTangent
 
 Schedule = Literal["constant", "stepwise", "heuristic", "learned", "released", "released_learned"]
@@ -68,7 +68,8 @@ def released_step(alpha: float, surrogate: float, epoch: int) -> float:
 class DynamicGap(Strategy):
     """Trains on (1 - alpha) * L_cls + alpha * L_mm (Yang et al., NeurIPS 2024, eq. 1).
 
-    L_cls is the cross-entropy of the joint logits, L_mm a matching loss between modalities. matching="infonce" is
+    L_cls is the cross-entropy of the joint logits, plus `unimodal` times the sum of those of each modality's own logits
+    (ours; 0 in the paper), and L_mm a matching loss between modalities. matching="infonce" is
     the paper's: symmetric InfoNCE on cosine similarity over `temperature`, here the mean over unordered pairs, with
     small linear projections where widths differ. "class" is the same with every item of one class as a match, so that
     it does not push apart what the labels put together (ours). "kl_to_mean" is what the authors' code does on unimodal
@@ -108,11 +109,11 @@ class DynamicGap(Strategy):
     owns = frozenset({"task"})
     min_modalities = 2
     state = ("current", "n_steps", "n_updates", "n_unusable", "warm")
-    neutral = {"schedule": "constant", "alpha": 0.0, "form": "paper"}  # noqa: RUF012
+    neutral = {"schedule": "constant", "alpha": 0.0, "form": "paper", "unimodal": 0.0}  # noqa: RUF012
 
     def __init__(
         self, *, schedule: Schedule = "heuristic", alpha: float = 0.5, form: Form = "paper",
-        matching: Matching = "infonce", temperature: float = 0.5, floor: float = 1e-3,
+        matching: Matching = "infonce", temperature: float = 0.5, floor: float = 1e-3, unimodal: float = 0.0,
         upper: Literal["slice", "train"] = "slice", eta: float = 0.1, max_change: float = 0.1, normalize: bool = True,
         solver: Solve = "gauss_newton", damping: float = 0.01, iterations: int = 10, scope: str = "all",
         batches: int = 1, items: int | None = None, upper_batches: int = 4, every: int | None = None,
@@ -123,6 +124,7 @@ class DynamicGap(Strategy):
         self.matching = matching
         self.temperature = temperature
         self.floor = floor
+        self.unimodal = unimodal
         self.upper = upper
         self.eta = eta
         self.max_change = max_change
@@ -148,7 +150,7 @@ class DynamicGap(Strategy):
         learns = self.schedule in ("learned", "released_learned")
         tangent = self.schedule == "learned" and self.solver == "tangent"
         self._on_features = self.matching in ("infonce", "class")
-        requires = set() if self._on_features else {"unimodal"}
+        requires = set() if self._on_features and not self.unimodal else {"unimodal"}
         requires |= {"double_backward"} if learns else set()
         requires |= {"slice"} if learns and self.upper == "slice" else set()
         self.requires = frozenset(requires)  # type: ignore[misc]
@@ -207,7 +209,7 @@ class DynamicGap(Strategy):
             self._tangent.reset()
 
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
-        if self.schedule == "constant" and self._mixing().factors == (1.0, 0.0):
+        if self.schedule == "constant" and self._mixing().factors == (1.0, 0.0) and not self.unimodal:
             return terms
         if len(out.features) < 2:  # a pass that feeds a single modality has nothing to match
             return terms
@@ -216,9 +218,13 @@ class DynamicGap(Strategy):
         unimodal = {} if self._on_features else {m: step.kept(z) for m, z in out.unimodal.items()}
         matched = self._matched(step.run, features, unimodal, present)
         match = self._match(matched, self._matches(step.run, step.target, tuple(features), present))
-        step.scratch[self] = (terms["task"], match)
+        task = terms["task"]
+        if self.unimodal:
+            own = {m: step.kept(z) for m, z in out.unimodal.items()}
+            task = task + self.unimodal * self._own_loss(step.run, own, step.target, present)
+        step.scratch[self] = (task, match)
         cls, mm = self._mixing().factors
-        return {**terms, "task": cls * terms["task"], "dynamic_gap/match": mm * match}
+        return {**terms, "task": cls * task, "dynamic_gap/match": mm * match}
 
     def backward(self, step: Step, terms: Terms) -> None:
         if self._tangent is None or self not in step.scratch:
@@ -339,16 +345,28 @@ class DynamicGap(Strategy):
             return matched[0].sum() * 0.0
         return (kl_to_mean if self.matching == "kl_to_mean" else jensen_shannon)(matched)
 
+    @staticmethod
+    def _own_loss(run: Run, own: Mapping[str, Tensor], target: Tensor, present: Tensor | None) -> Tensor:
+        """The sum of each modality's own classification loss, over the items that have it."""
+        here = {m: None if present is None else present[:, run.modalities.index(m)] for m in own}
+        return torch.stack([loss_over(run.criterion, z, target, here[m]) for m, z in own.items()]).sum()
+
     def _inner(self, run: Run, batch: Batch, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """L_cls and L_mm as functions of what the model gives."""
         logits, *matched = outputs
+        task = run.criterion(logits, batch.target)
+        if self.unimodal:
+            n = len(run.modalities)
+            own, matched = dict(zip(run.modalities, matched[:n])), matched[n:]
+            task = task + self.unimodal * self._own_loss(run, own, batch.target, batch.present)
         matches = self._matches(run, batch.target, run.modalities, batch.present)
-        return run.criterion(logits, batch.target), self._match(matched, matches)
+        return task, self._match(matched, matches)
 
     def _outputs(self, run: Run, batch: Batch) -> list[Tensor]:
         out = run.forward(batch, mode="eval")
         unimodal = {} if self._on_features else dict(out.unimodal)
-        return [out.logits, *self._matched(run, out.features, unimodal, batch.present)]
+        own = [out.unimodal[m] for m in run.modalities] if self.unimodal else []
+        return [out.logits, *own, *self._matched(run, out.features, unimodal, batch.present)]
 
     def _implicit(self, run: Run) -> Hypergradient:
         """Equation 3 on batches drawn anew each epoch, starting from where the last solve ended."""

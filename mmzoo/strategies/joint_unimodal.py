@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmzoo.api import Outputs, Step, Strategy, Terms
+from mmzoo.functional import loss_over
 
 
 class JointUnimodal(Strategy):
@@ -21,12 +22,9 @@ class JointUnimodal(Strategy):
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
         if self.weight == 0.0:
             return terms
-        own = {}
-        for m, logits in out.unimodal.items():
-            here = step.here(m)
-            kept, target = step.kept(logits), step.target
-            if here is not None:
-                kept, target = kept[here], target[here]
-            loss = step.run.criterion(kept, target) if len(target) else kept.sum()
-            own[f"joint_unimodal/{m}"] = self.weight * loss
+        own = {
+            f"joint_unimodal/{m}": self.weight
+            * loss_over(step.run.criterion, step.kept(logits), step.target, step.here(m))
+            for m, logits in out.unimodal.items()
+        }
         return {**terms, **own}

@@ -31,7 +31,8 @@ def check_strategy(
     strategy: an instance, a class, or a function without arguments that makes one; chains and windows too. head:
     (dims, n_classes) -> head, for a strategy that only works with a certain one. encoder: (input width, feature
     width, with batch statistics, dropout) -> encoder. draws: examples a check with random inputs. only: names of the
-    checks to run. expected_failures: check -> reason; an expected failure that passes is a failure.
+    checks to run. expected_failures: check -> reason, on top of those that the strategy itself declares; an expected
+    failure that passes is a failure.
 
     Raises AssertionError listing all failures, unless raise_failures is False.
     """
@@ -115,10 +116,10 @@ def parametrize_with_checks(
     import pytest
 
     cases = {"strategy": StrategyCase, "head": HeadCase, "encoder": EncoderCase}
-    expected = dict(expected_failures or {})
     bound = [
         BoundCheck(name, check, case, expected.get(name))
         for case in [cases[kind](part, **options) for part in parts]
+        for expected in [_expected(case, expected_failures)]
         for name, check in chosen(kind, expected)
     ]
     return pytest.mark.parametrize("check", [pytest.param(b, id=b.id) for b in bound])
@@ -132,7 +133,12 @@ def _checked(
     raise_failures: bool,
 ) -> Report:
     needs_hypothesis()
-    report = run_checks(kind, case, expected, only)
+    report = run_checks(kind, case, _expected(case, expected), only)
     if raise_failures:
         report.raise_if_failed()
     return report
+
+
+def _expected(case: Any, given: Mapping[str, str] | None) -> dict[str, str]:
+    """The checks that a part says cannot hold by design (`expected_failures`), and those that the caller names."""
+    return {**getattr(case.first, "expected_failures", {}), **(given or {})}

@@ -163,10 +163,16 @@ def check_large_logits(case: StrategyCase) -> None:
     task = case.task()
 
     def scale(run: Run) -> None:
+        """Multiply all parameters of the head by the one factor that gives such logits, whatever its depth."""
+        initial = [p.detach().clone() for p in run.model.head.parameters()]
+        low, high = 1.0, 1e8
         with torch.no_grad():
-            size = float(run.model.eval()(task.inputs["train"]).logits.abs().max())
-            for p in run.model.head.parameters():
-                p.mul_(1e4 / max(size, 1e-3))
+            for _ in range(40):
+                factor = (low * high) ** 0.5
+                for p, start in zip(run.model.head.parameters(), initial):
+                    p.copy_(factor * start)
+                size = float(run.model.eval()(task.inputs["train"]).logits.abs().max())
+                low, high = (factor, high) if size < 1e4 else (low, factor)
 
     _survives(case, task, "logits of 1e4", scale, lr=1e-4)
 

@@ -40,7 +40,7 @@ def _said(out: Outputs) -> dict[str, Any]:
 
 @contract("head")
 def check_head_tags(case: HeadCase) -> None:
-    """The head declares how its unimodal logits arise and, if it needs equal widths, refuses others readably."""
+    """The head declares how its unimodal logits arise, and refuses readably the widths that it declares not to take."""
     head = case.first
     require(
         head.how in get_args(How),
@@ -54,20 +54,21 @@ def check_head_tags(case: HeadCase) -> None:
         f"dims={head.dims}, n_classes={head.n_classes}",
         "call super().__init__(dims, n_classes)",
     )
-    if not head.equal_dims:
-        return
+    if head.equal_dims:
+        _check_refused(case, _widths(2, equal=False), "unequal widths are refused", "equal_dims")
+    if head.min_modalities > 1:
+        few = _widths(head.min_modalities - 1, equal=True)
+        _check_refused(case, few, "too few modalities are refused", "min_modalities")
+
+
+def _check_refused(case: HeadCase, dims: Mapping[str, int], claim: str, tag: str) -> None:
     try:
-        case.builder(_widths(2, equal=False), 3)
+        case.builder(dims, 3)
     except Incompatible as refusal:
         readable = len(str(refusal).split()) >= 4
-        require(
-            readable,
-            "unequal widths are refused with a reason",
-            f"the message is {str(refusal)!r}",
-            "name both",
-        )
+        require(readable, f"{claim} with a reason", f"the message is {str(refusal)!r}", "name both")
     else:
-        raise CheckFailed("unequal widths are refused (equal_dims)", "the head was built", "call super().__init__")
+        raise CheckFailed(f"{claim} ({tag})", "the head was built", "call super().__init__")
 
 
 @contract("head")

@@ -259,9 +259,12 @@ def check_cost(case: StrategyCase) -> None:
         "forward": max(run.cost.forward - forward, seen[0] - ran - slices),
         "backward": run.cost.backward - backward,
     }
+    cost = case.first.cost
+    sets = 2 ** len(run.modalities) - 2 if run.model.head.couples else 0
     for what, number in used.items():
+        a_batch = cost[what] + cost.get(f"{what}_coalition", 0) * sets
         # One more an epoch is allowed: a share of the epoch's batches is rounded up to a whole one.
-        allowed = case.first.cost[what] * run.steps_per_epoch + case.first.cost.get(f"{what}_epoch", 0) + 1
+        allowed = a_batch * run.steps_per_epoch + cost.get(f"{what}_epoch", 0) + 1
         require(
             number <= allowed + 1e-6,
             f"an epoch of {run.steps_per_epoch} batches takes at most {allowed:g} {what}s (`cost`, and one more)",

@@ -14,7 +14,7 @@ from mmzoo.errors import BadValue
 from mmzoo.testing.replay.registry import Case, Result, cases_of, replay
 
 #: The modules that register the library's own cases.
-OWN = ("rebalancing", "fusion", "scores")
+OWN = ("rebalancing", "fusion", "affine", "agm", "scores")
 
 
 def load_own() -> None:

@@ -102,7 +102,7 @@ def _cmml(case: Case) -> Iterator[Any]:
         raise BadValue("no input that a layer in 'params' is named after")
     params, width = case.params, next(iter(widths(features).values()))
     attend = {f"attend.{k}": param(params, "attn", k) for k in params.get("attn", {})}
-    hidden = len(param(params, "attn", "0.weight"))
+    hidden = [len(w) for name, w in attend.items() if name.endswith("weight")][:-1]
     parts = ("weight", "bias")
 
     def head(level: Any, n_classes: int, weights: Mapping[str, Tensor]) -> Any:

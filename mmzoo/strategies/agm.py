@@ -1,0 +1,215 @@
+"""Adaptive gradient modulation: scale each modality's gradient at its own share of the output."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmzoo.api import Grads, Outputs, Step, Strategy
+from mmzoo.functional import shapley_weights
+
+#: below this a true-class probability counts as this much (the authors' code)
+FLOOR = 1e-8
+
+
+def responses(values: Mapping[frozenset[str], Tensor], modalities: Sequence[str]) -> Tensor:
+    """(M, B, C) mono-modal responses: phi_u = sum over S without u of |S|! (M-|S|-1)! / M! (f(S + u) - f(S)).
+
+    values: set of modalities -> (B, C), the model's logits with the inputs of all others zeroed, for every set but the
+    empty one, which counts as zero (Li et al., ICCV 2023). The responses therefore add up to f(all).
+    """
+    weights = shapley_weights(modalities)
+    stacked = torch.stack(list(values.values()))
+    return torch.tensordot(stacked.new_tensor([[weights[m][s] for s in values] for m in modalities]), stacked, 1)
+
+
+def score_sums(phi: Tensor, target: Tensor, here: Tensor | None = None) -> Tensor:
+    """(2, M): for each modality the sum of -log max(softmax(phi_u)[y], 1e-8) over the items, and how many they are.
+
+    phi: (M, B, C). here: (M, B) bool, which items have the modality; None for all.
+    """
+    log_p = phi.log_softmax(-1).gather(-1, target.expand(len(phi), -1).unsqueeze(-1)).squeeze(-1)
+    loss = (-log_p).clamp_max(-math.log(FLOOR))
+    counted = torch.ones_like(loss) if here is None else here.to(loss.dtype)
+    return torch.stack([(loss * counted).sum(1), counted.sum(1)])
+
+
+def ratios(scores: Tensor, counted: Tensor | None = None) -> Tensor:
+    """(M,) r_u = exp(M / (M - 1) (mean_j s_j - s_u)), above 1 for a modality whose loss s_u is below the others'.
+
+    For two modalities this is exp(s_v - s_u). counted: (M,) bool, those that are compared; the others get 1.
+    """
+    weight = torch.ones_like(scores) if counted is None else counted.to(scores.dtype)
+    n = weight.sum()
+    mean = (scores * weight).sum() / n.clamp_min(1)
+    return torch.exp(n / (n - 1).clamp_min(1) * (mean - scores) * weight)
+
+
+def coefficients(
+    scores: Tensor, means: Tensor, alpha: float, cap: float | None = None, symmetric: bool = False,
+    *, seen: Tensor | None = None, known: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """(M,) kappa_u = exp(alpha min(tau_u - r_u, cap)), r_u from the losses of this batch, tau_u from their means so far.
+
+    A modality that is further ahead than it usually is gets less than 1. cap: None for the authors' 10 with two
+    modalities and 7 with more. symmetric: tau_u - r_u is not below -cap either. seen: (M,) bool, the modalities that
+    this batch holds; the others get 1. known: those with a mean; tau is 1 for the others, as for all at first.
+    """
+    limit = (10.0 if len(scores) == 2 else 7.0) if cap is None else cap
+    gap = (ratios(means, known) - ratios(scores, seen)).clamp(-limit if symmetric else None, limit)
+    factors = torch.exp(alpha * gap).clamp_max(torch.finfo(scores.dtype).max)  # infinity times no gradient is NaN
+    return factors if seen is None else torch.where(seen, factors, 1.0)
+
+
+def running_mean(mean: Tensor, value: Tensor, count: Tensor) -> Tensor:
+    """The mean of `count` values, from the mean of all but the last one and that one."""
+    return mean * (count - 1) / count + value / count
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a batch showed: per modality its loss, whether any item has it, and its factor; `backwards` more to count."""
+
+    modalities: tuple[str, ...]
+    scores: Tensor
+    seen: Tensor
+    factors: Tensor
+    backwards: float = 0.0
+
+
+class AGM(Strategy):
+    """AGM (Li et al., ICCV 2023).
+
+    The output is taken apart into one response a modality, its Shapley value in a game in which the modalities left
+    out have inputs of zeros, and the gradient is multiplied by kappa_u where it enters the response of modality u:
+    before it meets any parameter, so that every fusion head is served and its parameters are modulated too. With two
+    modalities and g = dL/d logits the forward on all inputs receives (kappa_a + kappa_v) / 2 g, that on modality a
+    alone (kappa_a - kappa_v) / 2 g. Forwards on sets of modalities are made in eval mode with a graph; batch statistics
+    and random streams stay as they are. Later parts of a chain see the responses as unimodal logits.
+
+    kappa_u = exp(alpha min(tau_u - r_u, cap)): r_u compares the losses of the responses on this batch, tau_u the means of
+    these losses over all batches before.
+
+    gradient="detached" is cheaper, and another method: the forwards on sets leave no graph, which saves their memory
+    and a backward as large as the first. kappa_u then multiplies the gradients of encoder u and of its own part of the
+    head; the shared part gets the mean of all kappa, which is what the forward on all inputs receives in the exact form.
+    For a head whose logits add up the encoders' gradients are those of the exact form but for what flows through inputs
+    of zeros.
+
+    clip: where any entry of the head's gradient is larger than this, all gradients are scaled to this norm at most (the
+    authors' code, 1 on CREMA-D; there the last layer); kappa reaches exp(alpha cap). None leaves that to the training.
+
+    Items without a modality do not count in its loss; one that no item has keeps kappa = 1. Where the authors' scripts
+    leave the last kappa at work after their window of epochs, a window here (theirs is agm:0-19) ends with kappa = 1.
+    Forwards on sets hold the graph of the whole batch, in micro-batches too.
+    """
+
+    min_modalities = 2
+    neutral = {"alpha": 0.0, "clip": None}  # noqa: RUF012
+    state = ("means", "counts")
+    cost = {"forward": 2, "backward": 2, "forward_coalition": 1, "backward_coalition": 1}  # noqa: RUF012
+
+    def __init__(
+        self, *, alpha: float = 1.0, cap: float | None = None, symmetric: bool = False, clip: float | None = 1.0,
+        gradient: Literal["exact", "detached"] = "exact",
+    ) -> None:  # fmt: skip
+        self.alpha = alpha
+        self.cap = cap
+        self.symmetric = symmetric
+        self.clip = clip
+        self.gradient = gradient
+        if gradient == "detached":
+            self.cost = {"forward": 2, "backward": 1, "forward_coalition": 1}  # type: ignore[misc]
+        self.means: Tensor | None = None
+        self.counts: Tensor | None = None
+
+    def outputs(self, step: Step, out: Outputs) -> Outputs:
+        if self.alpha == 0.0 or self.gradient == "detached" or len(out.features) < 2:
+            return out
+        before = step.run.cost.forward
+        phi = self._responses(step, out)
+        found = self._seen(step, out, phi.detach(), step.run.cost.forward - before)
+        step.scratch[self] = found
+        if phi.requires_grad:
+            phi.register_hook(lambda g: g * found.factors[:, None, None])
+        return out.replace(logits=phi.sum(0), unimodal=dict(zip(found.modalities, phi)))
+
+    @torch.no_grad()
+    def gradients(self, step: Step, out: Outputs, grads: Grads) -> None:
+        if self.alpha != 0.0 and self.gradient == "detached" and len(out.features) > 1:
+            found = self._seen(step, out, self._responses(step, out))
+            self._scale(grads, found)
+            self._remember(step, found)
+        elif self in step.scratch:
+            found = step.scratch.pop(self)
+            step.run.cost.backward += found.backwards
+            self._remember(step, found)
+        if self.clip is not None:
+            _clip(grads, self.clip)
+
+    def _responses(self, step: Step, out: Outputs) -> Tensor:
+        """(M, B, C), of the modalities that the pass feeds; what the model gave to all of them is not computed again."""
+        fed = tuple(out.features)
+        some = [s for k in range(1, len(fed)) for s in itertools.combinations(fed, k)]
+        values = {s: each.logits for s, each in step.run.coalitions(step.batch, some, present=fed).items()}
+        return responses({**values, frozenset(fed): out.logits}, fed)
+
+    @torch.no_grad()
+    def _seen(self, step: Step, out: Outputs, phi: Tensor, backwards: float = 0.0) -> _Seen:
+        fed = tuple(out.features)
+        each = [step.here(m) for m in fed]
+        here = None if each[0] is None else torch.stack(each)  # type: ignore[arg-type]
+        kept = torch.stack([step.kept(z) for z in phi])
+        total, count = step.run.reduce(score_sums(kept, step.target, here))
+        scores, seen = total / count.clamp_min(torch.finfo(count.dtype).tiny), count > 0
+        means, counts = (x[_columns(step, fed)] for x in self._so_far(step, scores))
+        factors = coefficients(
+            scores, means, self.alpha, self.cap, self.symmetric, seen=seen, known=seen & (counts > 0)
+        )
+        return _Seen(fed, scores, seen, factors, backwards)
+
+    def _so_far(self, step: Step, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(M,) means of the losses and from how many batches, of all modalities of the run."""
+        if self.means is None or self.counts is None:
+            zeros = like.new_zeros(len(step.run.modalities))
+            return zeros, zeros.clone()
+        return self.means, self.counts
+
+    def _remember(self, step: Step, found: _Seen) -> None:
+        means, counts = (x.clone() for x in self._so_far(step, found.scores))
+        at = _columns(step, found.modalities)
+        counts[at] += found.seen.to(counts.dtype)
+        fresh = running_mean(means[at], found.scores, counts[at].clamp_min(1))
+        means[at] = torch.where(found.seen, fresh, means[at])
+        self.means, self.counts = means, counts
+        for m, factor in zip(found.modalities, found.factors):
+            step.run.log(f"agm/{m}", factor)
+
+    @staticmethod
+    def _scale(grads: Grads, found: _Seen) -> None:
+        for m, factor in zip(found.modalities, found.factors):
+            grads.scale(f"encoder:{m}", factor)
+            grads.scale(f"head:{m}", factor)
+        if "head:shared" in list(grads):
+            grads.scale("head:shared", found.factors.mean())
+
+
+def _columns(step: Step, modalities: Sequence[str]) -> list[int]:
+    return [step.run.modalities.index(m) for m in modalities]
+
+
+def _clip(grads: Grads, limit: float) -> None:
+    """Scale all gradients to a norm of at most `limit` where an entry of the head's is larger than `limit`."""
+    of_head = [p.grad.abs().max() for g in grads if g.startswith("head:") for p in grads.params(g)]  # type: ignore[union-attr]
+    if not of_head:
+        return
+    norm = torch.stack([grads.sq_norm(g) for g in grads]).sum().sqrt()
+    factor = torch.where(torch.stack(of_head).max() > limit, (limit / (norm + 1e-6)).clamp_max(1.0), 1.0)
+    for g in grads:
+        grads.scale(g, factor)
