@@ -34,9 +34,10 @@ CHOOSING, CONFIRMING = tuple(range(5)), tuple(range(5, 15))
 TRIALS = 6
 SPARED, SPARE = " (slice spared)", "spare_slice"
 ALONE = "alone: "
+#: recipes with one setting for every data set, which are only confirmed
+SHIPPED = {"control, as shipped": "joint_unimodal", "dynamic_gap_class, as shipped": "dynamic_gap_class"}
 #: the solve that the families learn with where nothing else is said
 WHOLE = {"solver": "gauss_newton", "iterations": 10, "upper_batches": 4}
-Candidate = tuple[str, tuple[tuple[str, Any], ...]]
 
 
 def gap(schedule: str, **fixed: Any) -> list[dict[str, Any]]:
@@ -109,7 +110,9 @@ def families() -> dict[str, tuple[str, list[dict[str, Any]]]]:
 
 
 def base_of(family: str, of: str) -> str:
-    """What a family is compared with: plain or control, trained on the same items."""
+    """What a family is compared with: plain or control, trained on the same items, and tuned where it is."""
+    if family in SHIPPED and of == "control":
+        return "control, as shipped"
     return of + SPARED if "learned" in family or family.endswith(SPARED) else of
 
 
@@ -211,7 +214,7 @@ def _merged(path: Path, fresh: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             kept = list(csv.DictReader(file))
     done = {(r["dataset"], r["family"]) for r in fresh}
     rows = [*(r for r in kept if (r["dataset"], r["family"]) not in done), *map(dict, fresh)]
-    order = list(families())
+    order = [*families(), *SHIPPED]
     place = {name: i for i, name in enumerate(order)}
     rows.sort(key=lambda r: (DATASETS.index(r["dataset"]), place.get(r["family"], len(order))))
     _write_csv(path, rows)
@@ -234,7 +237,7 @@ def confirm(datasets: Sequence[str], names: Sequence[str], folder: Path, jobs: i
     runs = {
         (d, name): planned(d, c["method"], c["settings"], CONFIRMING)
         for d in datasets for name, c in chosen[d].items() if name in names
-    }  # fmt: skip
+    } | {(d, name): planned(d, method, {}, CONFIRMING) for d in datasets for name, method in SHIPPED.items()}  # fmt: skip
     alone = {d: planned(d, "unimodal", {}, CONFIRMING) for d in datasets}
     rows = run_all([r for part in (*runs.values(), *alone.values()) for r in part], folder, jobs)
     table = _merged(
@@ -263,7 +266,8 @@ def _table(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Accuracy and mean branch probe of each family, and their paired differences to the control over seeds."""
     alone = [r for r in rows if r["family"].startswith(ALONE)]
     joint = [r for r in rows if r not in alone]
-    by = {f: [r for r in joint if r["family"] == f] for f in families() if any(r["family"] == f for r in joint)}
+    known = [f for f in (*families(), *SHIPPED) if any(r["family"] == f for r in joint)]
+    by = {f: [r for r in joint if r["family"] == f] for f in known}
     branches = [f.removeprefix(ALONE) for f in dict.fromkeys(r["family"] for r in alone)]
     weak = _weak(alone, branches)
     acc = {f: {r["seed"]: float(r["acc"]) for r in part} for f, part in by.items()}
