@@ -270,10 +270,10 @@ def _table(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
     by = {f: [r for r in joint if r["family"] == f] for f in known}
     branches = [f.removeprefix(ALONE) for f in dict.fromkeys(r["family"] for r in alone)]
     weak = _weak(alone, branches)
-    acc = {f: {r["seed"]: float(r["acc"]) for r in part} for f, part in by.items()}
-    probe = {f: {r["seed"]: _mean([float(r[f"{b}.probe"]) for b in branches]) for r in part} for f, part in by.items()}
-    branch = {f: {r["seed"]: float(r[f"{weak}.probe"]) for r in part} for f, part in by.items()}
-    own = {f: {r["seed"]: float(r[f"{weak}.own"]) for r in part} for f, part in by.items()}
+    acc = {f: {str(r["seed"]): float(r["acc"]) for r in part} for f, part in by.items()}
+    probe = {f: {str(r["seed"]): _mean([float(r[f"{b}.probe"]) for b in branches]) for r in part} for f, part in by.items()}
+    branch = {f: {str(r["seed"]): float(r[f"{weak}.probe"]) for r in part} for f, part in by.items()}
+    own = {f: {str(r["seed"]): float(r[f"{weak}.own"]) for r in part} for f, part in by.items()}
     base = {f: acc[base_of(f, "control")] for f in acc}
     p = _holm(
         {f: _sign_flip([acc[f][s] - base[f][s] for s in acc[f] if s in base[f]]) for f in acc if base[f] is not acc[f]}
