@@ -34,7 +34,10 @@ CHOOSING, CONFIRMING = tuple(range(5)), tuple(range(5, 15))
 TRIALS = 6
 SPARED, SPARE = " (slice spared)", "spare_slice"
 ALONE = "alone: "
-Candidate = tuple[str, tuple[tuple[str, Any], ...]]
+#: recipes with one setting for every data set, which are only confirmed
+SHIPPED = {"control, as shipped": "joint_unimodal", "dynamic_gap_class, as shipped": "dynamic_gap_class"}
+#: the solve that the families learn with where nothing else is said
+WHOLE = {"solver": "gauss_newton", "iterations": 10, "upper_batches": 4}
 
 
 def gap(schedule: str, **fixed: Any) -> list[dict[str, Any]]:
@@ -52,6 +55,13 @@ def logits(matching: str) -> list[dict[str, Any]]:
     """Six settings of a matching loss on logits, which has no temperature."""
     return [{"dynamic_gap.schedule": "constant", "dynamic_gap.matching": matching, "dynamic_gap.form": f, "dynamic_gap.alpha": a}
             for f, a in itertools.product(("paper", "additive"), (0.1, 0.3, 0.5))]  # fmt: skip
+
+
+def heavy(matching: str) -> list[dict[str, Any]]:
+    """Six settings of matching beside a control whose weight is a factor too, as it is in the control's own family."""
+    return [{"joint_unimodal.weight": w, "dynamic_gap.schedule": "constant", "dynamic_gap.matching": matching,
+             "dynamic_gap.form": "additive", "dynamic_gap.temperature": 0.1, "dynamic_gap.alpha": a}
+            for w, a in itertools.product((1.0, 2.0, 4.0), (0.5, 1.0))]  # fmt: skip
 
 
 def families() -> dict[str, tuple[str, list[dict[str, Any]]]]:
@@ -78,21 +88,31 @@ def families() -> dict[str, tuple[str, list[dict[str, Any]]]]:
         "control + heuristic": (both, gap("heuristic")),
         "control + class": (both, gap("constant", form="additive", matching="class")),
         "control + JS": (both, logits("js")),
+        "heavy control + constant": (both, heavy("infonce")),
+        "heavy control + class": (both, heavy("class")),
         f"plain{SPARED}": ("concat", [{**r, SPARE: True} for r in rates]),
         f"control{SPARED}": ("joint_unimodal", [{**w, SPARE: True} for w in weights]),
-        "learned, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper")),
+        "learned, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper", **WHOLE)),
         "learned, Hessian": ("dynamic_gap", gap("learned", form="paper", solver="hessian", iterations=30)),
         "learned, Neumann": ("dynamic_gap", gap("learned", form="paper", solver="neumann", iterations=20)),
         "learned, identity": ("dynamic_gap", gap("learned", form="paper", solver="identity")),
         "learned, tangent": ("dynamic_gap", gap("learned", form="paper", solver="tangent")),
-        "learned, class": ("dynamic_gap", gap("learned", form="paper", matching="class")),
-        "control + learned": (both, gap("learned", form="additive")),
-        "trained upper, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper", upper="train")),
+        "learned, every 4 steps": ("dynamic_gap", gap("learned", form="paper", every=4, **WHOLE)),
+        "learned, large steps": ("dynamic_gap", gap("learned", form="paper", eta=0.3, max_change=0.3, **WHOLE)),
+        "learned, part of a batch": (
+            "dynamic_gap",
+            gap("learned", form="paper", items=16, iterations=3, upper_batches=1),
+        ),
+        "learned, class": ("dynamic_gap", gap("learned", form="paper", matching="class", **WHOLE)),
+        "control + learned": (both, gap("learned", form="additive", **WHOLE)),
+        "trained upper, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper", upper="train", **WHOLE)),
     }
 
 
 def base_of(family: str, of: str) -> str:
-    """What a family is compared with: plain or control, trained on the same items."""
+    """What a family is compared with: plain or control, trained on the same items, and tuned where it is."""
+    if family in SHIPPED and of == "control":
+        return "control, as shipped"
     return of + SPARED if "learned" in family or family.endswith(SPARED) else of
 
 
@@ -194,7 +214,7 @@ def _merged(path: Path, fresh: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             kept = list(csv.DictReader(file))
     done = {(r["dataset"], r["family"]) for r in fresh}
     rows = [*(r for r in kept if (r["dataset"], r["family"]) not in done), *map(dict, fresh)]
-    order = list(families())
+    order = [*families(), *SHIPPED]
     place = {name: i for i, name in enumerate(order)}
     rows.sort(key=lambda r: (DATASETS.index(r["dataset"]), place.get(r["family"], len(order))))
     _write_csv(path, rows)
@@ -217,7 +237,7 @@ def confirm(datasets: Sequence[str], names: Sequence[str], folder: Path, jobs: i
     runs = {
         (d, name): planned(d, c["method"], c["settings"], CONFIRMING)
         for d in datasets for name, c in chosen[d].items() if name in names
-    }  # fmt: skip
+    } | {(d, name): planned(d, method, {}, CONFIRMING) for d in datasets for name, method in SHIPPED.items()}  # fmt: skip
     alone = {d: planned(d, "unimodal", {}, CONFIRMING) for d in datasets}
     rows = run_all([r for part in (*runs.values(), *alone.values()) for r in part], folder, jobs)
     table = _merged(
@@ -246,13 +266,14 @@ def _table(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Accuracy and mean branch probe of each family, and their paired differences to the control over seeds."""
     alone = [r for r in rows if r["family"].startswith(ALONE)]
     joint = [r for r in rows if r not in alone]
-    by = {f: [r for r in joint if r["family"] == f] for f in families() if any(r["family"] == f for r in joint)}
+    known = [f for f in (*families(), *SHIPPED) if any(r["family"] == f for r in joint)]
+    by = {f: [r for r in joint if r["family"] == f] for f in known}
     branches = [f.removeprefix(ALONE) for f in dict.fromkeys(r["family"] for r in alone)]
     weak = _weak(alone, branches)
-    acc = {f: {r["seed"]: float(r["acc"]) for r in part} for f, part in by.items()}
-    probe = {f: {r["seed"]: _mean([float(r[f"{b}.probe"]) for b in branches]) for r in part} for f, part in by.items()}
-    branch = {f: {r["seed"]: float(r[f"{weak}.probe"]) for r in part} for f, part in by.items()}
-    own = {f: {r["seed"]: float(r[f"{weak}.own"]) for r in part} for f, part in by.items()}
+    acc = {f: {str(r["seed"]): float(r["acc"]) for r in part} for f, part in by.items()}
+    probe = {f: {str(r["seed"]): _mean([float(r[f"{b}.probe"]) for b in branches]) for r in part} for f, part in by.items()}
+    branch = {f: {str(r["seed"]): float(r[f"{weak}.probe"]) for r in part} for f, part in by.items()}
+    own = {f: {str(r["seed"]): float(r[f"{weak}.own"]) for r in part} for f, part in by.items()}
     base = {f: acc[base_of(f, "control")] for f in acc}
     p = _holm(
         {f: _sign_flip([acc[f][s] - base[f][s] for s in acc[f] if s in base[f]]) for f in acc if base[f] is not acc[f]}
