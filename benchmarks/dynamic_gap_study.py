@@ -271,7 +271,9 @@ def _table(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
     branches = [f.removeprefix(ALONE) for f in dict.fromkeys(r["family"] for r in alone)]
     weak = _weak(alone, branches)
     acc = {f: {str(r["seed"]): float(r["acc"]) for r in part} for f, part in by.items()}
-    probe = {f: {str(r["seed"]): _mean([float(r[f"{b}.probe"]) for b in branches]) for r in part} for f, part in by.items()}
+    probe = {
+        f: {str(r["seed"]): _mean([float(r[f"{b}.probe"]) for b in branches]) for r in part} for f, part in by.items()
+    }
     branch = {f: {str(r["seed"]): float(r[f"{weak}.probe"]) for r in part} for f, part in by.items()}
     own = {f: {str(r["seed"]): float(r[f"{weak}.own"]) for r in part} for f, part in by.items()}
     base = {f: acc[base_of(f, "control")] for f in acc}

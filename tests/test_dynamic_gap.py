@@ -20,6 +20,7 @@ from mmzoo.functional import cosine_similarities, info_nce, same_class
 from mmzoo.heads.concat import Concat
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.joint_unimodal import JointUnimodal
+from mmzoo.strategies.label_fitting import LabelFitting
 from mmzoo.strategy import Chain
 from mmzoo.training import Training
 
@@ -204,3 +205,21 @@ def test_the_inner_problem_of_a_learned_alpha_holds_the_unimodal_losses() -> Non
     wanted = F.cross_entropy(out.logits, batch.target)
     wanted = wanted + 1.5 * sum(F.cross_entropy(z, batch.target) for z in out.unimodal.values())
     assert torch.allclose(cls, wanted, atol=1e-12, rtol=0)
+
+
+def test_one_update_is_bounded() -> None:
+    strategy = DynamicGap(schedule="learned", solver="identity", normalize=False, alpha=0.5, eta=1e3, max_change=0.07)
+    r = run_of(strategy)
+    r.train_epoch()
+    r.end_epoch()
+    assert abs(strategy.current - 0.5) == pytest.approx(0.07, abs=1e-12)
+
+
+@pytest.mark.parametrize("one_hot", [0.0, 0.7])
+def test_label_fitting_is_cross_entropy_with_mixed_labels(one_hot: float) -> None:
+    r = run_of(LabelFitting(one_hot=one_hot))
+    batch = data()[0]
+    mixed = one_hot * F.one_hot(batch.target, C).double() + (1 - one_hot) / C
+    wanted = F.cross_entropy(r.model(batch.inputs).logits, mixed).detach()
+    r.step(batch)
+    assert torch.allclose(r._logged["loss/task"][0], wanted, atol=1e-12, rtol=0)
