@@ -357,7 +357,8 @@ def test_a_student_that_was_killed_ends_as_if_it_had_not(
         with pytest.raises(KeyboardInterrupt):
             run_one(student, catalogue, store, checkpoint_every=0, on_epoch=interrupt)
     saved = torch.load(store.folder(student.spec.run_id) / "checkpoint.pt", weights_only=True)
-    assert saved["run"]["teachers"] == {}  # they are in the store already
+    held = saved["run"]["teachers"]
+    assert held["own"] == {} and held["given"] == ["fou", "zer"]  # they are in the store already
     resumed = run_one(student, catalogue, store, checkpoint_every=0)
     assert lasting(resumed) == lasting(straight)
     assert sorted(trained) == sorted([student.label] * 3 + ["unimodal: fou", "unimodal: zer"])
