@@ -135,6 +135,10 @@ class Entry:
     def load(self) -> Any:
         """Import and return what the entry points to. Raises MmzooError naming the entry when that fails."""
         module, _, attribute = self.extra["path"].partition(":")
+        if module.endswith(".py"):
+            from mmzoo import local
+
+            return local.load(module, attribute)
         try:
             return getattr(importlib.import_module(module), attribute)
         except Exception as error:
@@ -221,16 +225,18 @@ class Catalogue:
                 del names[name]
 
     def has(self, kind: str, name: str) -> bool:
-        return name in self._entries[kind] or name in self._also[kind]
+        return name in self._entries[kind] or name in self._also[kind] or _local(kind, name) is not None
 
     def get(self, kind: str, name: str, package: str = "") -> Entry:
-        """The entry of a name, an alias or `package/name`. Raises UnknownName with the nearest known name.
+        """The entry of a name, an alias, `package/name`, or FILE.py:CLASS. Raises UnknownName with the nearest known name.
 
         package: who asks, whose own entries come first. A recipe means the strategy that it ships with, even where
         another package holds the bare name.
         """
         own = self._also[kind].get(f"{package}/{name}")
-        entry = own or self._entries[kind].get(name) or self._also[kind].get(name)
+        entry = own or self._entries[kind].get(name) or self._also[kind].get(name) or _local(kind, name)
+        if entry is None and ".py:" in name:
+            raise UnknownName(f"{name} is no {SINGULAR[kind]}; the base class decides what a class is.")
         if entry is None:
             known = [*self._entries[kind], *self._also[kind]]
             close = near_miss(name, known)
@@ -250,6 +256,15 @@ class Catalogue:
     def name_of(self, entry: Entry) -> str:
         """The shortest name that `get` answers with this entry."""
         return entry.name if self._entries[entry.kind].get(entry.name) is entry else entry.qualified
+
+
+def _local(kind: str, name: str) -> Entry | None:
+    """The entry of a class in a file, which is loaded for that; None where the name means none of this kind."""
+    if ".py:" not in name:
+        return None
+    from mmzoo import local
+
+    return local.entry(kind, name)
 
 
 def read_entries(source: str | Path, package: str | None = None) -> list[Entry]:

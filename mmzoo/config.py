@@ -24,7 +24,7 @@ ENGINE_VERSION = 1
 
 _BOUND = r"[0-9]{1,9}%?"
 MOST_SEEDS = 10_000
-_PART = re.compile(rf"^(?P<name>[A-Za-z_][\w./-]*?)(?::(?P<first>{_BOUND})-(?P<last>{_BOUND})?)?$")
+_PART = re.compile(rf"^(?P<name>[^:]*\.py:[A-Za-z_]\w*|[A-Za-z_][\w./-]*?)(?::(?P<first>{_BOUND})-(?P<last>{_BOUND})?)?$")
 GRAMMAR = "NAME[:FIRST-LAST][+NAME...][@HEAD], e.g. ogm:0-50+pmr@sum"
 
 
@@ -292,7 +292,7 @@ class Settings:
         self._values: dict[str, dict[str, Any]] = {}
         self._used: set[tuple[str, str]] = set()
         for key, value in pairs:
-            scope, _, name = key.partition(".")
+            scope, name = _divided_key(key)
             if not scope or not name:
                 raise BadValue(f"--set {key}={value}: write WHAT.KEY=VALUE, e.g. ogm.alpha=0.3 or train.lr=0.01.")
             if scope != "train" and not any(catalogue.has(kind, scope) for kind in
@@ -337,6 +337,15 @@ class Settings:
                         f"--set {scope}.{key}: nothing in this bench uses {scope!r}. Name it with --method, "
                         "--baselines or --datasets, or leave the setting out."
                     )
+
+
+def _divided_key(key: str) -> tuple[str, str]:
+    """`WHAT.KEY` as its two parts, where WHAT may be a class in a file: `./mine.py:Mine.weight`."""
+    local = re.match(r"(.*\.py:[A-Za-z_]\w*)\.(.*)", key)
+    if local is not None:
+        return local[1], local[2]
+    scope, _, name = key.partition(".")
+    return scope, name
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -469,7 +478,7 @@ def _suite_settings(value: Any, catalogue: Catalogue, document: Any) -> list[tup
 
 def _check_setting(catalogue: Catalogue, key: str, value: Any) -> None:
     """Type and range of one setting, as far as its name alone decides them."""
-    scope, _, name = key.partition(".")
+    scope, name = _divided_key(key)
     if scope == "train":
         Training().replace(**{name: value})
         return
