@@ -1,0 +1,60 @@
+"""How one modality is stored and handed on. No torch at import: preparing data does not need it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mmzoo.data.source import Media
+
+
+class MediaFault(Exception):
+    """A file that cannot be used. kind: a key of mmzoo.data.source.FAULTS."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind, self.message = kind, message
+
+
+@dataclass(frozen=True)
+class Array:
+    """One stored array of a field: its shape for one item, and its numpy dtype by name."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Field:
+    """One modality of a recipe; subclasses are frozen dataclasses whose values are the whole of what decides the bytes.
+
+    kind: what an encoder is told it gets: vector, image, spectrogram, video or text. version: bumped whenever `read` may
+    give other bytes; part of the recipe's hash.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def arrays(self) -> Mapping[str, Array]:
+        """Name of a part -> its form; the name is empty where there is one part only (`<modality>.npy`)."""
+        raise TypeError(f"{type(self).__name__} defines no arrays")
+
+    def read(self, media: Media) -> Mapping[str, np.ndarray]:
+        """Part -> array of exactly that form. Deterministic. Raises MediaFault for whatever is wrong with the file; any
+        other exception is a defect of the field."""
+        raise TypeError(f"{type(self).__name__} defines no read")
+
+    def blank(self) -> Mapping[str, np.ndarray]:
+        """What stands for an item that cannot be read."""
+        import numpy as np
+
+        return {name: np.zeros(a.shape, a.dtype) for name, a in self.arrays().items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All that decides the bytes, for the recipe's hash."""
+        return {"field": type(self).__name__, "version": self.version, **dataclasses.asdict(self)}
