@@ -132,7 +132,7 @@ def test_the_small_encoders_learn_in_a_few_epochs(kind: str, cls: Any) -> None:
 def pair(head: Any) -> MultimodalModel:
     encoders: dict[str, Encoder] = {
         "video": CNN(SPECS["video"], width=5),
-        "text": TextTransformer(SPECS["text"], dim=8),
+        "text": TextTransformer(SPECS["text"], dim=8, dropout=0.0),
     }
     return MultimodalModel(encoders, head({m: e.out_dim for m, e in encoders.items()}, 3))
 
