@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmzoo.encoder import InputSpec
 from mmzoo.errors import BadValue, unknown
 from mmzoo.types import Batch, batch_bounds, map_tensors
 
@@ -20,7 +21,9 @@ class DataModule:
 
     inputs: modality -> tensor with one row an item (or a mapping of such). target: (N,) int64. splits: train (without
     the slice), slice, holdout and test -> sorted row numbers. split_hash, recipe_hash: which item lies where, and how
-    the inputs were made. present: (N, M) bool, or None when no modality is ever missing.
+    the inputs were made. present: (N, M) bool, or None when no modality is ever missing. kinds: modality ->
+    kind of its input as an encoder is told it (see InputSpec); where none is given, its number of axes tells. vocabulary:
+    modality -> number of different token ids, of texts.
     """
 
     name: str
@@ -32,14 +35,23 @@ class DataModule:
     recipe_hash: str
     metric: str = "acc"
     present: Tensor | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    vocabulary: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.inputs)
 
     def shape(self, modality: str) -> tuple[int, ...]:
-        """The shape of one item's input."""
-        return tuple(self.inputs[modality].shape[1:])
+        """The shape of one item's input; of text that of its ids."""
+        x = self.inputs[modality]
+        return tuple((x["ids"] if isinstance(x, Mapping) else x).shape[1:])
+
+    def spec(self, modality: str) -> InputSpec:
+        """What the encoder of a modality is told of its input."""
+        shape = self.shape(modality)
+        kind = self.kinds.get(modality) or InputSpec.of(shape).kind
+        return InputSpec(kind, shape, self.vocabulary.get(modality))
 
     def only(self, modalities: Sequence[str]) -> DataModule:
         """The same items with some of the modalities, in the data set's order."""
@@ -48,11 +60,7 @@ class DataModule:
                 raise unknown(f"modality of {self.name}", m, self.inputs)
         columns = [i for i, m in enumerate(self.inputs) if m in modalities]
         present = None if self.present is None else self.present[:, columns]
-        inputs = {m: x for m, x in self.inputs.items() if m in modalities}
-        return DataModule(
-            self.name, inputs, self.target, self.n_classes, self.splits, self.split_hash, self.recipe_hash,
-            self.metric, present,
-        )  # fmt: skip
+        return replace(self, inputs={m: x for m, x in self.inputs.items() if m in modalities}, present=present)
 
     def loader(self, *splits: str, batch_size: int) -> Loader:
         """A loader of the items of one or several splits, holding a copy of those rows and no others."""

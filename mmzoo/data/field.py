@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,6 +54,15 @@ class Field:
         import numpy as np
 
         return {name: np.zeros(a.shape, a.dtype) for name, a in self.arrays().items()}
+
+    def fitted(self, media: Iterable[Media]) -> Field:
+        """The field with what it has to learn from the training items (a vocabulary, a mean): itself where that is
+        nothing. `media` are this modality's, of training items only, in the order of the listing. Deterministic."""
+        return self
+
+    def facts(self) -> Mapping[str, Any]:
+        """What an encoder has to know besides the arrays' forms, e.g. `{"vocabulary": 30522}`. Of the fitted field."""
+        return {}
 
     def as_dict(self) -> dict[str, Any]:
         """All that decides the bytes, for the recipe's hash."""
