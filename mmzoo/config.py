@@ -281,7 +281,7 @@ def _canonical(catalogue: Catalogue, method: Method) -> str | None:
             "each_modality": bool(recipe.extra.get("each_modality")),
         }  # fmt: skip
         if _plain(same) == _plain(method.identity):
-            return recipe.id.partition("/")[2]
+            return catalogue.name_of(recipe)
     return None
 
 

@@ -21,6 +21,8 @@ PACKAGE = "local"
 NAME = re.compile(rf"(?:{PACKAGE}/)?(?P<file>[^:+@]*\.py):(?P<cls>[A-Za-z_]\w*)")
 #: kind -> module and name of the base class
 BASES = {"strategies": "mmzoo.strategy:Strategy", "heads": "mmzoo.head:FusionHead", "encoders": "mmzoo.encoder:Encoder"}
+#: what an encoder is taken to read where it has no `kinds`
+KINDS = ("vector", "spectrogram", "image", "video", "text")
 _TYPES: Mapping[str, str] = {"bool": "bool", "int": "int", "float": "float", "str": "str"}
 
 
@@ -136,7 +138,7 @@ def _claims(kind: str, cls: Any) -> tuple[tuple[str, ...], dict[str, Any], dict[
         extra = {"how": cls.how, "additive": _additive(cls), "modalities": {"min": cls.min_modalities}}
         extra |= {key: getattr(cls, key) for key in ("equal_dims", "evidential", "couples", "mean_gates")}
         return ("equal_dims",) if cls.equal_dims else (), {}, extra
-    return (), {}, {"input": getattr(cls, "kinds", "vector")}
+    return (), {}, {"input": list(getattr(cls, "kinds", KINDS))}
 
 
 def _additive(cls: Any) -> bool:

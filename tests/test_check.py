@@ -36,7 +36,9 @@ def test_a_report_names_claim_finding_and_next_step(tmp_path: Path, capsys: pyte
     file.write_text(PARTS)
     assert main(["check", f"{file}:Edits", "--quiet"]) == 1
     text = capsys.readouterr().out
-    assert "FAILED    purity" in text and "edited in place: feature audio" in text and "to do: build new tensors" in text
+    assert (
+        "FAILED    purity" in text and "edited in place: feature audio" in text and "to do: build new tensors" in text
+    )
     assert "passed  " not in text
 
     assert main(["check", f"{file}:Edits", "--json"]) == 1
@@ -60,11 +62,13 @@ def test_a_head_of_the_zoo_passes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_targets() -> None:
-    labels = {text: [t.label for t in find(catalogue(), text)] for text in ("ogm", "concat", "strategies/ogm", "mlp")}
+    labels = {
+        text: [t.label for t in find(catalogue(), text)] for text in ("ogm", "concat", "strategies/ogm", "text_bag")
+    }
     assert labels == {"ogm": ["method ogm"], "concat": ["method concat", "head concat"],
-                      "strategies/ogm": ["strategy ogm"], "mlp": ["encoder mlp"]}  # fmt: skip
+                      "strategies/ogm": ["strategy ogm"], "text_bag": ["encoder text_bag (text)"]}  # fmt: skip
     every = {t.label for t in find(catalogue(), "mmzoo")}
-    assert {"method dynamic_gap_lb", "head channel", "strategy umt", "encoder mlp"} <= every
+    assert {"method dynamic_gap_lb", "head channel", "strategy umt", "encoder mlp (vector)"} <= every
     with pytest.raises(UnknownName, match="Did you mean 'ogm'"):
         find(catalogue(), "ogmm")
     with pytest.raises(BadValue, match="mfeat is a data set"):

@@ -99,7 +99,9 @@ def test_it_is_benched_like_a_method(mine: Path, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_what_is_wrong_is_said(mine: Path, text: str, kind: type[Exception], message: str) -> None:
-    head = "from mmzoo.api import Strategy\nclass Mine(Strategy):\n    def __init__(self, *, what{}): self.what = what\n"
+    head = (
+        "from mmzoo.api import Strategy\nclass Mine(Strategy):\n    def __init__(self, *, what{}): self.what = what\n"
+    )
     Path("broken.py").write_text("\n1 / 0\n")
     Path("syntax.py").write_text("def f(:\n")
     Path("untyped.py").write_text(head.format("=object()"))

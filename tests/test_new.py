@@ -51,7 +51,9 @@ def test_its_own_tests_pass(tmp_path: Path) -> None:
     [(["strategy", "ogm"], "taken by"), (["head", "My-Head"], "lower_snake_case"), (["encoder", "class"], "no usable name"),
      (["strategy", "mmzoo"], "no usable name")],
 )  # fmt: skip
-def test_names_that_cannot_be_used(given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_cannot_be_used(
+    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["new", *given, "--dir", str(tmp_path)]) == 2
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from site_packages import HEADER, LISTS, Site
 from mmzoo import plugins
 from mmzoo.catalogue import Entry
 from mmzoo.errors import BadValue, MmzooError
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:

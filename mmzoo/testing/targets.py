@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any, cast
 
 from mmzoo import local
-from mmzoo.catalogue import KINDS, Catalogue, Entry
+from mmzoo.catalogue import KINDS, SINGULAR, Catalogue, Entry
 from mmzoo.config import Settings, resolve_method
 from mmzoo.errors import BadValue, MmzooError, UnknownName, near_miss
 from mmzoo.testing.api import part_case
+from mmzoo.testing.cases import SPECS
 from mmzoo.testing.report import CheckResult, Kind, Report
 
 #: kinds of entries that there are checks for -> what the checks call them
@@ -47,18 +48,20 @@ def find(catalogue: Catalogue, text: str) -> list[Target]:
         return [t for name in names for t in find(catalogue, f"{text}:{name}")]
     if local.is_local(text):
         kind = local.kind_of(local.load(*text.removeprefix("local/").rsplit(":", 1)), text)
-        return [_target(catalogue.get(kind, text), catalogue)]
+        return list(_targets(catalogue.get(kind, text), catalogue))
     kind, _, name = text.partition("/")
     if kind in KINDS and name:
         entries = [catalogue.get(kind, name)]
     else:
         entries = _named(catalogue, text) or [e for e in catalogue if e.package == text]
-    found = [_target(e, catalogue) for e in entries if e.kind != "datasets"]
+    found = [t for e in entries if e.kind in (*CHECKED, "methods") for t in _targets(e, catalogue)]
     if not entries:
         known = {e.name for e in catalogue} | {e.package for e in catalogue}
-        raise UnknownName(f"nothing to check is called {text!r}.{near_miss(text, known)} See: mmzoo list, or write FILE.py:CLASS.")
+        raise UnknownName(
+            f"nothing to check is called {text!r}.{near_miss(text, known)} See: mmzoo list, or write FILE.py:CLASS."
+        )
     if not found:
-        raise BadValue(f"{text} is a data set; there are checks for {', '.join(CHECKED.values())}.")
+        raise BadValue(f"{text} is a {SINGULAR[entries[0].kind]}; there are checks for {', '.join(CHECKED.values())}.")
     return list({t.label: t for t in found}.values())
 
 
@@ -68,11 +71,19 @@ def _named(catalogue: Catalogue, name: str) -> list[Entry]:
     return [e for e in found if not (e.kind == "strategies" and any(o.kind == "methods" for o in found))]
 
 
-def _target(entry: Entry, catalogue: Catalogue) -> Target:
+def _targets(entry: Entry, catalogue: Catalogue) -> Iterator[Target]:
+    """The parts of an entry: one, or of an encoder one for each kind of input that it takes."""
+    name = catalogue.name_of(entry) if entry.package != local.PACKAGE else entry.name
     if entry.kind == "methods":
-        return Target(f"method {catalogue.name_of(entry)}", "strategy", partial(_method_case, entry, catalogue))
+        yield Target(f"method {name}", "strategy", partial(_method_case, entry, catalogue))
+        return
     kind = CHECKED[entry.kind]
-    return Target(f"{kind} {entry.name}", kind, partial(_part_case, kind, entry))
+    if kind != "encoder":
+        yield Target(f"{kind} {name}", kind, lambda: part_case(kind, _class(entry), entry.defaults()))
+        return
+    given = entry.extra["input"]
+    for takes in [given] if isinstance(given, str) else given:
+        yield Target(f"encoder {name} ({takes})", kind, partial(_encoder_case, entry, takes))
 
 
 def _method_case(entry: Entry, catalogue: Catalogue) -> Any:
@@ -83,9 +94,9 @@ def _method_case(entry: Entry, catalogue: Catalogue) -> Any:
     return part_case("strategy", _class(catalogue.get("strategies", part.strategy)), part.params, **options)
 
 
-def _part_case(kind: Kind, entry: Entry) -> Any:
-    options: dict[str, Any] = {}
-    return part_case(kind, _class(entry), entry.defaults(), **options)
+def _encoder_case(entry: Entry, takes: str) -> Any:
+    spec = SPECS[takes]
+    return part_case("encoder", _class(entry), {"spec": spec, **entry.defaults()}, inputs=spec)
 
 
 def _class(entry: Entry) -> type:
