@@ -15,9 +15,9 @@ from mmzoo.errors import BadValue, MmzooError, UnknownName, near_miss, unknown
 from mmzoo.training import Training
 from mmzoo.yamlfile import Document, Key, read
 
-KINDS = ("methods", "strategies", "heads", "encoders", "datasets")
+KINDS = ("methods", "strategies", "heads", "encoders", "datasets", "trackers")
 SINGULAR = {"methods": "method", "strategies": "strategy", "heads": "head", "encoders": "encoder",
-            "datasets": "data set"}  # fmt: skip
+            "datasets": "data set", "trackers": "tracker"}  # fmt: skip
 STATUSES = ("stable", "experimental", "deprecated")
 BUILT_IN = "mmzoo"
 
@@ -35,6 +35,7 @@ _KEYS: Mapping[str, set[str]] = {
     "encoders": _COMMON | {"path", "input"},
     "datasets": _COMMON
     | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select"},
+    "trackers": {"summary", "aliases", "status", "version", "path", "install"},
 }
 _NEEDED: Mapping[str, set[str]] = {
     "methods": {"summary", "strategy", "head"},
@@ -42,6 +43,7 @@ _NEEDED: Mapping[str, set[str]] = {
     "heads": {"summary", "path", "how"},
     "encoders": {"summary", "path", "input"},
     "datasets": {"summary", "path", "modalities", "n_classes", "training", "encoders"},
+    "trackers": {"summary", "path"},
 }
 
 
@@ -141,6 +143,7 @@ class Entry:
             raise MmzooError(
                 f"{SINGULAR[self.kind]} {self.name!r} of package {self.package} cannot be loaded from "
                 f"{self.extra['path']}: {type(error).__name__}: {error}."
+                + (f" Install it: {self.extra['install']}" if "install" in self.extra else "")
             ) from error
 
     def check_params(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,7 +328,7 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
     )  # fmt: skip
 
 
-_TEXTS = {"strategy", "head", "equation", "input", "metric", "licence", "select"}
+_TEXTS = {"install", "strategy", "head", "equation", "input", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {"params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
 _FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates"}

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,11 @@ class BenchSpec:
     preset: str = "default"
     settings: tuple[tuple[str, Any], ...] = ()
     references: bool = True
+    heads: tuple[str, ...] = ()
+    overrides: tuple[tuple[tuple[str, Any], ...], ...] = ()
+    protocol: str = "holdout"
+    keep_weights: bool = False
+    track: tuple[str, ...] = ()
 
 
 def digest(value: Any) -> str:
@@ -347,6 +353,17 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return key.strip(), _scalar(value, text)
 
 
+def parse_override(text: str) -> tuple[tuple[str, Any], ...]:
+    """`KEY=VALUE KEY=VALUE ...`: settings that hold together, parted by blanks as a shell parts words."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise BadValue(f"--override {text!r}: {error}. Write 'WHAT.KEY=VALUE WHAT.KEY=VALUE'.") from None
+    if not words:
+        raise BadValue("--override is empty: write 'WHAT.KEY=VALUE WHAT.KEY=VALUE'.")
+    return tuple(map(parse_setting, words))
+
+
 def _scalar(value: str, text: str) -> Any:
     try:
         read = yaml.safe_load(value)
@@ -388,7 +405,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 # ---------------------------------------------------------------------------------------------- suites
-_SUITE_KEYS = {f.name for f in dataclasses.fields(BenchSpec)} - {"settings"} | {"set", "schema"}
+#: how the epoch of a run is chosen; peers: on holdout, and beside it, in a column of its own, on test
+PROTOCOLS = ("holdout", "peers")
+_SUITE_KEYS = {f.name for f in dataclasses.fields(BenchSpec)} - {"settings", "track"} | {"set", "schema"}
 
 
 def read_suite(path: Path, catalogue: Catalogue) -> dict[str, Any]:
@@ -416,12 +435,17 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Any) -> d
             raise BadValue(f"this version reads schema 1, not {value!r}")
         return {}
     if key == "set":
-        return {"settings": tuple(_suite_settings(value, catalogue, document))}
+        return {"settings": tuple(_suite_settings(value, catalogue, document, ("set",)))}
+    if key == "overrides":
+        if not isinstance(value, list) or not value:
+            raise BadValue("must be a list of mappings, each as in set: [{train.lr: 0.01}, {train.lr: 0.1}]")
+        found = [_suite_settings(v, catalogue, document, (key, i)) for i, v in enumerate(value)]
+        return {"overrides": tuple(map(tuple, found))}
     if key == "seeds":
         if isinstance(value, list) and value:
             return {"seeds": parse_seeds(",".join(map(str, value)) + ",")}
         return {"seeds": parse_seeds(str(value))}
-    if key in ("baselines", "datasets"):
+    if key in ("baselines", "datasets", "heads"):
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise BadValue(f"must be a list of names, not {value!r}")
         for i, name in enumerate(value):
@@ -432,11 +456,14 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Any) -> d
         return {key: tuple(value)}
     wanted: Any
     wanted, words = {"method": (str, "a method"), "preset": (str, "a name"), "epochs": (int, "a whole number"),
-                     "references": (bool, "true or false")}[key]  # fmt: skip
+                     "references": (bool, "true or false"), "keep_weights": (bool, "true or false"),
+                     "protocol": (str, "a name")}[key]  # fmt: skip
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise BadValue(f"must be {words}, not {value!r}")
     if key == "epochs":
         Training().replace(epochs=value)
+    if key == "protocol":
+        check_protocol(value)
     if key == "method":
         _known(key, value, catalogue)
     if key == "preset":
@@ -446,14 +473,25 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Any) -> d
     return {key: value}
 
 
+def check_protocol(name: str) -> str:
+    """One of PROTOCOLS. Raises UnknownName."""
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    return name
+
+
 def _known(key: str, name: str, catalogue: Catalogue) -> None:
-    if key == "datasets":
+    if key == "heads":
+        catalogue.get("heads", name)
+    elif key == "datasets":
         resolve_dataset(catalogue, name, Settings(catalogue, ()))
     else:
         resolve_method(catalogue, name, Settings(catalogue, ()))
 
 
-def _suite_settings(value: Any, catalogue: Catalogue, document: Any) -> list[tuple[str, Any]]:
+def _suite_settings(
+    value: Any, catalogue: Catalogue, document: Any, where: tuple[Any, ...]
+) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
         raise BadValue("must map WHAT.KEY to values, e.g. ogm.alpha: 0.3")
     pairs = []
@@ -463,7 +501,7 @@ def _suite_settings(value: Any, catalogue: Catalogue, document: Any) -> list[tup
             _check_setting(catalogue, str(key), setting)
             pairs.append((str(key), setting))
         except MmzooError as error:
-            document.fault(("set", key), str(error))
+            document.fault((*where, key), str(error))
     return pairs
 
 
