@@ -501,7 +501,7 @@ def _described(f: Field) -> dict[str, Any]:
 
 def _unsettled(store: DataStore, policy: Mapping[str, str]) -> bool:
     """Whether what is wrong with some item of a store would now be an error."""
-    return any(policy.get(f.get("kind"), "error") == "error" for f in store.meta["faults"] if isinstance(f, dict))
+    return any(policy.get(str(f.get("kind")), "error") == "error" for f in store.meta["faults"] if isinstance(f, dict))
 
 
 def _recorded(store: DataStore) -> list[tuple[Fault, str]]:

@@ -180,7 +180,8 @@ class _Pool:
                 worker.process.join()
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Chunk]:
-        waiting, finished = deque(tasks), {}
+        waiting = deque(tasks)
+        finished: dict[int, Chunk] = {}
         for number, _ in tasks:
             while number not in finished:
                 for worker in self.workers:
