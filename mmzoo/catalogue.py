@@ -132,6 +132,12 @@ class Entry:
         return f"{self.kind}/{self.qualified if self.package != BUILT_IN else self.name}"
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The kinds of input that an encoder takes."""
+        given = self.extra["input"]
+        return (given,) if isinstance(given, str) else tuple(given)
+
+    @property
     def qualified(self) -> str:
         return f"{self.package}/{self.name}"
 
@@ -329,7 +335,7 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
     )  # fmt: skip
 
 
-_TEXTS = {"install", "strategy", "head", "equation", "input", "metric", "licence", "select"}
+_TEXTS = {"install", "strategy", "head", "equation", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {"mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
 _FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared"}
@@ -350,8 +356,10 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "one of exact, slice, ablated"
     elif key in _TEXTS and not isinstance(value, str):
         wanted = "a text"
-    elif key in _LISTS and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+    elif key in _LISTS and not _is_names(value):
         wanted = "a list of names"
+    elif key == "input" and not ((value and isinstance(value, str)) or (_is_names(value) and value)):
+        wanted = "a kind of input, or a list of kinds"
     elif key in _FLAGS and not isinstance(value, bool):
         wanted = "true or false"
     elif key in _MAPPINGS and not isinstance(value, dict):
@@ -371,6 +379,10 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
     ):
         wanted = "whole numbers for min and max"
     return wanted and f"must be {wanted}, not {value!r}"
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def _is_condition(value: Any) -> bool:

@@ -342,7 +342,7 @@ def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> Multimodal
     for m in data.modalities:
         name, params = spec.encoders[m]
         with seeded(spec.seed, "init", "encoder", m):
-            encoders[m] = catalogue.get("encoders", name).load()(data.shape(m), **params)
+            encoders[m] = catalogue.get("encoders", name).load()(data.spec(m), **params)
     head = catalogue.get("heads", spec.head)
     with seeded(spec.seed, "init", "head", spec.head):
         built = head.load()({m: e.out_dim for m, e in encoders.items()}, data.n_classes, **spec.head_params)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmzoo.data.columns import Column, Mapped, column
 from mmzoo.data.transforms import Draws, Transform
+from mmzoo.encoder import InputSpec
 from mmzoo.errors import BadValue, unknown
 from mmzoo.types import Batch, batch_bounds, map_tensors
 
@@ -53,6 +54,12 @@ class DataModule:
             return self.transforms[modality].shape
         x = self.inputs[modality]
         return tuple((x["ids"] if isinstance(x, Mapping) else x).shape[1:])
+
+    def spec(self, modality: str) -> InputSpec:
+        """What the encoder of a modality is told of its input."""
+        shape = self.shape(modality)
+        kind = self.kinds.get(modality) or InputSpec.of(shape).kind
+        return InputSpec(kind, shape, self.vocabulary.get(modality))
 
     def only(self, modalities: Sequence[str]) -> DataModule:
         """The same items with some of the modalities, in the data set's order."""
