@@ -587,7 +587,7 @@ def _resolve_prepared(
             continue
         if "split" in params:
             params = {**params, "split": store.split_name(params["split"])}
-        return label, of_store(asked, store), {**params, "store": identity(store)}
+        return label, of_store(asked, store), {**params, "store": identity(store, entry.extra.get("metric", "acc"))}
     assert missing is not None
     raise missing
 

@@ -1,10 +1,10 @@
 """A prepared data set on disk: plain `.npy` arrays, an index, and meta.json, all or nothing. No torch, no numpy at import.
 
-    meta.json                  what it is: recipe, classes, splits, faults, library versions, and the hash of each other file
-    index.csv                  one line an item: id, label, where, row, and for each split the item's side and group
-    <modality>[.<part>].npy    one row an item
-    present.npy                (rows, modalities) bool, where some item lacks some modality
-    prepared.json              when and from where; not part of the content
+meta.json                  what it is: recipe, classes, splits, faults, library versions, and the hash of each other file
+index.csv                  one line an item: id, label, where, row, and for each split the item's side and group
+<modality>[.<part>].npy    one row an item
+present.npy                (rows, modalities) bool, where some item lacks some modality
+prepared.json              when and from where; not part of the content
 """
 
 from __future__ import annotations
@@ -260,7 +260,9 @@ def _rows(path: Path, meta: Mapping[str, Any]) -> Iterator[Row]:
         for line in reader:
             label, row = int(line["label"]), int(line["row"])
             sides = {s: line[SPLIT + s] for s in meta["splits"]}
-            if not (0 <= label < len(meta["classes"]) and 0 <= row < meta["rows"] and set(sides.values()) <= set(SIDES)):
+            if not (
+                0 <= label < len(meta["classes"]) and 0 <= row < meta["rows"] and set(sides.values()) <= set(SIDES)
+            ):
                 raise ValueError(f"line {reader.line_num} has a value out of range")
             yield Row(line["id"], label, line["where"], row, sides, {s: line[GROUP + s] for s in meta["splits"]})
             seen += 1
