@@ -255,7 +255,8 @@ def _encoders(
     """modality -> its encoder and parameters."""
     found = {}
     for m in modalities:
-        choice = entry.extra["encoders"][entry.extra["modalities"][m]]
+        choices = entry.extra["encoders"]
+        choice = choices[m] if m in choices else choices[entry.extra["modalities"][m]]
         encoder = catalogue.get("encoders", choice["name"], entry.package)
         given = {**encoder.check_params(choice.get("params", {})),
                  **encoder.check_params(settings.take(encoder))}  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -217,8 +218,7 @@ def _mini(arguments: argparse.Namespace) -> int:
 
 def make_mini(name: str, root: Path, seed: int = 0) -> Path:
     """Generate the twin of a data set. Raises UnknownName for one that has none, BadValue for a folder with other files."""
-    from mmzoo.data import mini
-
+    mini: Any = importlib.import_module("mmzoo.data.mini")
     if name not in mini.NAMES:
         raise unknown("data set with a generated twin", name, mini.NAMES)
     try:
