@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.errors import BadValue, CorruptFile, UnknownName, near_miss, unknown
+from mmzoo.config import is_manifest
+from mmzoo.errors import BadValue, CorruptFile, UnknownName, near_miss
 
 if TYPE_CHECKING:
     from mmzoo.catalogue import Entry
@@ -206,25 +206,15 @@ def _check_stores(source: Source) -> int:
 
 # ---------------------------------------------------------------------------------------------- mini
 def _mini(arguments: argparse.Namespace) -> int:
+    from mmzoo.bench.ready import make_twin
     from mmzoo.data.home import mini_root
 
     source = source_of(arguments.data)
     root = mini_root(source.name) if arguments.root is None else Path(arguments.root).expanduser().absolute()
-    made = make_mini(source.name, root, arguments.seed)
+    made = make_twin(source.name, root, arguments.seed)
     step = f" --root {root}" if arguments.root is not None else ""
     print(f"{source.name} (mini): generated in {made}\nNext: mmzoo data prepare {source.name}{step}")
     return 0
-
-
-def make_mini(name: str, root: Path, seed: int = 0) -> Path:
-    """Generate the twin of a data set. Raises UnknownName for one that has none, BadValue for a folder with other files."""
-    mini: Any = importlib.import_module("mmzoo.data.mini")
-    if name not in mini.NAMES:
-        raise unknown("data set with a generated twin", name, mini.NAMES)
-    try:
-        return Path(mini.write(name, root, seed=seed))
-    except OSError as error:
-        raise BadValue(f"cannot write {root}: {error.strerror or error}.") from None
 
 
 # ---------------------------------------------------------------------------------------------- list and show
@@ -315,10 +305,6 @@ def published(entry: Entry) -> Source:
             f"{entry.name} comes with {entry.package}: there is nothing to prepare. See: mmzoo show {entry.name}"
         )
     return entry.load()()
-
-
-def is_manifest(text: str) -> bool:
-    return text.endswith((".yaml", ".yml"))
 
 
 def _nobody(text: str) -> Any:

@@ -139,7 +139,7 @@ class OwnEntry(Entry):
 def own_entry(path: Path, catalogue: Catalogue) -> OwnEntry:
     """A manifest as a data set of the catalogue. Raises BadValue with every fault of the manifest and its line."""
     source = read_manifest(path)
-    if catalogue.has("datasets", source.name):
+    if catalogue.has("datasets", source.name) and catalogue.get("datasets", source.name).package != "own":
         raise BadValue(f"{path}: name: there is a data set {source.name!r} already. Choose another name.")
     data = source._data
     kinds = {m: f.kind for m, f in source.recipes()["own"].fields.items()}

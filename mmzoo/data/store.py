@@ -92,12 +92,12 @@ class DataStore:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return tuple(self.meta["modalities"])
+        return tuple(m for m, _ in self.meta["recipe"]["fields"])
 
     @property
     def kinds(self) -> dict[str, str]:
         """modality -> vector, image, spectrogram, video or text"""
-        return {m: body["kind"] for m, body in self.meta["modalities"].items()}
+        return {m: self.meta["modalities"][m]["kind"] for m in self.modalities}
 
     def parts(self, modality: str) -> dict[str, tuple[tuple[int, ...], str]]:
         """part -> shape of one item and dtype"""
@@ -310,8 +310,12 @@ def _deeper(meta: Mapping[str, Any]) -> str | None:
             return f"files.{name} is not a plain file name"
         if fault := _misfit(body, {"bytes": int, "sha256": str}, f"files.{name}."):
             return fault
-    known = [f[0] for f in meta["recipe"]["fields"] if isinstance(f, list) and len(f) == 2 and isinstance(f[1], dict)]
-    if known != list(meta["modalities"]) or not known:
+    known = [
+        f[0]
+        for f in meta["recipe"]["fields"]
+        if isinstance(f, list) and len(f) == 2 and isinstance(f[0], str) and isinstance(f[1], dict)
+    ]
+    if not known or len(set(map(str, known))) < len(meta["recipe"]["fields"]) or set(known) != set(meta["modalities"]):
         return "recipe.fields and modalities do not name the same modalities"
     for modality, body in meta["modalities"].items():
         if fault := _misfit(body, {"kind": str, "arrays": dict}, f"modalities.{modality}."):

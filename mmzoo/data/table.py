@@ -53,7 +53,7 @@ class Table:
     @cached_property
     def _text(self) -> str:
         try:
-            return self.path.read_text(encoding="utf-8-sig", newline="")
+            return self.path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             raise BadValue(f"{self.path}, line {line}: not UTF-8 text. Save the table as UTF-8.") from None
