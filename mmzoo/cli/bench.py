@@ -8,7 +8,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.config import GRAMMAR, BenchSpec, parse_seeds, parse_setting, read_suite
+from mmzoo.config import (
+    GRAMMAR,
+    PROTOCOLS,
+    BenchSpec,
+    check_protocol,
+    parse_override,
+    parse_seeds,
+    parse_setting,
+    read_suite,
+)
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
@@ -35,6 +44,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--set", metavar="WHAT.KEY=VALUE", action="append", default=[], dest="settings",
         help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01"
         )  # fmt: skip
+    add("--heads", metavar="NAME,...", help="run each method that names no head of its own with each of these")
+    add("--override", metavar="'WHAT.KEY=VALUE ...'", action="append", default=[], dest="overrides",
+        help="settings that hold together, over those of --set; given several times, the whole bench is run under each"
+        )  # fmt: skip
+    add("--protocol", metavar="NAME", help=f"{' or '.join(PROTOCOLS)}: peers also reports, in a column of its own, the "
+        "epoch chosen on test, to measure how much that flatters (default: holdout)")  # fmt: skip
+    add("--keep-weights", action="store_true", help="keep the weights of every run, for mmzoo.load_run")
+    add("--track", metavar="NAME[:TARGET]", action="append", default=[],
+        help="a tracker that is told of every epoch, e.g. tensorboard or tensorboard:DIR; may be given several times"
+        )  # fmt: skip
     add("--suite", metavar="FILE", help="a YAML file with these options; options given here win")
     add("--no-references", action="store_true",
         help="leave out the reference rows: each modality alone (unless a method learns from it), plain joint, and the "
@@ -50,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mmzoo.bench.plan import make_plan, to_do
     from mmzoo.bench.store import Store
     from mmzoo.plugins import catalogue
+    from mmzoo.tracker import check_trackers
 
     if not arguments.out:
         raise BadValue("--out is empty: name the folder of the results.")
@@ -57,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(Path(arguments.out))
     if not arguments.plan:
         store.prepare()
+    check_trackers(catalogue(), plan.bench.track)
     missing = to_do(plan, store)
     _print_plan(plan, len(missing), store)
     if arguments.plan:
@@ -89,6 +110,16 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
         fields["preset"] = arguments.preset
     if arguments.no_references:
         fields["references"] = False
+    if arguments.heads is not None:
+        fields["heads"] = _names(arguments.heads)
+    if arguments.overrides:
+        fields["overrides"] = tuple(map(parse_override, arguments.overrides))
+    if arguments.protocol is not None:
+        fields["protocol"] = check_protocol(arguments.protocol)
+    if arguments.keep_weights:
+        fields["keep_weights"] = True
+    if arguments.track:
+        fields["track"] = tuple(arguments.track)
     fields["settings"] = (*fields.get("settings", ()), *map(parse_setting, arguments.settings))
     if "method" not in fields:
         raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")
