@@ -35,7 +35,8 @@ def centres(n: int, among: int) -> list[int]:
 class Frames(Field):
     """Frames of one clip in order of time, (frames, size, size, channels) uint8.
 
-    pick: "centres" takes the middle of each of `frames` equal segments; "first" takes the first frames, as the loaders of
+    pick: "centres" takes the middle of each of `frames` equal segments; "starts" the first of each, as OGM-GE does for
+    Kinetics-Sounds and MLA everywhere; "first" takes the first frames of the clip, as the loaders of
     OGM-GE, PMR, LFM, AMSS and BSS end up doing (they draw indices and then load by position). every: "frame", or "second":
     only the first frame of each second exists, as after the peers' extraction at one frame a second. few: where there are
     fewer than `frames`, "fault" reports the clip as short, "repeat" lets frames repeat. A span [start, end) of a File counts
@@ -46,7 +47,7 @@ class Frames(Field):
     size: int = 256
     channels: int = 3
     fit: Fit = "crop"
-    pick: Literal["centres", "first"] = "centres"
+    pick: Literal["centres", "starts", "first"] = "centres"
     every: Literal["frame", "second"] = "frame"
     few: Literal["fault", "repeat"] = "fault"
 
@@ -56,7 +57,7 @@ class Frames(Field):
         check_form(self.size, self.channels, self.fit)
         if not 1 <= self.frames <= 4096:
             raise BadValue(f"frames must be from 1 to 4096, not {self.frames!r}.")
-        for name, value, known in (("pick", self.pick, ("centres", "first")), ("every", self.every, ("frame", "second")),
+        for name, value, known in (("pick", self.pick, ("centres", "starts", "first")), ("every", self.every, ("frame", "second")),
                                    ("few", self.few, ("fault", "repeat"))):  # fmt: skip
             if value not in known:
                 raise BadValue(f"{name} must be {' or '.join(known)}, not {value!r}.")
@@ -80,6 +81,8 @@ class Frames(Field):
             raise MediaFault("short", f"{len(there)} frames where {self.frames} are asked for")
         if self.pick == "first":
             return [there[min(i, len(there) - 1)] for i in range(self.frames)]
+        if self.pick == "starts":
+            return [there[i * max(1, len(there) // self.frames) % len(there)] for i in range(self.frames)]
         return [there[i] for i in centres(self.frames, len(there))]
 
 
@@ -111,6 +114,14 @@ def opened(media: Media, channels: int) -> Clip:
     if media.path.is_dir():
         return _Pictures(_span(pictures(media.path), media), channels)
     return _Video(media, channels)
+
+
+def listed(folder: Path) -> Media:
+    """A folder of frames as what a data set lists: its pictures in order, or the folder itself where there are none."""
+    try:
+        return Files(tuple(pictures(folder)))
+    except MediaFault:
+        return File(folder)
 
 
 def fetched(clip: Clip, pick: Callable[[Clip], list[int]], made: Made) -> tuple[list[int], dict[int, Any]]:
