@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class MediaFault(Exception):
-    """A file that cannot be used. kind: a key of mmzoo.data.source.FAULTS."""
+    """A file that cannot be used, or hardly. kind: a key of mmzoo.data.source.FAULTS. arrays: what `read` would have returned
+    but for this fault (a silent recording, a clip of too few frames), for those who want to keep such items."""
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, arrays: Mapping[str, np.ndarray] | None = None) -> None:
         super().__init__(message)
-        self.kind, self.message = kind, message
+        self.kind, self.message, self.arrays = kind, message, arrays
 
 
 @dataclass(frozen=True)

@@ -70,26 +70,35 @@ class Frames(Field):
 
         clip = opened(media, self.channels)
         shown, found = fetched(clip, self.chosen, lambda picture: fitted(picture, self.size, self.fit))
-        return {"": np.stack([found[i] for i in shown])}
+        arrays = {"": np.stack([found[i] for i in shown])}
+        if clip.lacks:
+            raise MediaFault("short", clip.lacks, arrays)
+        if self.few == "fault" and (there := len(self._there(clip))) < self.frames:
+            raise MediaFault("short", f"{there} frames where {self.frames} are asked for", arrays)
+        return arrays
+
+    def _there(self, clip: Clip) -> Sequence[int]:
+        """The numbers of the frames to choose among, counted within the clip."""
+        return range(len(clip))[:: max(1, int(clip.rate)) if self.every == "second" else 1]
 
     def chosen(self, clip: Clip) -> list[int]:
-        """The numbers of the frames to show, counted within the clip. Raises MediaFault where there are too few."""
-        there = list(range(len(clip)))
-        if self.every == "second":
-            there = there[:: max(1, int(clip.rate))]
-        if not there or (len(there) < self.frames and self.few == "fault"):
-            raise MediaFault("short", f"{len(there)} frames where {self.frames} are asked for")
+        """The numbers of the frames to show; they repeat where there are too few. Raises MediaFault where there are none."""
+        there, n = self._there(clip), self.frames
+        if not there:
+            raise MediaFault("short", clip.lacks or "no frame at all")
         if self.pick == "first":
-            return [there[min(i, len(there) - 1)] for i in range(self.frames)]
+            return [there[min(i, len(there) - 1)] for i in range(n)]
         if self.pick == "starts":
-            return [there[i * max(1, len(there) // self.frames) % len(there)] for i in range(self.frames)]
-        return [there[i] for i in centres(self.frames, len(there))]
+            return [there[i * max(1, len(there) // n) % len(there)] for i in range(n)]
+        return [there[i] for i in centres(n, len(there))]
 
 
 class Clip:
-    """Frames that can be counted and fetched by number. rate: frames a second."""
+    """Frames that can be counted and fetched by number. rate: frames a second. lacks: in words, what of the span that was
+    asked for is not there."""
 
     rate: float = 1.0
+    lacks: str = ""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -112,7 +121,10 @@ def opened(media: Media, channels: int) -> Clip:
     if not isinstance(media, File):
         raise MediaFault("value", f"a clip is a file or several, not {type(media).__name__}")
     if media.path.is_dir():
-        return _Pictures(_span(pictures(media.path), media), channels)
+        found = pictures(media.path)
+        clip = _Pictures(found[media.start or 0 : media.end], channels)
+        clip.lacks = _lacks(media, len(found))
+        return clip
     return _Video(media, channels)
 
 
@@ -134,10 +146,9 @@ def fetched(clip: Clip, pick: Callable[[Clip], list[int]], made: Made) -> tuple[
         return shown, clip.at(shown, made)
 
 
-def _span(paths: list[Path], media: File) -> list[Path]:
-    if media.end is not None and media.end > len(paths):
-        raise MediaFault("short", f"{len(paths)} pictures where the span goes to {media.end}")
-    return paths[media.start or 0 : media.end]
+def _lacks(media: File, there: int) -> str:
+    beyond = media.end is not None and media.end > there
+    return f"{there} frames where the span goes to {media.end}" if beyond else ""
 
 
 class _Pictures(Clip):
@@ -167,12 +178,11 @@ class _Video(Clip):
         head(media.path)
         with decoding("the video"):
             self.total, self.rate = self._count()
+        self.lacks = _lacks(media, self.total)
 
     def __len__(self) -> int:
-        last = self.media.end
-        if last is not None and last > self.total:
-            raise MediaFault("short", f"{self.total} frames where the span goes to {last}")
-        return max(0, (self.total if last is None else last) - self.first)
+        last = self.total if self.media.end is None else min(self.total, self.media.end)
+        return max(0, last - self.first)
 
     def _count(self) -> tuple[int, float]:
         """Number of coded frames, which the header of many files does not tell, and frames a second."""
@@ -199,7 +209,7 @@ class _Video(Clip):
                         return found
         if not seen:
             raise MediaFault("broken", "no frame of the video can be decoded")
-        self.total = seen
+        self.total, self.lacks = seen, _lacks(self.media, seen)
         raise _Fewer
 
     def _frames(self, container: Any, stream: Any) -> Iterator[Any]:
