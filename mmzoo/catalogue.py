@@ -34,7 +34,8 @@ _KEYS: Mapping[str, set[str]] = {
     | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates"},
     "encoders": _COMMON | {"path", "input", "files", "example"},
     "datasets": _COMMON
-    | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select"},
+    | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select",
+       "prepared", "mini"},
     "trackers": {"summary", "aliases", "status", "version", "path", "install"},
 }
 _NEEDED: Mapping[str, set[str]] = {
@@ -344,8 +345,10 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
 
 _TEXTS = {"install", "strategy", "head", "equation", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
-_MAPPINGS = {"params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities", "example"}
-_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates"}
+_MAPPINGS = {
+    "mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities", "example"
+}  # fmt: skip
+_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared"}
 
 
 def _shape_fault(kind: str, key: str, value: Any) -> str | None:
@@ -424,7 +427,14 @@ def _check_dataset(document: Document, key: Key, body: Mapping[str, Any]) -> Non
         document.fault((*key, "select"), f"must be one of the parameters, not {body['select']!r}")
     if "default" not in body["training"]:
         document.fault((*key, "training"), "needs a preset named default")
-    for name, changes in body["training"].items():
+    if body.get("prepared") and "recipe" not in body.get("params", {}):
+        document.fault((*key, "params"), "a prepared data set needs a parameter named recipe")
+    if reserved := [n for n in ("mini", "real") if body.get("prepared") and n in body.get("presets", {})]:
+        document.fault((*key, "presets", reserved[0]), "every prepared data set has this one: take another name")
+    for name in body.get("mini", {}):
+        if name not in ("params", "encoders", "training"):
+            document.fault((*key, "mini", name), "unknown key. Known: params, encoders, training")
+    for name, changes in {**body["training"], "mini": body.get("mini", {}).get("training", {})}.items():
         try:
             Training().replace(**changes)
         except (MmzooError, TypeError) as error:

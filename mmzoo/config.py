@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -416,6 +417,9 @@ def read_suite(path: Path, catalogue: Catalogue) -> dict[str, Any]:
     data = document.data
     if not isinstance(data, dict):
         raise BadValue(f"{path} must be a mapping with the keys {', '.join(sorted(_SUITE_KEYS))}.")
+    if isinstance(listed := data.get("datasets"), list):
+        with contextlib.suppress(MmzooError):  # told below, with its line
+            register_manifests(catalogue, [t for t in listed if isinstance(t, str)])
     fields: dict[str, Any] = {}
     for key, value in data.items():
         if key not in _SUITE_KEYS:
@@ -484,14 +488,12 @@ def _known(key: str, name: str, catalogue: Catalogue) -> None:
     if key == "heads":
         catalogue.get("heads", name)
     elif key == "datasets":
-        resolve_dataset(catalogue, name, Settings(catalogue, ()))
+        resolve_dataset(catalogue, name, Settings(catalogue, ()), stores=False)
     else:
         resolve_method(catalogue, name, Settings(catalogue, ()))
 
 
-def _suite_settings(
-    value: Any, catalogue: Catalogue, document: Any, where: tuple[Any, ...]
-) -> list[tuple[str, Any]]:
+def _suite_settings(value: Any, catalogue: Catalogue, document: Any, where: tuple[Any, ...]) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
         raise BadValue("must map WHAT.KEY to values, e.g. ogm.alpha: 0.3")
     pairs = []
@@ -534,18 +536,93 @@ def _check_setting(catalogue: Catalogue, key: str, value: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- data sets
-def resolve_dataset(catalogue: Catalogue, text: str, settings: Settings) -> tuple[str, Entry, dict[str, Any]]:
-    """`NAME[:PRESET]` -> its label, entry and parameters. Raises UnknownName or BadValue."""
-    name, _, preset = text.strip().partition(":")
-    entry = catalogue.get("datasets", name)
+def resolve_dataset(
+    catalogue: Catalogue, text: str, settings: Settings, *, stores: bool = True
+) -> tuple[str, Entry, dict[str, Any]]:
+    """`NAME[:PRESET]` -> its label, entry and parameters.
+
+    Of a data set that has to be prepared, `NAME` is the prepared data, else its prepared twin; `NAME:mini` and `NAME:real`
+    insist. Its parameters then name the store by its hashes. stores: False to check the name only. Raises UnknownName or
+    BadValue, of which Unprepared where there is no store, CorruptFile.
+    """
+    text = text.strip()
+    name, _, preset = (text, "", "") if is_manifest(text) else text.partition(":")
+    entry = register_manifest(catalogue, text) if is_manifest(text) else catalogue.get("datasets", name)
+    if entry.extra.get("prepared"):
+        return _resolve_prepared(entry, preset, settings.take(entry), stores)
     presets = entry.extra.get("presets", {})
     if preset and preset not in presets:
         raise unknown(f"preset of {name}", preset, presets, see=f"See: mmzoo show {name}")
+    return _resolved(entry, preset, settings.take(entry))
+
+
+def _resolved(entry: Entry, preset: str, given: Mapping[str, Any]) -> tuple[str, Entry, dict[str, Any]]:
+    presets = entry.extra.get("presets", {})
     params = {**entry.defaults(), **entry.check_params(presets.get(preset or "default", {}))}
-    checked = entry.check_params(settings.take(entry))
+    checked = entry.check_params(given)
     changed = [f"{k}={shown(v)}" for k, v in checked.items() if params[k] != v]
     label = entry.name + (f":{preset}" if preset and preset != "default" else "")
     return label + (f"[{','.join(changed)}]" if changed else ""), entry, {**params, **checked}
+
+
+def _resolve_prepared(
+    entry: Entry, preset: str, given: Mapping[str, Any], stores: bool
+) -> tuple[str, Entry, dict[str, Any]]:
+    """The same for a data set that lies in a store: of real data, else of its twin, unless the preset says which."""
+    from mmzoo.data.choice import MINI, REAL, Unprepared, as_mini, chosen_store, identity, of_store
+
+    presets = entry.extra.get("presets", {})
+    if preset and preset not in (*presets, MINI, REAL):
+        raise unknown(f"preset of {entry.name}", preset, [*presets, MINI, REAL], see=f"See: mmzoo show {entry.name}")
+    named = "" if preset in (MINI, REAL) else preset
+    missing: Unprepared | None = None
+    for mini in (False, True):
+        if preset == (REAL if mini else MINI) or (mini and entry.package == OWN):
+            continue
+        label, asked, params = _resolved(as_mini(entry) if mini else entry, named, given)
+        label = label.replace(entry.name, f"{entry.name} (mini)", 1) if mini else label
+        if not stores:
+            return label, asked, params
+        try:
+            store = chosen_store(asked, params, mini=mini)
+        except Unprepared as error:
+            missing = missing or error
+            continue
+        if "split" in params:
+            params = {**params, "split": store.split_name(params["split"])}
+        return label, of_store(asked, store), {**params, "store": identity(store, entry.extra.get("metric", "acc"))}
+    assert missing is not None
+    raise missing
+
+
+#: the package of data sets that a manifest describes
+OWN = "own"
+
+
+def is_manifest(text: str) -> bool:
+    return text.strip().endswith((".yaml", ".yml"))
+
+
+def register_manifest(catalogue: Catalogue, text: str) -> Entry:
+    """The entry of a user's own data, under its name in the catalogue from now on. Raises BadValue."""
+    from mmzoo.data.manifest import own_entry
+
+    entry = own_entry(Path(text.strip()), catalogue)
+    known = catalogue.get("datasets", entry.name) if catalogue.has("datasets", entry.name) else None
+    if known is not None:
+        catalogue.remove(known)
+    catalogue.add(entry)
+    return entry
+
+
+def register_manifests(catalogue: Catalogue, texts: Iterable[str]) -> None:
+    """The same for all manifests among data sets. Raises BadValue for two of one name."""
+    found: dict[str, str] = {}
+    for text in dict.fromkeys(t.strip() for t in texts if is_manifest(t)):
+        name = register_manifest(catalogue, text).name
+        if name in found:
+            raise BadValue(f"{found[name]} and {text} are both called {name}. Give one of them another name.")
+        found[name] = text
 
 
 def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Settings) -> Training:
