@@ -81,6 +81,15 @@ class Plan:
         order = {"method": 0, "baseline": 1, "reference": 2, "teacher": 3}
         return dict(sorted(found.items(), key=lambda kv: order[kv[1]]))
 
+    def asked(self) -> dict[str, Any]:
+        """Order and roles of the methods and what was refused, as the tables want them."""
+        return {"methods": self.methods(), "refused": [vars(r) for r in self.refused]}
+
+    def rows(self, store: Store) -> list[dict[str, Any]]:
+        """The rows that are there, under the names that this plan has for them."""
+        named = [(store.row(p.spec.run_id), p) for p in self.runs]
+        return [{**row, "label": p.label, "dataset": p.dataset} for row, p in named if row is not None]
+
 
 def to_do(plan: Plan, store: Store) -> list[Planned]:
     """The runs that the store does not have yet, teachers whose weights are wanted and gone among them."""

@@ -1,4 +1,4 @@
-"""Tables from rows: Markdown, LaTeX, CSV, JSON. No torch at import."""
+"""Tables from rows: Markdown, LaTeX, HTML, CSV, JSON. No torch at import."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import csv
 import io
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from mmzoo.bench.stats import Spread, paired, smallest_p, spread
+from mmzoo.bench.stats import Spread, detectable, paired, smallest_p, spread
 from mmzoo.bench.store import SCHEMA
+from mmzoo.errors import MmzooError
 
 Row = Mapping[str, Any]
-FORMATS = ("md", "csv", "json", "latex")
+FORMATS = ("md", "csv", "json", "latex", "html")
 DASH = "–"  # noqa: RUF001
 #: the columns of `--protocol peers`
 PEERS = ("peers' protocol: epoch chosen on test", "flatters by")
@@ -61,12 +64,14 @@ def render(
     tables: Callable[[Sequence[Row], Mapping[str, Any]], Sequence[Table]] | None = None,
 ) -> str:  # fmt: skip
     """The report in one of FORMATS. bench: order and roles of the methods, as Store.bench gives them. tables: what is
-    shown in md and latex (default: make_tables)."""
+    shown in md, latex and html (default: make_tables)."""
     if fmt == "json":
         return json.dumps({"schema": SCHEMA, "rows": list(rows)}, indent=1, sort_keys=True) + "\n"
     if fmt == "csv":
         return to_csv(rows)
     shown = (tables or make_tables)(rows, bench)
+    if fmt == "html":
+        return to_html(shown)
     return "\n".join((markdown if fmt == "md" else latex)(table) for table in shown)
 
 
@@ -133,6 +138,7 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
          *(PEERS if watched else ()), "items", "seconds", "forwards", "backwards", "seeds"],
     )  # fmt: skip
     columns: list[list[Spread]] = []
+    deltas: list[Spread | None] = []
     for group in groups:
         paths = [*(("metrics", m) for m in metrics), ("metrics", "last", main)]
         columns.append([group.spread(at(*path)) for path in paths])
@@ -142,7 +148,9 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
         cells = [Cell(percent(s), i in joint and s.n > 0 and s.mean == best[c]) for c, s in enumerate(columns[i])]
         plain = _plain_of(group, groups)
         delta = paired(group.by_seed(main_score), plain.by_seed(main_score)) if plain and not group.alone else None
-        cells.append(Cell(percent(delta, sign=True) if delta and plain is not group else DASH))
+        delta = None if plain is group else delta
+        deltas.append(delta)
+        cells.append(Cell(percent(delta, sign=True) if delta else DASH))
         if watched:
             cells += [Cell(percent(group.spread(at("metrics", "peers", main)))),
                       Cell(percent(group.spread(at("metrics", "peers", "flatters")), sign=True))]  # fmt: skip
@@ -155,6 +163,7 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
         table.notes.append(f"{r['method']}: {r['reason']}")
     table.notes += _reading(groups)
+    table.notes += _detectable([d for d in deltas if d])
     return table
 
 
@@ -233,28 +242,45 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
     return table
 
 
+def compared(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """Each method that the bench is about with every other joint one of the same budget and a common seed."""
+    joint = [g for g in groups if not g.alone and g.by_seed(main_score)]
+    return [
+        (a, b) for a in joint for b in joint
+        if a.role == "method" and a is not b and _budget(a) == _budget(b)
+        and set(a.by_seed(main_score)) & set(b.by_seed(main_score))
+    ]  # fmt: skip
+
+
 def _differences(dataset: str, groups: Sequence[Group]) -> Table | None:
-    about = [g for g in groups if g.role == "method" and not g.alone and g.by_seed(main_score)]
-    others = [g for g in groups if not g.alone and g.by_seed(main_score)]
-    if not about or len(others) < 2:
-        return None
     main = main_metric(groups)
     table = Table(
         f"{dataset}: paired differences in {METRICS[main]}, points, mean ± deviation over common seeds",
         ["difference", METRICS[main], "wins", "seeds"],
     )
-    for group in about:
-        for other in others:
-            if other is group or _budget(other) != _budget(group):
-                continue
-            a, b = group.by_seed(main_score), other.by_seed(main_score)
-            difference = paired(a, b)
-            if not difference.n:
-                continue
-            wins = sum(a[s] > b[s] for s in set(a) & set(b))
-            table.body.append([Cell(f"{group.label} minus {other.label}"), Cell(percent(difference, sign=True)),
-                               Cell(f"{wins}/{difference.n}"), Cell(str(difference.n))])  # fmt: skip
+    found = []
+    for group, other in compared(groups):
+        a, b = group.by_seed(main_score), other.by_seed(main_score)
+        found.append(paired(a, b))
+        wins = sum(a[s] > b[s] for s in set(a) & set(b))
+        table.body.append([Cell(f"{group.label} minus {other.label}"), Cell(percent(found[-1], sign=True)),
+                           Cell(f"{wins}/{found[-1].n}"), Cell(str(found[-1].n))])  # fmt: skip
+    table.notes += _detectable(found)
     return table if table.body else None
+
+
+def _detectable(differences: Sequence[Spread]) -> list[str]:
+    """What so many seeds can show at all, where the differences spread as they do here."""
+    spreads = [(s.n, s.deviation) for s in differences if s.deviation is not None]
+    if not spreads:
+        return []
+    n, deviation = min(n for n, _ in spreads), statistics.median(d for _, d in spreads)
+    if not deviation:
+        return []
+    return [
+        f"Detectable: with {n} seeds and the median deviation of these differences ({100 * deviation:.1f}), a paired "
+        f"t-test at 5 % finds a true difference of {100 * detectable(n) * deviation:.1f} points in four of five tries."
+    ]
 
 
 def main_metric(groups: Sequence[Group]) -> str:
@@ -335,6 +361,18 @@ def latex(table: Table) -> str:
         " & ".join(map(_tex, table.header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}",
         *(f"% {_one_line(note)}" for note in table.notes), "",
     ])  # fmt: skip
+
+
+def to_html(tables: Sequence[Table]) -> str:
+    """One page that loads nothing; every text in it is escaped."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MmzooError(f"HTML needs jinja2 ({error}). Install it: pip install jinja2") from None
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["visible"] = _one_line
+    return environment.get_template("report.html.j2").render(tables=tables) + "\n"
 
 
 def to_csv(rows: Sequence[Row]) -> str:

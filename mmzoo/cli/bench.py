@@ -201,11 +201,7 @@ def _print_report(plan: Plan, store: Store, failed: int) -> int:
     """The tables of this bench's runs."""
     from mmzoo.bench.report import render
 
-    rows = [row for p in plan.runs if (row := store.row(p.spec.run_id)) is not None]
-    labels = {p.spec.run_id: p for p in plan.runs}
-    shown = [{**row, "label": labels[row["run_id"]].label, "dataset": labels[row["run_id"]].dataset} for row in rows]
-    asked = {"methods": plan.methods(), "refused": [vars(r) for r in plan.refused]}
-    print(render(shown, asked, "md"))
+    print(render(plan.rows(store), plan.asked(), "md"))
     print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
     print(f"Each modality by every measure: mmzoo report {store.root} --modalities")
     if failed:
