@@ -2,7 +2,7 @@
 
 from mmzoo.complexity import complexity
 from mmzoo.data.datamodule import DataModule, Loader
-from mmzoo.encoder import Encoder
+from mmzoo.encoder import Encoder, InputSpec
 from mmzoo.errors import BadValue, Incompatible, MmzooError
 from mmzoo.evaluation import evaluate_modalities
 from mmzoo.gradients import Grads
@@ -15,7 +15,7 @@ from mmzoo.training import Training
 from mmzoo.types import Batch, Lazy, Outputs, Pass, Step
 
 __all__ = [
-    "BadValue", "Batch", "Chain", "DataModule", "Encoder", "FusionHead", "Grads", "Group", "Incompatible", "Lazy",
-    "Loader", "MmzooError", "MultimodalModel", "Outputs", "Pass", "Run", "Step", "Strategy", "Terms", "Tracker",
+    "BadValue", "Batch", "Chain", "DataModule", "Encoder", "FusionHead", "Grads", "Group", "Incompatible", "InputSpec",
+    "Lazy", "Loader", "MmzooError", "MultimodalModel", "Outputs", "Pass", "Run", "Step", "Strategy", "Terms", "Tracker",
     "Training", "Window", "Wrapper", "complexity", "conditioners", "evaluate_modalities", "mean_over_present",
 ]  # fmt: skip

@@ -34,7 +34,8 @@ _KEYS: Mapping[str, set[str]] = {
     | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates"},
     "encoders": _COMMON | {"path", "input"},
     "datasets": _COMMON
-    | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select"},
+    | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select",
+       "prepared", "mini"},
     "trackers": {"summary", "aliases", "status", "version", "path", "install"},
 }
 _NEEDED: Mapping[str, set[str]] = {
@@ -129,6 +130,12 @@ class Entry:
     def id(self) -> str:
         """`kind/name`, with the package in front of the name for what is not built in."""
         return f"{self.kind}/{self.qualified if self.package != BUILT_IN else self.name}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The kinds of input that an encoder takes."""
+        given = self.extra["input"]
+        return (given,) if isinstance(given, str) else tuple(given)
 
     @property
     def qualified(self) -> str:
@@ -328,10 +335,10 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
     )  # fmt: skip
 
 
-_TEXTS = {"install", "strategy", "head", "equation", "input", "metric", "licence", "select"}
+_TEXTS = {"install", "strategy", "head", "equation", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
-_MAPPINGS = {"params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
-_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates"}
+_MAPPINGS = {"mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
+_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared"}
 
 
 def _shape_fault(kind: str, key: str, value: Any) -> str | None:
@@ -349,8 +356,10 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "one of exact, slice, ablated"
     elif key in _TEXTS and not isinstance(value, str):
         wanted = "a text"
-    elif key in _LISTS and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+    elif key in _LISTS and not _is_names(value):
         wanted = "a list of names"
+    elif key == "input" and not ((value and isinstance(value, str)) or (_is_names(value) and value)):
+        wanted = "a kind of input, or a list of kinds"
     elif key in _FLAGS and not isinstance(value, bool):
         wanted = "true or false"
     elif key in _MAPPINGS and not isinstance(value, dict):
@@ -370,6 +379,10 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
     ):
         wanted = "whole numbers for min and max"
     return wanted and f"must be {wanted}, not {value!r}"
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def _is_condition(value: Any) -> bool:
@@ -404,7 +417,14 @@ def _check_dataset(document: Document, key: Key, body: Mapping[str, Any]) -> Non
         document.fault((*key, "select"), f"must be one of the parameters, not {body['select']!r}")
     if "default" not in body["training"]:
         document.fault((*key, "training"), "needs a preset named default")
-    for name, changes in body["training"].items():
+    if body.get("prepared") and "recipe" not in body.get("params", {}):
+        document.fault((*key, "params"), "a prepared data set needs a parameter named recipe")
+    if reserved := [n for n in ("mini", "real") if body.get("prepared") and n in body.get("presets", {})]:
+        document.fault((*key, "presets", reserved[0]), "every prepared data set has this one: take another name")
+    for name in body.get("mini", {}):
+        if name not in ("params", "encoders", "training"):
+            document.fault((*key, "mini", name), "unknown key. Known: params, encoders, training")
+    for name, changes in {**body["training"], "mini": body.get("mini", {}).get("training", {})}.items():
         try:
             Training().replace(**changes)
         except (MmzooError, TypeError) as error:

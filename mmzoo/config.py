@@ -484,7 +484,7 @@ def _known(key: str, name: str, catalogue: Catalogue) -> None:
     if key == "heads":
         catalogue.get("heads", name)
     elif key == "datasets":
-        resolve_dataset(catalogue, name, Settings(catalogue, ()))
+        resolve_dataset(catalogue, name, Settings(catalogue, ()), stores=False)
     else:
         resolve_method(catalogue, name, Settings(catalogue, ()))
 
@@ -534,18 +534,62 @@ def _check_setting(catalogue: Catalogue, key: str, value: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- data sets
-def resolve_dataset(catalogue: Catalogue, text: str, settings: Settings) -> tuple[str, Entry, dict[str, Any]]:
-    """`NAME[:PRESET]` -> its label, entry and parameters. Raises UnknownName or BadValue."""
+def resolve_dataset(
+    catalogue: Catalogue, text: str, settings: Settings, *, stores: bool = True
+) -> tuple[str, Entry, dict[str, Any]]:
+    """`NAME[:PRESET]` -> its label, entry and parameters.
+
+    Of a data set that has to be prepared, `NAME` is the prepared data, else its prepared twin; `NAME:mini` and `NAME:real`
+    insist. Its parameters then name the store by its hashes. stores: False to check the name only. Raises UnknownName or
+    BadValue, of which Unprepared where there is no store, CorruptFile.
+    """
     name, _, preset = text.strip().partition(":")
     entry = catalogue.get("datasets", name)
+    if entry.extra.get("prepared"):
+        return _resolve_prepared(entry, preset, settings.take(entry), stores)
     presets = entry.extra.get("presets", {})
     if preset and preset not in presets:
         raise unknown(f"preset of {name}", preset, presets, see=f"See: mmzoo show {name}")
+    return _resolved(entry, preset, settings.take(entry))
+
+
+def _resolved(entry: Entry, preset: str, given: Mapping[str, Any]) -> tuple[str, Entry, dict[str, Any]]:
+    presets = entry.extra.get("presets", {})
     params = {**entry.defaults(), **entry.check_params(presets.get(preset or "default", {}))}
-    checked = entry.check_params(settings.take(entry))
+    checked = entry.check_params(given)
     changed = [f"{k}={shown(v)}" for k, v in checked.items() if params[k] != v]
     label = entry.name + (f":{preset}" if preset and preset != "default" else "")
     return label + (f"[{','.join(changed)}]" if changed else ""), entry, {**params, **checked}
+
+
+def _resolve_prepared(
+    entry: Entry, preset: str, given: Mapping[str, Any], stores: bool
+) -> tuple[str, Entry, dict[str, Any]]:
+    """The same for a data set that lies in a store: of real data, else of its twin, unless the preset says which."""
+    from mmzoo.data.choice import MINI, REAL, Unprepared, as_mini, chosen_store, identity, of_store
+
+    presets = entry.extra.get("presets", {})
+    if preset and preset not in (*presets, MINI, REAL):
+        raise unknown(f"preset of {entry.name}", preset, [*presets, MINI, REAL], see=f"See: mmzoo show {entry.name}")
+    named = "" if preset in (MINI, REAL) else preset
+    missing: Unprepared | None = None
+    for mini in (False, True):
+        if preset == (REAL if mini else MINI):
+            continue
+        label, asked, params = _resolved(as_mini(entry) if mini else entry, named, given)
+        label = label.replace(entry.name, f"{entry.name} (mini)", 1) if mini else label
+        if not stores:
+            return label, asked, params
+        try:
+            store = chosen_store(asked, params, mini=mini)
+        except Unprepared as error:
+            missing = missing or error
+            continue
+        if "split" in params:
+            params = {**params, "split": store.split_name(params["split"])}
+        return label, of_store(asked, store), {**params, "store": identity(store)}
+    assert missing is not None
+    raise missing
 
 
 def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Settings) -> Training:

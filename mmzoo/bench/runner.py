@@ -21,7 +21,7 @@ import torch
 from mmzoo import __version__
 from mmzoo.bench.plan import Planned
 from mmzoo.bench.store import FINAL, SCHEMA, STRATEGY_STATE, WEIGHTS, Store
-from mmzoo.catalogue import Catalogue
+from mmzoo.catalogue import Catalogue, Entry
 from mmzoo.complexity import complexity
 from mmzoo.config import Part
 from mmzoo.data.datamodule import DataModule, Loader
@@ -124,7 +124,7 @@ class _Session:
         size = spec.training.batch_size
         apart = "slice" in strategy.requires
         parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
-        train = data.loader(*parts, batch_size=size)
+        train = data.loader(*parts, batch_size=size, device=self.device)
         initial = _model_hash(model)
         teachers = self._teachers(whole) if "teachers" in strategy.requires else {}
         rows = [row for _, row in teachers.values()]
@@ -133,7 +133,7 @@ class _Session:
         lessons = {k: sum(row["cost"][k] for row in rows) / len(model.modalities) for k in ("forward", "backward")}
         set_threads(model, self.device)  # after the teachers, which may have been trained here
         run = Run(
-            model, strategy, train=train, slice=data.loader("slice", batch_size=size) if apart else None,
+            model, strategy, train=train, slice=data.loader("slice", batch_size=size, device=self.device) if apart else None,
             training=spec.training, seed=spec.seed, device=self.device, state=saved and saved["run"],
             teachers={m: teacher for m, (teacher, _) in teachers.items()},
         )  # fmt: skip
@@ -168,8 +168,8 @@ class _Session:
 
     def _train(self, run: Run, data: DataModule, selection: Selection) -> None:
         began, saved_at, before = time.monotonic(), time.monotonic(), self.train_seconds
-        holdout = data.loader("holdout", batch_size=EVAL_BATCH)
-        test = data.loader("test", batch_size=EVAL_BATCH) if self.planned.peers else None
+        holdout = data.loader("holdout", batch_size=EVAL_BATCH, device=self.device)
+        test = data.loader("test", batch_size=EVAL_BATCH, device=self.device) if self.planned.peers else None
 
         def epoch_done(record: dict[str, Any], chosen: Selection) -> None:
             nonlocal saved_at
@@ -193,12 +193,12 @@ class _Session:
     def _score(self, run: Run, data: DataModule, selection: Selection) -> dict[str, Any]:
         """Test scores of the last and of the chosen epoch, each computed once, on every item; and those of holdout,
         on which anything may be chosen."""
-        test = data.loader("test", batch_size=EVAL_BATCH)
+        test = data.loader("test", batch_size=EVAL_BATCH, device=self.device)
         last = self._predict(run, test)
         selection.restore(run)
         # Not the slice: some methods train on it and some do not.
-        fitted = Fitted.on(self._predict(run, data.loader("train", batch_size=EVAL_BATCH)), data.n_classes)
-        held = self._predict(run, data.loader("holdout", batch_size=EVAL_BATCH))
+        fitted = Fitted.on(self._predict(run, data.loader("train", batch_size=EVAL_BATCH, device=self.device)), data.n_classes)
+        held = self._predict(run, data.loader("holdout", batch_size=EVAL_BATCH, device=self.device))
         chosen = self._predict(run, test)
         self._write_predictions(chosen)
         return {
@@ -319,8 +319,21 @@ def _ends(history: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 # ---------------------------------------------------------------------------------------------- building
 @lru_cache(maxsize=4)
 def load_data(catalogue: Catalogue, name: str, params: str) -> DataModule:
-    """A data set, kept for the next run of the same process. params: as JSON."""
-    return catalogue.get("datasets", name).load()(**json.loads(params))
+    """A data set, kept for the next run of the same process. params: as JSON; those of a store name it by its hashes."""
+    entry, given = catalogue.get("datasets", name), json.loads(params)
+    return open_prepared(entry, given) if "store" in given else entry.load()(**given)
+
+
+def open_prepared(entry: Entry, given: Mapping[str, Any]) -> DataModule:
+    """The data set of the store that a spec names."""
+    from mmzoo.data.choice import find
+    from mmzoo.data.prepared import open_module, reading_params
+
+    store = find(entry.load().name, given["store"])
+    metric = entry.extra.get("metric", "acc")
+    data = open_module(store.folder, content=given["store"]["content"], metric=metric, **reading_params(given))
+    select = entry.extra.get("select")
+    return data.only(given[select]) if select else data
 
 
 def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> MultimodalModel:
@@ -329,7 +342,7 @@ def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> Multimodal
     for m in data.modalities:
         name, params = spec.encoders[m]
         with seeded(spec.seed, "init", "encoder", m):
-            encoders[m] = catalogue.get("encoders", name).load()(data.shape(m), **params)
+            encoders[m] = catalogue.get("encoders", name).load()(data.spec(m), **params)
     head = catalogue.get("heads", spec.head)
     with seeded(spec.seed, "init", "head", spec.head):
         built = head.load()({m: e.out_dim for m, e in encoders.items()}, data.n_classes, **spec.head_params)
@@ -402,7 +415,7 @@ def weights_hash(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def _order_hash(train: Loader, seed: int) -> str:
     """The items of the first epoch in the order in which they are shown."""
-    order = torch.cat([b.index for b in train.batches(stream(seed, "order", 0))])
+    order = train.order(stream(seed, "order", 0))
     return hashlib.sha256(order.numpy().tobytes()).hexdigest()[:16]
 
 

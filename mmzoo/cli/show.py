@@ -100,7 +100,8 @@ def _facts(e: Entry) -> list[str]:
         lines.append(line + (f"; forwards of the whole slice an epoch: {e.cost['slice']}" if "slice" in e.cost else ""))
     for key in ("how", "additive", "evidential", "couples", "mean_gates", "input", "n_classes", "metric", "licence", "install"):
         if key in e.extra:
-            lines.append(f"  {key}: {e.extra[key]}")
+            value = e.extra[key]
+            lines.append(f"  {key}: {', '.join(value) if isinstance(value, list) else value}")
     if isinstance(e.extra.get("modalities"), Mapping):
         lines.append(f"  modalities: {_pairs(e.extra['modalities'])}")
     for key in ("presets", "training"):
