@@ -157,7 +157,7 @@ def test_a_loaded_run_predicts_what_was_scored(kept: Path) -> None:
 
 
 def test_only_what_was_kept_can_be_loaded(kept: Path, results: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadValue, match="kept no weights.*--keep-weights"):
+    with pytest.raises(BadValue, match=r"kept no weights.*--keep-weights"):
         load_run(run_of(results, "concat"))
     for wrong in (tmp_path, kept, kept / "runs" / "0123456789abcdef", kept / "runs" / ".." / ".."):
         with pytest.raises(BadValue, match="not the folder of a run"):

@@ -22,7 +22,6 @@ from mmzoo.bench.comparison import comparison_tables, rank_methods, right_items
 from mmzoo.bench.report import Cell, Group, Table, to_html
 from mmzoo.bench.stats import detectable, enough_seeds, smallest_p
 from mmzoo.bench.store import Store
-from mmzoo.errors import CorruptFile
 
 Command = Callable[..., Any]
 profile = settings(max_examples=40, deadline=None, derandomize=True)

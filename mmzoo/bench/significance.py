@@ -1,4 +1,4 @@
-"""Tests and intervals, over seeds, over test items and over data sets. Needs numpy and scipy.
+"""Tests and intervals, over seeds, over test items and over data sets. Needs numpy, and scipy where a test is made.
 
 Two questions that are often taken for one: whether a *training procedure* is better (the seeds are the sample), and
 whether *these trained models* differ on the population that the test items were drawn from (the items are the sample).
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal, stats
 
 #: as many seeds are enumerated; with more, so many random choices of signs are drawn
 ENUMERATED, DRAWN = 16, 100_000
@@ -45,6 +44,8 @@ def wilcoxon(differences: Sequence[float]) -> float:
     d = np.asarray([x for x in differences if x], dtype=float)
     if not len(d):
         return 1.0
+    from scipy import stats
+
     ranks = stats.rankdata(np.round(np.abs(d), 12))
     return _flipped(np.sign(d) * np.rint(2 * ranks))
 
@@ -54,6 +55,8 @@ def t_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float
     d = np.asarray(differences, dtype=float)
     if len(d) < 2:
         return -math.inf, math.inf
+    from scipy import stats
+
     half = stats.t.ppf((1 + level) / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
     return float(d.mean() - half), float(d.mean() + half)
 
@@ -94,6 +97,8 @@ def _flipped(values: NDArray[np.generic]) -> float:
     observed, total = abs(int(whole.sum())), int(np.abs(whole).sum())
     if not total:
         return 1.0
+    from scipy import signal, stats
+
     pmf = np.ones(1)
     for magnitude, count in zip(*np.unique(np.abs(whole[whole != 0]), return_counts=True)):
         steps = np.zeros(2 * magnitude * count + 1)
@@ -132,6 +137,8 @@ class Ranking:
 
 def friedman(scores: Floats, level: float = 0.05) -> Ranking:
     """scores: (data sets, methods), higher is better; at least two of the former and three of the latter."""
+    from scipy import stats
+
     n, k = scores.shape
     ranks = np.stack([stats.rankdata(-np.round(row, 12)) for row in scores])
     if np.ptp(ranks) == 0:
