@@ -17,6 +17,7 @@ from mmzoo.bench.plan import make_plan, to_do
 from mmzoo.bench.report import render, to_csv
 from mmzoo.bench.runner import Row, build_model, build_strategy, check_device, load_data, run_one, weights_hash
 from mmzoo.bench.store import STRATEGY_STATE, WEIGHTS, Store
+from mmzoo.bench.tune import tuned_plan
 from mmzoo.config import BenchSpec, Part, Settings, check_protocol, parse_seeds, resolve_dataset
 from mmzoo.data.datamodule import DataModule
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
@@ -59,7 +60,7 @@ def bench(
     seeds: int | str | Sequence[int] = 3, epochs: int | None = None, preset: str = "default",
     settings: Mapping[str, Any] | None = None, heads: Sequence[str] = (),
     overrides: Sequence[Mapping[str, Any]] = (), protocol: str = "holdout", references: bool = True,
-    keep_weights: bool = False, track: Sequence[str] = (), out: str | Path = "mmzoo-results", device: str = "auto",
+    keep_weights: bool = False, tune: int | None = None, track: Sequence[str] = (), out: str | Path = "mmzoo-results", device: str = "auto",
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Rows:  # fmt: skip
     """What `mmzoo bench` does with the flags of the same names, without printing.
@@ -75,14 +76,18 @@ def bench(
         method=method, baselines=tuple(baselines), datasets=tuple(datasets), seeds=chosen, epochs=epochs, preset=preset,
         settings=tuple((settings or {}).items()), references=references, heads=tuple(heads),
         overrides=tuple(tuple(o.items()) for o in overrides), protocol=protocol, keep_weights=keep_weights,
-        track=tuple(track),
+        tune=tune, track=tuple(track),
     )  # fmt: skip
+    if tune is not None and tune < 1:
+        raise BadValue(f"tuning takes at least 1 trial, not {tune}.")
     check_protocol(protocol)
     check_trackers(catalogue(), spec.track)
     device = check_device(device)
     plan = make_plan(spec, catalogue())
     store = Store(Path(out))
     store.prepare()
+    if tune is not None:
+        plan = tuned_plan(plan, catalogue(), store, tune, device=device)
     store.note_bench(plan.methods(), [vars(r) for r in plan.refused])
     for planned in to_do(plan, store):
         on_row(run_one(planned, catalogue(), store, device=device))

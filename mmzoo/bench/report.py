@@ -15,12 +15,14 @@ from typing import Any
 from mmzoo.bench.stats import Spread, detectable, paired, smallest_p, spread
 from mmzoo.bench.store import SCHEMA
 from mmzoo.errors import MmzooError
+from mmzoo.training import TUNED as TUNED_TRAINING
 
 Row = Mapping[str, Any]
 FORMATS = ("md", "csv", "json", "latex", "html")
 DASH = "–"  # noqa: RUF001
 #: the columns of `--protocol peers`
 PEERS = ("peers' protocol: epoch chosen on test", "flatters by")
+TUNED = ("tuned: trials", "tuning seconds", "tuning backwards")
 METRICS = {"acc": "ACC", "macro_f1": "macro-F1", "map": "MAP"}
 
 
@@ -131,11 +133,12 @@ def main_score(row: Row) -> float:
 def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str, str]]) -> Table:
     main = main_metric(groups)
     metrics = [main, *(m for m in METRICS if m != main)]
+    tuned = any("tuning" in r for g in groups for r in g.rows)
     watched = any("peers" in r["metrics"] for g in groups for r in g.rows)
     table = Table(
         f"{dataset}: test scores in %, mean ± deviation over seeds",
         ["method", *(METRICS[m] for m in metrics), f"last-epoch {METRICS[main]}", f"Δ {METRICS[main]} to plain",
-         *(PEERS if watched else ()), "items", "seconds", "forwards", "backwards", "seeds"],
+         *(PEERS if watched else ()), *(TUNED if tuned else ()), "items", "seconds", "forwards", "backwards", "seeds"],
     )  # fmt: skip
     columns: list[list[Spread]] = []
     deltas: list[Spread | None] = []
@@ -154,6 +157,8 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
         if watched:
             cells += [Cell(percent(group.spread(at("metrics", "peers", main)))),
                       Cell(percent(group.spread(at("metrics", "peers", "flatters")), sign=True))]  # fmt: skip
+        if tuned:
+            cells += [Cell(number(group.spread(at("tuning", k)), 0)) for k in ("trials", "seconds", "backward")]
         cells += [Cell(number(group.spread(at("cost", "train_items")), 0))]
         cells += [Cell(number(group.spread(at("timing", "seconds"))))]
         cells += [Cell(number(group.spread(at("cost", k)), 0)) for k in ("forward", "backward")]
@@ -188,6 +193,12 @@ def _reading(groups: Sequence[Group]) -> list[str]:
         notes.append(
             "peers' protocol: the epoch of the same runs chosen on test, as much of the field does. It is no estimate of "
             "anything: it flatters by as much as the last of its two columns says. No other number here knows of it."
+        )
+    if any("tuning" in r for g in groups for r in g.rows):
+        notes.append(
+            "tuned: settings chosen on holdout over so many trials, the same number of them and of epochs for every method, "
+            "under a seed that is not reported; what that cost is not in the other columns. `mmzoo tune` and the rows name "
+            "the settings."
         )
     if taught := [g.label for g in groups if any(r.get("teachers") for r in g.rows)]:
         notes.append(f"{', '.join(taught)}: seconds, forwards and backwards include the training of the teachers, which "
@@ -293,8 +304,10 @@ def _plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
 
     def key(of: Group) -> tuple[Any, ...]:
         spec = of.rows[0]["spec"]
-        same = ("head", "head_params", "encoders", "training", "data_params", "modalities")
-        return (of.spread(at("cost", "train_items")).mean, *(json.dumps(spec[k], sort_keys=True) for k in same))
+        # Where every method was tuned, the head's numbers were too.
+        same = ("head", "encoders", "data_params", "modalities", *(() if spec.get("tuning") else ("head_params",)))
+        return (of.spread(at("cost", "train_items")).mean, _budget(of),
+                *(json.dumps(spec[k], sort_keys=True) for k in same))  # fmt: skip
 
     for other in groups:
         parts = other.rows[0]["spec"]["parts"]
@@ -304,7 +317,12 @@ def _plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
 
 
 def _budget(group: Group) -> str:
-    return json.dumps(group.rows[0]["spec"]["training"], sort_keys=True)
+    """What two methods must share to be compared: all of training, or what of it is not tuned and the number of trials."""
+    spec = group.rows[0]["spec"]
+    if not spec.get("tuning"):
+        return json.dumps(spec["training"], sort_keys=True)
+    shared = {k: v for k, v in spec["training"].items() if k not in TUNED_TRAINING}
+    return json.dumps([shared, spec["tuning"]["trials"]], sort_keys=True)
 
 
 def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | None:
@@ -312,7 +330,7 @@ def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | No
 
     def key(of: Group) -> str:
         spec = of.rows[0]["spec"]
-        return json.dumps([spec["training"], spec["data_params"], spec["encoders"].get(modality)], sort_keys=True)
+        return json.dumps([_budget(of), spec["data_params"], spec["encoders"].get(modality)], sort_keys=True)
 
     found = (g for g in groups if g.alone and g.rows[0]["modality"] == modality and key(g) == key(group))
     return next((g for g in found if not g.rows[0]["spec"].get("spare_slice")), None)
