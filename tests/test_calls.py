@@ -112,7 +112,9 @@ def test_a_foreign_module_is_scored_on_every_item_by_other_peoples_metrics() -> 
     model = Foreign().train()
     found = evaluate(model, "mfeat", call=ask, batch_size=64)
     assert model.training and found["n_scored"] == found["n_total"] == 500
-    data: DataModule = load_data(package.plugins.catalogue(), "mfeat", json.dumps({"views": ["fou", "zer"], "labels": None}))
+    data: DataModule = load_data(
+        package.plugins.catalogue(), "mfeat", json.dumps({"views": ["fou", "zer"], "labels": None})
+    )
     rows = torch.tensor(data.splits["test"])
     with torch.no_grad():
         logits = model.eval()(**{m: x[rows] for m, x in data.inputs.items()})

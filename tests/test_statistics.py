@@ -157,7 +157,9 @@ def test_methods_are_ranked_where_all_data_sets_have_them() -> None:
     given = {"x": groups(a=0.9, b=0.5, c=0.7, d=0.1), "y": groups(a=0.8, c=0.8, b=0.1)}
     found = rank_methods(given)
     assert found is not None and found[0] == ["a", "b", "c"] and found[2].ranks == (1.25, 3.0, 1.75)
-    assert rank_methods({"x": given["x"]}) is None and rank_methods({"x": groups(a=1, b=0), "y": groups(a=1, b=0)}) is None
+    assert (
+        rank_methods({"x": given["x"]}) is None and rank_methods({"x": groups(a=1, b=0), "y": groups(a=1, b=0)}) is None
+    )
 
 
 # ---------------------------------------------------------------------- the report

@@ -52,7 +52,9 @@ def test_training_is_searched_for_all_alike_and_what_is_chosen_stays(plan: MakeP
     # A recipe is its parameters, and a number that means nothing there is no dimension.
     assert space(plan, catalogue, "weight_unimodal") == training
     assert space(plan, catalogue, "pmr_code") == training | {"0.alpha"}
-    assert "0.eta" in space(plan, catalogue, "dynamic_gap_lb") and "0.eta" not in space(plan, catalogue, "dynamic_gap_h")
+    assert "0.eta" in space(plan, catalogue, "dynamic_gap_lb") and "0.eta" not in space(
+        plan, catalogue, "dynamic_gap_h"
+    )
     assert space(plan, catalogue, "channel") == training | {"head.ratio"}
 
 
@@ -177,7 +179,9 @@ def test_a_trial_has_no_test_items_and_a_hopeless_one_scores_zero(plan: MakePlan
 
 
 # ---------------------------------------------------------------------- the commands
-def test_tune_then_bench_reads_the_trials_and_says_what_they_cost(mmzoo: Command, refused: Command, tmp_path: Path) -> None:
+def test_tune_then_bench_reads_the_trials_and_says_what_they_cost(
+    mmzoo: Command, refused: Command, tmp_path: Path
+) -> None:
     options = ("--method", "ogm", "--no-references", "--seeds", 1, "--epochs", 1, "--device", "cpu", "--datasets", "mfeat",
                "--out", tmp_path)  # fmt: skip
     told = mmzoo("tune", *options, "--trials", 2)
@@ -188,7 +192,9 @@ def test_tune_then_bench_reads_the_trials_and_says_what_they_cost(mmzoo: Command
     (row,), _ = Store(tmp_path).rows()
     assert row["label"] == "ogm (tuned)" and row["tuning"]["trials"] == 2 and row["tuning"]["backward"] == 32
     assert row["spec"]["training"]["lr"] == row["tuning"]["chosen"]["train.lr"]
-    assert "0 runs" in mmzoo("bench", *options, "--tune", 2).out or "to do: 0" in mmzoo("bench", *options, "--tune", 2).out
+    assert (
+        "0 runs" in mmzoo("bench", *options, "--tune", 2).out or "to do: 0" in mmzoo("bench", *options, "--tune", 2).out
+    )
     for flags in (("bench", *options, "--tune", 0), ("tune", *options, "--trials", 0)):
         assert "at least 1 trial" in refused(*flags)
     record = next(tmp_path.rglob("record.json"))

@@ -175,7 +175,9 @@ def load_run(folder: str | Path) -> Trained:
     folder = Path(folder)
     row = Store(folder.parent.parent).row(folder.name) if folder.parent.name == "runs" else None
     if row is None:
-        raise BadValue(f"{folder} is not the folder of a run: name DIR/runs/RUN_ID, where DIR was given to bench as --out.")
+        raise BadValue(
+            f"{folder} is not the folder of a run: name DIR/runs/RUN_ID, where DIR was given to bench as --out."
+        )
     if row["status"] != "ok":
         raise BadValue(f"run {folder.name} has no trained model: it is {row['status']}: {row['reason']}.")
     if not (folder / WEIGHTS).is_file():
@@ -197,7 +199,9 @@ def load_run(folder: str | Path) -> Trained:
     except MmzooError as error:
         raise type(error)(f"run {folder.name}: {error}") from error
     except Exception as error:  # whatever a file from outside makes torch or safetensors raise
-        raise CorruptFile(f"run {folder.name}: its weights cannot be used ({type(error).__name__}: {error}).") from error
+        raise CorruptFile(
+            f"run {folder.name}: its weights cannot be used ({type(error).__name__}: {error})."
+        ) from error
     return Trained(model.eval(), strategy, row)
 
 

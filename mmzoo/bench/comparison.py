@@ -201,7 +201,11 @@ def rank_methods(per_dataset: Mapping[str, Sequence[Group]]) -> tuple[list[str],
 
     from mmzoo.bench.significance import friedman
 
-    return labels, list(by_label), friedman(np.array([[found[label] for label in labels] for found in by_label.values()]))
+    return (
+        labels,
+        list(by_label),
+        friedman(np.array([[found[label] for label in labels] for found in by_label.values()])),
+    )
 
 
 def _over_datasets(labels: Sequence[str], datasets: Sequence[str], found: Ranking) -> Table:
@@ -247,4 +251,6 @@ def _check_scipy() -> None:
     try:
         import scipy.stats  # noqa: F401
     except ImportError as error:
-        raise MmzooError(f"the tests need scipy, which cannot be imported: {error}. Install it: pip install scipy") from None
+        raise MmzooError(
+            f"the tests need scipy, which cannot be imported: {error}. Install it: pip install scipy"
+        ) from None

@@ -57,6 +57,7 @@ def search_space(planned: Planned, catalogue: Catalogue) -> dict[str, Dimension]
 
 def with_values(spec: RunSpec, values: Values) -> RunSpec:
     """A spec with other settings, under the keys of its search space."""
+
     def of(prefix: str) -> dict[str, float]:
         return {k.partition(".")[2]: v for k, v in values.items() if k.partition(".")[0] == prefix}
 
@@ -111,7 +112,12 @@ class Study:
 
     def run(self, trials: int, on_trial: OnTrial) -> dict[str, float]:
         """Do the trials that are missing; the values of the best."""
-        record: dict[str, Any] = {**self._facts, "label": self.planned.label, "dataset": self.planned.dataset, "trials": []}
+        record: dict[str, Any] = {
+            **self._facts,
+            "label": self.planned.label,
+            "dataset": self.planned.dataset,
+            "trials": [],
+        }
         if (self.store.root / "tuning" / self.name / "record.json").exists():
             record = self.store.tuning(self.name)
         if len(record["trials"]) < trials:
@@ -153,7 +159,9 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             storage = JournalStorage(JournalFileBackend(str(folder / "optuna.log")))
-            study = optuna.create_study(storage=storage, study_name=self.name, direction="maximize", load_if_exists=True)
+            study = optuna.create_study(
+                storage=storage, study_name=self.name, direction="maximize", load_if_exists=True
+            )
             every = study.get_trials(deepcopy=False)
         except (ValueError, KeyError, TypeError) as error:
             raise MmzooError(
