@@ -164,8 +164,8 @@ class DynamicGap(Strategy):
             self.owns = frozenset({"task", "backward"})  # type: ignore[misc]
         # A solve takes a gradient of each upper batch, and for each inner one those of both losses, one for the matrix,
         # and two backwards a product, of which power iteration makes six at first. What does not solve takes the
-        # gradients of both losses on one batch an epoch for the record. A backward counts as one over the whole model,
-        # though that of a scope ends at its first layer.
+        # gradients of both losses on one batch an epoch for the record. Declared are backwards over the whole model;
+        # a run counts those of a scope by their share.
         products = 0 if self.solver == "identity" else 6 + self.iterations + 1
         spent = 2 if self.solver == "identity" else 3 + 2 * products
         record = (0, 0) if self._solves else (1, 2)
@@ -399,7 +399,7 @@ class DynamicGap(Strategy):
                 solver=Solver(curvature, method, self.damping, self.iterations, scope=self.scope),
                 generator=run.generator("dynamic_gap/power"), reduce=run.reduce,
             )  # fmt: skip
-        run.cost.backward += found.backwards
+        run.cost.backward += found.backwards * self._share(run, found)
         self._log_norms(run, found.norms)
         self.warm = {} if found.warm is None else {
             k: v.detach().clone() for k, v in vars(found.warm).items() if v is not None
@@ -410,6 +410,12 @@ class DynamicGap(Strategy):
             if math.isfinite(value):
                 run.log(f"dynamic_gap/{name}", value)
         return found
+
+    @staticmethod
+    def _share(run: Run, found: Hypergradient) -> float:
+        """What a backward through the scope counts of one through the whole model: its share of the parameters, which
+        is more than its share of the work where late layers are narrow in space and wide in channels."""
+        return found.solution.x.numel() / sum(p.numel() for p in run.model.parameters() if p.requires_grad)
 
     def _forward(self, run: Run, tangent: ForwardTangent) -> Derivative:
         """The derivative along the steps of this epoch."""
@@ -437,7 +443,10 @@ class DynamicGap(Strategy):
 
     def _some(self, run: Run, batch: Batch) -> Batch:
         """The items of an inner batch that a solve sees: as many from every process."""
-        return batch if self.items is None else batch.map(lambda t: t[: -(-self.items // run.n_processes)])
+        if self.items is None:
+            return batch
+        share = -(-self.items // run.n_processes)
+        return batch.map(lambda t: t[:share])
 
     def _upper_batches(self, run: Run) -> list[Batch]:
         """Batches of the training data or of the slice, drawn anew each epoch."""
