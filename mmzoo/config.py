@@ -275,13 +275,15 @@ def _check_owners(catalogue: Catalogue, text: str, names: Sequence[str], parts: 
 
 
 def _uses_slice(strategy: Entry, params: Mapping[str, Any]) -> bool:
-    """Whether a strategy with these parameters learns from the slice: where `slice_if` says so, else by `requires`.
-
-    slice_if: a mapping of parameters to values, all of which must hold, or a list of such mappings, one of which must.
-    """
+    """Whether a strategy with these parameters learns from the slice: where `slice_if` says so, else by `requires`."""
     if "slice_if" not in strategy.extra:
         return "slice" in strategy.requires
-    given = strategy.extra["slice_if"]
+    return holds(strategy.extra["slice_if"], params)
+
+
+def holds(given: Any, params: Mapping[str, Any]) -> bool:
+    """Whether a condition of an entry holds: a mapping of parameters to values, all of which must, or a list of such
+    mappings, one of which must."""
     conditions = given if isinstance(given, list) else [given]
     return any(all(params[k] in values for k, values in condition.items()) for condition in conditions)
 

@@ -13,6 +13,7 @@ from mmzoo.config import (
     Method,
     RunSpec,
     Settings,
+    holds,
     register_manifests,
     resolve_dataset,
     resolve_method,
@@ -153,7 +154,7 @@ def _plan_variant(
         )  # fmt: skip
         for method, role, spare in wanted:
             _check_windows(method, training.epochs)
-            if reason := _obstacle(catalogue, method, modalities):
+            if reason := _obstacle(catalogue, method, modalities, training):
                 refused.append(Refused(label, method.label, role, reason))
                 continue
             alone: dict[int, list[Planned]] = {}
@@ -292,7 +293,7 @@ def _encoders(
     return found
 
 
-def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...]) -> str | None:
+def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...], training: Training) -> str | None:
     """Why a method cannot work here, as far as the catalogue tells."""
     n = 1 if method.each_modality else len(modalities)
     head = catalogue.get("heads", method.head)
@@ -302,6 +303,9 @@ def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...])
         strategy = catalogue.get("strategies", part.strategy)
         if reason := _outside(strategy, strategy.name, n):
             return reason
+        bent = [f"train.{k}" for k in ("clip", "micro_batch") if getattr(training, k) is not None]
+        if bent and holds(strategy.extra.get("plain_steps_if", []), part.params):
+            return f"{strategy.name} as set follows the steps as they are taken: leave out {' and '.join(bent)}."
         if "unimodal" in strategy.requires and head.extra["how"] == "ablated":
             return f"{strategy.name} needs logits of each modality; head {head.name} has none of its own."
         if "additive" in strategy.requires and not head.extra.get("additive"):
