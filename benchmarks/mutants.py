@@ -1,12 +1,12 @@
 """Breaks the library on purpose, one line at a time, and sees whether the tests notice.
 
     python benchmarks/mutants.py                       # every mutant: writes results/mutants.csv
-    python benchmarks/mutants.py --only ogm --jobs 2   # those whose file or description holds a word
+    python benchmarks/mutants.py --only ogm --jobs 2   # those whose name, file or description holds a word
 
 The mutants lie in tests/mutants/*.yaml: a list of `file`, `find` (text that occurs once), `replace`, `what` (a sign, swapped
 modalities, stale statistics, a missing detach ...) and `tests` (what should fail). Each is tried on a copy of the
 source tree, so that nothing here is touched. `killed`: a test failed; `survived`: none did, which is a gap in the
-tests; `broken`: the tests could not be run at all.
+tests; `broken`: the tests could not be run at all. With --only the file keeps what it says of the others.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
-    mutants = [m for m in read_mutants() if given.only in f"{m['name']} {m['file']} {m['what']}"]
+    listed = read_mutants()
+    every = [m["name"] for m in listed]
+    mutants = [m for m in listed if given.only in f"{m['name']} {m['file']} {m['what']}"]
     with tempfile.TemporaryDirectory() as folder:
         trees = [Path(folder) / str(i) for i in range(given.jobs)]
         for tree in trees:
@@ -97,15 +99,18 @@ def main() -> None:
 
         with ThreadPoolExecutor(given.jobs) as pool:
             list(pool.map(share, range(given.jobs)))
-    rows.sort(key=lambda r: [m["name"] for m in mutants].index(r["mutant"]))
+    killed, tried = sum(r["outcome"] == "killed" for r in rows), {r["mutant"] for r in rows}
     given.out.parent.mkdir(parents=True, exist_ok=True)
+    if given.only and given.out.is_file():
+        with given.out.open(encoding="utf-8", newline="") as file:
+            rows += [r for r in csv.DictReader(file) if r["mutant"] not in tried and r["mutant"] in every]
+    rows.sort(key=lambda r: every.index(r["mutant"]))
     with given.out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["mutant", "file", "what", "outcome", "tests"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    killed = sum(r["outcome"] == "killed" for r in rows)
-    print(f"{killed} of {len(rows)} killed")
-    sys.exit(killed != len(rows))
+    print(f"{killed} of {len(tried)} killed")
+    sys.exit(killed != len(tried))
 
 
 if __name__ == "__main__":
