@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from mmzoo.cli import main
 from mmzoo.config import BenchSpec
 
 torch.set_num_threads(1)
+os.environ["MMZOO_WORKERS"] = "1"  # runs in this process, where a test can reach them; those of launchers ask for more
 SMALL_BENCH = ("--method", "dynamic_gap_lb", "--baselines", "ogm,pmr", "--seeds", "1", "--epochs", "1",
                "--device", "cpu")  # fmt: skip
 
