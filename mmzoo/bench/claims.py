@@ -42,8 +42,8 @@ class Claimed(MmzooError):
 
 @dataclass(frozen=True)
 class Held:
-    """A claim as it is read. since: unix time. epoch: how many are done, of. deaths: owners of this bench that died one
-    after the other without finishing an epoch, this one not counted. beat: seconds since the last sign of life."""
+    """A claim as it is read. since: unix time. epoch: how many are done, of. deaths: owners of this bench before this
+    one that died one after the other without finishing an epoch. beat: seconds since the last sign of life."""
 
     number: int
     place: str = ""
@@ -80,7 +80,7 @@ class Claim:
     folder: Path
     number: int
     facts: dict[str, Any]
-    deaths: int = 0
+    before: Held | None = None
     _written: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -89,6 +89,14 @@ class Claim:
     @property
     def bench(self) -> str:
         return str(self.facts["bench"])
+
+    @property
+    def deaths(self) -> int:
+        """How many owners of this bench have died one after the other, none of them an epoch further."""
+        b = self.before
+        if b is None or b.released or not self.bench or b.bench != self.bench:
+            return 0
+        return 1 if b.epoch > b.began else b.deaths + 1
 
     def note(self, epoch: int, of: int, *, began: bool = False) -> None:
         """Say how many epochs are done. began: this session starts here."""
@@ -161,13 +169,9 @@ def _claim(folder: Path, bench: str) -> Claim:
             raise Claimed(f"another process was faster to claim {folder.name}.")
     finally:
         os.unlink(name)
-    return Claim(folder, number, facts, _deaths(before, bench))
-
-
-def _deaths(before: Held | None, bench: str) -> int:
-    if before is None or before.released or not bench or before.bench != bench:
-        return 0
-    return 1 if before.epoch > before.began else before.deaths + 1
+    held = Claim(folder, number, facts, before)
+    facts["deaths"] = held.deaths
+    return held
 
 
 def _made(source: str, target: Path) -> bool:

@@ -83,7 +83,7 @@ def _run(session: _Session) -> Row:
     spec = planned.spec
     before = store.finished(spec.run_id)
     started = time.time()
-    row = {
+    row: Row = {
         "schema": SCHEMA, "run_id": spec.run_id, "config_id": spec.config_id, "dataset": planned.dataset,
         "method": planned.method, "label": planned.label, "modality": planned.modality, "seed": spec.seed,
         "status": "ok", "reason": "", "metrics": {}, "cost": {}, "hashes": {}, "teachers": {}, "warnings": {}, "record": {},
@@ -169,8 +169,8 @@ class _Session:
         spec = self.planned.spec
         data = load_data(self.catalogue, spec.dataset, json.dumps(spec.as_dict()["data_params"], sort_keys=True))
         saved = self._load_checkpoint()
-        micro = memory.smallest(spec.training.micro_batch, self.store.micro_batch(spec.data_id),
-                                saved and saved["micro_batch"])  # fmt: skip
+        begun = None if saved is None else saved["micro_batch"]
+        micro = memory.smallest(spec.training.micro_batch, self.store.micro_batch(spec.data_id), begun)
         if saved and saved["micro_batch"] != micro:
             saved = None  # all of a run is trained in the same pieces
         while True:
@@ -276,7 +276,9 @@ class _Session:
 
     def _started(self, run: Run, how: str) -> None:
         self.claim.note(run.epoch, run.n_epochs, began=True)
-        self.log(f"process {os.getpid()} on {platform.node()} {how} on {self.device}")
+        before = self.claim.before
+        gone = "" if before is None or before.released else f"; taken over from {before.owner}, which is gone"
+        self.log(f"process {os.getpid()} on {platform.node()} {how} on {self.device}{gone}")
 
     def write_history(self) -> None:
         """The epochs so far, one line each; nothing where training never began."""

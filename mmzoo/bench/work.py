@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
             try:
                 row = runner.run_one(
                     planned, catalogue, store, device=device, checkpoint_every=order.checkpoint_every,
-                    bench=order.bench, on_epoch=lambda done, of, p=planned: progress.epoch(p, done),
+                    bench=order.bench, on_epoch=partial(_epoch, progress, planned),
                 )  # fmt: skip
                 progress.settled(planned, row)
             except Claimed:
@@ -119,6 +120,10 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
         if len(waiting) == before:
             time.sleep(pause)
     return progress.unsaved
+
+
+def _epoch(progress: Progress, planned: Planned, done: int, of: int) -> None:
+    progress.epoch(planned, done)
 
 
 def work_on(root: str, values: dict[str, Any]) -> dict[str, str]:

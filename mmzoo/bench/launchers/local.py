@@ -55,7 +55,7 @@ class Worker:
 
     def __init__(self, order: Order, root: Path) -> None:
         self.order = order
-        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 (as long as it lives)
         # In a session of its own: Ctrl-C reaches this process alone, which then sees to the workers.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mmzoo.bench.launchers.worker", str(root.absolute())],

@@ -28,7 +28,7 @@ def check(options: Mapping[str, Any]) -> None:
         if key not in OPTIONS:
             raise BadValue(f"--launcher-arg {key}: ray takes {', '.join(OPTIONS)}.{near_miss(key, OPTIONS)}")
         kind, word = (str, "a text") if key == "address" else ((int, float), "a number")
-        if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise BadValue(f"--launcher-arg {key}={value}: it is {word}: {OPTIONS[key]}.")
 
 
