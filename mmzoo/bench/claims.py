@@ -160,17 +160,16 @@ def _claim(folder: Path, bench: str) -> Claim:
     handle, name = tempfile.mkstemp(dir=folder, prefix=".claim.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w") as file:
+            before = _latest(folder, now=os.stat(name).st_mtime)
+            if before is not None and before.alive:
+                raise _claimed(folder, before)
+            held = Claim(folder, 1 if before is None else before.number + 1, facts, before)
+            facts["deaths"] = held.deaths
             file.write(json.dumps(facts))
-        before = _latest(folder, now=os.stat(name).st_mtime)
-        if before is not None and before.alive:
-            raise _claimed(folder, before)
-        number = 1 if before is None else before.number + 1
-        if not _made(name, folder / f"claim.{number}"):
+        if not _made(name, folder / f"claim.{held.number}"):
             raise Claimed(f"another process was faster to claim {folder.name}.")
     finally:
         os.unlink(name)
-    held = Claim(folder, number, facts, before)
-    facts["deaths"] = held.deaths
     return held
 
 
