@@ -58,7 +58,7 @@ class Worker:
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 (as long as it lives)
         # In a session of its own: Ctrl-C reaches this process alone, which then sees to the workers.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mmzoo.bench.launchers.worker", str(root.absolute())],
+            [sys.executable, "-P", "-m", "mmzoo.bench.launchers.worker", str(root.absolute())],
             stdin=subprocess.PIPE, stdout=self._out, stderr=self._err, start_new_session=True, env=_environment(),
         )  # fmt: skip
         with contextlib.suppress(BrokenPipeError):
