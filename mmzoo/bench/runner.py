@@ -13,7 +13,7 @@ import platform
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from mmzoo import __version__
 from mmzoo.bench import claims, memory
 from mmzoo.bench.claims import Claimed
 from mmzoo.bench.plan import Planned
-from mmzoo.bench.store import FINAL, SCHEMA, WEIGHTS, Store
+from mmzoo.bench.store import FINAL, SCHEMA, STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.catalogue import Catalogue
 from mmzoo.complexity import complexity
 from mmzoo.config import Part
@@ -36,6 +36,7 @@ from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
 from mmzoo.seeding import seeded, stream
 from mmzoo.strategy import Chain, Strategy, Window
+from mmzoo.tracker import Trackers
 from mmzoo.trainer import Selection, fit
 from mmzoo.types import Batch
 
@@ -63,13 +64,13 @@ def run_one(
     written to.
     """
     run_id = planned.spec.run_id
-    row = store.finished(run_id, weights=planned.keep)
+    row = store.finished(run_id, weights=planned.keep, peers=planned.peers)
     if row is not None:
         return row
     with contextlib.ExitStack() as stack:
         with store.guard():
             held = stack.enter_context(claims.claim(store.folder(run_id), bench))
-        row = store.finished(run_id, weights=planned.keep)  # another may have ended it meanwhile
+        row = store.finished(run_id, weights=planned.keep, peers=planned.peers)  # another may have ended it meanwhile
         if row is None:
             stack.enter_context(_warnings_logged(lambda text: store.log(run_id, text)))
             row = _run(_Session(planned, catalogue, store, device, checkpoint_every, on_epoch, held))
@@ -89,6 +90,7 @@ def _run(session: _Session) -> Row:
         "status": "ok", "reason": "", "metrics": {}, "cost": {}, "hashes": {}, "teachers": {}, "warnings": {}, "record": {},
         "spec": spec.as_dict(),
     }  # fmt: skip
+    session.trackers.start(row)
     try:
         session.check_deaths()
         row |= session.train_and_score()
@@ -107,7 +109,8 @@ def _run(session: _Session) -> Row:
         raise
     session.log(f"ends: {row['status']}{row['reason'] and ': '}{row['reason']}")
     if before is not None and row["status"] not in FINAL:
-        return row  # only the weights were wanted: what was scored stays
+        session.trackers.end(row)
+        return row  # only the weights or the peers' protocol were wanted: what was scored stays
     session.write_history()
     row["timing"] = {
         "seconds": session.train_seconds + session.teacher_seconds, "seconds_total": time.time() - started,
@@ -117,6 +120,7 @@ def _run(session: _Session) -> Row:
         row["timing"]["seconds_teachers"] = session.teacher_seconds
     row["environment"] = environment(session.device)
     store.write(row)
+    session.trackers.end(row)
     if row["status"] in FINAL:
         session.forget_checkpoint()
     return row
@@ -152,6 +156,11 @@ class _Session:
         self.teacher_seconds = 0.0
         self.eval_batch = EVAL_BATCH
         self._least: int | None = 1
+        self.trackers = Trackers(catalogue, planned.track, store.root)
+        #: the peers' protocol alone: test scores of every epoch, and the seconds they took. Nothing here reads them but
+        #: `_peers`.
+        self.watched: list[dict[str, Any]] = []
+        self.watch_seconds = 0.0
 
     def log(self, text: str) -> None:
         self.store.log(self.planned.spec.run_id, text)
@@ -207,7 +216,7 @@ class _Session:
         size = spec.training.batch_size
         apart = "slice" in strategy.requires
         parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
-        train = data.loader(*parts, batch_size=size)
+        train = data.loader(*parts, batch_size=size, device=self.device)
         model = build_model(self.catalogue, spec, data)
         initial = _model_hash(model)
         self._least = memory.least(model)
@@ -227,17 +236,18 @@ class _Session:
             return Run(
                 unused.pop() if unused else build_model(self.catalogue, spec, data),
                 build_strategy(self.catalogue, spec.parts), train=train,
-                slice=data.loader("slice", batch_size=size) if apart else None,
+                slice=data.loader("slice", batch_size=size, device=self.device) if apart else None,
                 training=spec.training.replace(micro_batch=micro), seed=spec.seed, device=self.device, state=state,
                 teachers={m: teacher for m, (teacher, _) in teachers.items()},
             )  # fmt: skip
 
         run, selection = self._begin(begin, saved)
-        holdout = data.loader("holdout", batch_size=self.eval_batch)
-        self._train(run, holdout, data.metric, selection)
+        self._train(run, data, selection)
         metrics = self._score(run, data, selection)
+        if self.planned.peers:
+            metrics["peers"] = _peers(self.watched, data.metric, metrics)
         if self.planned.keep:
-            self._write_weights(run.model)
+            self._write_weights(run)
         if limited:
             run.warn(memory.note(model, micro))
         return {
@@ -261,6 +271,7 @@ class _Session:
             try:
                 run, selection = begin(saved["run"]), Selection(**saved["selection"])
                 self.history, self.train_seconds = list(saved["history"]), float(saved["seconds"])
+                self.watched = list(saved["watched"])
                 self._started(run, f"goes on after epoch {run.epoch} of {run.n_epochs}")
                 return run, selection
             except Claimed:
@@ -270,7 +281,7 @@ class _Session:
                     raise
                 self._set_aside(error)
         run = begin(None)
-        self.history, self.train_seconds = [], 0.0
+        self.history, self.watched, self.train_seconds, self.watch_seconds = [], [], 0.0, 0.0
         self._started(run, "starts at epoch 0")
         return run, Selection()
 
@@ -285,13 +296,16 @@ class _Session:
         if self.history:
             self._write("history.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in self.history).encode())
 
-    def _train(self, run: Run, holdout: Loader, metric: str, selection: Selection) -> None:
+    def _train(self, run: Run, data: DataModule, selection: Selection) -> None:
         began, saved_at, before = time.monotonic(), time.monotonic(), self.train_seconds
+        holdout = data.loader("holdout", batch_size=self.eval_batch, device=self.device)
+        test = data.loader("test", batch_size=self.eval_batch, device=self.device) if self.planned.peers else None
 
         def epoch_done(record: dict[str, Any], chosen: Selection) -> None:
             nonlocal saved_at
             self.history.append(record)
-            self.train_seconds = before + time.monotonic() - began
+            self.train_seconds = before + time.monotonic() - began - self.watch_seconds
+            self.trackers.epoch(record)
             if time.monotonic() - saved_at >= self.checkpoint_every and run.epoch < run.n_epochs:
                 self._save_checkpoint(run, chosen)
                 saved_at = time.monotonic()
@@ -300,7 +314,14 @@ class _Session:
                 self._share_micro_batch(run)
             self.on_epoch(run.epoch, run.n_epochs)
 
-        fit(run, holdout.batches, metric=metric, selection=selection, on_epoch=epoch_done)
+        def watch(epoch: int) -> None:
+            if test is not None:
+                start = time.monotonic()
+                p = self._predict(run, test)
+                self.watched.append({"epoch": epoch, **classification(p.scores, p.target, p.logits)})
+                self.watch_seconds += time.monotonic() - start
+
+        fit(run, holdout.batches, metric=data.metric, selection=selection, on_epoch=epoch_done, on_candidate=watch)
 
     def _share_micro_batch(self, run: Run) -> None:
         """Tell all later runs of the data set what fits, once an epoch was trained with it."""
@@ -311,12 +332,13 @@ class _Session:
     def _score(self, run: Run, data: DataModule, selection: Selection) -> dict[str, Any]:
         """Test scores of the last and of the chosen epoch, each computed once, on every item; and those of holdout,
         on which anything may be chosen."""
-        test = data.loader("test", batch_size=self.eval_batch)
+        test = data.loader("test", batch_size=self.eval_batch, device=self.device)
         last = self._predict(run, test)
         selection.restore(run)
         # Not the slice: some methods train on it and some do not.
-        fitted = Fitted.on(self._predict(run, data.loader("train", batch_size=self.eval_batch)), data.n_classes)
-        held = self._predict(run, data.loader("holdout", batch_size=self.eval_batch))
+        known = data.loader("train", batch_size=self.eval_batch, device=self.device)
+        fitted = Fitted.on(self._predict(run, known), data.n_classes)
+        held = self._predict(run, data.loader("holdout", batch_size=self.eval_batch, device=self.device))
         chosen = self._predict(run, test)
         self._write_predictions(chosen)
         return {
@@ -360,10 +382,17 @@ class _Session:
         return row
 
     # ------------------------------------------------------------------ files
-    def _write_weights(self, model: MultimodalModel) -> None:
+    def _write_weights(self, run: Run) -> None:
+        """The weights, in the order that their hash is taken in; and what the strategy remembers, which may decide how it
+        predicts."""
         from safetensors.torch import save
 
-        self._write(WEIGHTS, save({n: t.detach().cpu().clone().contiguous() for n, t in model.state_dict().items()}))
+        tensors = {n: t.detach().cpu().clone().contiguous() for n, t in run.model.state_dict().items()}
+        if state := run.strategy.state_dict():
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            self._write(STRATEGY_STATE, buffer.getvalue())
+        self._write(WEIGHTS, save(tensors, {"order": json.dumps(list(tensors))}))
 
     def _write(self, name: str, data: bytes) -> None:
         self.store.write_file(self.planned.spec.run_id, name, data)
@@ -380,7 +409,8 @@ class _Session:
         buffer = io.BytesIO()
         spec = json.dumps(self.planned.spec.as_dict(), sort_keys=True)
         state = {"run": run.state_dict(), "selection": vars(selection), "history": self.history,
-                 "seconds": self.train_seconds, "spec": spec, "micro_batch": run.training.micro_batch}  # fmt: skip
+                 "seconds": self.train_seconds, "spec": spec, "watched": self.watched,
+                 "micro_batch": run.training.micro_batch}  # fmt: skip
         torch.save(state, buffer)
         try:
             self._write(CHECKPOINT, sealed(buffer.getvalue()))
@@ -395,8 +425,10 @@ class _Session:
         try:
             saved = torch.load(io.BytesIO(_unsealed(path.read_bytes())), map_location="cpu", weights_only=True)
             same = saved["spec"] == json.dumps(self.planned.spec.as_dict(), sort_keys=True)
-            if not same or not {"run", "selection", "history", "seconds", "micro_batch"} <= set(saved):
+            if not same or not {"run", "selection", "history", "seconds", "watched", "micro_batch"} <= set(saved):
                 raise BadValue("it is not of this run")
+            if bool(saved["watched"]) != self.planned.peers:
+                raise BadValue("it was begun under another protocol")
             return saved
         except Exception as error:
             self._set_aside(error)
@@ -423,6 +455,15 @@ def _unsealed(data: bytes) -> bytes:
     return data[:-32]
 
 
+def _peers(watched: list[dict[str, Any]], metric: str, honest: dict[str, Any]) -> dict[str, Any]:
+    """The epoch with the best test score and its scores, ties to the earliest; flatters: how far its `metric` lies
+    above that of the epoch chosen on holdout."""
+    best = max(watched, key=lambda scores: scores[metric])
+    scores = {k: v for k, v in best.items() if k != "epoch"}
+    return {"protocol": "epoch chosen on test", "selected_epoch": best["epoch"], **scores,
+            "flatters": best[metric] - honest[metric]}  # fmt: skip
+
+
 def _on(loader: Loader, device: torch.device) -> Iterator[Batch]:
     return (batch.to(device) for batch in loader.batches())
 
@@ -438,8 +479,19 @@ def _ends(history: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 # ---------------------------------------------------------------------------------------------- building
 @lru_cache(maxsize=4)
 def load_data(catalogue: Catalogue, name: str, params: str) -> DataModule:
-    """A data set, kept for the next run of the same process. params: as JSON."""
-    return catalogue.get("datasets", name).load()(**json.loads(params))
+    """A data set, kept for the next run of the same process. params: as JSON; those of a store name it by its hashes."""
+    given = json.loads(params)
+    return open_prepared(given) if "store" in given else catalogue.get("datasets", name).load()(**given)
+
+
+def open_prepared(given: Mapping[str, Any]) -> DataModule:
+    """The data set of the store that a spec's parameters name."""
+    from mmzoo.data.choice import find
+    from mmzoo.data.prepared import open_module, reading_params
+
+    told = given["store"]
+    data = open_module(find(told).folder, content=told["content"], metric=told["metric"], **reading_params(given))
+    return data.only(given["modalities"]) if given.get("modalities") else data
 
 
 def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> MultimodalModel:
@@ -448,7 +500,7 @@ def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> Multimodal
     for m in data.modalities:
         name, params = spec.encoders[m]
         with seeded(spec.seed, "init", "encoder", m):
-            encoders[m] = catalogue.get("encoders", name).load()(data.shape(m), **params)
+            encoders[m] = catalogue.get("encoders", name).load()(data.spec(m), **params)
     head = catalogue.get("heads", spec.head)
     with seeded(spec.seed, "init", "head", spec.head):
         built = head.load()({m: e.out_dim for m, e in encoders.items()}, data.n_classes, **spec.head_params)
@@ -522,15 +574,20 @@ def _check_finite(metrics: Any, where: str) -> None:
 
 
 def _model_hash(model: MultimodalModel) -> str:
+    return weights_hash(model.state_dict())
+
+
+def weights_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A short hash of tensors in their order, names included."""
     total = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
 
 
 def _order_hash(train: Loader, seed: int) -> str:
     """The items of the first epoch in the order in which they are shown."""
-    order = torch.cat([b.index for b in train.batches(stream(seed, "order", 0))])
+    order = train.order(stream(seed, "order", 0))
     return hashlib.sha256(order.numpy().tobytes()).hexdigest()[:16]
 
 

@@ -21,6 +21,7 @@ SCHEMA = 1
 STATUSES = ("ok", "diverged", "refused", "failed")
 FINAL = ("ok", "diverged", "refused")
 WEIGHTS = "weights.safetensors"
+STRATEGY_STATE = "strategy.pt"
 #: how modalities are taken away, as keys of a row; see mmzoo.evaluation
 ABLATIONS = ("zero_feature", "zero_input", "mean_feature")
 _SCORES = {"acc": float, "macro_f1": float, "map": float, "loss": float}
@@ -32,7 +33,7 @@ _ROW = {"schema": int, "run_id": str, "config_id": str, "dataset": str, "method"
 _SCORED = {"metrics": {**_SCORES, "last": _SCORES, "main_metric": str, "modalities": dict, "own_logits": str,
                        "gap": {"own": float, "probe": float}, "n_scored": int},
            "cost": {"forward": float, "backward": float, "train_items": float}, "hashes": dict}  # fmt: skip
-_PLANNED = {"spec": dict, "dataset": str, "method": str, "role": str, "teachers": list}
+_PLANNED = {"spec": dict, "dataset": str, "method": str, "role": str, "teachers": list, "track": list}
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _PART = {"strategy": str, "params": dict}
 #: what rows of earlier versions lack: by ablation, and by parameter group
@@ -44,8 +45,9 @@ _SIZE = {"parameters": int, "flops": int}
 
 class Store:
     """`ROOT/runs/<run_id>/` holds planned.json (what is to be run), result.json (the row), history.jsonl,
-    predictions.npz and log.txt of a run, and weights.safetensors where another run learns from it; until there is a
-    row, also who is at it (claim.N, see mmzoo.bench.claims) and checkpoint.pt."""
+    predictions.npz and log.txt of a run, and weights.safetensors (and strategy.pt, where the strategy remembers
+    anything) where they are kept; until there is a row, also who is at it (claim.N, see mmzoo.bench.claims) and
+    checkpoint.pt."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -78,12 +80,12 @@ class Store:
         return sorted(found)
 
     def note_planned(self, run_id: str, planned: Mapping[str, Any]) -> None:
-        """Keep what a run is, before it is run; weights that another bench wants kept are kept."""
+        """Keep what a run is, before it is run; what another bench wants kept is kept."""
         try:
             before = self.planned(run_id)
         except MmzooError:
             before = {}
-        planned = {**planned, "keep": planned["keep"] or before.get("keep", False)}
+        planned = {**planned, **{k: planned[k] or before.get(k, False) for k in ("keep", "peers")}}
         if planned != before:
             with self.guard():
                 write_json(self.folder(run_id) / "planned.json", planned)
@@ -97,9 +99,11 @@ class Store:
             raise self.unusable(run_id, str(getattr(error, "strerror", None) or error)) from None
         fault = _misfit(found, _PLANNED, "")
         if fault is None and not (
-            isinstance(found.get("modality", 0), (str, type(None))) and isinstance(found.get("keep"), bool)
-        ):
-            fault = "modality or keep has a wrong type"
+            isinstance(found.get("modality", 0), (str, type(None)))
+            and isinstance(found.get("keep"), bool) and isinstance(found.get("peers"), bool)
+            and all(isinstance(t, str) for t in found["track"])
+        ):  # fmt: skip
+            fault = "modality, keep, peers or track has a wrong type"
         if fault is None and not all(isinstance(t, str) and _ID.fullmatch(t) for t in found["teachers"]):
             fault = "teachers are not ids of runs"
         if fault is None and digest(found["spec"]) != run_id:
@@ -148,13 +152,16 @@ class Store:
             raise _corrupt(path, fault)
         return row
 
-    def finished(self, run_id: str, *, weights: bool = False) -> dict[str, Any] | None:
-        """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too."""
+    def finished(self, run_id: str, *, weights: bool = False, peers: bool = False) -> dict[str, Any] | None:
+        """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too;
+        peers: and hold the scores of the peers' protocol."""
         row = self.row(run_id)
         if row is None or row["status"] not in FINAL:
             return None
-        there = not weights or row["status"] != "ok" or (self.folder(run_id) / WEIGHTS).is_file()
-        return row if there else None
+        if row["status"] != "ok":
+            return row
+        there = not weights or (self.folder(run_id) / WEIGHTS).is_file()
+        return row if there and (not peers or "peers" in row["metrics"]) else None
 
     def stamp(self, run_id: str) -> int | None:
         """What changes whenever a row is written anew; None where there is none. Costs no reading."""
@@ -268,13 +275,15 @@ def _scores_fault(row: Mapping[str, Any]) -> str | None:
     metrics = row["metrics"]
     if metrics["main_metric"] not in _SCORES:
         return f"metrics.main_metric {metrics['main_metric']!r} is none of {', '.join(_SCORES)}"
-    if metrics["n_scored"] < 1:
-        return f"metrics.n_scored is {metrics['n_scored']}"
+    if not 1 <= metrics["n_scored"] == metrics.get("n_total", metrics["n_scored"]):
+        return f"metrics.n_scored is {metrics['n_scored']} of {metrics.get('n_total', '?')} test items"
     forms: list[tuple[Any, Mapping[str, Any], str]] = []
     for m, scores in metrics["modalities"].items():
         where = f"metrics.modalities.{m}."
         forms.append((scores, {"own": _SCORES, "probe": _SCORES}, where))
         forms += _measures(scores, where) if isinstance(scores, dict) else []
+    if "peers" in metrics:
+        forms.append((metrics["peers"], {**_SCORES, "selected_epoch": int, "flatters": float}, "metrics.peers."))
     forms.append(_all_of(metrics, "shapley", _COALITIONS, "metrics."))
     forms.append(_all_of(metrics, "undefined", str, "metrics."))
     forms.append(_all_of(row["cost"], "groups", _SIZE, "cost."))

@@ -60,7 +60,7 @@ class Order:
         stamp = store.stamp(run_id)
         if stamp is None:
             return None
-        row = store.finished(run_id, weights=planned.keep)
+        row = store.finished(run_id, weights=planned.keep, peers=planned.peers)
         if row is None and stamp != self.before.get(run_id):
             row = store.row(run_id)
         return row

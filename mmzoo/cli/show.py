@@ -98,9 +98,10 @@ def _facts(e: Entry) -> list[str]:
             more = {k.removesuffix(f"_{suffix}"): v for k, v in e.cost.items() if k.endswith(f"_{suffix}")}
             line += f"; and {when}: {_pairs(more)}" if more else ""
         lines.append(line + (f"; forwards of the whole slice an epoch: {e.cost['slice']}" if "slice" in e.cost else ""))
-    for key in ("how", "additive", "evidential", "couples", "mean_gates", "input", "n_classes", "metric", "licence"):
+    for key in ("how", "additive", "evidential", "couples", "mean_gates", "input", "n_classes", "metric", "licence", "install"):
         if key in e.extra:
-            lines.append(f"  {key}: {e.extra[key]}")
+            value = e.extra[key]
+            lines.append(f"  {key}: {', '.join(value) if isinstance(value, list) else value}")
     if isinstance(e.extra.get("modalities"), Mapping):
         lines.append(f"  modalities: {_pairs(e.extra['modalities'])}")
     for key in ("presets", "training"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class MediaFault(Exception):
-    """A file that cannot be used. kind: a key of mmzoo.data.source.FAULTS."""
+    """A file that cannot be used, or hardly. kind: a key of mmzoo.data.source.FAULTS. arrays: what `read` would have returned
+    but for this fault (a silent recording, a clip of too few frames), for those who want to keep such items."""
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, arrays: Mapping[str, np.ndarray] | None = None) -> None:
         super().__init__(message)
-        self.kind, self.message = kind, message
+        self.kind, self.message, self.arrays = kind, message, arrays
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ class Field:
         import numpy as np
 
         return {name: np.zeros(a.shape, a.dtype) for name, a in self.arrays().items()}
+
+    def fitted(self, media: Iterable[Media]) -> Field:
+        """The field with what it has to learn from the training items (a vocabulary, a mean): itself where that is
+        nothing. `media` are this modality's, of training items only, in the order of the listing. Deterministic."""
+        return self
+
+    def facts(self) -> Mapping[str, Any]:
+        """What an encoder has to know besides the arrays' forms, e.g. `{"vocabulary": 30522}`. Of the fitted field."""
+        return {}
 
     def as_dict(self) -> dict[str, Any]:
         """All that decides the bytes, for the recipe's hash."""

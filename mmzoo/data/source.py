@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +118,15 @@ class Recipe:
     fields: Mapping[str, Field]
     options: Mapping[str, Any] = field(default_factory=dict)
     doc: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All that decides which bytes are stored; the order of modalities is part of it, name and doc are not."""
+        fields = [[m, f.as_dict()] for m, f in self.fields.items()]
+        return json.loads(json.dumps({"fields": fields, "options": dict(self.options)}))
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Source:
