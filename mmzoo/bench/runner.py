@@ -107,7 +107,6 @@ def _run(session: _Session) -> Row:
     except BaseException:
         session.log("is stopped")
         raise
-    session.log(f"ends: {row['status']}{row['reason'] and ': '}{row['reason']}")
     if before is not None and row["status"] not in FINAL:
         session.trackers.end(row)
         return row  # only the weights or the peers' protocol were wanted: what was scored stays
@@ -120,6 +119,7 @@ def _run(session: _Session) -> Row:
         row["timing"]["seconds_teachers"] = session.teacher_seconds
     row["environment"] = environment(session.device)
     store.write(row)
+    session.log(f"ends: {row['status']}{row['reason'] and ': '}{row['reason']}")
     session.trackers.end(row)
     if row["status"] in FINAL:
         session.forget_checkpoint()
