@@ -24,6 +24,7 @@ from mmzoo import __version__
 from mmzoo.bench import claims, memory
 from mmzoo.bench.claims import Claimed
 from mmzoo.bench.plan import Planned
+from mmzoo.bench.records import summary
 from mmzoo.bench.store import FINAL, SCHEMA, STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.catalogue import Catalogue
 from mmzoo.complexity import complexity
@@ -90,6 +91,8 @@ def _run(session: _Session) -> Row:
         "status": "ok", "reason": "", "metrics": {}, "cost": {}, "hashes": {}, "teachers": {}, "warnings": {}, "record": {},
         "spec": spec.as_dict(),
     }  # fmt: skip
+    if spec.tuning is not None:
+        row["tuning"] = summary(store.tuning(spec.tuning["study"]), spec.tuning["trials"])
     session.trackers.start(row)
     try:
         session.check_deaths()

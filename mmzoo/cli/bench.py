@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from mmzoo.config import (
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
-    from mmzoo.bench.plan import Plan
+    from mmzoo.bench.plan import Plan, Planned
     from mmzoo.bench.store import Store
 
 DEFAULT_OUT = "mmzoo-results"
@@ -40,6 +41,32 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "of batches, chooses the epoch on holdout, scores test once, and prints the tables. What is in the output "
         "folder already is not run again.",
     )  # fmt: skip
+    add_spec_options(parser)
+    add = parser.add_argument
+    add("--protocol", metavar="NAME", help=f"{' or '.join(PROTOCOLS)}: peers also reports, in a column of its own, the "
+        "epoch chosen on test, to measure how much that flatters (default: holdout)")  # fmt: skip
+    add("--keep-weights", action="store_true", help="keep the weights of every run, for mmzoo.load_run")
+    add("--tune", metavar="N", type=int,
+        help="choose the settings of every method on holdout first, each with N trials (pip install 'mmzoo[tune]')"
+        )  # fmt: skip
+    add("--track", metavar="NAME[:TARGET]", action="append", default=[],
+        help="a tracker that is told of every epoch, e.g. tensorboard or tensorboard:DIR; may be given several times"
+        )  # fmt: skip
+    add("--launcher", metavar="NAME", default="local", help="local, ray, slurm (default: local)")
+    add("--workers", metavar="N", help="how many runs at once (default: MMZOO_WORKERS, else what the launcher finds "
+        "right: locally the cores for small models, one for all others)")  # fmt: skip
+    add("--launcher-arg", metavar="KEY=VALUE", action="append", default=[],
+        help="an option of the launcher: address=auto for ray, slurm_partition=gpu for slurm ...")
+    add("--checkpoint-every", metavar="SECONDS", type=float, default=30.0,
+        help="how often a run is saved, between its epochs, to go on from there after a kill (default: 30)"
+        )  # fmt: skip
+    add("--plan", action="store_true", help="print the plan and stop")
+    add("--yes", action="store_true", help="do not ask before a bench without --datasets that takes long")
+    parser.set_defaults(command=run)
+
+
+def add_spec_options(parser: argparse.ArgumentParser) -> None:
+    """What says which runs, for the bench and for tuning alike; and where."""
     add = parser.add_argument
     add("--method", metavar="SPEC", help=f"the method that the bench is about: {GRAMMAR}")
     add("--baselines", metavar="SPEC,...", help="methods to compare it with")
@@ -57,12 +84,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--override", metavar="'WHAT.KEY=VALUE ...'", action="append", default=[], dest="overrides",
         help="settings that hold together, over those of --set; given several times, the whole bench is run under each"
         )  # fmt: skip
-    add("--protocol", metavar="NAME", help=f"{' or '.join(PROTOCOLS)}: peers also reports, in a column of its own, the "
-        "epoch chosen on test, to measure how much that flatters (default: holdout)")  # fmt: skip
-    add("--keep-weights", action="store_true", help="keep the weights of every run, for mmzoo.load_run")
-    add("--track", metavar="NAME[:TARGET]", action="append", default=[],
-        help="a tracker that is told of every epoch, e.g. tensorboard or tensorboard:DIR; may be given several times"
-        )  # fmt: skip
     add("--suite", metavar="FILE", help="a YAML file with these options; options given here win")
     add("--no-references", action="store_true",
         help="leave out the reference rows: each modality alone (unless a method learns from it), plain joint, and the "
@@ -70,17 +91,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of the results (default: {DEFAULT_OUT})")
-    add("--launcher", metavar="NAME", default="local", help="local, ray, slurm (default: local)")
-    add("--workers", metavar="N", help="how many runs at once (default: MMZOO_WORKERS, else what the launcher finds "
-        "right: locally the cores for small models, one for all others)")  # fmt: skip
-    add("--launcher-arg", metavar="KEY=VALUE", action="append", default=[],
-        help="an option of the launcher: address=auto for ray, slurm_partition=gpu for slurm ...")
-    add("--checkpoint-every", metavar="SECONDS", type=float, default=30.0,
-        help="how often a run is saved, between its epochs, to go on from there after a kill (default: 30)"
-        )  # fmt: skip
-    add("--plan", action="store_true", help="print the plan and stop")
-    add("--yes", action="store_true", help="do not ask before a bench without --datasets that takes long")
-    parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -103,6 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
         unmade = _make(unmade, spec)
     plan = make_plan(spec, catalogue(), stores=not unmade)
     check_trackers(catalogue(), plan.bench.track)
+    if spec.tune is not None:
+        plan = tune(plan, store, spec.tune, arguments.device, dry=arguments.plan)
     missing = to_do(plan, store)
     _print_plan(plan, len(missing), store)
     if unmade:
@@ -125,6 +137,27 @@ def _check_work(arguments: argparse.Namespace) -> None:
         raise BadValue(f"--checkpoint-every must be a number of seconds from 0, not {arguments.checkpoint_every}.")
     _workers(arguments)
     check(arguments.launcher, dict(map(parse_setting, arguments.launcher_arg)))
+
+
+def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = False) -> Plan:
+    """The plan with tuned settings; dry: as it is, with what tuning would do told."""
+    from mmzoo.bench.runner import check_device
+    from mmzoo.bench.tune import check_tuning, tuned_plan
+    from mmzoo.plugins import catalogue
+
+    configs = {p.spec.config_id for p in plan.runs if p.role != "teacher"}
+    print(f"Tuning on holdout: {_count(trials, 'trial')} for each of {_count(len(configs), 'configuration')}, under a seed "
+          "that is not reported", flush=True)  # fmt: skip
+    if dry:
+        return plan
+    check_tuning()
+
+    def told(planned: Planned, number: int, trial: Mapping[str, Any]) -> None:
+        values = " ".join(f"{k}={v:.4g}" for k, v in trial["values"].items())
+        said = f"{100 * trial['score']:.1f} %" if trial["status"] == "ok" else trial["status"]
+        print(f"  {planned.dataset} {planned.label} [{number + 1}/{trials}] {values}: {said}", flush=True)
+
+    return tuned_plan(plan, catalogue(), store, trials, device=check_device(device), on_trial=told)
 
 
 def spec_of(arguments: argparse.Namespace) -> BenchSpec:
@@ -154,12 +187,17 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
         fields["heads"] = _names(arguments.heads)
     if arguments.overrides:
         fields["overrides"] = tuple(map(parse_override, arguments.overrides))
-    if arguments.protocol is not None:
-        fields["protocol"] = check_protocol(arguments.protocol)
-    if arguments.keep_weights:
+    given = vars(arguments)  # `mmzoo tune` has no say in what follows
+    if given.get("protocol") is not None:
+        fields["protocol"] = check_protocol(given["protocol"])
+    if given.get("keep_weights"):
         fields["keep_weights"] = True
-    if arguments.track:
-        fields["track"] = tuple(arguments.track)
+    if given.get("track"):
+        fields["track"] = tuple(given["track"])
+    if given.get("tune") is not None:
+        if given["tune"] < 1:
+            raise BadValue(f"tuning takes at least 1 trial, not {given['tune']}.")
+        fields["tune"] = given["tune"]
     if "datasets" not in fields:
         from mmzoo.bench.ready import default_datasets
 
@@ -292,11 +330,7 @@ def _print_report(plan: Plan, store: Store, failed: dict[str, str]) -> int:
     """The tables of this bench's runs."""
     from mmzoo.bench.report import render
 
-    rows = [row for p in plan.runs if (row := store.row(p.spec.run_id)) is not None]
-    labels = {p.spec.run_id: p for p in plan.runs}
-    shown = [{**row, "label": labels[row["run_id"]].label, "dataset": labels[row["run_id"]].dataset} for row in rows]
-    asked = {"methods": plan.methods(), "refused": [vars(r) for r in plan.refused]}
-    print(render(shown, asked, "md"))
+    print(render(plan.rows(store), plan.asked(), "md"))
     print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
     print(f"Each modality by every measure: mmzoo report {store.root} --modalities")
     if failed:
