@@ -72,13 +72,16 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
     add("--baselines", metavar="SPEC,...", help="methods to compare it with")
     add("--datasets", metavar="NAME[:PRESET],...",
         help="data sets, and FILE.yaml for data of your own (default: real data that is prepared, else generated twins of the "
-             "published data sets; and mfeat)"
+             "published data sets, and mfeat; MMZOO_DATASETS names others)"
         )  # fmt: skip
     add("--seeds", metavar="N|LIST", help="how many (3), a list (0,4 or 7,) or a range (5-14); default: 3")
     add("--epochs", metavar="N", type=int, help="epochs of every run (default: the data set's)")
     add("--preset", metavar="NAME", help="training protocol of the data set: default, paper, release ...")
     add("--set", metavar="WHAT.KEY=VALUE", action="append", default=[], dest="settings",
         help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01"
+        )  # fmt: skip
+    add("--encoders", metavar="MODALITY=NAME,...",
+        help="read a modality with another encoder than usual, e.g. audio=resnet18; the same as --set encoder.audio=resnet18"
         )  # fmt: skip
     add("--heads", metavar="NAME,...", help="run each method that names no head of its own with each of these")
     add("--override", metavar="'WHAT.KEY=VALUE ...'", action="append", default=[], dest="overrides",
@@ -202,7 +205,8 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
         from mmzoo.bench.ready import default_datasets
 
         fields["datasets"] = default_datasets(catalogue())
-    fields["settings"] = (*fields.get("settings", ()), *map(parse_setting, arguments.settings))
+    chosen = [] if arguments.encoders is None else [f"encoder.{pair}" for pair in _names(arguments.encoders)]
+    fields["settings"] = (*fields.get("settings", ()), *map(parse_setting, chosen), *map(parse_setting, arguments.settings))
     if "method" not in fields:
         raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")
     return BenchSpec(**fields)
