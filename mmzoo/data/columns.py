@@ -49,7 +49,6 @@ class Mapped:
     def __init__(self, arrays: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
         self._arrays, self._rows = arrays, rows
         self._device: dict[str, Mapping[str, Tensor]] = {}
-        self._buffers: dict[str, Tensor] = {}
 
     def __repr__(self) -> str:
         return f"Mapped({len(self)} rows of {', '.join(f'{a.dtype}{a.shape[1:]}' for a in self._arrays.values())})"
@@ -72,20 +71,9 @@ class Mapped:
         chosen._device = self._device
         return chosen
 
-    def take(self, rows: Tensor, *, pinned: bool = False, reuse: bool = False) -> Any:
-        """reuse: the next `take` overwrites what this one returns. Fresh memory for each batch of pictures costs as much as
-        copying them."""
+    def take(self, rows: Tensor, *, pinned: bool = False) -> Any:
         wanted = self._rows[rows.cpu().numpy()]
-        found = {}
-        for part, array in self._arrays.items():
-            out = self._buffer(part, array, len(wanted)) if reuse else _empty(array, len(wanted), pinned)
-            found[part] = _gather(array, wanted, out)
-        return _unwrapped(found)
-
-    def _buffer(self, part: str, array: np.ndarray, n: int) -> Tensor:
-        if len(self._buffers.get(part, ())) < n:
-            self._buffers[part] = _empty(array, n)
-        return self._buffers[part][:n]
+        return _unwrapped({part: _gather(a, wanted, pinned) for part, a in self._arrays.items()})
 
     def is_on(self, device: torch.device) -> bool:
         return str(device) in self._device
@@ -125,11 +113,8 @@ def column(value: Any) -> Column:
     return value if isinstance(value, (InMemory, Mapped, Resident)) else InMemory(value)
 
 
-def _empty(array: np.ndarray, n: int, pinned: bool = False) -> Tensor:
-    return torch.empty((n, *array.shape[1:]), dtype=_torch_dtype(array), pin_memory=pinned)
-
-
-def _gather(array: np.ndarray, rows: np.ndarray, out: Tensor) -> Tensor:
+def _gather(array: np.ndarray, rows: np.ndarray, pinned: bool) -> Tensor:
+    out = torch.empty((len(rows), *array.shape[1:]), dtype=_torch_dtype(array), pin_memory=pinned)
     view = out.numpy()
     if array[:1].nbytes < SMALL_ROW:
         view[...] = array[rows]

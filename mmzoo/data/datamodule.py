@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmzoo.data.columns import Column, Mapped, column
-from mmzoo.data.transforms import Draws, Pixels, Transform
+from mmzoo.data.transforms import Draws, Transform
 from mmzoo.encoder import InputSpec
 from mmzoo.errors import BadValue, unknown
 from mmzoo.types import Batch, batch_bounds, map_tensors
@@ -169,11 +169,8 @@ class Loader:
     def _rows(self, rows: Tensor) -> dict[str, Any]:
         pinned = self._device.type == "cuda"
         return {
-            # Pixels are made into new tensors before the next batch is read; other transforms may hand rows on as they are.
-            m: c.take(rows, pinned=pinned, reuse=self._device.type == "cpu" and isinstance(self._transforms.get(m), Pixels))
-            if isinstance(c, Mapped) else c.take(rows)
-            for m, c in self._columns.items()
-        }  # fmt: skip
+            m: c.take(rows, pinned=pinned) if isinstance(c, Mapped) else c.take(rows) for m, c in self._columns.items()
+        }
 
     def _made(self, rows: Tensor, raw: Mapping[str, Any], key: int | None) -> Batch:
         draws = None if key is None else Draws(key, self._order_by[rows].numpy())
