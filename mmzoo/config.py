@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -416,6 +417,9 @@ def read_suite(path: Path, catalogue: Catalogue) -> dict[str, Any]:
     data = document.data
     if not isinstance(data, dict):
         raise BadValue(f"{path} must be a mapping with the keys {', '.join(sorted(_SUITE_KEYS))}.")
+    if isinstance(listed := data.get("datasets"), list):
+        with contextlib.suppress(MmzooError):  # told below, with its line
+            register_manifests(catalogue, [t for t in listed if isinstance(t, str)])
     fields: dict[str, Any] = {}
     for key, value in data.items():
         if key not in _SUITE_KEYS:
@@ -489,9 +493,7 @@ def _known(key: str, name: str, catalogue: Catalogue) -> None:
         resolve_method(catalogue, name, Settings(catalogue, ()))
 
 
-def _suite_settings(
-    value: Any, catalogue: Catalogue, document: Any, where: tuple[Any, ...]
-) -> list[tuple[str, Any]]:
+def _suite_settings(value: Any, catalogue: Catalogue, document: Any, where: tuple[Any, ...]) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
         raise BadValue("must map WHAT.KEY to values, e.g. ogm.alpha: 0.3")
     pairs = []
@@ -543,8 +545,9 @@ def resolve_dataset(
     insist. Its parameters then name the store by its hashes. stores: False to check the name only. Raises UnknownName or
     BadValue, of which Unprepared where there is no store, CorruptFile.
     """
-    name, _, preset = text.strip().partition(":")
-    entry = catalogue.get("datasets", name)
+    text = text.strip()
+    name, _, preset = (text, "", "") if is_manifest(text) else text.partition(":")
+    entry = register_manifest(catalogue, text) if is_manifest(text) else catalogue.get("datasets", name)
     if entry.extra.get("prepared"):
         return _resolve_prepared(entry, preset, settings.take(entry), stores)
     presets = entry.extra.get("presets", {})
@@ -574,7 +577,7 @@ def _resolve_prepared(
     named = "" if preset in (MINI, REAL) else preset
     missing: Unprepared | None = None
     for mini in (False, True):
-        if preset == (REAL if mini else MINI):
+        if preset == (REAL if mini else MINI) or (mini and entry.package == OWN):
             continue
         label, asked, params = _resolved(as_mini(entry) if mini else entry, named, given)
         label = label.replace(entry.name, f"{entry.name} (mini)", 1) if mini else label
@@ -587,9 +590,39 @@ def _resolve_prepared(
             continue
         if "split" in params:
             params = {**params, "split": store.split_name(params["split"])}
-        return label, of_store(asked, store), {**params, "store": identity(store)}
+        return label, of_store(asked, store), {**params, "store": identity(store, entry.extra.get("metric", "acc"))}
     assert missing is not None
     raise missing
+
+
+#: the package of data sets that a manifest describes
+OWN = "own"
+
+
+def is_manifest(text: str) -> bool:
+    return text.strip().endswith((".yaml", ".yml"))
+
+
+def register_manifest(catalogue: Catalogue, text: str) -> Entry:
+    """The entry of a user's own data, under its name in the catalogue from now on. Raises BadValue."""
+    from mmzoo.data.manifest import own_entry
+
+    entry = own_entry(Path(text.strip()), catalogue)
+    known = catalogue.get("datasets", entry.name) if catalogue.has("datasets", entry.name) else None
+    if known is not None:
+        catalogue.remove(known)
+    catalogue.add(entry)
+    return entry
+
+
+def register_manifests(catalogue: Catalogue, texts: Iterable[str]) -> None:
+    """The same for all manifests among data sets. Raises BadValue for two of one name."""
+    found: dict[str, str] = {}
+    for text in dict.fromkeys(t.strip() for t in texts if is_manifest(t)):
+        name = register_manifest(catalogue, text).name
+        if name in found:
+            raise BadValue(f"{found[name]} and {text} are both called {name}. Give one of them another name.")
+        found[name] = text
 
 
 def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Settings) -> Training:

@@ -13,6 +13,7 @@ from mmzoo.config import (
     Method,
     RunSpec,
     Settings,
+    register_manifests,
     resolve_dataset,
     resolve_method,
     resolve_training,
@@ -95,8 +96,9 @@ def to_do(plan: Plan, store: Store) -> list[Planned]:
     return [p for run_id, p in ids.items() if run_id in missing]
 
 
-def make_plan(bench: BenchSpec, catalogue: Catalogue) -> Plan:
-    """All runs of a bench, each once.
+def make_plan(bench: BenchSpec, catalogue: Catalogue, *, stores: bool = True) -> Plan:
+    """All runs of a bench, each once. stores: False for a plan to be looked at only, while data is not prepared yet; its run
+    ids are not the later ones.
 
     Raises UnknownName or BadValue for what cannot be understood, Incompatible when the method that the bench is about
     cannot work on any of the data sets.
@@ -105,8 +107,9 @@ def make_plan(bench: BenchSpec, catalogue: Catalogue) -> Plan:
     refused: list[Refused] = []
     if not bench.datasets:
         raise BadValue("no data set was named: mmzoo list datasets.")
+    register_manifests(catalogue, bench.datasets)
     for override in bench.overrides or ((),):
-        _plan_variant(replace(bench, settings=(*bench.settings, *override)), catalogue, runs, refused)
+        _plan_variant(replace(bench, settings=(*bench.settings, *override)), catalogue, runs, refused, stores)
     plan = Plan(tuple(_asked(p, bench) for p in runs.values()), tuple(dict.fromkeys(refused)), bench)
     if not any(p.role == "method" for p in plan.runs) and refused:
         about = next(r for r in refused if r.role == "method")
@@ -122,12 +125,14 @@ def _asked(planned: Planned, bench: BenchSpec) -> Planned:
     )  # fmt: skip
 
 
-def _plan_variant(bench: BenchSpec, catalogue: Catalogue, runs: dict[str, Planned], refused: list[Refused]) -> None:
+def _plan_variant(
+    bench: BenchSpec, catalogue: Catalogue, runs: dict[str, Planned], refused: list[Refused], stores: bool
+) -> None:
     """Add the runs of a bench under one set of overrides."""
     settings = Settings(catalogue, bench.settings)
     wanted = _wanted(bench, catalogue, settings)
     for text in dict.fromkeys(bench.datasets):
-        label, entry, params = resolve_dataset(catalogue, text, settings)
+        label, entry, params = resolve_dataset(catalogue, text, settings, stores=stores)
         training = resolve_training(entry, bench.preset, bench.epochs, settings)
         modalities = _modalities(entry, params)
         encoders = _encoders(catalogue, entry, modalities, settings)
@@ -255,7 +260,8 @@ def _encoders(
     """modality -> its encoder and parameters."""
     found = {}
     for m in modalities:
-        choice = entry.extra["encoders"][entry.extra["modalities"][m]]
+        choices = entry.extra["encoders"]
+        choice = choices[m] if m in choices else choices[entry.extra["modalities"][m]]
         encoder = catalogue.get("encoders", choice["name"], entry.package)
         given = {**encoder.check_params(choice.get("params", {})),
                  **encoder.check_params(settings.take(encoder))}  # fmt: skip

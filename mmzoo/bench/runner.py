@@ -21,7 +21,7 @@ import torch
 from mmzoo import __version__
 from mmzoo.bench.plan import Planned
 from mmzoo.bench.store import FINAL, SCHEMA, STRATEGY_STATE, WEIGHTS, Store
-from mmzoo.catalogue import Catalogue, Entry
+from mmzoo.catalogue import Catalogue
 from mmzoo.complexity import complexity
 from mmzoo.config import Part
 from mmzoo.data.datamodule import DataModule, Loader
@@ -320,20 +320,18 @@ def _ends(history: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 @lru_cache(maxsize=4)
 def load_data(catalogue: Catalogue, name: str, params: str) -> DataModule:
     """A data set, kept for the next run of the same process. params: as JSON; those of a store name it by its hashes."""
-    entry, given = catalogue.get("datasets", name), json.loads(params)
-    return open_prepared(entry, given) if "store" in given else entry.load()(**given)
+    given = json.loads(params)
+    return open_prepared(given) if "store" in given else catalogue.get("datasets", name).load()(**given)
 
 
-def open_prepared(entry: Entry, given: Mapping[str, Any]) -> DataModule:
-    """The data set of the store that a spec names."""
+def open_prepared(given: Mapping[str, Any]) -> DataModule:
+    """The data set of the store that a spec's parameters name."""
     from mmzoo.data.choice import find
     from mmzoo.data.prepared import open_module, reading_params
 
-    store = find(entry.load().name, given["store"])
-    metric = entry.extra.get("metric", "acc")
-    data = open_module(store.folder, content=given["store"]["content"], metric=metric, **reading_params(given))
-    select = entry.extra.get("select")
-    return data.only(given[select]) if select else data
+    told = given["store"]
+    data = open_module(find(told).folder, content=told["content"], metric=told["metric"], **reading_params(given))
+    return data.only(given["modalities"]) if given.get("modalities") else data
 
 
 def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> MultimodalModel:

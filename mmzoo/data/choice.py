@@ -8,7 +8,7 @@ from typing import Any
 
 from mmzoo.catalogue import Entry
 from mmzoo.data.home import store_folders, stores
-from mmzoo.data.store import DataStore
+from mmzoo.data.store import DataStore, find_stores
 from mmzoo.errors import BadValue, CorruptFile, unknown
 
 #: presets that every prepared data set has: its generated twin, or what its publisher ships
@@ -32,7 +32,9 @@ def chosen_store(entry: Entry, params: Mapping[str, Any], *, mini: bool) -> Data
     recipe = recipes[params["recipe"]]
     folder = stores(source.name, mini=mini) / f"{recipe.name}-{recipe.hash[:8]}"
     if not folder.is_dir():
-        raise Unprepared(_next_step(entry, str(params["recipe"]), mini, [f.name for f in store_folders(source.name, mini=mini)]))
+        raise Unprepared(
+            _next_step(entry, str(params["recipe"]), mini, [f.name for f in store_folders(source.name, mini=mini)])
+        )
     store = DataStore(folder)
     if store.recipe_hash != recipe.hash:
         raise CorruptFile(f"{folder} was made by another recipe. Remove it and run: mmzoo data prepare {entry.name}")
@@ -72,21 +74,23 @@ def of_store(entry: Entry, store: DataStore) -> Entry:
     return dataclasses.replace(entry, extra=extra)
 
 
-def identity(store: DataStore) -> dict[str, Any]:
-    """What of a store goes into a run's spec."""
-    return {"mini": store.mini, "recipe": store.recipe_hash, "content": store.content}
+def identity(store: DataStore, metric: str) -> dict[str, Any]:
+    """What of a store goes into a run's spec. metric: chooses the epoch."""
+    return {
+        "name": store.name,
+        "mini": store.mini,
+        "recipe": store.recipe_hash,
+        "content": store.content,
+        "metric": metric,
+    }
 
 
-def find(name: str, told: Mapping[str, Any]) -> DataStore:
+def find(told: Mapping[str, Any]) -> DataStore:
     """The store that a spec's `identity` names. Raises Unprepared when it is gone or was prepared anew."""
-    for folder in store_folders(name, mini=bool(told["mini"])):
-        try:
-            store = DataStore(folder)
-        except CorruptFile:
-            continue
+    for store in find_stores(told["name"], mini=bool(told["mini"])):
         if store.content == told["content"]:
             return store
     raise Unprepared(
-        f"{name}: the prepared data that this run was planned for is not below {stores(name, mini=bool(told['mini']))} "
-        "any more. Run the same bench again."
+        f"{told['name']}: the prepared data that this run was planned for is not below "
+        f"{stores(told['name'], mini=bool(told['mini']))} any more. Run the same bench again."
     )

@@ -81,7 +81,9 @@ class Mapped:
     def on(self, device: torch.device) -> Resident:
         """The same rows, read from a copy of the whole arrays on a device, which all columns of a data set share."""
         if str(device) not in self._device:
-            whole = {part: torch.empty(a.shape, dtype=_torch_dtype(a), device=device) for part, a in self._arrays.items()}
+            whole = {
+                part: torch.empty(a.shape, dtype=_torch_dtype(a), device=device) for part, a in self._arrays.items()
+            }
             for part, a in self._arrays.items():
                 step = max(1, (64 << 20) // max(1, a[:1].nbytes))
                 for start in range(0, len(a), step):

@@ -54,7 +54,9 @@ class Listed:
                     if path not in stamps:
                         stamps[path] = _stamp(path)
                 told = [f"{p} {stamps[p]}" for p in paths]
-                media.append(f"{modality} {m if not paths else (told, getattr(m, 'start', None), getattr(m, 'end', None))}")
+                media.append(
+                    f"{modality} {m if not paths else (told, getattr(m, 'start', None), getattr(m, 'end', None))}"
+                )
             yield repr((item.id, item.label, media, self.sides[item.id], self.groups[item.id]))
         for path in self.sources:
             yield f"{path} {_stamp(path)}"
@@ -126,9 +128,13 @@ def _check(source: Source, items: object, classes: Sequence[str], faults: object
     """A source that breaks its own rules is a defect of the source, told as such."""
     for item in items:  # type: ignore[attr-defined]
         if not 0 <= item.label < len(classes):
-            raise MmzooError(f"{type(source).__name__}.list gave {item.id} the label {item.label} of {len(classes)} classes.")
+            raise MmzooError(
+                f"{type(source).__name__}.list gave {item.id} the label {item.label} of {len(classes)} classes."
+            )
         if (item.split or "") not in SIDES:
-            raise MmzooError(f"{type(source).__name__}.list put {item.id} in {item.split!r}; there are train, holdout, test.")
+            raise MmzooError(
+                f"{type(source).__name__}.list put {item.id} in {item.split!r}; there are train, holdout, test."
+            )
     for fault in faults:  # type: ignore[attr-defined]
         if fault.kind not in FAULTS:
             raise MmzooError(f"{type(source).__name__}.list found a fault of kind {fault.kind!r}; see FAULTS.")

@@ -155,18 +155,26 @@ class _Work:
                 self._clean()
                 return store
             what = "other files" if not same else "the same files under another --on-bad"
-            self.progress.say(f"{self.source.name}: the store that is there was made of {what}; it stays until the new one is done")
+            self.progress.say(
+                f"{self.source.name}: the store that is there was made of {what}; it stays until the new one is done"
+            )
         except CorruptFile as error:
             if self.target.exists():
                 self.progress.say(f"{self.source.name}: preparing anew, since {error}")
         except (OSError, ValueError, AttributeError, RecursionError):
-            self.progress.say(f"{self.source.name}: preparing anew, since nothing says what the store there was made of")
+            self.progress.say(
+                f"{self.source.name}: preparing anew, since nothing says what the store there was made of"
+            )
         return None
 
     def _admitted(self, items: Sequence[Item]) -> list[Item]:
         """The items that are to be decoded: without those that are known to be faulty and to be dropped."""
         self._refuse_errors(len(items))
-        dropped = {f.item for f in self.faults if self.policy[f.kind] == "drop" and f.item is not None and f.kind != "collision"}
+        dropped = {
+            f.item
+            for f in self.faults
+            if self.policy[f.kind] == "drop" and f.item is not None and f.kind != "collision"
+        }
         kept = [i for i in items if i.id not in dropped]
         if not kept:
             raise BadValue(f"{self.source.name}: no item is left. {self._told()}")
@@ -193,7 +201,11 @@ class _Work:
 
     # ------------------------------------------------------------------ the plan
     def _plan(self, listed: Listed, items: Sequence[Item], fingerprint: str) -> dict[str, Any]:
-        sizes = {array_name(m, p): _row_bytes(a.shape, a.dtype) for m, f in self.recipe.fields.items() for p, a in f.arrays().items()}
+        sizes = {
+            array_name(m, p): _row_bytes(a.shape, a.dtype)
+            for m, f in self.recipe.fields.items()
+            for p, a in f.arrays().items()
+        }
         per_item = max(sum(sizes.values()), 1)
         chosen = hashlib.sha256("\n".join(i.id for i in items).encode("utf-8", "surrogateescape")).hexdigest()
         return {
@@ -264,7 +276,9 @@ class _Work:
         return notes
 
     # ------------------------------------------------------------------ the end
-    def _finish(self, listed: Listed, items: Sequence[Item], notes: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> None:
+    def _finish(
+        self, listed: Listed, items: Sequence[Item], notes: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]
+    ) -> None:
         self._note_decoded(listed, items, notes)
         self._refuse_errors(len(listed.items))
         bad = {(f.item, self.policy[f.kind]) for f in self.faults}
@@ -284,19 +298,13 @@ class _Work:
         self._write_meta(listed, rows, len(items), [*files, INDEX])
 
     def _note_decoded(self, listed: Listed, items: Sequence[Item], notes: Sequence[Mapping[str, Any]]) -> None:
-        """What decoding found, and items whose files have the content of another's."""
-        first: dict[tuple[str, str], Item] = {}
-        for item, note in zip(items, notes):
-            for modality, kind, message, usable in note["faults"]:
-                if self.policy[kind] == "keep" and not usable:
-                    message += " (nothing can be kept of it)"
-                    kind = "broken"
-                self.faults.append(Fault(kind, message, item.id, modality, item.where))
-            for modality, found in note["hashes"].items():
-                other = first.setdefault((modality, found), item)
-                if other.media[modality] != item.media[modality]:
-                    message = f"the same content as that of {other.id}" + listed.difference(item, other)
-                    self.faults.append(Fault("duplicate", message, item.id, modality, item.where))
+        for fault, usable in zip(found_in(items, notes), _usable(notes)):
+            if self.policy[fault.kind] == "keep" and not usable:
+                fault = dataclasses.replace(
+                    fault, kind="broken", message=f"{fault.message} (nothing can be kept of it)"
+                )
+            self.faults.append(fault)
+        self.faults += duplicates(listed, items, notes)
 
     def _blanked(self) -> list[str]:
         return [kind for kind in KEEPABLE if self.policy[kind] == "blank"]
@@ -366,6 +374,31 @@ class _Work:
         """Remove what only the making of the store needed; a kill may have left it."""
         for name in (JOURNAL, PLAN):
             (self.target / name).unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------------------- what decoding found
+def found_in(items: Sequence[Item], notes: Sequence[Mapping[str, Any]]) -> list[Fault]:
+    """The faults that decoding noted."""
+    return [Fault(kind, message, item.id, modality, item.where)
+            for item, note in zip(items, notes) for modality, kind, message, _ in note["faults"]]  # fmt: skip
+
+
+def _usable(notes: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """For each fault that decoding noted, whether there is content all the same."""
+    return [bool(usable) for note in notes for *_, usable in note["faults"]]
+
+
+def duplicates(listed: Listed, items: Sequence[Item], notes: Sequence[Mapping[str, Any]]) -> list[Fault]:
+    """Items whose files have the content of an earlier item's, unless it is the very same file."""
+    first: dict[tuple[str, str], Item] = {}
+    faults = []
+    for item, note in zip(items, notes):
+        for modality, found in note["hashes"].items():
+            other = first.setdefault((modality, found), item)
+            if other.media[modality] != item.media[modality]:
+                message = f"the same content as that of {other.id}" + listed.difference(item, other)
+                faults.append(Fault("duplicate", message, item.id, modality, item.where))
+    return faults
 
 
 # ---------------------------------------------------------------------------------------------- arrays on disk
@@ -491,7 +524,10 @@ def fitted(recipe: Recipe, listed: Listed, items: Sequence[Item]) -> dict[str, F
         training &= {*parts["train"], *parts["slice"]}
     if not training:
         raise BadValue(f"{listed.name}: no item is a training item in every split ({', '.join(listed.split_sources)}).")
-    return {m: f.fitted([items[r].media[m] for r in sorted(training) if m in items[r].media]) for m, f in recipe.fields.items()}
+    return {
+        m: f.fitted([items[r].media[m] for r in sorted(training) if m in items[r].media])
+        for m, f in recipe.fields.items()
+    }
 
 
 def _described(f: Field) -> dict[str, Any]:
@@ -512,7 +548,9 @@ def _recorded(store: DataStore) -> list[tuple[Fault, str]]:
 def _advice(kinds: Sequence[str]) -> str:
     lines = []
     if "missing" in kinds:
-        lines.append("--allow-missing leaves out what is not there (videos vanish: few have all of a set made from the web).")
+        lines.append(
+            "--allow-missing leaves out what is not there (videos vanish: few have all of a set made from the web)."
+        )
     lines.append("--on-bad drop leaves all of these items out, --on-bad blank puts zeros in their place, and "
                  f"--on-bad {kinds[0]}=drop decides for one kind.")  # fmt: skip
     return "\n".join(lines)

@@ -39,7 +39,9 @@ def open_module(
     name = store.split_name(split)
     used = [r for r in index if r.sides[name] != "-"]
     ids, labels = [r.id for r in used], [r.label for r in used]
-    splits = completed_split(ids, labels, [r.sides[name] for r in used], [r.groups[name] for r in used], salt=store.name)
+    splits = completed_split(
+        ids, labels, [r.sides[name] for r in used], [r.groups[name] for r in used], salt=store.name
+    )
     rows = np.array([r.row for r in used], dtype=np.int64)
     inputs = {m: Mapped({p: store.array(m, p) for p in store.parts(m)}, rows) for m in store.modalities}
     transforms = {

@@ -61,7 +61,9 @@ def completed_split(
             split[name], rest = _cut(items, labels, groups, rest, share, f"{salt} {name}")
     split["train"] = rest
     if empty := [name for name in SPLITS if not split[name]]:
-        raise BadValue(f"{salt}: no item is left for {empty[0]}: {len(items)} items are too few, or its groups too large.")
+        raise BadValue(
+            f"{salt}: no item is left for {empty[0]}: {len(items)} items are too few, or its groups too large."
+        )
     return {name: sorted(split[name]) for name in SPLITS}
 
 

@@ -1,10 +1,10 @@
 """A prepared data set on disk: plain `.npy` arrays, an index, and meta.json, all or nothing. No torch, no numpy at import.
 
-    meta.json                  what it is: recipe, classes, splits, faults, library versions, and the hash of each other file
-    index.csv                  one line an item: id, label, where, row, and for each split the item's side and group
-    <modality>[.<part>].npy    one row an item
-    present.npy                (rows, modalities) bool, where some item lacks some modality
-    prepared.json              when and from where; not part of the content
+meta.json                  what it is: recipe, classes, splits, faults, library versions, and the hash of each other file
+index.csv                  one line an item: id, label, where, row, and for each split the item's side and group
+<modality>[.<part>].npy    one row an item
+present.npy                (rows, modalities) bool, where some item lacks some modality
+prepared.json              when and from where; not part of the content
 """
 
 from __future__ import annotations
@@ -92,12 +92,12 @@ class DataStore:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return tuple(self.meta["modalities"])
+        return tuple(m for m, _ in self.meta["recipe"]["fields"])
 
     @property
     def kinds(self) -> dict[str, str]:
         """modality -> vector, image, spectrogram, video or text"""
-        return {m: body["kind"] for m, body in self.meta["modalities"].items()}
+        return {m: self.meta["modalities"][m]["kind"] for m in self.modalities}
 
     def parts(self, modality: str) -> dict[str, tuple[tuple[int, ...], str]]:
         """part -> shape of one item and dtype"""
@@ -260,7 +260,9 @@ def _rows(path: Path, meta: Mapping[str, Any]) -> Iterator[Row]:
         for line in reader:
             label, row = int(line["label"]), int(line["row"])
             sides = {s: line[SPLIT + s] for s in meta["splits"]}
-            if not (0 <= label < len(meta["classes"]) and 0 <= row < meta["rows"] and set(sides.values()) <= set(SIDES)):
+            if not (
+                0 <= label < len(meta["classes"]) and 0 <= row < meta["rows"] and set(sides.values()) <= set(SIDES)
+            ):
                 raise ValueError(f"line {reader.line_num} has a value out of range")
             yield Row(line["id"], label, line["where"], row, sides, {s: line[GROUP + s] for s in meta["splits"]})
             seen += 1
@@ -308,8 +310,12 @@ def _deeper(meta: Mapping[str, Any]) -> str | None:
             return f"files.{name} is not a plain file name"
         if fault := _misfit(body, {"bytes": int, "sha256": str}, f"files.{name}."):
             return fault
-    known = [f[0] for f in meta["recipe"]["fields"] if isinstance(f, list) and len(f) == 2 and isinstance(f[1], dict)]
-    if known != list(meta["modalities"]) or not known:
+    known = [
+        f[0]
+        for f in meta["recipe"]["fields"]
+        if isinstance(f, list) and len(f) == 2 and isinstance(f[0], str) and isinstance(f[1], dict)
+    ]
+    if not known or len(set(map(str, known))) < len(meta["recipe"]["fields"]) or set(known) != set(meta["modalities"]):
         return "recipe.fields and modalities do not name the same modalities"
     for modality, body in meta["modalities"].items():
         if fault := _misfit(body, {"kind": str, "arrays": dict}, f"modalities.{modality}."):

@@ -99,7 +99,9 @@ class Pixels(Transform):
         self.stored_frames = stored[0] if self.clip else 1
         self.frames = self.stored_frames if frames is None or not self.clip else frames
         if not 1 <= self.frames <= self.stored_frames:
-            raise BadValue(f"frames must lie between 1 and the {self.stored_frames} that are stored, not {self.frames}.")
+            raise BadValue(
+                f"frames must lie between 1 and the {self.stored_frames} that are stored, not {self.frames}."
+            )
         self.crop, self.flip = crop, flip
         one = (channels, self.size, self.size)
         self.shape = (self.frames, *one) if self.clip else one
@@ -145,7 +147,9 @@ class Pixels(Transform):
         zero = torch.zeros_like(width)
         theta = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
         b, k, c = x.shape[:3]
-        grid = torch.nn.functional.affine_grid(theta.float().to(x.device), [b, 1, self.size, self.size], align_corners=False)
+        grid = torch.nn.functional.affine_grid(
+            theta.float().to(x.device), [b, 1, self.size, self.size], align_corners=False
+        )
         flat = x.reshape(b, k * c, *x.shape[3:]).float()
         out = torch.nn.functional.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
         return out.view(b, k, c, self.size, self.size)

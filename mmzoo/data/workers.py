@@ -39,7 +39,9 @@ class Chunk:
 Task = tuple[int, Sequence[Mapping[str, Media]]]  # chunk number, the media of its items
 
 
-def decode(fields: Mapping[str, Field], tasks: Sequence[Task], *, jobs: int, on_item: Any, patience: float = PATIENCE) -> Iterator[Chunk]:
+def decode(
+    fields: Mapping[str, Field], tasks: Sequence[Task], *, jobs: int, on_item: Any, patience: float = PATIENCE
+) -> Iterator[Chunk]:
     """The chunks in the order of the tasks. on_item: called with nothing as each item is done."""
     if jobs < 1:
         for number, medias in tasks:
