@@ -149,6 +149,7 @@ class _Session:
             self._write_weights(run)
         return {
             "metrics": metrics,
+            **({"bayes": data.best} if data.best is not None and data.metric == "acc" else {}),
             "warnings": dict(run.warnings),
             "record": _ends(self.history),
             "cost": {"train_items": train.n_items, "forward": round(run.cost.forward + lessons["forward"], 6),

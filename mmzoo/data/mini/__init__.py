@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
 
 #: bumped whenever the same seed may give other media
 VERSION = 1
-#: data set -> its twin
-TWINS = {
-    "kinetics_sounds": "mmzoo.data.mini.kinetics_sounds:KineticsSounds",
-    "cremad": "mmzoo.data.mini.cremad:CremaD",
-    "sarcasm": "mmzoo.data.mini.sarcasm:Sarcasm",
-    "twitter2015": "mmzoo.data.mini.twitter2015:Twitter2015",
-    "nvgesture": "mmzoo.data.mini.nvgesture:NVGesture",
-}
-NAMES = tuple(TWINS)
 
 
 class Twin:
@@ -106,13 +96,6 @@ def generate(
         shutil.rmtree(root)
     os.replace(part, root)
     return facts
-
-
-def write(name: str, root: Path, *, seed: int = 0) -> Path:
-    """Generate the twin of a data set of NAMES; see `generate`."""
-    module, _, attribute = TWINS[name].partition(":")
-    generate(getattr(importlib.import_module(module), attribute)(), root, seed=seed)
-    return root
 
 
 def _marker(root: Path) -> Any:
