@@ -16,11 +16,11 @@ SUBJECTS = {"train": (1, 2, 3, 4, 6, 7, 11, 12, 15, 16, 17, 18), "test": (5, 8, 
 RELABELLED = {"train": 15, "test": 8}
 #: frames of a clip, of the gesture within it, and of one wave
 FRAMES, SPAN, PERIOD = 90, 80, 8
-AVI: Any = {"codec": "libx264", "rate": 30, "options": media.H264}
+AVI: Any = {"codec": "mpeg4", "rate": 30, "options": media.MPEG4}
 
 
 class NVGesture(Twin):
-    """Video_data/class_XX/subjectK_rJ/ with sk_color.avi and sk_depth.avi (H.264), and both versions of the lists.
+    """Video_data/class_XX/subjectK_rJ/ with sk_color.avi and sk_depth.avi (MPEG-4), and both versions of the lists.
 
     Version 2 corrects some labels; the folders stay, as in the real set. There are no duo streams. The motion of the colour
     stream lies also in Video_data/flow_data/, in the form that AMSS reads: so flow needs no OpenCV.
