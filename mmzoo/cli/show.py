@@ -58,7 +58,8 @@ def _text(catalogue: Catalogue, e: Entry) -> str:
         for p in e.params.values():
             doc = f"  {p.doc}" if p.doc else ""
             default = json.dumps(p.default)
-            lines.append(f"    {p.name:{width}}  {default}{doc} ({p.accepts()})")
+            tuned = f"; tuned from {p.search.low:g} to {p.search.high:g}" if p.search else ""
+            lines.append(f"    {p.name:{width}}  {default}{doc} ({p.accepts()}{tuned})")
     lines += _facts(e)
     if e.kind == "strategies" and (recipes := _recipes(catalogue, e)):
         lines.append(f"  methods with it: {'; '.join(recipes)}")
@@ -98,7 +99,19 @@ def _facts(e: Entry) -> list[str]:
             more = {k.removesuffix(f"_{suffix}"): v for k, v in e.cost.items() if k.endswith(f"_{suffix}")}
             line += f"; and {when}: {_pairs(more)}" if more else ""
         lines.append(line + (f"; forwards of the whole slice an epoch: {e.cost['slice']}" if "slice" in e.cost else ""))
-    for key in ("how", "additive", "evidential", "couples", "mean_gates", "input", "n_classes", "metric", "licence", "install"):
+    for key in (
+        "how",
+        "additive",
+        "evidential",
+        "couples",
+        "mean_gates",
+        "input",
+        "n_classes",
+        "metric",
+        "licence",
+        "install",
+        "untuned",
+    ):
         if key in e.extra:
             value = e.extra[key]
             lines.append(f"  {key}: {', '.join(value) if isinstance(value, list) else value}")

@@ -155,10 +155,9 @@ def _all_clips(root: Path, splits_dir: Path | None, found: _Found) -> Iterator[t
             if line.strip():
                 yield line.rpartition(",")[2].strip().strip('"'), f"{path.name}:{n}"
         return
-    lists = [textfiles.first_file(_folders(root, splits_dir), [name]) for name in ("train.csv", "test.csv")]
-    if None not in lists:
+    lists = [p for name in LISTS["ogm"][0] if (p := textfiles.first_file(_folders(root, splits_dir), [name]))]
+    if len(lists) == 2:
         for path in lists:
-            assert path is not None
             found.sources.append(path)
             for n, line in enumerate(textfiles.lines_of(path), 1):
                 if line.strip():
