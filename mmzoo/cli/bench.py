@@ -60,7 +60,7 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
     add("--baselines", metavar="SPEC,...", help="methods to compare it with")
     add("--datasets", metavar="NAME[:PRESET],...",
         help="data sets, and FILE.yaml for data of your own (default: real data that is prepared, else generated twins of the "
-             "published data sets; and mfeat)"
+             "published data sets, and mfeat; MMZOO_DATASETS names others)"
         )  # fmt: skip
     add("--seeds", metavar="N|LIST", help="how many (3), a list (0,4 or 7,) or a range (5-14); default: 3")
     add("--epochs", metavar="N", type=int, help="epochs of every run (default: the data set's)")
