@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.errors import BadValue, MmzooError, UnknownName, near_miss, unknown
+from mmzoo.scopes import ACCEPTED, scope_pattern
 from mmzoo.training import Training
 from mmzoo.yamlfile import Document, Key, read
 
@@ -23,20 +24,32 @@ BUILT_IN = "mmzoo"
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "float": (int, float), "int": (int,), "bool": (bool,), "str": (str,), "ints": (list, tuple), "strs": (list, tuple),
-    "numbers": (Mapping,),
+    "numbers": (Mapping,), "scope": (str,),
 }  # fmt: skip
 _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
 _SEARCH_KEYS = {"low", "high", "log", "when"}
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
-    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets", "solo", "untuned"},
+    "strategies": _COMMON
+    | {"path", "equation", "owns", "modalities", "slice_if", "plain_steps_if", "presets", "solo", "untuned"},
     "heads": _COMMON
     | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates", "untuned"},
     "encoders": _COMMON | {"path", "input", "files", "example"},
     "datasets": _COMMON
-    | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select",
-       "prepared", "mini"},
+    | {
+        "path",
+        "modalities",
+        "n_classes",
+        "metric",
+        "presets",
+        "training",
+        "encoders",
+        "licence",
+        "select",
+        "prepared",
+        "mini",
+    },
     "trackers": {"summary", "aliases", "status", "version", "path", "install"},
 }
 _NEEDED: Mapping[str, set[str]] = {
@@ -92,6 +105,8 @@ class Param:
             raise BadValue(f"{self.name} must be {self.accepts()}, not {value!r}.{misspelt}")
         if base == "numbers":
             return {name: float(item) for name, item in value.items()}
+        if base == "scope":
+            scope_pattern(value)
         return float(value) if base == "float" else items if several else value
 
     def _takes(self, item: Any) -> bool:
@@ -114,13 +129,25 @@ class Param:
         base = self.type.removesuffix("?")
         words = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text",
                  "ints": "a list of whole numbers", "strs": "a list of names",
-                 "numbers": "a mapping of names to numbers"}[base]  # fmt: skip
+                 "numbers": "a mapping of names to numbers", "scope": ACCEPTED}[base]  # fmt: skip
         if self.choices is not None:
             listed = ", ".join(map(str, self.choices))
             words = f"{words} among {listed}" if base in ("ints", "strs") else f"one of {listed}"
         elif self.range is not None:
             words += f" from {self.range[0]:.15g} to {self.range[1]:.15g}"
         return words + (" or null" if self.type.endswith("?") else "")
+
+
+#: what every encoder can be told beside its own parameters; see mmzoo.encoder.Encoder.configure
+ENCODER_OPTIONS: Mapping[str, Param] = {
+    p.name: p for p in (
+        Param("lr_scale", "float", 1.0, "factor on the learning rate of this encoder", (1e-6, 1e6)),
+        Param("frozen", "bool", False, "all of it stands still, batch statistics too"),
+        Param("frozen_stages", "int", 0, "so do what comes first and as many stages", (0, 1000)),
+        Param("checkpoint", "bool", False, "compute stages again in the backward pass, to save memory"),
+        Param("channels_last", "bool", False, "weights of convolutions in that memory format"),
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -153,6 +180,11 @@ class Entry:
         return (given,) if isinstance(given, str) else tuple(given)
 
     @property
+    def accepted(self) -> dict[str, Param]:
+        """Its own parameters and, of an encoder, the options that all encoders have."""
+        return {**self.params, **(ENCODER_OPTIONS if self.kind == "encoders" else {})}
+
+    @property
     def qualified(self) -> str:
         return f"{self.package}/{self.name}"
 
@@ -167,6 +199,10 @@ class Entry:
 
     def _imported(self, key: str) -> Any:
         module, _, attribute = self.extra[key].partition(":")
+        if module.endswith(".py"):
+            from mmzoo import local
+
+            return local.load(module, attribute)
         try:
             return getattr(importlib.import_module(module), attribute)
         except Exception as error:
@@ -178,13 +214,13 @@ class Entry:
 
     def check_params(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """`given` validated against the declared parameters. Raises UnknownName or BadValue naming the entry."""
-        checked = {}
+        checked, known = {}, self.accepted
         for name, value in given.items():
-            if name not in self.params:
+            if name not in known:
                 see = f"See: mmzoo show {self.name}"
-                raise unknown(f"parameter of {SINGULAR[self.kind]} {self.name}", name, self.params, see=see)
+                raise unknown(f"parameter of {SINGULAR[self.kind]} {self.name}", name, known, see=see)
             try:
-                checked[name] = self.params[name].check(value)
+                checked[name] = known[name].check(value)
             except BadValue as error:
                 raise BadValue(f"{SINGULAR[self.kind]} {self.name}: {error} See: mmzoo show {self.name}") from None
         return checked
@@ -254,16 +290,18 @@ class Catalogue:
                 del names[name]
 
     def has(self, kind: str, name: str) -> bool:
-        return name in self._entries[kind] or name in self._also[kind]
+        return name in self._entries[kind] or name in self._also[kind] or _local(kind, name) is not None
 
     def get(self, kind: str, name: str, package: str = "") -> Entry:
-        """The entry of a name, an alias or `package/name`. Raises UnknownName with the nearest known name.
+        """The entry of a name, an alias, `package/name`, or FILE.py:CLASS. Raises UnknownName with the nearest known name.
 
         package: who asks, whose own entries come first. A recipe means the strategy that it ships with, even where
         another package holds the bare name.
         """
         own = self._also[kind].get(f"{package}/{name}")
-        entry = own or self._entries[kind].get(name) or self._also[kind].get(name)
+        entry = own or self._entries[kind].get(name) or self._also[kind].get(name) or _local(kind, name)
+        if entry is None and ".py:" in name:
+            raise UnknownName(f"{name} is no {SINGULAR[kind]}; the base class decides what a class is.")
         if entry is None:
             known = [*self._entries[kind], *self._also[kind]]
             close = near_miss(name, known)
@@ -283,6 +321,15 @@ class Catalogue:
     def name_of(self, entry: Entry) -> str:
         """The shortest name that `get` answers with this entry."""
         return entry.name if self._entries[entry.kind].get(entry.name) is entry else entry.qualified
+
+
+def _local(kind: str, name: str) -> Entry | None:
+    """The entry of a class in a file, which is loaded for that; None where the name means none of this kind."""
+    if ".py:" not in name:
+        return None
+    from mmzoo import local
+
+    return local.entry(kind, name)
 
 
 def read_entries(source: str | Path, package: str | None = None) -> list[Entry]:
@@ -363,6 +410,9 @@ _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {
     "mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities", "example"
 }  # fmt: skip
+#: parameters and their values under which something holds of a strategy: it learns from the slice; it follows the
+#: steps as they are taken, without clipping and micro-batches
+_CONDITIONS = ("slice_if", "plain_steps_if")
 _FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared"}
 
 
@@ -393,7 +443,7 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "a whole number from 1"
     elif key == "cost" and not (isinstance(value, dict) and all(map(_is_number, value.values()))):
         wanted = "a mapping of names to numbers"
-    elif key == "slice_if" and not all(map(_is_condition, value if isinstance(value, list) else [value])):
+    elif key in _CONDITIONS and not all(map(_is_condition, value if isinstance(value, list) else [value])):
         wanted = "a mapping of parameters to lists of values, or a list of such mappings"
     elif key == "paper" and not (isinstance(value, dict) and isinstance(value.get("title"), str)):
         wanted = "a mapping with at least a title"
@@ -420,11 +470,14 @@ def _is_number(value: Any) -> bool:
 
 def _check_presets(document: Document, key: Key, body: Mapping[str, Any], params: Mapping[str, Param]) -> None:
     """Note what would otherwise come up only when a bench names one preset or the other."""
-    conditions = body.get("slice_if", [])
-    for condition in conditions if isinstance(conditions, list) else [conditions]:
-        for param in condition:
-            if param not in params:
-                document.fault((*key, "slice_if", param), f"no such parameter.{near_miss(str(param), params)}")
+    for what in _CONDITIONS:
+        conditions = body.get(what, [])
+        for condition in conditions if isinstance(conditions, list) else [conditions]:
+            for param in condition:
+                if param not in params:
+                    document.fault((*key, what, param), f"no such parameter.{near_miss(str(param), params)}")
+    for taken in set(params) & set(ENCODER_OPTIONS) if key[0] == "encoders" else ():
+        document.fault((*key, "params", taken), f"{taken} is an option that every encoder has: take another name")
     if "preset" in params:
         document.fault((*key, "params", "preset"), "preset is how a set of parameters is chosen: take another name")
     for name, given in body.get("presets", {}).items():
