@@ -109,7 +109,11 @@ class DataStore:
         facts = self.meta.get("mini_facts")
         told = facts.get("bayes") if isinstance(facts, dict) else None
         told = told if isinstance(told, dict) else {}
-        found = {frozenset(name.split("+")): float(p) for name, p in told.items() if isinstance(p, (int, float)) and 0 <= p <= 1}
+        found = {
+            frozenset(name.split("+")): float(p)
+            for name, p in told.items()
+            if isinstance(p, (int, float)) and 0 <= p <= 1
+        }
         subsets = (s for n in range(len(self.modalities)) for s in itertools.combinations(self.modalities, n + 1))
         return {"+".join(s): found[frozenset(s)] for s in subsets if frozenset(s) in found}
 
