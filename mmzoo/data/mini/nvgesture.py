@@ -64,7 +64,9 @@ class NVGesture(Twin):
     def _media(self, folder: Path, flow: Path, item: Drawn, start: int, rng: np.random.Generator) -> None:
         folder.mkdir(parents=True)
         n, order = self.planting.n_classes, np.arange(FRAMES) + rng.integers(PERIOD)
-        colour, motion = render.waving(item.symbols["motion"], n, rng, period=PERIOD, size=32, contrast=130, background=20)
+        colour, motion = render.waving(
+            item.symbols["motion"], n, rng, period=PERIOD, size=32, contrast=130, background=20
+        )
         media.video(folder / "sk_color.avi", colour, order=order % PERIOD, tint=render.tint(rng), **AVI)
         depth = render.spots(item.symbols["place"], n, rng, frames=1, size=32, contrast=100, background=15, noise=2)
         media.video(folder / "sk_depth.avi", depth, order=0 * order, **AVI)
