@@ -104,9 +104,29 @@ class RunSpec:
             del given["tuning"]
         return _plain({**given, "engine": ENGINE_VERSION})
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        """The spec that `as_dict` gave, of this version of the engine. Raises BadValue for anything else."""
+        try:
+            given = {k: v for k, v in values.items() if k != "engine"}
+            given["parts"] = tuple(Part(**part) for part in given["parts"])
+            given["modalities"] = None if given["modalities"] is None else tuple(given["modalities"])
+            given["encoders"] = {str(m): (str(name), dict(params)) for m, (name, params) in given["encoders"].items()}
+            spec = cls(**{**given, "training": Training(**given["training"])})
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise BadValue(f"not the spec of a run ({type(error).__name__}: {error})") from None
+        if values.get("engine") != ENGINE_VERSION or spec.as_dict() != values:
+            raise BadValue("not the spec of a run of this version")
+        return spec
+
     @property
     def run_id(self) -> str:
         return digest(self.as_dict())
+
+    @property
+    def data_id(self) -> str:
+        """The same for all runs on one data set with the same parameters."""
+        return digest({"dataset": self.dataset, "params": self.data_params})
 
     @property
     def config_id(self) -> str:
