@@ -9,12 +9,13 @@ from mmzoo.gradients import Grads
 from mmzoo.head import FusionHead, conditioners, mean_over_present
 from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
+from mmzoo.steps import Steps
 from mmzoo.strategy import Chain, Group, Strategy, Terms, Window, Wrapper
 from mmzoo.training import Training
 from mmzoo.types import Batch, Lazy, Outputs, Pass, Step
 
 __all__ = [
     "BadValue", "Batch", "Chain", "DataModule", "Encoder", "FusionHead", "Grads", "Group", "Incompatible", "Lazy",
-    "Loader", "MmzooError", "MultimodalModel", "Outputs", "Pass", "Run", "Step", "Strategy", "Terms", "Training",
-    "Window", "Wrapper", "complexity", "conditioners", "evaluate_modalities", "mean_over_present",
+    "Loader", "MmzooError", "MultimodalModel", "Outputs", "Pass", "Run", "Step", "Steps", "Strategy", "Terms",
+    "Training", "Window", "Wrapper", "complexity", "conditioners", "evaluate_modalities", "mean_over_present",
 ]  # fmt: skip

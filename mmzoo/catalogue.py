@@ -26,10 +26,12 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "numbers": (Mapping,),
 }  # fmt: skip
 _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
+#: keys that hold conditions on the parameters: what a strategy requires in some of its forms only
+CONDITIONS = ("slice_if", "teachers_unless")
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
-    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "slice_if", "presets", "solo"},
+    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "presets", "solo", *CONDITIONS},
     "heads": _COMMON
     | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates"},
     "encoders": _COMMON | {"path", "input"},
@@ -356,7 +358,7 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "a whole number from 1"
     elif key == "cost" and not (isinstance(value, dict) and all(map(_is_number, value.values()))):
         wanted = "a mapping of names to numbers"
-    elif key == "slice_if" and not all(map(_is_condition, value if isinstance(value, list) else [value])):
+    elif key in CONDITIONS and not all(map(_is_condition, value if isinstance(value, list) else [value])):
         wanted = "a mapping of parameters to lists of values, or a list of such mappings"
     elif key == "paper" and not (isinstance(value, dict) and isinstance(value.get("title"), str)):
         wanted = "a mapping with at least a title"
@@ -379,11 +381,12 @@ def _is_number(value: Any) -> bool:
 
 def _check_presets(document: Document, key: Key, body: Mapping[str, Any], params: Mapping[str, Param]) -> None:
     """Note what would otherwise come up only when a bench names one preset or the other."""
-    conditions = body.get("slice_if", [])
-    for condition in conditions if isinstance(conditions, list) else [conditions]:
-        for param in condition:
-            if param not in params:
-                document.fault((*key, "slice_if", param), f"no such parameter.{near_miss(str(param), params)}")
+    for kind in CONDITIONS:
+        conditions = body.get(kind, [])
+        for condition in conditions if isinstance(conditions, list) else [conditions]:
+            for param in condition:
+                if param not in params:
+                    document.fault((*key, kind, param), f"no such parameter.{near_miss(str(param), params)}")
     if "preset" in params:
         document.fault((*key, "params", "preset"), "preset is how a set of parameters is chosen: take another name")
     for name, given in body.get("presets", {}).items():

@@ -473,6 +473,7 @@ def test_a_weight_of_zero_counts_no_teachers(mmzoo: Command, tmp_path: Path) -> 
     assert mmzoo(*arguments, "--out", tmp_path).code == 0
     rows = rows_of(tmp_path)
     row, plain = rows["umt[weight=0.0]"], rows["concat"]
+    assert set(rows) == {"umt[weight=0.0]", "concat"}  # and no teacher is trained for nothing
     assert row["teachers"] == {} and row["cost"] == plain["cost"]
     assert row["metrics"] == plain["metrics"] and row["hashes"] == plain["hashes"]
 

@@ -13,6 +13,7 @@ from mmzoo.config import (
     Method,
     RunSpec,
     Settings,
+    canonical,
     resolve_dataset,
     resolve_method,
     resolve_training,
@@ -187,7 +188,8 @@ def _with_head_of(like: Method, name: str, catalogue: Catalogue, settings: Setti
     if dict(reference.head_params) == dict(like.head_params):
         return reference
     changed = ",".join(f"head.{k}={shown(v)}" for k, v in like.head_params.items() if reference.head_params.get(k) != v)
-    return replace(reference, head_params=like.head_params, label=f"{name}@{like.head}[{changed}]")
+    same = replace(reference, head_params=like.head_params)
+    return replace(same, label=canonical(catalogue, same) or f"{name}@{like.head}[{changed}]")
 
 
 def _check_windows(method: Method, n_epochs: int) -> None:

@@ -91,6 +91,11 @@ class Loader:
         return len(self._all)
 
     @property
+    def n_seen(self) -> int:
+        """How many items have any of the modalities: the others teach nothing."""
+        return self.n_items if self._all.present is None else int(self._all.present.any(1).sum())
+
+    @property
     def index(self) -> Tensor:
         return self._all.index
 
