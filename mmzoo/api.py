@@ -2,7 +2,7 @@
 
 from mmzoo.complexity import complexity
 from mmzoo.data.datamodule import DataModule, Loader
-from mmzoo.encoder import Encoder
+from mmzoo.encoder import Encoder, InputSpec
 from mmzoo.errors import BadValue, Incompatible, MmzooError
 from mmzoo.evaluation import evaluate_modalities
 from mmzoo.gradients import Grads
@@ -11,11 +11,13 @@ from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
 from mmzoo.steps import Steps
 from mmzoo.strategy import Chain, Group, Strategy, Terms, Window, Wrapper
+from mmzoo.tracker import Tracker
 from mmzoo.training import Training
 from mmzoo.types import Batch, Lazy, Outputs, Pass, Step
 
 __all__ = [
-    "BadValue", "Batch", "Chain", "DataModule", "Encoder", "FusionHead", "Grads", "Group", "Incompatible", "Lazy",
-    "Loader", "MmzooError", "MultimodalModel", "Outputs", "Pass", "Run", "Step", "Steps", "Strategy", "Terms",
+    "BadValue", "Batch", "Chain", "DataModule", "Encoder", "FusionHead", "Grads", "Group", "Incompatible", "InputSpec",
+    "Lazy", "Loader", "MmzooError", "MultimodalModel", "Outputs", "Pass", "Run", "Step", "Steps", "Strategy", "Terms",
+    "Tracker",
     "Training", "Window", "Wrapper", "complexity", "conditioners", "evaluate_modalities", "mean_over_present",
 ]  # fmt: skip

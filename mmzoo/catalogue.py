@@ -15,9 +15,9 @@ from mmzoo.errors import BadValue, MmzooError, UnknownName, near_miss, unknown
 from mmzoo.training import Training
 from mmzoo.yamlfile import Document, Key, read
 
-KINDS = ("methods", "strategies", "heads", "encoders", "datasets")
+KINDS = ("methods", "strategies", "heads", "encoders", "datasets", "trackers")
 SINGULAR = {"methods": "method", "strategies": "strategy", "heads": "head", "encoders": "encoder",
-            "datasets": "data set"}  # fmt: skip
+            "datasets": "data set", "trackers": "tracker"}  # fmt: skip
 STATUSES = ("stable", "experimental", "deprecated")
 BUILT_IN = "mmzoo"
 
@@ -36,7 +36,9 @@ _KEYS: Mapping[str, set[str]] = {
     | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates"},
     "encoders": _COMMON | {"path", "input"},
     "datasets": _COMMON
-    | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select"},
+    | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select",
+       "prepared", "mini"},
+    "trackers": {"summary", "aliases", "status", "version", "path", "install"},
 }
 _NEEDED: Mapping[str, set[str]] = {
     "methods": {"summary", "strategy", "head"},
@@ -44,6 +46,7 @@ _NEEDED: Mapping[str, set[str]] = {
     "heads": {"summary", "path", "how"},
     "encoders": {"summary", "path", "input"},
     "datasets": {"summary", "path", "modalities", "n_classes", "training", "encoders"},
+    "trackers": {"summary", "path"},
 }
 
 
@@ -131,6 +134,12 @@ class Entry:
         return f"{self.kind}/{self.qualified if self.package != BUILT_IN else self.name}"
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The kinds of input that an encoder takes."""
+        given = self.extra["input"]
+        return (given,) if isinstance(given, str) else tuple(given)
+
+    @property
     def qualified(self) -> str:
         return f"{self.package}/{self.name}"
 
@@ -143,6 +152,7 @@ class Entry:
             raise MmzooError(
                 f"{SINGULAR[self.kind]} {self.name!r} of package {self.package} cannot be loaded from "
                 f"{self.extra['path']}: {type(error).__name__}: {error}."
+                + (f" Install it: {self.extra['install']}" if "install" in self.extra else "")
             ) from error
 
     def check_params(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,10 +337,10 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
     )  # fmt: skip
 
 
-_TEXTS = {"strategy", "head", "equation", "input", "metric", "licence", "select"}
+_TEXTS = {"install", "strategy", "head", "equation", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
-_MAPPINGS = {"params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
-_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates"}
+_MAPPINGS = {"mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
+_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared"}
 
 
 def _shape_fault(kind: str, key: str, value: Any) -> str | None:
@@ -348,8 +358,10 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "one of exact, slice, ablated"
     elif key in _TEXTS and not isinstance(value, str):
         wanted = "a text"
-    elif key in _LISTS and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+    elif key in _LISTS and not _is_names(value):
         wanted = "a list of names"
+    elif key == "input" and not ((value and isinstance(value, str)) or (_is_names(value) and value)):
+        wanted = "a kind of input, or a list of kinds"
     elif key in _FLAGS and not isinstance(value, bool):
         wanted = "true or false"
     elif key in _MAPPINGS and not isinstance(value, dict):
@@ -369,6 +381,10 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
     ):
         wanted = "whole numbers for min and max"
     return wanted and f"must be {wanted}, not {value!r}"
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def _is_condition(value: Any) -> bool:
@@ -404,7 +420,14 @@ def _check_dataset(document: Document, key: Key, body: Mapping[str, Any]) -> Non
         document.fault((*key, "select"), f"must be one of the parameters, not {body['select']!r}")
     if "default" not in body["training"]:
         document.fault((*key, "training"), "needs a preset named default")
-    for name, changes in body["training"].items():
+    if body.get("prepared") and "recipe" not in body.get("params", {}):
+        document.fault((*key, "params"), "a prepared data set needs a parameter named recipe")
+    if reserved := [n for n in ("mini", "real") if body.get("prepared") and n in body.get("presets", {})]:
+        document.fault((*key, "presets", reserved[0]), "every prepared data set has this one: take another name")
+    for name in body.get("mini", {}):
+        if name not in ("params", "encoders", "training"):
+            document.fault((*key, "mini", name), "unknown key. Known: params, encoders, training")
+    for name, changes in {**body["training"], "mini": body.get("mini", {}).get("training", {})}.items():
         try:
             Training().replace(**changes)
         except (MmzooError, TypeError) as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,11 @@ class BenchSpec:
     preset: str = "default"
     settings: tuple[tuple[str, Any], ...] = ()
     references: bool = True
+    heads: tuple[str, ...] = ()
+    overrides: tuple[tuple[tuple[str, Any], ...], ...] = ()
+    protocol: str = "holdout"
+    keep_weights: bool = False
+    track: tuple[str, ...] = ()
 
 
 def digest(value: Any) -> str:
@@ -354,6 +361,17 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return key.strip(), _scalar(value, text)
 
 
+def parse_override(text: str) -> tuple[tuple[str, Any], ...]:
+    """`KEY=VALUE KEY=VALUE ...`: settings that hold together, parted by blanks as a shell parts words."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise BadValue(f"--override {text!r}: {error}. Write 'WHAT.KEY=VALUE WHAT.KEY=VALUE'.") from None
+    if not words:
+        raise BadValue("--override is empty: write 'WHAT.KEY=VALUE WHAT.KEY=VALUE'.")
+    return tuple(map(parse_setting, words))
+
+
 def _scalar(value: str, text: str) -> Any:
     try:
         read = yaml.safe_load(value)
@@ -395,7 +413,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 # ---------------------------------------------------------------------------------------------- suites
-_SUITE_KEYS = {f.name for f in dataclasses.fields(BenchSpec)} - {"settings"} | {"set", "schema"}
+#: how the epoch of a run is chosen; peers: on holdout, and beside it, in a column of its own, on test
+PROTOCOLS = ("holdout", "peers")
+_SUITE_KEYS = {f.name for f in dataclasses.fields(BenchSpec)} - {"settings", "track"} | {"set", "schema"}
 
 
 def read_suite(path: Path, catalogue: Catalogue) -> dict[str, Any]:
@@ -404,6 +424,9 @@ def read_suite(path: Path, catalogue: Catalogue) -> dict[str, Any]:
     data = document.data
     if not isinstance(data, dict):
         raise BadValue(f"{path} must be a mapping with the keys {', '.join(sorted(_SUITE_KEYS))}.")
+    if isinstance(listed := data.get("datasets"), list):
+        with contextlib.suppress(MmzooError):  # told below, with its line
+            register_manifests(catalogue, [t for t in listed if isinstance(t, str)])
     fields: dict[str, Any] = {}
     for key, value in data.items():
         if key not in _SUITE_KEYS:
@@ -423,12 +446,17 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Any) -> d
             raise BadValue(f"this version reads schema 1, not {value!r}")
         return {}
     if key == "set":
-        return {"settings": tuple(_suite_settings(value, catalogue, document))}
+        return {"settings": tuple(_suite_settings(value, catalogue, document, ("set",)))}
+    if key == "overrides":
+        if not isinstance(value, list) or not value:
+            raise BadValue("must be a list of mappings, each as in set: [{train.lr: 0.01}, {train.lr: 0.1}]")
+        found = [_suite_settings(v, catalogue, document, (key, i)) for i, v in enumerate(value)]
+        return {"overrides": tuple(map(tuple, found))}
     if key == "seeds":
         if isinstance(value, list) and value:
             return {"seeds": parse_seeds(",".join(map(str, value)) + ",")}
         return {"seeds": parse_seeds(str(value))}
-    if key in ("baselines", "datasets"):
+    if key in ("baselines", "datasets", "heads"):
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise BadValue(f"must be a list of names, not {value!r}")
         for i, name in enumerate(value):
@@ -439,11 +467,14 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Any) -> d
         return {key: tuple(value)}
     wanted: Any
     wanted, words = {"method": (str, "a method"), "preset": (str, "a name"), "epochs": (int, "a whole number"),
-                     "references": (bool, "true or false")}[key]  # fmt: skip
+                     "references": (bool, "true or false"), "keep_weights": (bool, "true or false"),
+                     "protocol": (str, "a name")}[key]  # fmt: skip
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise BadValue(f"must be {words}, not {value!r}")
     if key == "epochs":
         Training().replace(epochs=value)
+    if key == "protocol":
+        check_protocol(value)
     if key == "method":
         _known(key, value, catalogue)
     if key == "preset":
@@ -453,14 +484,23 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Any) -> d
     return {key: value}
 
 
+def check_protocol(name: str) -> str:
+    """One of PROTOCOLS. Raises UnknownName."""
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    return name
+
+
 def _known(key: str, name: str, catalogue: Catalogue) -> None:
-    if key == "datasets":
-        resolve_dataset(catalogue, name, Settings(catalogue, ()))
+    if key == "heads":
+        catalogue.get("heads", name)
+    elif key == "datasets":
+        resolve_dataset(catalogue, name, Settings(catalogue, ()), stores=False)
     else:
         resolve_method(catalogue, name, Settings(catalogue, ()))
 
 
-def _suite_settings(value: Any, catalogue: Catalogue, document: Any) -> list[tuple[str, Any]]:
+def _suite_settings(value: Any, catalogue: Catalogue, document: Any, where: tuple[Any, ...]) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
         raise BadValue("must map WHAT.KEY to values, e.g. ogm.alpha: 0.3")
     pairs = []
@@ -470,7 +510,7 @@ def _suite_settings(value: Any, catalogue: Catalogue, document: Any) -> list[tup
             _check_setting(catalogue, str(key), setting)
             pairs.append((str(key), setting))
         except MmzooError as error:
-            document.fault(("set", key), str(error))
+            document.fault((*where, key), str(error))
     return pairs
 
 
@@ -503,18 +543,93 @@ def _check_setting(catalogue: Catalogue, key: str, value: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- data sets
-def resolve_dataset(catalogue: Catalogue, text: str, settings: Settings) -> tuple[str, Entry, dict[str, Any]]:
-    """`NAME[:PRESET]` -> its label, entry and parameters. Raises UnknownName or BadValue."""
-    name, _, preset = text.strip().partition(":")
-    entry = catalogue.get("datasets", name)
+def resolve_dataset(
+    catalogue: Catalogue, text: str, settings: Settings, *, stores: bool = True
+) -> tuple[str, Entry, dict[str, Any]]:
+    """`NAME[:PRESET]` -> its label, entry and parameters.
+
+    Of a data set that has to be prepared, `NAME` is the prepared data, else its prepared twin; `NAME:mini` and `NAME:real`
+    insist. Its parameters then name the store by its hashes. stores: False to check the name only. Raises UnknownName or
+    BadValue, of which Unprepared where there is no store, CorruptFile.
+    """
+    text = text.strip()
+    name, _, preset = (text, "", "") if is_manifest(text) else text.partition(":")
+    entry = register_manifest(catalogue, text) if is_manifest(text) else catalogue.get("datasets", name)
+    if entry.extra.get("prepared"):
+        return _resolve_prepared(entry, preset, settings.take(entry), stores)
     presets = entry.extra.get("presets", {})
     if preset and preset not in presets:
         raise unknown(f"preset of {name}", preset, presets, see=f"See: mmzoo show {name}")
+    return _resolved(entry, preset, settings.take(entry))
+
+
+def _resolved(entry: Entry, preset: str, given: Mapping[str, Any]) -> tuple[str, Entry, dict[str, Any]]:
+    presets = entry.extra.get("presets", {})
     params = {**entry.defaults(), **entry.check_params(presets.get(preset or "default", {}))}
-    checked = entry.check_params(settings.take(entry))
+    checked = entry.check_params(given)
     changed = [f"{k}={shown(v)}" for k, v in checked.items() if params[k] != v]
     label = entry.name + (f":{preset}" if preset and preset != "default" else "")
     return label + (f"[{','.join(changed)}]" if changed else ""), entry, {**params, **checked}
+
+
+def _resolve_prepared(
+    entry: Entry, preset: str, given: Mapping[str, Any], stores: bool
+) -> tuple[str, Entry, dict[str, Any]]:
+    """The same for a data set that lies in a store: of real data, else of its twin, unless the preset says which."""
+    from mmzoo.data.choice import MINI, REAL, Unprepared, as_mini, chosen_store, identity, of_store
+
+    presets = entry.extra.get("presets", {})
+    if preset and preset not in (*presets, MINI, REAL):
+        raise unknown(f"preset of {entry.name}", preset, [*presets, MINI, REAL], see=f"See: mmzoo show {entry.name}")
+    named = "" if preset in (MINI, REAL) else preset
+    missing: Unprepared | None = None
+    for mini in (False, True):
+        if preset == (REAL if mini else MINI) or (mini and entry.package == OWN):
+            continue
+        label, asked, params = _resolved(as_mini(entry) if mini else entry, named, given)
+        label = label.replace(entry.name, f"{entry.name} (mini)", 1) if mini else label
+        if not stores:
+            return label, asked, params
+        try:
+            store = chosen_store(asked, params, mini=mini)
+        except Unprepared as error:
+            missing = missing or error
+            continue
+        if "split" in params:
+            params = {**params, "split": store.split_name(params["split"])}
+        return label, of_store(asked, store), {**params, "store": identity(store, entry.extra.get("metric", "acc"))}
+    assert missing is not None
+    raise missing
+
+
+#: the package of data sets that a manifest describes
+OWN = "own"
+
+
+def is_manifest(text: str) -> bool:
+    return text.strip().endswith((".yaml", ".yml"))
+
+
+def register_manifest(catalogue: Catalogue, text: str) -> Entry:
+    """The entry of a user's own data, under its name in the catalogue from now on. Raises BadValue."""
+    from mmzoo.data.manifest import own_entry
+
+    entry = own_entry(Path(text.strip()), catalogue)
+    known = catalogue.get("datasets", entry.name) if catalogue.has("datasets", entry.name) else None
+    if known is not None:
+        catalogue.remove(known)
+    catalogue.add(entry)
+    return entry
+
+
+def register_manifests(catalogue: Catalogue, texts: Iterable[str]) -> None:
+    """The same for all manifests among data sets. Raises BadValue for two of one name."""
+    found: dict[str, str] = {}
+    for text in dict.fromkeys(t.strip() for t in texts if is_manifest(t)):
+        name = register_manifest(catalogue, text).name
+        if name in found:
+            raise BadValue(f"{found[name]} and {text} are both called {name}. Give one of them another name.")
+        found[name] = text
 
 
 def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Settings) -> Training:

@@ -415,7 +415,7 @@ def test_encoders_that_do_not_tell_their_widths_and_heads_of_another_model_are_r
 
 def test_the_weights_of_all_stages_come_from_the_stream_of_the_seed(catalogue: Any) -> None:
     mlp = ("mlp", {"hidden": (6, 5), "width": 4, "dropout": 0.0})
-    shown = SimpleNamespace(modalities=("a", "b"), n_classes=3, shape=lambda m: (3,))
+    shown = SimpleNamespace(modalities=("a", "b"), n_classes=3, spec=lambda m: (3,))
 
     def built(seed: int, glob: int) -> dict[str, Tensor]:
         spec = SimpleNamespace(seed=seed, head="channel", head_params={}, encoders={"a": mlp, "b": mlp})

@@ -10,7 +10,7 @@ from mmzoo.bench.runner import build_strategy
 from mmzoo.catalogue import BUILT_IN, Entry
 from mmzoo.config import Method, Settings, resolve_method
 from mmzoo.plugins import catalogue
-from mmzoo.testing import check_part, check_strategy
+from mmzoo.testing import SPECS, check_part, check_strategy
 
 
 def built_in(kind: str) -> list[Entry]:
@@ -56,12 +56,19 @@ def test_head(name: str, params: dict) -> None:
     check_part("head", cls, given, multiple=3 if sequences else 1)
 
 
-@pytest.mark.parametrize(("name", "params"), parts("encoders"), ids=str)
-def test_encoder(name: str, params: dict) -> None:
-    entry = catalogue().get("encoders", name)
-    shapes = {"vector": (7,), "image": (3, 16, 16)}
-    shape = shapes[entry.extra["input"]]
-    check_part("encoder", entry.load(), {"shape": shape, **params}, inputs=shape)
+def encoders() -> list[tuple[str, str, dict]]:
+    """Each entry with each kind of input that it takes, and with each other choice where that is a choice."""
+    found = []
+    for name, params in parts("encoders"):
+        kinds = catalogue().get("encoders", name).inputs
+        found += [(name, kind, params) for kind in kinds if "temporal" not in params or kind == "video"]
+    return found
+
+
+@pytest.mark.parametrize(("name", "kind", "params"), encoders(), ids=str)
+def test_encoder(name: str, kind: str, params: dict) -> None:
+    spec = SPECS[kind]
+    check_part("encoder", catalogue().get("encoders", name).load(), {"spec": spec, **params}, inputs=spec)
 
 
 @pytest.mark.parametrize("pair", [("ogm", "pmr"), ("joint_unimodal", "ogm"), ("dynamic_gap_h", "joint_unimodal")])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmzoo.api import Batch, Encoder, Incompatible, MultimodalModel, Run, Steps, Strategy, Training
 from mmzoo.bench.store import Store
+from mmzoo.encoders.cnn import CNN
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import BadValue
 from mmzoo.evaluation import evaluate_modalities
@@ -150,6 +151,18 @@ def test_an_encoder_may_say_along_what_its_sequence_goes() -> None:
         conv.weight.data = conv.weight.data.transpose(2, 3)  # type: ignore[union-attr, operator]
     torch.testing.assert_close(Steps(encoder, 2)(x), Steps(turned, 2)(x.transpose(2, 3)))
     assert not torch.allclose(Steps(encoder, 2)(x), Steps(turned, 2)(x))
+
+
+def test_a_spectrogram_is_followed_through_time_and_a_video_frame_by_frame() -> None:
+    torch.manual_seed(0)
+    heard, seen = CNN((9, 16), widths=(4,)).eval(), CNN((4, 3, 8, 8), widths=(4,)).eval()
+    sound, film = torch.randn(1, 9, 16), torch.randn(1, 4, 3, 8, 8)
+    for encoder, x, later in ((heard, sound, (..., slice(12, 16))), (seen, film, (slice(None), 3))):
+        changed = x.clone()
+        changed[later] += 5.0
+        before, after = (Steps(encoder, 4)(z).unflatten(1, (4, -1)) for z in (x, changed))
+        moved = (before - after).abs().amax(2)[0] > 1e-6
+        assert moved.tolist()[-1] and not moved[:2].any()
 
 
 def test_what_cannot_be_read_as_a_sequence_is_refused_with_the_reason() -> None:

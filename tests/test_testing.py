@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmzoo.api import Chain, Encoder, FusionHead, Grads, Outputs, Pass, Run, Step, Strategy, Terms, Window
 from mmzoo.encoders.mlp import MLP
+from mmzoo.encoders.tokens import TextBag
 from mmzoo.errors import UnknownName
 from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
@@ -26,7 +27,7 @@ from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.plain import Plain
 from mmzoo.strategies.pmr import PMR
-from mmzoo.testing import check_encoder, check_head, check_part, check_strategy, parametrize_with_checks
+from mmzoo.testing import SPECS, check_encoder, check_head, check_part, check_strategy, parametrize_with_checks
 from mmzoo.testing.observing import difference, weights
 from mmzoo.testing.report import CHECKS
 from mmzoo.testing.tasks import CoupledConcat, Mixing, build_model, build_run, make_task, train
@@ -77,7 +78,7 @@ def test_a_strategy_that_needs_stages_gets_a_head_that_couples() -> None:
 
 def test_the_encoder_keeps_the_contract() -> None:
     check_encoder(lambda: MLP((4, 2), hidden=(6, 5), width=3, dropout=0.2), inputs=(4, 2))
-    check_part("encoder", MLP, {"shape": (6,), "hidden": ()}, inputs=(6,))
+    check_part("encoder", MLP, {"spec": (6,), "hidden": ()}, inputs=(6,))
 
 
 # Strategies with one fault each
@@ -763,13 +764,36 @@ ENCODER_FAULTS: Sequence[tuple[str, Any, str]] = [
 ]
 
 
+class ReadsPadding(TextBag):
+    def finish(self, state: Any) -> Tensor:
+        return super().finish(state._replace(mask=torch.ones_like(state.mask)))
+
+
+class DividesByNothing(TextBag):
+    def finish(self, state: Any) -> Tensor:
+        weight = state.mask[..., None].to(state.map.dtype)
+        return self.project((state.map * weight).sum(1) / weight.sum(1))
+
+
+TEXT_FAULTS: Sequence[tuple[str, Any, str]] = [
+    ("check_encoder_padding", ReadsPadding, "differs by up to"),
+    ("check_encoder_padding", DividesByNothing, "not"),
+]
+
+
+@pytest.mark.parametrize(("check", "encoder", "seen"), TEXT_FAULTS, ids=lambda x: getattr(x, "__name__", None))
+def test_a_faulty_text_encoder_is_caught(check: str, encoder: Any, seen: str) -> None:
+    text = SPECS["text"]
+    _is_caught(check_encoder(lambda: encoder(text), inputs=text, only=[check], raise_failures=False), check, seen)
+
+
 @pytest.mark.parametrize(("check", "encoder", "seen"), ENCODER_FAULTS, ids=lambda x: getattr(x, "__name__", None))
 def test_a_faulty_encoder_is_caught(check: str, encoder: Any, seen: str) -> None:
     _is_caught(check_encoder(encoder, inputs=(4,), only=[check], raise_failures=False), check, seen)
 
 
 def test_every_encoder_check_has_caught_a_fault() -> None:
-    assert {check for check, _, _ in ENCODER_FAULTS} == set(CHECKS["encoder"])
+    assert {check for check, _, _ in [*ENCODER_FAULTS, *TEXT_FAULTS]} == set(CHECKS["encoder"])
     check_encoder(FaultyEncoder, inputs=(4,))
 
 

@@ -14,6 +14,7 @@ from mmzoo.config import (
     RunSpec,
     Settings,
     canonical,
+    register_manifests,
     resolve_dataset,
     resolve_method,
     resolve_training,
@@ -35,8 +36,10 @@ ALONE, PLAIN, CONTROL = "unimodal", "concat", "joint_unimodal"
 class Planned:
     """One run: what decides its numbers, and how tables call it.
 
-    teachers: the runs of one modality each that it learns from; they come before it in a plan. keep: whether its weights
-    stay in the store, since another run learns from it.
+    teachers: the runs of one modality each that it learns from; they come before it in a plan. What follows changes no
+    number of the row. keep: whether its weights stay in the store, since another run learns from it or the user asked.
+    peers: whether test is also scored after every epoch, for the column of the peers' protocol. track: who is told of
+    its epochs, each NAME or NAME:TARGET.
     """
 
     spec: RunSpec
@@ -46,6 +49,8 @@ class Planned:
     modality: str | None = None
     teachers: tuple[Planned, ...] = ()
     keep: bool = False
+    peers: bool = False
+    track: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -82,27 +87,53 @@ class Plan:
 def to_do(plan: Plan, store: Store) -> list[Planned]:
     """The runs that the store does not have yet, teachers whose weights are wanted and gone among them."""
     ids = {p.spec.run_id: p for p in plan.runs}
-    missing = {run_id for run_id in ids if store.finished(run_id) is None}
+    missing = {
+        run_id for run_id, p in ids.items()
+        if store.finished(run_id, weights=plan.bench.keep_weights, peers=p.peers) is None
+    }  # fmt: skip
     for teacher in [t.spec.run_id for run_id in missing for t in ids[run_id].teachers]:
         if store.finished(teacher, weights=True) is None:
             missing = missing | {teacher}
     return [p for run_id, p in ids.items() if run_id in missing]
 
 
-def make_plan(bench: BenchSpec, catalogue: Catalogue) -> Plan:
-    """All runs of a bench, each once.
+def make_plan(bench: BenchSpec, catalogue: Catalogue, *, stores: bool = True) -> Plan:
+    """All runs of a bench, each once. stores: False for a plan to be looked at only, while data is not prepared yet; its run
+    ids are not the later ones.
 
     Raises UnknownName or BadValue for what cannot be understood, Incompatible when the method that the bench is about
     cannot work on any of the data sets.
     """
-    settings = Settings(catalogue, bench.settings)
-    wanted = _wanted(bench, catalogue, settings)
     runs: dict[str, Planned] = {}
     refused: list[Refused] = []
     if not bench.datasets:
         raise BadValue("no data set was named: mmzoo list datasets.")
+    register_manifests(catalogue, bench.datasets)
+    for override in bench.overrides or ((),):
+        _plan_variant(replace(bench, settings=(*bench.settings, *override)), catalogue, runs, refused, stores)
+    plan = Plan(tuple(_asked(p, bench) for p in runs.values()), tuple(dict.fromkeys(refused)), bench)
+    if not any(p.role == "method" for p in plan.runs) and refused:
+        about = next(r for r in refused if r.role == "method")
+        raise Incompatible(f"{about.method} cannot run on {about.dataset}: {about.reason}")
+    return plan
+
+
+def _asked(planned: Planned, bench: BenchSpec) -> Planned:
+    """A run with what the bench wants of it besides its row."""
+    return replace(
+        planned, keep=planned.keep or bench.keep_weights, peers=bench.protocol == "peers", track=bench.track,
+        teachers=tuple(_asked(t, bench) for t in planned.teachers),
+    )  # fmt: skip
+
+
+def _plan_variant(
+    bench: BenchSpec, catalogue: Catalogue, runs: dict[str, Planned], refused: list[Refused], stores: bool
+) -> None:
+    """Add the runs of a bench under one set of overrides."""
+    settings = Settings(catalogue, bench.settings)
+    wanted = _wanted(bench, catalogue, settings)
     for text in dict.fromkeys(bench.datasets):
-        label, entry, params = resolve_dataset(catalogue, text, settings)
+        label, entry, params = resolve_dataset(catalogue, text, settings, stores=stores)
         training = resolve_training(entry, bench.preset, bench.epochs, settings)
         modalities = _modalities(entry, params)
         encoders = _encoders(catalogue, entry, modalities, settings)
@@ -126,11 +157,6 @@ def make_plan(bench: BenchSpec, catalogue: Catalogue) -> Plan:
                 for run in (*planned.teachers, planned):
                     _add(runs, run)
     settings.check_all_used()
-    plan = Plan(tuple(runs.values()), tuple(refused), bench)
-    if not any(p.role == "method" for p in plan.runs) and refused:
-        about = next(r for r in refused if r.role == "method")
-        raise Incompatible(f"{about.method} cannot run on {about.dataset}: {about.reason}")
-    return plan
 
 
 def _add(runs: dict[str, Planned], planned: Planned) -> None:
@@ -165,7 +191,10 @@ def _wanted(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[
     measure the missing labels, plain and control then come once more, without the slice too.
     """
     asked: list[tuple[str, Role]] = [(bench.method, "method"), *((b, "baseline") for b in bench.baselines)]
-    found = [(resolve_method(catalogue, text, settings), role) for text, role in asked]
+    found = [
+        (resolve_method(catalogue, each, settings), role)
+        for text, role in asked for each in _with_heads(text, bench.heads)
+    ]  # fmt: skip
     if bench.references:
         joint = [m for m, _ in found if not m.each_modality]
         for like in joint or [resolve_method(catalogue, PLAIN, settings)]:
@@ -180,6 +209,11 @@ def _wanted(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[
                 method = _with_head_of(like, name, catalogue, settings)
                 unique[f"{method.identity} without slice"] = (method, "reference", True)
     return list(unique.values())
+
+
+def _with_heads(text: str, heads: tuple[str, ...]) -> list[str]:
+    """A method with each head; as it is where it names one itself."""
+    return [text] if "@" in text or not heads else [f"{text}@{head}" for head in dict.fromkeys(heads)]
 
 
 def _with_head_of(like: Method, name: str, catalogue: Catalogue, settings: Settings) -> Method:
@@ -228,7 +262,8 @@ def _encoders(
     """modality -> its encoder and parameters."""
     found = {}
     for m in modalities:
-        choice = entry.extra["encoders"][entry.extra["modalities"][m]]
+        choices = entry.extra["encoders"]
+        choice = choices[m] if m in choices else choices[entry.extra["modalities"][m]]
         encoder = catalogue.get("encoders", choice["name"], entry.package)
         given = {**encoder.check_params(choice.get("params", {})),
                  **encoder.check_params(settings.take(encoder))}  # fmt: skip

@@ -16,6 +16,8 @@ from mmzoo.bench.store import SCHEMA
 Row = Mapping[str, Any]
 FORMATS = ("md", "csv", "json", "latex")
 DASH = "–"  # noqa: RUF001
+#: the columns of `--protocol peers`
+PEERS = ("peers' protocol: epoch chosen on test", "flatters by")
 METRICS = {"acc": "ACC", "macro_f1": "macro-F1", "map": "MAP"}
 
 
@@ -124,10 +126,11 @@ def main_score(row: Row) -> float:
 def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str, str]]) -> Table:
     main = main_metric(groups)
     metrics = [main, *(m for m in METRICS if m != main)]
+    watched = any("peers" in r["metrics"] for g in groups for r in g.rows)
     table = Table(
         f"{dataset}: test scores in %, mean ± deviation over seeds",
         ["method", *(METRICS[m] for m in metrics), f"last-epoch {METRICS[main]}", f"Δ {METRICS[main]} to plain",
-         "items", "seconds", "forwards", "backwards", "seeds"],
+         *(PEERS if watched else ()), "items", "seconds", "forwards", "backwards", "seeds"],
     )  # fmt: skip
     columns: list[list[Spread]] = []
     for group in groups:
@@ -140,6 +143,9 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
         plain = _plain_of(group, groups)
         delta = paired(group.by_seed(main_score), plain.by_seed(main_score)) if plain and not group.alone else None
         cells.append(Cell(percent(delta, sign=True) if delta and plain is not group else DASH))
+        if watched:
+            cells += [Cell(percent(group.spread(at("metrics", "peers", main)))),
+                      Cell(percent(group.spread(at("metrics", "peers", "flatters")), sign=True))]  # fmt: skip
         cells += [Cell(number(group.spread(at("cost", "train_items")), 0))]
         cells += [Cell(number(group.spread(at("timing", "seconds"))))]
         cells += [Cell(number(group.spread(at("cost", k)), 0)) for k in ("forward", "backward")]
@@ -181,6 +187,11 @@ def _reading(groups: Sequence[Group]) -> list[str]:
              "items: training items. seconds: training, evaluation on holdout included. Forwards and backwards count "
              "whole-model passes over a batch. Δ is to plain training with the same head, budget and items; "
              f"{DASH} where there is none, or nothing to compare."]  # fmt: skip
+    if any("peers" in r["metrics"] for g in groups for r in g.rows):
+        notes.append(
+            "peers' protocol: the epoch of the same runs chosen on test, as much of the field does. It is no estimate of "
+            "anything: it flatters by as much as the last of its two columns says. No other number here knows of it."
+        )
     if taught := [g.label for g in groups if any(r.get("teachers") for r in g.rows)]:
         notes.append(f"{', '.join(taught)}: seconds, forwards and backwards include the training of the teachers, which "
                      "is counted in each row that learns from them and done once.")  # fmt: skip

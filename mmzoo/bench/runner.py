@@ -11,7 +11,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 
 from mmzoo import __version__
 from mmzoo.bench.plan import Planned
-from mmzoo.bench.store import FINAL, SCHEMA, WEIGHTS, Store
+from mmzoo.bench.store import FINAL, SCHEMA, STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.catalogue import Catalogue
 from mmzoo.complexity import complexity
 from mmzoo.config import Part
@@ -32,6 +32,7 @@ from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
 from mmzoo.seeding import seeded, stream
 from mmzoo.strategy import Chain, Strategy, Window
+from mmzoo.tracker import Trackers
 from mmzoo.trainer import Selection, fit
 from mmzoo.types import Batch
 
@@ -53,7 +54,7 @@ def run_one(
     the store lacks them or their weights.
     """
     spec = planned.spec
-    row = store.finished(spec.run_id, weights=planned.keep)
+    row = store.finished(spec.run_id, weights=planned.keep, peers=planned.peers)
     if row is not None:
         return row
     before = store.finished(spec.run_id)
@@ -65,6 +66,7 @@ def run_one(
         "spec": spec.as_dict(),
     }  # fmt: skip
     session = _Session(planned, catalogue, store, device, checkpoint_every, on_epoch)
+    session.trackers.start(row)
     try:
         row |= session.train_and_score()
         _check_finite(row["metrics"], "test")
@@ -76,7 +78,8 @@ def run_one(
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         store.write_file(spec.run_id, "log.txt", traceback.format_exc().encode())
     if before is not None and row["status"] not in FINAL:
-        return row  # only the weights were wanted: what was scored stays
+        session.trackers.end(row)
+        return row  # only the weights or the peers' protocol were wanted: what was scored stays
     session.write_history()
     row["timing"] = {
         "seconds": session.train_seconds + session.teacher_seconds, "seconds_total": time.time() - started,
@@ -86,6 +89,7 @@ def run_one(
         row["timing"]["seconds_teachers"] = session.teacher_seconds
     row["environment"] = environment(device)
     store.write(row)
+    session.trackers.end(row)
     if row["status"] in FINAL:
         session.forget_checkpoint()
     return row
@@ -104,6 +108,11 @@ class _Session:
         self.history: list[dict[str, Any]] = []
         self.train_seconds = 0.0
         self.teacher_seconds = 0.0
+        self.trackers = Trackers(catalogue, planned.track, store.root)
+        #: the peers' protocol alone: test scores of every epoch, and the seconds they took. Nothing here reads them but
+        #: `_peers`.
+        self.watched: list[dict[str, Any]] = []
+        self.watch_seconds = 0.0
 
     def train_and_score(self) -> Row:
         spec = self.planned.spec
@@ -115,7 +124,7 @@ class _Session:
         size = spec.training.batch_size
         apart = "slice" in strategy.requires
         parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
-        train = data.loader(*parts, batch_size=size)
+        train = data.loader(*parts, batch_size=size, device=self.device)
         initial = _model_hash(model)
         teachers = self._teachers(whole) if "teachers" in strategy.requires else {}
         rows = [row for _, row in teachers.values()]
@@ -124,18 +133,20 @@ class _Session:
         lessons = {k: sum(row["cost"][k] for row in rows) / len(model.modalities) for k in ("forward", "backward")}
         set_threads(model, self.device)  # after the teachers, which may have been trained here
         run = Run(
-            model, strategy, train=train, slice=data.loader("slice", batch_size=size) if apart else None,
+            model, strategy, train=train, slice=data.loader("slice", batch_size=size, device=self.device) if apart else None,
             training=spec.training, seed=spec.seed, device=self.device, state=saved and saved["run"],
             teachers={m: teacher for m, (teacher, _) in teachers.items()},
         )  # fmt: skip
         selection = Selection(**saved["selection"]) if saved else Selection()
         self.history = saved["history"] if saved else []
         self.train_seconds = saved["seconds"] if saved else 0.0
-        holdout = data.loader("holdout", batch_size=EVAL_BATCH)
-        self._train(run, holdout, data.metric, selection)
+        self.watched = saved["watched"] if saved else []
+        self._train(run, data, selection)
         metrics = self._score(run, data, selection)
+        if self.planned.peers:
+            metrics["peers"] = _peers(self.watched, data.metric, metrics)
         if self.planned.keep:
-            self._write_weights(run.model)
+            self._write_weights(run)
         return {
             "metrics": metrics,
             "warnings": dict(run.warnings),
@@ -155,29 +166,39 @@ class _Session:
         if self.history:
             self._write("history.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in self.history).encode())
 
-    def _train(self, run: Run, holdout: Loader, metric: str, selection: Selection) -> None:
+    def _train(self, run: Run, data: DataModule, selection: Selection) -> None:
         began, saved_at, before = time.monotonic(), time.monotonic(), self.train_seconds
+        holdout = data.loader("holdout", batch_size=EVAL_BATCH, device=self.device)
+        test = data.loader("test", batch_size=EVAL_BATCH, device=self.device) if self.planned.peers else None
 
         def epoch_done(record: dict[str, Any], chosen: Selection) -> None:
             nonlocal saved_at
             self.history.append(record)
-            self.train_seconds = before + time.monotonic() - began
+            self.train_seconds = before + time.monotonic() - began - self.watch_seconds
+            self.trackers.epoch(record)
             if time.monotonic() - saved_at >= self.checkpoint_every and run.epoch < run.n_epochs:
                 self._save_checkpoint(run, chosen)
                 saved_at = time.monotonic()
             self.on_epoch(run.epoch, run.n_epochs)
 
-        fit(run, holdout.batches, metric=metric, selection=selection, on_epoch=epoch_done)
+        def watch(epoch: int) -> None:
+            if test is not None:
+                start = time.monotonic()
+                p = self._predict(run, test)
+                self.watched.append({"epoch": epoch, **classification(p.scores, p.target, p.logits)})
+                self.watch_seconds += time.monotonic() - start
+
+        fit(run, holdout.batches, metric=data.metric, selection=selection, on_epoch=epoch_done, on_candidate=watch)
 
     def _score(self, run: Run, data: DataModule, selection: Selection) -> dict[str, Any]:
         """Test scores of the last and of the chosen epoch, each computed once, on every item; and those of holdout,
         on which anything may be chosen."""
-        test = data.loader("test", batch_size=EVAL_BATCH)
+        test = data.loader("test", batch_size=EVAL_BATCH, device=self.device)
         last = self._predict(run, test)
         selection.restore(run)
         # Not the slice: some methods train on it and some do not.
-        fitted = Fitted.on(self._predict(run, data.loader("train", batch_size=EVAL_BATCH)), data.n_classes)
-        held = self._predict(run, data.loader("holdout", batch_size=EVAL_BATCH))
+        fitted = Fitted.on(self._predict(run, data.loader("train", batch_size=EVAL_BATCH, device=self.device)), data.n_classes)
+        held = self._predict(run, data.loader("holdout", batch_size=EVAL_BATCH, device=self.device))
         chosen = self._predict(run, test)
         self._write_predictions(chosen)
         return {
@@ -221,10 +242,17 @@ class _Session:
         return row
 
     # ------------------------------------------------------------------ files
-    def _write_weights(self, model: MultimodalModel) -> None:
+    def _write_weights(self, run: Run) -> None:
+        """The weights, in the order that their hash is taken in; and what the strategy remembers, which may decide how it
+        predicts."""
         from safetensors.torch import save
 
-        self._write(WEIGHTS, save({n: t.detach().cpu().clone().contiguous() for n, t in model.state_dict().items()}))
+        tensors = {n: t.detach().cpu().clone().contiguous() for n, t in run.model.state_dict().items()}
+        if state := run.strategy.state_dict():
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            self._write(STRATEGY_STATE, buffer.getvalue())
+        self._write(WEIGHTS, save(tensors, {"order": json.dumps(list(tensors))}))
 
     def _write(self, name: str, data: bytes) -> None:
         self.store.write_file(self.planned.spec.run_id, name, data)
@@ -240,7 +268,7 @@ class _Session:
         buffer = io.BytesIO()
         spec = json.dumps(self.planned.spec.as_dict(), sort_keys=True)
         state = {"run": run.state_dict(), "selection": vars(selection), "history": self.history,
-                 "seconds": self.train_seconds, "spec": spec}  # fmt: skip
+                 "seconds": self.train_seconds, "spec": spec, "watched": self.watched}  # fmt: skip
         torch.save(state, buffer)
         self._write("checkpoint.pt", buffer.getvalue())
 
@@ -252,8 +280,10 @@ class _Session:
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             same = saved["spec"] == json.dumps(self.planned.spec.as_dict(), sort_keys=True)
-            if not same or not {"run", "selection", "history", "seconds"} <= set(saved):
+            if not same or not {"run", "selection", "history", "seconds", "watched"} <= set(saved):
                 raise BadValue("it is not of this run")
+            if bool(saved["watched"]) != self.planned.peers:
+                raise BadValue("it was begun under another protocol")
             return saved
         except Exception as error:
             path.replace(path.with_suffix(".unreadable"))
@@ -263,6 +293,15 @@ class _Session:
 
     def forget_checkpoint(self) -> None:
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def _peers(watched: list[dict[str, Any]], metric: str, honest: dict[str, Any]) -> dict[str, Any]:
+    """The epoch with the best test score and its scores, ties to the earliest; flatters: how far its `metric` lies
+    above that of the epoch chosen on holdout."""
+    best = max(watched, key=lambda scores: scores[metric])
+    scores = {k: v for k, v in best.items() if k != "epoch"}
+    return {"protocol": "epoch chosen on test", "selected_epoch": best["epoch"], **scores,
+            "flatters": best[metric] - honest[metric]}  # fmt: skip
 
 
 def _on(loader: Loader, device: torch.device) -> Iterator[Batch]:
@@ -280,8 +319,19 @@ def _ends(history: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 # ---------------------------------------------------------------------------------------------- building
 @lru_cache(maxsize=4)
 def load_data(catalogue: Catalogue, name: str, params: str) -> DataModule:
-    """A data set, kept for the next run of the same process. params: as JSON."""
-    return catalogue.get("datasets", name).load()(**json.loads(params))
+    """A data set, kept for the next run of the same process. params: as JSON; those of a store name it by its hashes."""
+    given = json.loads(params)
+    return open_prepared(given) if "store" in given else catalogue.get("datasets", name).load()(**given)
+
+
+def open_prepared(given: Mapping[str, Any]) -> DataModule:
+    """The data set of the store that a spec's parameters name."""
+    from mmzoo.data.choice import find
+    from mmzoo.data.prepared import open_module, reading_params
+
+    told = given["store"]
+    data = open_module(find(told).folder, content=told["content"], metric=told["metric"], **reading_params(given))
+    return data.only(given["modalities"]) if given.get("modalities") else data
 
 
 def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> MultimodalModel:
@@ -290,7 +340,7 @@ def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> Multimodal
     for m in data.modalities:
         name, params = spec.encoders[m]
         with seeded(spec.seed, "init", "encoder", m):
-            encoders[m] = catalogue.get("encoders", name).load()(data.shape(m), **params)
+            encoders[m] = catalogue.get("encoders", name).load()(data.spec(m), **params)
     head = catalogue.get("heads", spec.head).load()
     with seeded(spec.seed, "init", "head", spec.head):
         read = head.readout(encoders, **spec.head_params)
@@ -351,15 +401,20 @@ def _check_finite(metrics: Any, where: str) -> None:
 
 
 def _model_hash(model: MultimodalModel) -> str:
+    return weights_hash(model.state_dict())
+
+
+def weights_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A short hash of tensors in their order, names included."""
     total = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
 
 
 def _order_hash(train: Loader, seed: int) -> str:
     """The items of the first epoch in the order in which they are shown."""
-    order = torch.cat([b.index for b in train.batches(stream(seed, "order", 0))])
+    order = train.order(stream(seed, "order", 0))
     return hashlib.sha256(order.numpy().tobytes()).hexdigest()[:16]
 
 

@@ -17,6 +17,7 @@ SCHEMA = 1
 STATUSES = ("ok", "diverged", "refused", "failed")
 FINAL = ("ok", "diverged", "refused")
 WEIGHTS = "weights.safetensors"
+STRATEGY_STATE = "strategy.pt"
 #: how modalities are taken away, as keys of a row; see mmzoo.evaluation
 ABLATIONS = ("zero_feature", "zero_input", "mean_feature")
 _SCORES = {"acc": float, "macro_f1": float, "map": float, "loss": float}
@@ -38,7 +39,7 @@ _SIZE = {"parameters": int, "flops": int}
 
 class Store:
     """`ROOT/runs/<run_id>/` holds result.json (the row), history.jsonl, predictions.npz and log.txt of a run, and
-    weights.safetensors where another run learns from it."""
+    weights.safetensors (and strategy.pt, where the strategy remembers anything) where they are kept."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -84,13 +85,16 @@ class Store:
             raise _corrupt(path, fault)
         return row
 
-    def finished(self, run_id: str, *, weights: bool = False) -> dict[str, Any] | None:
-        """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too."""
+    def finished(self, run_id: str, *, weights: bool = False, peers: bool = False) -> dict[str, Any] | None:
+        """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too;
+        peers: and hold the scores of the peers' protocol."""
         row = self.row(run_id)
         if row is None or row["status"] not in FINAL:
             return None
-        there = not weights or row["status"] != "ok" or (self.folder(run_id) / WEIGHTS).is_file()
-        return row if there else None
+        if row["status"] != "ok":
+            return row
+        there = not weights or (self.folder(run_id) / WEIGHTS).is_file()
+        return row if there and (not peers or "peers" in row["metrics"]) else None
 
     def rows(self) -> tuple[list[dict[str, Any]], list[CorruptFile]]:
         """All rows by run_id, and an error for each that cannot be read."""
@@ -179,13 +183,15 @@ def _scores_fault(row: Mapping[str, Any]) -> str | None:
     metrics = row["metrics"]
     if metrics["main_metric"] not in _SCORES:
         return f"metrics.main_metric {metrics['main_metric']!r} is none of {', '.join(_SCORES)}"
-    if metrics["n_scored"] < 1:
-        return f"metrics.n_scored is {metrics['n_scored']}"
+    if not 1 <= metrics["n_scored"] == metrics.get("n_total", metrics["n_scored"]):
+        return f"metrics.n_scored is {metrics['n_scored']} of {metrics.get('n_total', '?')} test items"
     forms: list[tuple[Any, Mapping[str, Any], str]] = []
     for m, scores in metrics["modalities"].items():
         where = f"metrics.modalities.{m}."
         forms.append((scores, {"own": _SCORES, "probe": _SCORES}, where))
         forms += _measures(scores, where) if isinstance(scores, dict) else []
+    if "peers" in metrics:
+        forms.append((metrics["peers"], {**_SCORES, "selected_epoch": int, "flatters": float}, "metrics.peers."))
     forms.append(_all_of(metrics, "shapley", _COALITIONS, "metrics."))
     forms.append(_all_of(metrics, "undefined", str, "metrics."))
     forms.append(_all_of(row["cost"], "groups", _SIZE, "cost."))

@@ -8,7 +8,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.config import GRAMMAR, BenchSpec, parse_seeds, parse_setting, read_suite
+from mmzoo.config import (
+    GRAMMAR,
+    PROTOCOLS,
+    BenchSpec,
+    check_protocol,
+    parse_override,
+    parse_seeds,
+    parse_setting,
+    read_suite,
+)
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
@@ -16,6 +25,8 @@ if TYPE_CHECKING:
     from mmzoo.bench.store import Store
 
 DEFAULT_OUT = "mmzoo-results"
+#: seconds that a bench on data sets of our choice may take without being confirmed
+ASK_AFTER = 900.0
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,12 +39,25 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add = parser.add_argument
     add("--method", metavar="SPEC", help=f"the method that the bench is about: {GRAMMAR}")
     add("--baselines", metavar="SPEC,...", help="methods to compare it with")
-    add("--datasets", metavar="NAME[:PRESET],...", help="data sets (default: mfeat)")
+    add("--datasets", metavar="NAME[:PRESET],...",
+        help="data sets, and FILE.yaml for data of your own (default: real data that is prepared, else generated twins of the "
+             "published data sets; and mfeat)"
+        )  # fmt: skip
     add("--seeds", metavar="N|LIST", help="how many (3), a list (0,4 or 7,) or a range (5-14); default: 3")
     add("--epochs", metavar="N", type=int, help="epochs of every run (default: the data set's)")
     add("--preset", metavar="NAME", help="training protocol of the data set: default, paper, release ...")
     add("--set", metavar="WHAT.KEY=VALUE", action="append", default=[], dest="settings",
         help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01"
+        )  # fmt: skip
+    add("--heads", metavar="NAME,...", help="run each method that names no head of its own with each of these")
+    add("--override", metavar="'WHAT.KEY=VALUE ...'", action="append", default=[], dest="overrides",
+        help="settings that hold together, over those of --set; given several times, the whole bench is run under each"
+        )  # fmt: skip
+    add("--protocol", metavar="NAME", help=f"{' or '.join(PROTOCOLS)}: peers also reports, in a column of its own, the "
+        "epoch chosen on test, to measure how much that flatters (default: holdout)")  # fmt: skip
+    add("--keep-weights", action="store_true", help="keep the weights of every run, for mmzoo.load_run")
+    add("--track", metavar="NAME[:TARGET]", action="append", default=[],
+        help="a tracker that is told of every epoch, e.g. tensorboard or tensorboard:DIR; may be given several times"
         )  # fmt: skip
     add("--suite", metavar="FILE", help="a YAML file with these options; options given here win")
     add("--no-references", action="store_true",
@@ -43,24 +67,38 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of the results (default: {DEFAULT_OUT})")
     add("--plan", action="store_true", help="print the plan and stop")
+    add("--yes", action="store_true", help="do not ask before a bench without --datasets that takes long")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from mmzoo.bench.plan import make_plan, to_do
+    from mmzoo.bench.ready import to_make
     from mmzoo.bench.store import Store
     from mmzoo.plugins import catalogue
+    from mmzoo.tracker import check_trackers
 
     if not arguments.out:
         raise BadValue("--out is empty: name the folder of the results.")
-    plan = make_plan(spec_of(arguments), catalogue())
+    spec = spec_of(arguments)
+    ours = arguments.datasets is None and arguments.suite is None
+    unmade = to_make(spec.datasets, catalogue(), spec.settings)
     store = Store(Path(arguments.out))
     if not arguments.plan:
+        make_plan(spec, catalogue(), stores=False)  # what is wrong with it is told before anything is made
         store.prepare()
+        unmade = _make(unmade, spec)
+    plan = make_plan(spec, catalogue(), stores=not unmade)
+    check_trackers(catalogue(), plan.bench.track)
     missing = to_do(plan, store)
     _print_plan(plan, len(missing), store)
+    if unmade:
+        print(f"  made first: {', '.join(unmade)}")
+    seconds = _print_times(missing, store, arguments)
     if arguments.plan:
         return 0
+    if ours and not arguments.yes:
+        _ask(seconds)
     store.note_bench(plan.methods(), [vars(r) for r in plan.refused])
     failed = _work(missing, store, arguments.device) if missing else 0
     return _print_report(plan, store, failed)
@@ -89,10 +127,75 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
         fields["preset"] = arguments.preset
     if arguments.no_references:
         fields["references"] = False
+    if arguments.heads is not None:
+        fields["heads"] = _names(arguments.heads)
+    if arguments.overrides:
+        fields["overrides"] = tuple(map(parse_override, arguments.overrides))
+    if arguments.protocol is not None:
+        fields["protocol"] = check_protocol(arguments.protocol)
+    if arguments.keep_weights:
+        fields["keep_weights"] = True
+    if arguments.track:
+        fields["track"] = tuple(arguments.track)
+    if "datasets" not in fields:
+        from mmzoo.bench.ready import default_datasets
+
+        fields["datasets"] = default_datasets(catalogue())
     fields["settings"] = (*fields.get("settings", ()), *map(parse_setting, arguments.settings))
     if "method" not in fields:
         raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")
     return BenchSpec(**fields)
+
+
+def _make(unmade: list[str], spec: BenchSpec) -> list[str]:
+    """Generate and prepare what the bench needs and can be made without asking; nothing is left to make."""
+    from mmzoo.bench.ready import make
+    from mmzoo.cli.data import Bar, tell
+    from mmzoo.plugins import catalogue
+
+    for text in unmade:
+        with Bar() as progress:
+            made = make(text, catalogue(), spec.settings, progress)
+        if made.made:
+            tell(made)
+    return []
+
+
+def _print_times(missing: list[Any], store: Store, arguments: argparse.Namespace) -> float:
+    """How long the plan will take, and how that is known. A plan alone only looks at rows. Returns the seconds."""
+    from mmzoo.bench.times import probed, recorded, told
+    from mmzoo.plugins import catalogue
+
+    found = recorded(missing, store)
+    unknown = [p for p in missing if p.dataset not in found]
+    how = "by the rows that are there" if found else ""
+    if unknown and not arguments.plan:
+        from mmzoo.bench.runner import check_device
+
+        measured = probed(unknown, catalogue(), check_device(arguments.device))
+        found |= measured
+        how = " and ".join(x for x in (how, "by a few steps of plain training" if measured else "") if x)
+    if found:
+        each = ", ".join(f"{dataset} {told(s).removeprefix('about ')}" for dataset, s in found.items())
+        print(f"  time: {told(sum(found.values()))} ({each}; {how})")
+    if rest := sorted({p.dataset for p in missing} - set(found)):
+        print(f"  time of {', '.join(rest)}: measured when the bench starts")
+    sys.stdout.flush()
+    return sum(found.values())
+
+
+def _ask(seconds: float) -> None:
+    """Have a long plan confirmed that nobody asked for data set by data set."""
+    from mmzoo.bench.times import told
+
+    if seconds <= ASK_AFTER:
+        return
+    if not sys.stdin.isatty():
+        raise BadValue(
+            f"this takes {told(seconds)}. Add --yes to go on, or name fewer with --datasets, --baselines or --seeds."
+        )
+    if input(f"This takes {told(seconds)}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise BadValue("not started. Name fewer data sets with --datasets, or fewer methods with --baselines.")
 
 
 def _names(text: str) -> tuple[str, ...]:

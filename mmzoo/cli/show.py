@@ -100,9 +100,10 @@ def _facts(e: Entry) -> list[str]:
         for key, when in (("slice", "an epoch"), ("slice_run", "a run")):
             line += f"; forwards of the whole slice {when}: {e.cost[key]}" if key in e.cost else ""
         lines.append(line)
-    for key in ("how", "additive", "evidential", "couples", "mean_gates", "input", "n_classes", "metric", "licence"):
+    for key in ("how", "additive", "evidential", "couples", "mean_gates", "input", "n_classes", "metric", "licence", "install"):
         if key in e.extra:
-            lines.append(f"  {key}: {e.extra[key]}")
+            value = e.extra[key]
+            lines.append(f"  {key}: {', '.join(value) if isinstance(value, list) else value}")
     if isinstance(e.extra.get("modalities"), Mapping):
         lines.append(f"  modalities: {_pairs(e.extra['modalities'])}")
     for key in ("presets", "training"):

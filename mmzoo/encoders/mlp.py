@@ -8,24 +8,25 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mmzoo.encoder import Encoder
+from mmzoo.encoder import Encoder, InputSpec
 from mmzoo.errors import BadValue
 
 
 class MLP(Encoder):
     """Flattens its input and applies linear layers with ReLU; the last layer is linear too.
 
-    shape: the shape of one item. hidden: width of each hidden layer. width: the output width. Each hidden layer is a
+    spec: any input but text. hidden: width of each hidden layer. width: the output width. Each hidden layer is a
     stage. Raises BadValue for a width that is not positive.
     """
 
     def __init__(
-        self, shape: Sequence[int], *, hidden: Sequence[int] = (64,), width: int = 32, dropout: float = 0.0
+        self, spec: InputSpec | Sequence[int], *, hidden: Sequence[int] = (64,), width: int = 32, dropout: float = 0.0
     ) -> None:
         super().__init__()
         if width < 1 or any(h < 1 for h in hidden):
             raise BadValue(f"widths must be positive, not hidden={tuple(hidden)}, width={width}.")
-        widths = [math.prod(shape), *hidden]
+        spec = InputSpec.of(spec).of_kind("vector", "image", "spectrogram", "video")
+        widths = [math.prod(spec.shape), *hidden]
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout)) for i, o in itertools.pairwise(widths)
         )

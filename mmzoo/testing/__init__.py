@@ -20,7 +20,7 @@ from typing import Any
 
 _PUBLIC = {
     "check_encoder": "api", "check_head": "api", "check_part": "api", "check_strategy": "api",
-    "parametrize_with_checks": "api", "CheckFailed": "report", "CheckResult": "report", "Report": "report",
+    "parametrize_with_checks": "api", "SPECS": "cases", "CheckFailed": "report", "CheckResult": "report", "Report": "report",
     "build_model": "tasks", "build_run": "tasks", "make_task": "tasks",
 }  # fmt: skip
 __all__ = sorted(_PUBLIC)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
 from mmzoo.encoder import Encoder
 from mmzoo.errors import BadValue
 from mmzoo.strategy import Strategy
@@ -19,7 +17,7 @@ from mmzoo.testing import (
     checks_hooks,
     checks_strategy,
 )
-from mmzoo.testing.cases import EncoderCase, HeadCase, StrategyCase
+from mmzoo.testing.cases import EncoderCase, HeadCase, Inputs, StrategyCase
 from mmzoo.testing.observing import needs_hypothesis
 from mmzoo.testing.report import Check, CheckResult, Kind, Report, chosen, run_check, run_checks
 from mmzoo.testing.tasks import EncoderBuilder, HeadBuilder, TinyEncoder
@@ -62,13 +60,14 @@ def check_head(
 
 
 def check_encoder(
-    encoder: Callable[[], Encoder], *, inputs: Callable[[int, torch.Generator], Any] | tuple[int, ...],
+    encoder: Callable[[], Encoder], *, inputs: Inputs,
     draws: int = 5, label: str = "", only: Collection[str] | None = None,
     expected_failures: Mapping[str, str] | None = None, raise_failures: bool = True,
 ) -> Report:  # fmt: skip
     """Run every contract check on an encoder, given by a function without arguments.
 
-    inputs: the shape of one item, or (number of items, generator) -> a batch, e.g. of token ids and their mask.
+    inputs: an InputSpec (`mmzoo.testing.SPECS` has one of each kind), the shape of one item, or (number of items,
+    generator) -> a batch, e.g. of token ids and their mask.
     """
     case = EncoderCase(encoder, inputs=inputs, draws=draws, label=label)
     return _checked("encoder", case, only, expected_failures, raise_failures)

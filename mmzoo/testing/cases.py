@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.encoder import Encoder
+from mmzoo.encoder import Encoder, InputSpec
 from mmzoo.errors import Incompatible
 from mmzoo.head import FusionHead
 from mmzoo.heads.channel import Channel
@@ -168,18 +168,42 @@ class HeadCase:
         return head.to(dtype).eval()
 
 
+#: what the inputs of an encoder under test are drawn by
+Inputs = InputSpec | tuple[int, ...] | Callable[[int, torch.Generator], Any]
+#: kind -> an input of that kind that is small enough for checks
+SPECS = {
+    spec.kind: spec for spec in (
+        InputSpec("vector", (7,)), InputSpec("spectrogram", (33, 40)), InputSpec("image", (3, 32, 32)),
+        InputSpec("video", (3, 3, 32, 32)), InputSpec("text", (6,), vocabulary=23),
+    )
+}  # fmt: skip
+
+
+def draw_inputs(inputs: Inputs, n: int, generator: torch.Generator) -> Any:
+    """A batch of n items. Texts end at random lengths, and their padding holds tokens that nobody may read."""
+    if callable(inputs):
+        return inputs(n, generator)
+    if not isinstance(inputs, InputSpec) or inputs.kind != "text":
+        shape = inputs.shape if isinstance(inputs, InputSpec) else inputs
+        return torch.randn(n, *shape, generator=generator)
+    (length,) = inputs.shape
+    lengths = torch.randint(1, length + 1, (n, 1), generator=generator)
+    ids = torch.randint(inputs.vocabulary or 2, (n, length), generator=generator)
+    return {"ids": ids, "mask": torch.arange(length) < lengths}
+
+
 class EncoderCase:
     """An encoder under test.
 
-    encoder: a function without arguments that makes one. inputs: (number of items, generator) -> a batch of inputs,
-    or the shape of one item, for which normal numbers are drawn.
+    encoder: a function without arguments that makes one. inputs: what the encoder is told of its input, for which normal
+    numbers or tokens are drawn; or the shape of one item; or (number of items, generator) -> a batch of inputs.
     """
 
     def __init__(
         self,
         encoder: Callable[[], Encoder],
         *,
-        inputs: Callable[[int, torch.Generator], Any] | tuple[int, ...],
+        inputs: Inputs,
         draws: int = 5,
         label: str = "",
     ) -> None:
@@ -197,8 +221,7 @@ class EncoderCase:
     def inputs(self, n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
         """A batch of n items; floating-point tensors have the given dtype."""
         g = stream(seed, "inputs")
-        drawn = self._inputs(n, g) if callable(self._inputs) else torch.randn(n, *self._inputs, generator=g)
-        return map_tensors(drawn, lambda t: t.to(dtype) if t.is_floating_point() else t)
+        return map_tensors(draw_inputs(self._inputs, n, g), lambda t: t.to(dtype) if t.is_floating_point() else t)
 
 
 def rows(x: Any, index: Tensor | slice) -> Any:

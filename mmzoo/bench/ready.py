@@ -1,0 +1,93 @@
+"""Which data sets a bench takes by itself, and what has to be made before it can start. No torch at import."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmzoo.catalogue import Catalogue, Entry
+from mmzoo.config import Settings, register_manifests, resolve_dataset
+from mmzoo.data.choice import MINI, Unprepared, chosen_store
+from mmzoo.data.home import mini_root
+from mmzoo.errors import BadValue, MmzooError, unknown
+
+if TYPE_CHECKING:
+    from mmzoo.data.prepare import Prepared, Progress
+
+BUNDLED = "mfeat"
+
+
+def default_datasets(catalogue: Catalogue) -> tuple[str, ...]:
+    """What is prepared of real data, else the generated twins; and the bundled data set in any case."""
+    prepared = [e for e in catalogue.entries("datasets") if e.extra.get("prepared") and isinstance(e, Entry)]
+    real = [catalogue.name_of(e) for e in prepared if e.package != "own" and _is_prepared(e)]
+    if real:
+        return (*real, BUNDLED)
+    return (*(f"{e.name}:{MINI}" for e in prepared if e.name in _twins().NAMES), BUNDLED)
+
+
+def _is_prepared(entry: Entry) -> bool:
+    try:
+        chosen_store(entry, entry.defaults(), mini=False)
+    except MmzooError:
+        return False
+    return True
+
+
+def _twins() -> Any:
+    return importlib.import_module("mmzoo.data.mini")
+
+
+def to_make(texts: Iterable[str], catalogue: Catalogue, settings: tuple[tuple[str, Any], ...]) -> list[str]:
+    """Those of the named data sets that can be made without asking for anything: twins, and data of a user's own."""
+    register_manifests(catalogue, texts)
+    found = []
+    for text in texts:
+        entry, params, twin = _named(catalogue, text, settings)
+        if entry is not None and (entry.package == "own" or (twin and not _has_store(entry, params))):
+            found.append(text)
+    return found
+
+
+def make(text: str, catalogue: Catalogue, settings: tuple[tuple[str, Any], ...], progress: Progress) -> Prepared:
+    """Generate what has to be generated, and prepare it. Raises MmzooError."""
+    from mmzoo.data.prepare import prepare
+
+    entry, params, _ = _named(catalogue, text, settings)
+    assert entry is not None
+    source = entry.load() if entry.package == "own" else entry.load()()
+    root = Path(source.root) if entry.package == "own" else mini_root(source.name)
+    if entry.package != "own" and not root.is_dir():
+        progress.say(f"{source.name} (mini): generating it in {root}")
+        make_twin(source.name, root)
+    return prepare(source, root, params["recipe"], progress=progress)
+
+
+def make_twin(name: str, root: Path, seed: int = 0) -> Path:
+    """Generate the twin of a data set. Raises UnknownName for one that has none, BadValue where it cannot be written."""
+    twins = _twins()
+    if name not in twins.NAMES:
+        raise unknown("data set with a generated twin", name, twins.NAMES)
+    try:
+        return Path(twins.write(name, root, seed=seed))
+    except OSError as error:
+        raise BadValue(f"cannot write {root}: {error.strerror or error}.") from None
+
+
+def _named(
+    catalogue: Catalogue, text: str, settings: tuple[tuple[str, Any], ...]
+) -> tuple[Entry | None, dict[str, Any], bool]:
+    """The entry and parameters of a data set that has to be prepared, and whether its twin is asked for."""
+    _, entry, params = resolve_dataset(catalogue, text, Settings(catalogue, settings), stores=False)
+    twin = text.strip().endswith(f":{MINI}")
+    return (entry if entry.extra.get("prepared") else None), params, twin
+
+
+def _has_store(entry: Entry, params: dict[str, Any]) -> bool:
+    try:
+        chosen_store(entry, params, mini=True)
+    except Unprepared:
+        return False
+    return True

@@ -1,0 +1,351 @@
+"""mmzoo data: prepare, check, mini, list, show. Nothing here imports torch, numpy only where files are read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmzoo.config import is_manifest
+from mmzoo.errors import BadValue, CorruptFile, UnknownName, near_miss
+
+if TYPE_CHECKING:
+    from mmzoo.catalogue import Entry
+    from mmzoo.data.prepare import Prepared, Progress
+    from mmzoo.data.source import Source
+    from mmzoo.data.store import DataStore
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "data", help="prepare, check, generate and show data sets",
+        description="Turns a data set in its published layout, or one of your own (a YAML manifest and a CSV file), into a packed "
+        "store below MMZOO_HOME, from which any bench reads it. NAME is a data set (mmzoo data list) or FILE.yaml.",
+    )  # fmt: skip
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))
+    prepare = actions.add_parser("prepare", help="make the store of a data set", description=(
+        "Makes the store, with a worker process a core. It goes on where it was stopped, and does nothing where all is done."))  # fmt: skip
+    _add_name(prepare, _prepare)
+    _add_root(prepare)
+    prepare.add_argument(
+        "--recipe", metavar="NAME", help="how files become arrays (default: the first; mmzoo data show NAME)"
+    )
+    prepare.add_argument(
+        "--mini", action="store_true", help="the generated twin below MMZOO_HOME (mmzoo data mini NAME)"
+    )
+    prepare.add_argument("--on-bad", metavar="[KIND=]ACTION,...", action="append", default=[],
+                         help="what becomes of items that cannot be used: error (default), drop, blank (zeros), and keep for "
+                              "KIND duplicate, mislabelled, silent, short; e.g. drop, or missing=drop,silent=keep")  # fmt: skip
+    prepare.add_argument(
+        "--allow-missing", action="store_true", help="leave out what is not there: --on-bad missing=drop"
+    )
+    _add_jobs(prepare)
+    check = actions.add_parser("check", help="what is wrong with a data set or its store", description=(
+        "With --root, or for FILE.yaml: reads and decodes everything and names each fault. Otherwise: sees that the stores of NAME "
+        "are as they were written. Exit code 1 when something is wrong."))  # fmt: skip
+    _add_name(check, _check)
+    _add_root(check)
+    check.add_argument("--recipe", metavar="NAME", help="the recipe to decode with (default: the first)")
+    check.add_argument(
+        "--quick", action="store_true", help="annotations and whether the files are there; decode nothing"
+    )
+    _add_jobs(check)
+    mini = actions.add_parser("mini", help="generate a twin of a data set, in its published layout", description=(
+        "Writes a small generated data set with planted imbalance and known Bayes accuracies, in the layout and file formats of "
+        "the real one. Its rows are marked (mini) everywhere."))  # fmt: skip
+    _add_name(mini, _mini)
+    mini.add_argument("--root", metavar="DIR", help="where it goes (default: below MMZOO_HOME)")
+    mini.add_argument("--seed", metavar="N", type=int, default=0, help="another seed gives other items (default: 0)")
+    listed = actions.add_parser("list", help="which data sets there are, and which are prepared")
+    listed.set_defaults(command=_list)
+    _add_name(actions.add_parser("show", help="layout, source, recipes, splits and stores of a data set"), _show)
+
+
+def _add_name(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument("data", metavar="NAME", help="a data set, or FILE.yaml")
+    parser.set_defaults(command=command)
+
+
+def _add_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", metavar="DIR", help="the folder of the published files")
+    parser.add_argument("--splits", metavar="DIR", help="where split lists lie, if not below --root")
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", metavar="N", type=int, help="worker processes (default: one a core; 0: none)")
+
+
+# ---------------------------------------------------------------------------------------------- prepare
+def _prepare(arguments: argparse.Namespace) -> int:
+    source = source_of(arguments.data)
+    root = _root(arguments, source)
+    _check_jobs(arguments.jobs)
+    chosen = [*arguments.on_bad, *(["missing=drop"] if arguments.allow_missing else [])]
+    splits = None if arguments.splits is None else _folder(arguments.splits, "--splits")
+    with Bar() as progress:
+        from mmzoo.data.prepare import prepare
+
+        done = prepare(source, root, arguments.recipe, splits_dir=splits, on_bad=chosen or None, jobs=arguments.jobs,
+                       progress=progress)  # fmt: skip
+    tell(done)
+    return 0
+
+
+def tell(done: Prepared) -> None:
+    """What a prepare has made, in a few lines."""
+    from mmzoo.data.faults import summary
+
+    store = done.store
+    marked = " (mini)" if store.mini else ""
+    print(f"{store.name}{marked}: {len(store):,} items, {', '.join(f'{m} {_form(store, m)}' for m in store.modalities)}, "
+          f"{_size(store)}")  # fmt: skip
+    for split, body in store.meta["splits"].items():
+        print(f"  split {split}: {body['source']}")
+    for split, why in store.meta.get("unavailable", {}).items():
+        print(f"  no split {split}: {why}")
+    for line in summary(done.faults):
+        print(f"  {line}")
+    if done.faults:
+        print(f"  all of it: {done.report}")
+    print(f"  {'prepared' if done.made else 'nothing to do, it was prepared already'}: {store.folder}")
+
+
+def _root(arguments: argparse.Namespace, source: Source) -> Path:
+    """The folder to prepare from: as given, a manifest's own, or the twin's where that is all there is."""
+    from mmzoo.data.home import mini_root
+
+    own = getattr(source, "root", None)
+    if own is not None:
+        if arguments.root is not None:
+            raise BadValue(f"{arguments.data} says itself where its files lie (root); leave --root out.")
+        return Path(own)
+    twin = mini_root(source.name)
+    wants_mini = getattr(arguments, "mini", False)
+    if arguments.root is not None and not wants_mini:
+        return _folder(arguments.root, "--root")
+    if arguments.root is not None:
+        raise BadValue("--mini is the twin below MMZOO_HOME; leave out either --mini or --root.")
+    if twin.is_dir():
+        if not wants_mini:
+            print(f"No --root: taking the generated twin in {twin}. Its rows will be marked (mini).")
+        return twin
+    if wants_mini:
+        raise BadValue(f"there is no twin in {twin}. Generate it first: mmzoo data mini {source.name}")
+    raise BadValue(
+        f"where are the files of {source.name}? Name their folder: mmzoo data prepare {source.name} --root DIR. It looks like "
+        f"this:\n{_indented(source.layout)}\n{source.obtain}\nOr generate a small twin: mmzoo data mini {source.name}"
+    )
+
+
+def _folder(text: str, option: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        raise BadValue(f"{option} {text}: {'that is a file' if path.exists() else 'there is no such folder'}.")
+    return path.absolute()
+
+
+def _check_jobs(jobs: int | None) -> None:
+    if jobs is not None and not 0 <= jobs <= 4096:
+        raise BadValue(f"--jobs must lie between 0 and 4096, not {jobs}.")
+
+
+# ---------------------------------------------------------------------------------------------- check
+def _check(arguments: argparse.Namespace) -> int:
+    source = source_of(arguments.data)
+    if arguments.root is None and getattr(source, "root", None) is None:
+        return _check_stores(source)
+    from mmzoo.data.check import check
+    from mmzoo.data.faults import FAULTS, told
+
+    _check_jobs(arguments.jobs)
+    arguments.mini = False
+    splits = None if arguments.splits is None else _folder(arguments.splits, "--splits")
+    with Bar() as progress:
+        listed, faults = check(source, _root(arguments, source), arguments.recipe, splits_dir=splits, quick=arguments.quick,
+                               jobs=arguments.jobs, progress=progress)  # fmt: skip
+    for fault in faults:
+        print(f"{fault.kind}: {told(fault)}")
+    kinds = [
+        f"{sum(f.kind == k for f in faults)} {k} ({FAULTS[k]})" for k in FAULTS if any(f.kind == k for f in faults)
+    ]
+    print(f"{source.name}: {len(listed.items):,} items, {len(listed.classes)} classes, splits {', '.join(listed.split_sources)}. "
+          + (f"{len(faults)} faults: {'; '.join(kinds)}." if faults else "Nothing is wrong."))  # fmt: skip
+    return 1 if faults else 0
+
+
+def _check_stores(source: Source) -> int:
+    from mmzoo.data.home import store_folders
+    from mmzoo.data.store import DataStore
+
+    folders = [f for mini in (False, True) for f in store_folders(source.name, mini=mini)]
+    if not folders:
+        raise BadValue(
+            f"{source.name} has no store to be checked. Name its published files with --root DIR, or prepare it."
+        )
+    bad = 0
+    for folder in folders:
+        try:
+            with Bar() as progress:
+                store = DataStore(folder)
+                total, done = sum(f["bytes"] for f in store.meta["files"].values()), [0]
+
+                def on_bytes(n: int, total: int = total, done: list[int] = done, progress: Progress = progress) -> None:
+                    done[0] += n
+                    progress.step("hash", done[0], total)
+
+                store.verify(on_bytes)
+                _ = store.index
+            print(f"{folder}: as it was written, {len(store):,} items")
+        except CorruptFile as error:
+            bad += 1
+            print(str(error))
+    return 1 if bad else 0
+
+
+# ---------------------------------------------------------------------------------------------- mini
+def _mini(arguments: argparse.Namespace) -> int:
+    from mmzoo.bench.ready import make_twin
+    from mmzoo.data.home import mini_root
+
+    source = source_of(arguments.data)
+    root = mini_root(source.name) if arguments.root is None else Path(arguments.root).expanduser().absolute()
+    made = make_twin(source.name, root, arguments.seed)
+    step = f" --root {root}" if arguments.root is not None else ""
+    print(f"{source.name} (mini): generated in {made}\nNext: mmzoo data prepare {source.name}{step}")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- list and show
+def _list(arguments: argparse.Namespace) -> int:
+    from mmzoo.data.home import home, mini_root
+    from mmzoo.data.store import find_stores
+    from mmzoo.plugins import catalogue
+
+    for entry in catalogue().entries("datasets"):
+        if not entry.extra.get("prepared"):
+            print(f"{entry.name}: comes with {entry.package}, nothing to prepare")
+            continue
+        name = entry.name
+        found = [_store_line(s) for mini in (False, True) for s in find_stores(name, mini=mini)]
+        if not found:
+            there = mini_root(name).is_dir()
+            found = [f"not prepared: mmzoo data prepare {name} --root DIR" + (
+                f", or mmzoo data prepare {name} for the twin that is there" if there else f", or a twin: mmzoo data mini {name}")]  # fmt: skip
+        print(f"{name}: " + f"\n{' ' * (len(name) + 2)}".join(found))
+    print(f"Stores lie below {home()} (MMZOO_HOME).")
+    return 0
+
+
+def _store_line(store: DataStore) -> str:
+    marked = " (mini)" if store.mini else ""
+    return f"{store.meta['recipe']['name']}{marked}, {len(store):,} items, {_size(store)}, splits {', '.join(store.meta['splits'])}"
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from mmzoo.data.store import find_stores
+
+    source = source_of(arguments.data)
+    print(f"{source.name}\n  layout:\n{_indented(source.layout, 4)}")
+    if source.obtain:
+        print(f"  where it comes from:\n{_indented(source.obtain, 4)}")
+    print("  recipes:")
+    for recipe in source.recipes().values():
+        print(f"    {recipe.name}: {recipe.doc}".rstrip())
+        for m, f in recipe.fields.items():
+            arrays = ", ".join(
+                f"{p + ' ' if p else ''}{a.dtype} {'x'.join(map(str, a.shape))}" for p, a in f.arrays().items()
+            )
+            print(f"      {m}: {f.kind}, {arrays}")
+    print("  splits:")
+    for split, told in source.splits.items():
+        print(f"    {split}: {told}")
+    stores = [s for mini in (False, True) for s in find_stores(source.name, mini=mini)]
+    print("  stores:" if stores else "  stores: none")
+    for store in stores:
+        print(f"    {_store_line(store)}: {store.folder}")
+        for split, why in store.meta.get("unavailable", {}).items():
+            print(f"      no split {split}: {why}")
+    return 0
+
+
+def _form(store: DataStore, modality: str) -> str:
+    return "+".join("x".join(map(str, shape)) + f" {dtype}" for shape, dtype in store.parts(modality).values())
+
+
+def _size(store: DataStore) -> str:
+    size = float(sum(f["bytes"] for f in store.meta["files"].values()))
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _indented(text: str, by: int = 2) -> str:
+    return "\n".join(" " * by + line for line in text.strip("\n").splitlines())
+
+
+# ---------------------------------------------------------------------------------------------- names
+def source_of(text: str) -> Source:
+    """The source of a data set or of a manifest. Raises UnknownName for another name, BadValue for a faulty manifest."""
+    from mmzoo.plugins import catalogue
+
+    if is_manifest(text):
+        from mmzoo.data.manifest import own_entry
+
+        return own_entry(Path(text), catalogue()).load()
+    return published(catalogue().get("datasets", text)) if catalogue().has("datasets", text) else _nobody(text)
+
+
+def published(entry: Entry) -> Source:
+    if not entry.extra.get("prepared"):
+        raise BadValue(
+            f"{entry.name} comes with {entry.package}: there is nothing to prepare. See: mmzoo show {entry.name}"
+        )
+    return entry.load()()
+
+
+def _nobody(text: str) -> Any:
+    from mmzoo.plugins import catalogue
+
+    names = [e.name for e in catalogue().entries("datasets")]
+    hint = " A manifest of your own ends in .yaml." if Path(text).exists() else ""
+    raise UnknownName(f"no data set {text!r}.{near_miss(text, names)}{hint} All that there are: mmzoo data list")
+
+
+class Bar:
+    """The progress of a prepare on the terminal: what it says on lines, its steps as a bar where stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._stage = ""
+
+    def __enter__(self) -> Progress:
+        from mmzoo.data.prepare import Progress
+
+        return Progress(self._say, self._step)
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    def _say(self, text: str) -> None:
+        self._close()
+        print(text, flush=True)
+
+    def _step(self, stage: str, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        if stage != self._stage:
+            from tqdm import tqdm
+
+            self._close()
+            units: dict[str, Any] = {"unit": "B", "unit_scale": True} if stage == "hash" else {"unit": " items"}
+            self._bar, self._stage = tqdm(total=total, desc=stage, dynamic_ncols=True, leave=False, **units), stage
+        self._bar.update(done - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._stage = None, ""

@@ -1,0 +1,1 @@
+"""How each kind of media is read: one file a kind. Nothing heavy at import; libraries are loaded when a file is read."""

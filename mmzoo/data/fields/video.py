@@ -1,0 +1,233 @@
+"""Clips: a fixed number of frames out of a video file or a folder of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmzoo.data.field import Array, Field, MediaFault
+from mmzoo.data.fields.files import container_options, decoding, head, pictures
+from mmzoo.data.fields.image import Fit, check_form, fitted, open_picture
+from mmzoo.data.source import File, Files, Media
+from mmzoo.errors import BadValue
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image as Picture
+
+#: limits on what is decoded, so that no file takes for ever: pixels of a frame, frames, and pixels altogether
+MOST_PIXELS = 1 << 26
+MOST_FRAMES = 100_000
+MOST_DECODED = 100_000_000_000
+#: what is made of one picture
+Made = Callable[[Any], Any]
+
+
+def centres(n: int, among: int) -> list[int]:
+    """The middle of each of `n` equal segments of `among` frames; a frame repeats only where among < n."""
+    return [min(among - 1, (2 * i + 1) * among // (2 * n)) for i in range(n)]
+
+
+@dataclass(frozen=True)
+class Frames(Field):
+    """Frames of one clip in order of time, (frames, size, size, channels) uint8.
+
+    pick: "centres" takes the middle of each of `frames` equal segments; "first" takes the first frames, as the loaders of
+    OGM-GE, PMR, LFM, AMSS and BSS end up doing (they draw indices and then load by position). every: "frame", or "second":
+    only the first frame of each second exists, as after the peers' extraction at one frame a second. few: where there are
+    fewer than `frames`, "fault" reports the clip as short, "repeat" lets frames repeat. A span [start, end) of a File counts
+    in frames of the file (or pictures of the folder). Video is turned upright where the file says so.
+    """
+
+    frames: int = 10
+    size: int = 256
+    channels: int = 3
+    fit: Fit = "crop"
+    pick: Literal["centres", "first"] = "centres"
+    every: Literal["frame", "second"] = "frame"
+    few: Literal["fault", "repeat"] = "fault"
+
+    kind = "video"
+
+    def __post_init__(self) -> None:
+        check_form(self.size, self.channels, self.fit)
+        if not 1 <= self.frames <= 4096:
+            raise BadValue(f"frames must be from 1 to 4096, not {self.frames!r}.")
+        for name, value, known in (("pick", self.pick, ("centres", "first")), ("every", self.every, ("frame", "second")),
+                                   ("few", self.few, ("fault", "repeat"))):  # fmt: skip
+            if value not in known:
+                raise BadValue(f"{name} must be {' or '.join(known)}, not {value!r}.")
+
+    def arrays(self) -> Mapping[str, Array]:
+        return {"": Array((self.frames, self.size, self.size, self.channels), "uint8")}
+
+    def read(self, media: Media) -> Mapping[str, np.ndarray]:
+        import numpy as np
+
+        clip = opened(media, self.channels)
+        shown, found = fetched(clip, self.chosen, lambda picture: fitted(picture, self.size, self.fit))
+        return {"": np.stack([found[i] for i in shown])}
+
+    def chosen(self, clip: Clip) -> list[int]:
+        """The numbers of the frames to show, counted within the clip. Raises MediaFault where there are too few."""
+        there = list(range(len(clip)))
+        if self.every == "second":
+            there = there[:: max(1, int(clip.rate))]
+        if not there or (len(there) < self.frames and self.few == "fault"):
+            raise MediaFault("short", f"{len(there)} frames where {self.frames} are asked for")
+        if self.pick == "first":
+            return [there[min(i, len(there) - 1)] for i in range(self.frames)]
+        return [there[i] for i in centres(self.frames, len(there))]
+
+
+class Clip:
+    """Frames that can be counted and fetched by number. rate: frames a second."""
+
+    rate: float = 1.0
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def at(self, wanted: Sequence[int], made: Made) -> dict[int, Any]:
+        """number -> `made(picture)` for each wanted frame. Raises MediaFault, or _Fewer once it knows its length better."""
+        raise NotImplementedError
+
+
+class _Fewer(Exception):
+    """A video has fewer frames than its packets promise; its Clip has learnt how many."""
+
+
+def opened(media: Media, channels: int) -> Clip:
+    """A video file or a span of it, a folder of pictures, or pictures one by one. Raises MediaFault."""
+    if isinstance(media, Files):
+        if not media.paths:
+            raise MediaFault("empty", "a clip of no pictures")
+        return _Pictures(media.paths, channels)
+    if not isinstance(media, File):
+        raise MediaFault("value", f"a clip is a file or several, not {type(media).__name__}")
+    if media.path.is_dir():
+        return _Pictures(_span(pictures(media.path), media), channels)
+    return _Video(media, channels)
+
+
+def fetched(clip: Clip, pick: Callable[[Clip], list[int]], made: Made) -> tuple[list[int], dict[int, Any]]:
+    """The numbers that `pick` chooses, and `made(picture)` by number. Raises MediaFault."""
+    try:
+        shown = pick(clip)
+        return shown, clip.at(shown, made)
+    except _Fewer:
+        shown = pick(clip)
+        return shown, clip.at(shown, made)
+
+
+def _span(paths: list[Path], media: File) -> list[Path]:
+    if media.end is not None and media.end > len(paths):
+        raise MediaFault("short", f"{len(paths)} pictures where the span goes to {media.end}")
+    return paths[media.start or 0 : media.end]
+
+
+class _Pictures(Clip):
+    """Pictures on disk. They are taken to be one second apart, as the peers' extraction leaves them."""
+
+    def __init__(self, paths: Sequence[Path], channels: int) -> None:
+        self.paths, self.channels = paths, channels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def at(self, wanted: Sequence[int], made: Made) -> dict[int, Any]:
+        found = {}
+        for i in sorted(set(wanted)):
+            try:
+                found[i] = made(open_picture(self.paths[i], self.channels))
+            except MediaFault as fault:
+                raise MediaFault(fault.kind, f"{self.paths[i].name}: {fault.message}") from None
+        return found
+
+
+class _Video(Clip):
+    """A video file, decoded from its beginning: seeking is inexact in many containers."""
+
+    def __init__(self, media: File, channels: int) -> None:
+        self.media, self.channels, self.first = media, channels, media.start or 0
+        head(media.path)
+        with decoding("the video"):
+            self.total, self.rate = self._count()
+
+    def __len__(self) -> int:
+        last = self.media.end
+        if last is not None and last > self.total:
+            raise MediaFault("short", f"{self.total} frames where the span goes to {last}")
+        return max(0, (self.total if last is None else last) - self.first)
+
+    def _count(self) -> tuple[int, float]:
+        """Number of coded frames, which the header of many files does not tell, and frames a second."""
+        with _stream(self.media.path) as (container, stream):
+            pixels = stream.codec_context.width * stream.codec_context.height
+            if not 0 < pixels <= MOST_PIXELS:
+                raise MediaFault("broken", f"frames of {pixels} pixels; at most {MOST_PIXELS} are read")
+            count = 0
+            for packet in container.demux(stream):
+                count += packet.size > 0
+                if count > MOST_FRAMES or count * pixels > MOST_DECODED:
+                    raise MediaFault(
+                        "broken", f"more than {count - 1} frames of {pixels} pixels are too much for a clip"
+                    )
+            return count, float(stream.average_rate or stream.guessed_rate or 1)
+
+    def at(self, wanted: Sequence[int], made: Made) -> dict[int, Any]:
+        need, found, seen = {self.first + i for i in wanted}, {}, 0
+        with decoding("the video"), _stream(self.media.path) as (container, stream):
+            for seen, frame in enumerate(self._frames(container, stream), 1):
+                if seen - 1 in need:
+                    found[seen - 1 - self.first] = made(_upright(frame, self.channels))
+                    if len(found) == len(need):
+                        return found
+        if not seen:
+            raise MediaFault("broken", "no frame of the video can be decoded")
+        self.total = seen
+        raise _Fewer
+
+    def _frames(self, container: Any, stream: Any) -> Iterator[Any]:
+        """All frames. Raises MediaFault where more than a tenth of the packets are damaged."""
+        import av
+
+        damaged = 0
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:  # players skip a damaged packet
+                damaged += 1
+                if damaged * 10 > self.total:
+                    raise MediaFault("broken", f"{damaged} of {self.total} packets are damaged ({error})") from None
+                continue
+            for frame in frames:
+                if frame.width * frame.height > MOST_PIXELS:
+                    raise MediaFault("broken", f"a frame of {frame.width}x{frame.height} pixels")
+                yield frame
+
+
+@contextlib.contextmanager
+def _stream(path: Path) -> Iterator[tuple[Any, Any]]:
+    import av
+
+    with av.open(str(path), options=container_options()) as container:
+        if not container.streams.video:
+            raise MediaFault("broken", "the file has no video stream")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # preparing runs a process a core
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+        yield container, stream
+
+
+def _upright(frame: Any, channels: int) -> Picture:
+    from PIL import Image as pil
+
+    picture = frame.to_image()
+    turns = {90: pil.Transpose.ROTATE_90, 180: pil.Transpose.ROTATE_180, 270: pil.Transpose.ROTATE_270}
+    turn = turns.get(round(frame.rotation) % 360)
+    picture = picture if turn is None else picture.transpose(turn)
+    return picture if channels == 3 else picture.convert("L")

@@ -1,0 +1,104 @@
+"""The base of text encoders, and two that are small enough for a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.encoder import Encoder, InputSpec
+from mmzoo.errors import BadValue
+
+
+class Words(NamedTuple):
+    """map: (B, L, C), a vector for each token. mask: (B, L) bool, True where there is a token."""
+
+    map: Tensor
+    mask: Tensor
+
+
+class Textual(Encoder):
+    """Base of text encoders; the view of a text is (B, C, L).
+
+    Raises Incompatible for an input that is no text, BadValue for a text without the size of its vocabulary.
+    """
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.spec = InputSpec.of(spec).of_kind("text")
+        if not self.spec.vocabulary:
+            raise BadValue("a text encoder needs the size of the vocabulary: InputSpec('text', (L,), vocabulary=N).")
+        self.vocabulary: int = self.spec.vocabulary
+
+    def view(self, state: Words) -> Tensor:
+        return state.map.transpose(1, 2)
+
+    def mask(self, state: Words) -> Tensor:
+        return state.mask
+
+    def replace(self, state: Words, map_: Tensor) -> Words:
+        return state._replace(map=map_.transpose(1, 2))
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """(B, C): the mean of (B, L, C) over the tokens that are there; zeros where there is none."""
+    weight = mask.to(x.dtype)[..., None]
+    return (x * weight).sum(1) / weight.sum(1).clamp_min(1.0)
+
+
+class TextBag(Textual):
+    """The mean over all tokens of an embedding and a layer on each, then a linear layer: the order of words is lost.
+
+    embed: width of a token's vector. width: output width.
+    """
+
+    def __init__(self, spec: InputSpec, *, embed: int = 64, width: int = 64, dropout: float = 0.0) -> None:
+        super().__init__(spec)
+        self.embedding = nn.Embedding(self.vocabulary, embed)
+        self.layer = nn.Sequential(nn.Linear(embed, embed), nn.ReLU(), nn.Dropout(dropout))
+        self.project = nn.Linear(embed, width)
+        self.out_dim, self.n_stages, self.stage_dims = width, 1, (embed,)
+
+    def begin(self, x: Mapping[str, Tensor]) -> Words:
+        return Words(self.embedding(x["ids"]), x["mask"])
+
+    def run_stage(self, stage: int, state: Words) -> Words:
+        return state._replace(map=self.layer(state.map))
+
+    def finish(self, state: Words) -> Tensor:
+        return self.project(masked_mean(state.map, state.mask))
+
+
+class TextTransformer(Textual):
+    """Transformer layers (normalised first) over embeddings and learned positions, then the mean over tokens.
+
+    dim: width of a token's vector and of the output. depth: layers, each a stage. heads: of attention; they must divide
+    dim.
+    """
+
+    def __init__(self, spec: InputSpec, *, dim: int = 64, depth: int = 2, heads: int = 4, dropout: float = 0.1) -> None:
+        super().__init__(spec)
+        if dim % heads:
+            raise BadValue(f"heads must divide dim, and {heads} does not divide {dim}.")
+        self.embedding = nn.Embedding(self.vocabulary, dim)
+        self.position = nn.Parameter(0.02 * torch.randn(self.spec.shape[0], dim))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout, batch_first=True, norm_first=True)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.out_dim, self.n_stages, self.stage_dims = dim, depth, (dim,) * depth
+
+    def begin(self, x: Mapping[str, Tensor]) -> Words:
+        ids = x["ids"]
+        return Words(self.embedding(ids) + self.position[: ids.shape[1]], x["mask"])
+
+    def run_stage(self, stage: int, state: Words) -> Words:
+        hidden = ~state.mask
+        hidden = hidden & ~hidden.all(1, keepdim=True)  # a text without any token: attention over nothing has no value
+        return state._replace(map=self.layers[stage](state.map, src_key_padding_mask=hidden))
+
+    def finish(self, state: Words) -> Tensor:
+        return masked_mean(self.norm(state.map), state.mask)
