@@ -478,6 +478,11 @@ def test_a_weight_of_zero_counts_no_teachers(mmzoo: Command, tmp_path: Path) -> 
     assert row["metrics"] == plain["metrics"] and row["hashes"] == plain["hashes"]
 
 
+def test_a_reference_is_called_as_the_recipe_that_it_is(plan: MakePlan) -> None:
+    labels = {p.method for p in plan("ume", references=True).runs if p.role == "reference"}
+    assert labels == {"mean", "joint_unimodal@sum[head.reduce=mean]", "unimodal"}
+
+
 def test_a_head_that_cannot_hold_the_members_makes_a_refused_row(mmzoo: Command, tmp_path: Path) -> None:
     done = mmzoo("bench", "--method", "ume@weight", "--no-references", *SMALL, "--out", tmp_path)
     row = rows_of(tmp_path)["ume@weight"]
