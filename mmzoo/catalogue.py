@@ -34,7 +34,7 @@ _KEYS: Mapping[str, set[str]] = {
     "strategies": _COMMON | {"path", "equation", "owns", "modalities", "presets", "solo", *CONDITIONS},
     "heads": _COMMON
     | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates"},
-    "encoders": _COMMON | {"path", "input"},
+    "encoders": _COMMON | {"path", "input", "files", "example"},
     "datasets": _COMMON
     | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select",
        "prepared", "mini"},
@@ -145,13 +145,21 @@ class Entry:
 
     def load(self) -> Any:
         """Import and return what the entry points to. Raises MmzooError naming the entry when that fails."""
-        module, _, attribute = self.extra["path"].partition(":")
+        return self._imported("path")
+
+    def files(self, params: Mapping[str, Any]) -> list[Path]:
+        """The files from outside that decide what an encoder with these parameters starts from: its `files`, a function of
+        them. None where the entry names no such function. Raises what it raises where files are missing."""
+        return self._imported("files")(params) if "files" in self.extra else []
+
+    def _imported(self, key: str) -> Any:
+        module, _, attribute = self.extra[key].partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except Exception as error:
             raise MmzooError(
                 f"{SINGULAR[self.kind]} {self.name!r} of package {self.package} cannot be loaded from "
-                f"{self.extra['path']}: {type(error).__name__}: {error}."
+                f"{self.extra[key]}: {type(error).__name__}: {error}."
                 + (f" Install it: {self.extra['install']}" if "install" in self.extra else "")
             ) from error
 
@@ -339,7 +347,9 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
 
 _TEXTS = {"install", "strategy", "head", "equation", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
-_MAPPINGS = {"mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities"}
+_MAPPINGS = {
+    "mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities", "example"
+}  # fmt: skip
 _FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared"}
 
 
@@ -350,7 +360,7 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         isinstance(value, str) and 0 < len(value.strip()) <= 110 and len(value.splitlines()) == 1
     ):
         wanted = "one line of at most 110 characters"
-    elif key == "path" and not (isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value)):
+    elif key in ("path", "files") and not (isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value)):
         wanted = "module:Name"
     elif key == "status" and value not in STATUSES:
         wanted = f"one of {', '.join(STATUSES)}"

@@ -73,3 +73,8 @@ def weights(m: nn.Module) -> dict[str, Tensor]:
 
 def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def torch_equal_states(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the first state has only tensors that the second one has, bit by bit."""
+    return all(name in other and torch.equal(t, other[name]) for name, t in one.items())

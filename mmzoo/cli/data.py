@@ -87,7 +87,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     with Bar() as progress:
         from mmzoo.data.prepare import prepare
 
-        done = prepare(source, root, arguments.recipe, splits_dir=splits, on_bad=chosen or None, jobs=arguments.jobs,
+        recipe = arguments.recipe or usual_recipe(arguments.data, root)
+        done = prepare(source, root, recipe, splits_dir=splits, on_bad=chosen or None, jobs=arguments.jobs,
                        progress=progress)  # fmt: skip
     tell(done)
     return 0
@@ -161,9 +162,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
     _check_jobs(arguments.jobs)
     arguments.mini = False
+    root = _root(arguments, source)
     splits = None if arguments.splits is None else _folder(arguments.splits, "--splits")
     with Bar() as progress:
-        listed, faults = check(source, _root(arguments, source), arguments.recipe, splits_dir=splits, quick=arguments.quick,
+        recipe = arguments.recipe or usual_recipe(arguments.data, root)
+        listed, faults = check(source, root, recipe, splits_dir=splits, quick=arguments.quick,
                                jobs=arguments.jobs, progress=progress)  # fmt: skip
     for fault in faults:
         print(f"{fault.kind}: {told(fault)}")
@@ -305,6 +308,18 @@ def published(entry: Entry) -> Source:
             f"{entry.name} comes with {entry.package}: there is nothing to prepare. See: mmzoo show {entry.name}"
         )
     return entry.load()()
+
+
+def usual_recipe(text: str, root: Path) -> str | None:
+    """The recipe of a data set unless another is asked for: of its twin, the one that the catalogue names for it."""
+    from mmzoo.data.choice import as_mini
+    from mmzoo.data.home import is_mini
+    from mmzoo.plugins import catalogue
+
+    if is_manifest(text):
+        return None
+    entry = catalogue().get("datasets", text)
+    return str((as_mini(entry) if is_mini(root) else entry).defaults()["recipe"])
 
 
 def _nobody(text: str) -> Any:

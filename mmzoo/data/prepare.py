@@ -194,7 +194,12 @@ class _Work:
             )
 
     def _judged(self) -> list[tuple[Fault, str]]:
-        return [(f, self.policy[f.kind]) for f in self.faults]
+        """The faults and what becomes of each, told without the folder that the data lies in."""
+        told = [
+            dataclasses.replace(f, where=_below(f.where, self.root), message=_below(f.message, self.root))
+            for f in self.faults
+        ]
+        return [(f, self.policy[f.kind]) for f in told]
 
     def _told(self) -> str:
         return " ".join(summary(self._judged())) + f" All of it: {self.report}"
@@ -354,7 +359,8 @@ class _Work:
         meta["content"] = content_hash(meta)
         for name in files:
             _sync(self.part / name)
-        write_json(self.part / META, meta)
+        text = json.dumps(meta, indent=1, allow_nan=False)  # in this order: the first split is the default
+        write_bytes(self.part / META, text.encode())
 
     def _publish(self, noted: Mapping[str, Any]) -> DataStore:
         """Give the finished store its name. One that is there makes way, and readers of it keep what they have mapped."""

@@ -45,7 +45,9 @@ def decode(
     """The chunks in the order of the tasks. on_item: called with nothing as each item is done."""
     if jobs < 1:
         for number, medias in tasks:
-            yield _decode_chunk(fields, number, medias, {}, lambda i: on_item() if i else None)
+            chunk = _decode_chunk(fields, number, medias, {}, lambda i: on_item() if i else None)
+            on_item()
+            yield chunk
         return
     with _Pool(fields, jobs, on_item, patience) as pool:
         yield from pool.run(tasks)

@@ -24,7 +24,8 @@ class Planes(NamedTuple):
 class Planar(Encoder):
     """Reads an image, a spectrogram as an image of one channel, or the frames of a video one by one.
 
-    A subclass defines `stem`, `block` and `pool`, each on maps (N, C, H, W), and sets n_stages, stage_dims and out_dim.
+    A subclass defines `stem`, `block` and `pool`, each on maps (N, C, H, W), and sets n_stages, stage_dims and out_dim. One
+    that keeps its maps in another form says in `to_map` and `from_map` how they become (N, C, *spatial).
     The features of a video's frames become those of the video by their mean or maximum (temporal). The view of a video
     is (B, C, T, H, W). Raises Incompatible for an input of another kind, BadValue for `temporal` where there is no time.
     """
@@ -50,6 +51,14 @@ class Planar(Encoder):
         """(N, out_dim) from the map of the last stage."""
         raise NotImplementedError
 
+    def to_map(self, x: Tensor) -> Tensor:
+        """(N, C, *spatial) of a map in the backbone's own form."""
+        return x
+
+    def from_map(self, map_: Tensor) -> Tensor:
+        """The inverse of `to_map`."""
+        return map_
+
     def begin(self, x: Tensor) -> Planes:
         x = x.to(next(self.parameters()).dtype)
         if self.spec.kind == "video":
@@ -60,7 +69,8 @@ class Planar(Encoder):
         return state._replace(map=self.block(stage, state.map))
 
     def view(self, state: Planes) -> Tensor:
-        return state.map if state.frames is None else state.map.unflatten(0, (-1, state.frames)).transpose(1, 2)
+        map_ = self.to_map(state.map)
+        return map_ if state.frames is None else map_.unflatten(0, (-1, state.frames)).transpose(1, 2)
 
     def sequence(self, state: Planes, steps: int) -> Tensor:
         """Along the frames of a video, the time of a spectrogram, and an image from top to bottom."""
@@ -68,7 +78,7 @@ class Planar(Encoder):
         return in_steps(map_.transpose(2, 3) if self.spec.kind == "spectrogram" else map_, None, steps)
 
     def replace(self, state: Planes, map_: Tensor) -> Planes:
-        return state._replace(map=map_ if state.frames is None else map_.transpose(1, 2).flatten(0, 1))
+        return state._replace(map=self.from_map(map_ if state.frames is None else map_.transpose(1, 2).flatten(0, 1)))
 
     def finish(self, state: Planes) -> Tensor:
         z = self.pool(state.map)

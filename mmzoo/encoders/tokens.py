@@ -19,18 +19,20 @@ class Words(NamedTuple):
     mask: Tensor
 
 
-class Textual(Encoder):
-    """Base of text encoders; the view of a text is (B, C, L).
+def check_text(spec: InputSpec) -> tuple[InputSpec, int]:
+    """The spec of a text and the size of its vocabulary. Raises Incompatible for another input, BadValue without one."""
+    spec = InputSpec.of(spec).of_kind("text")
+    if not spec.vocabulary:
+        raise BadValue("a text encoder needs the size of the vocabulary: InputSpec('text', (L,), vocabulary=N).")
+    return spec, spec.vocabulary
 
-    Raises Incompatible for an input that is no text, BadValue for a text without the size of its vocabulary.
-    """
+
+class Textual(Encoder):
+    """Base of text encoders; the view of a text is (B, C, L). See check_text for what is refused."""
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
-        self.spec = InputSpec.of(spec).of_kind("text")
-        if not self.spec.vocabulary:
-            raise BadValue("a text encoder needs the size of the vocabulary: InputSpec('text', (L,), vocabulary=N).")
-        self.vocabulary: int = self.spec.vocabulary
+        self.spec, self.vocabulary = check_text(spec)
 
     def view(self, state: Words) -> Tensor:
         return state.map.transpose(1, 2)

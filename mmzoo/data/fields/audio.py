@@ -133,16 +133,21 @@ class Sound(Field):
         if self.fill not in ("repeat", "zeros"):
             raise BadValue(f"fill must be repeat or zeros, not {self.fill!r}.")
 
-    def sound(self, media: Media) -> np.ndarray:
-        """(samples,) float32. Raises MediaFault."""
+    def of(self, sound: np.ndarray) -> np.ndarray:
+        """What is stored of `samples` samples, as float32."""
+        raise TypeError(f"{type(self).__name__} defines no of")
+
+    def read(self, media: Media) -> Mapping[str, np.ndarray]:
         import numpy as np
 
         found = samples(media, self.rate, self.samples)
+        with np.errstate(over="ignore"):
+            arrays = {"": self.of(_fitted(found, self.samples, self.fill)).astype(np.float16)}
         if len(found) < self.least * self.rate:
-            raise MediaFault("short", f"{len(found) / self.rate:.3f} s of sound, less than {self.least} s")
+            raise MediaFault("short", f"{len(found) / self.rate:.3f} s of sound, less than {self.least} s", arrays)
         if float(np.abs(found).max()) < SILENT:
-            raise MediaFault("silent", f"no sample is louder than {SILENT}")
-        return _fitted(found, self.samples, self.fill)
+            raise MediaFault("silent", f"no sample is louder than {SILENT}", arrays)
+        return arrays
 
 
 @dataclass(frozen=True)
@@ -182,11 +187,6 @@ class Spectrogram(Sound):
 
     def arrays(self) -> Mapping[str, Array]:
         return {"": Array((self.n_fft // 2 + 1, self.frames), "float16")}
-
-    def read(self, media: Media) -> Mapping[str, np.ndarray]:
-        import numpy as np
-
-        return {"": self.of(self.sound(media)).astype(np.float16)}
 
     def of(self, sound: np.ndarray) -> np.ndarray:
         """The spectrogram (F, T) float32 of `samples` samples."""
@@ -245,11 +245,10 @@ class Filterbank(Sound):
     def arrays(self) -> Mapping[str, Array]:
         return {"": Array((self.bins, self.frames), "float16")}
 
-    def read(self, media: Media) -> Mapping[str, np.ndarray]:
+    def of(self, sound: np.ndarray) -> np.ndarray:
         import numpy as np
         from transformers.audio_utils import mel_filter_bank, spectrogram
 
-        sound = self.sound(media)
         length, step = self.rate * 25 // 1000, self.rate // 100
         fft = 1 << (length - 1).bit_length()
         window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))
@@ -263,4 +262,4 @@ class Filterbank(Sound):
                 preemphasis=0.97, mel_filters=filters, log_mel="log", mel_floor=1.192092955078125e-07, remove_dc_offset=True,
             )[:, : self.frames]  # fmt: skip
         value = np.pad(value, ((0, 0), (0, self.frames - value.shape[1])))
-        return {"": ((value - self.mean) / (2 * self.deviation)).astype(np.float16)}
+        return ((value - self.mean) / (2 * self.deviation)).astype(np.float32)

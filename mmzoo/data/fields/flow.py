@@ -57,8 +57,15 @@ class Flow(Field):
 
     def read(self, media: Media) -> Mapping[str, np.ndarray]:
         if isinstance(media, File) and media.path.suffix == ".npy":
-            return {"": self._stored(media.path)}
-        return {"": self._computed(media)}
+            shown, lacks = self._stored(media.path)
+        else:
+            shown, lacks = self._computed(media)
+        if lacks:
+            raise MediaFault("short", lacks, {"": shown})
+        return {"": shown}
+
+    def _lacks(self, there: int) -> str:
+        return f"{there} frames where {self.frames} are asked for" if there < self.frames else ""
 
     def _bytes(self, flow: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -67,14 +74,14 @@ class Flow(Field):
             np.uint8
         )
 
-    def _computed(self, media: Media) -> np.ndarray:
+    def _computed(self, media: Media) -> tuple[np.ndarray, str]:
         import numpy as np
 
         cv2 = _cv2()
 
         def pairs(clip: Clip) -> list[int]:
-            if len(clip) < max(2, self.frames):
-                raise MediaFault("short", f"{len(clip)} frames where {max(2, self.frames)} are asked for")
+            if len(clip) < 2:
+                raise MediaFault("short", clip.lacks or f"{len(clip)} frames have no motion")
             return [min(i, len(clip) - 2) for i in centres(self.frames, len(clip))]
 
         def needed(clip: Clip) -> list[int]:
@@ -87,9 +94,9 @@ class Flow(Field):
             if i not in done:
                 flow = cv2.calcOpticalFlowFarneback(grey[i], grey[i + 1], None, 0.5, 3, 15, 3, 5, 1.2, 0)
                 done[i] = self._bytes(flow)
-        return np.stack([done[i] for i in pairs(clip)])
+        return np.stack([done[i] for i in pairs(clip)]), clip.lacks or self._lacks(len(clip))
 
-    def _stored(self, path: Path) -> np.ndarray:
+    def _stored(self, path: Path) -> tuple[np.ndarray, str]:
         import numpy as np
         from PIL import Image as pil
 
@@ -100,8 +107,6 @@ class Flow(Field):
                 raise MediaFault("value", f"an array {flow.shape} of {flow.dtype} is not a flow (H, W, 2, T)")
             if not 0 < flow.size <= MOST_NUMBERS:
                 raise MediaFault("broken", f"{flow.size} numbers; from 1 to {MOST_NUMBERS} are read")
-            if flow.shape[3] < self.frames:
-                raise MediaFault("short", f"{flow.shape[3]} frames of flow where {self.frames} are asked for")
             shown = []
             for t in centres(self.frames, flow.shape[3]):
                 at = np.asarray(flow[..., t], np.float32)
@@ -109,7 +114,7 @@ class Flow(Field):
                     raise MediaFault("value", f"frame {t} of the flow holds values that are not finite")
                 parts = [fitted(pil.fromarray(at[..., k]), self.size, self.fit, "float32") for k in range(2)]
                 shown.append(self._bytes(np.concatenate(parts, axis=-1)))
-            return np.stack(shown)
+            return np.stack(shown), self._lacks(flow.shape[3])
 
 
 def _cv2() -> Any:

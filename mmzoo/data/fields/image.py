@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: pixels of the largest picture that is decoded (8192 x 8192); what claims more would take gigabytes
 MOST_PIXELS = 1 << 26
 #: no format of Pillow's that starts another program or reads other files
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 Fit = Literal["crop", "stretch"]
 
 

@@ -35,7 +35,8 @@ def centres(n: int, among: int) -> list[int]:
 class Frames(Field):
     """Frames of one clip in order of time, (frames, size, size, channels) uint8.
 
-    pick: "centres" takes the middle of each of `frames` equal segments; "first" takes the first frames, as the loaders of
+    pick: "centres" takes the middle of each of `frames` equal segments; "starts" the first of each, as OGM-GE does for
+    Kinetics-Sounds and MLA everywhere; "first" takes the first frames of the clip, as the loaders of
     OGM-GE, PMR, LFM, AMSS and BSS end up doing (they draw indices and then load by position). every: "frame", or "second":
     only the first frame of each second exists, as after the peers' extraction at one frame a second. few: where there are
     fewer than `frames`, "fault" reports the clip as short, "repeat" lets frames repeat. A span [start, end) of a File counts
@@ -46,7 +47,7 @@ class Frames(Field):
     size: int = 256
     channels: int = 3
     fit: Fit = "crop"
-    pick: Literal["centres", "first"] = "centres"
+    pick: Literal["centres", "starts", "first"] = "centres"
     every: Literal["frame", "second"] = "frame"
     few: Literal["fault", "repeat"] = "fault"
 
@@ -56,7 +57,7 @@ class Frames(Field):
         check_form(self.size, self.channels, self.fit)
         if not 1 <= self.frames <= 4096:
             raise BadValue(f"frames must be from 1 to 4096, not {self.frames!r}.")
-        for name, value, known in (("pick", self.pick, ("centres", "first")), ("every", self.every, ("frame", "second")),
+        for name, value, known in (("pick", self.pick, ("centres", "starts", "first")), ("every", self.every, ("frame", "second")),
                                    ("few", self.few, ("fault", "repeat"))):  # fmt: skip
             if value not in known:
                 raise BadValue(f"{name} must be {' or '.join(known)}, not {value!r}.")
@@ -69,24 +70,35 @@ class Frames(Field):
 
         clip = opened(media, self.channels)
         shown, found = fetched(clip, self.chosen, lambda picture: fitted(picture, self.size, self.fit))
-        return {"": np.stack([found[i] for i in shown])}
+        arrays = {"": np.stack([found[i] for i in shown])}
+        if clip.lacks:
+            raise MediaFault("short", clip.lacks, arrays)
+        if self.few == "fault" and (there := len(self._there(clip))) < self.frames:
+            raise MediaFault("short", f"{there} frames where {self.frames} are asked for", arrays)
+        return arrays
+
+    def _there(self, clip: Clip) -> Sequence[int]:
+        """The numbers of the frames to choose among, counted within the clip."""
+        return range(len(clip))[:: max(1, int(clip.rate)) if self.every == "second" else 1]
 
     def chosen(self, clip: Clip) -> list[int]:
-        """The numbers of the frames to show, counted within the clip. Raises MediaFault where there are too few."""
-        there = list(range(len(clip)))
-        if self.every == "second":
-            there = there[:: max(1, int(clip.rate))]
-        if not there or (len(there) < self.frames and self.few == "fault"):
-            raise MediaFault("short", f"{len(there)} frames where {self.frames} are asked for")
+        """The numbers of the frames to show; they repeat where there are too few. Raises MediaFault where there are none."""
+        there, n = self._there(clip), self.frames
+        if not there:
+            raise MediaFault("short", clip.lacks or "no frame at all")
         if self.pick == "first":
-            return [there[min(i, len(there) - 1)] for i in range(self.frames)]
-        return [there[i] for i in centres(self.frames, len(there))]
+            return [there[min(i, len(there) - 1)] for i in range(n)]
+        if self.pick == "starts":
+            return [there[i * max(1, len(there) // n) % len(there)] for i in range(n)]
+        return [there[i] for i in centres(n, len(there))]
 
 
 class Clip:
-    """Frames that can be counted and fetched by number. rate: frames a second."""
+    """Frames that can be counted and fetched by number. rate: frames a second. lacks: in words, what of the span that was
+    asked for is not there."""
 
     rate: float = 1.0
+    lacks: str = ""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -109,8 +121,19 @@ def opened(media: Media, channels: int) -> Clip:
     if not isinstance(media, File):
         raise MediaFault("value", f"a clip is a file or several, not {type(media).__name__}")
     if media.path.is_dir():
-        return _Pictures(_span(pictures(media.path), media), channels)
+        found = pictures(media.path)
+        clip = _Pictures(found[media.start or 0 : media.end], channels)
+        clip.lacks = _lacks(media, len(found))
+        return clip
     return _Video(media, channels)
+
+
+def listed(folder: Path) -> Media:
+    """A folder of frames as what a data set lists: its pictures in order, or the folder itself where there are none."""
+    try:
+        return Files(tuple(pictures(folder)))
+    except MediaFault:
+        return File(folder)
 
 
 def fetched(clip: Clip, pick: Callable[[Clip], list[int]], made: Made) -> tuple[list[int], dict[int, Any]]:
@@ -123,10 +146,9 @@ def fetched(clip: Clip, pick: Callable[[Clip], list[int]], made: Made) -> tuple[
         return shown, clip.at(shown, made)
 
 
-def _span(paths: list[Path], media: File) -> list[Path]:
-    if media.end is not None and media.end > len(paths):
-        raise MediaFault("short", f"{len(paths)} pictures where the span goes to {media.end}")
-    return paths[media.start or 0 : media.end]
+def _lacks(media: File, there: int) -> str:
+    beyond = media.end is not None and media.end > there
+    return f"{there} frames where the span goes to {media.end}" if beyond else ""
 
 
 class _Pictures(Clip):
@@ -156,12 +178,11 @@ class _Video(Clip):
         head(media.path)
         with decoding("the video"):
             self.total, self.rate = self._count()
+        self.lacks = _lacks(media, self.total)
 
     def __len__(self) -> int:
-        last = self.media.end
-        if last is not None and last > self.total:
-            raise MediaFault("short", f"{self.total} frames where the span goes to {last}")
-        return max(0, (self.total if last is None else last) - self.first)
+        last = self.total if self.media.end is None else min(self.total, self.media.end)
+        return max(0, last - self.first)
 
     def _count(self) -> tuple[int, float]:
         """Number of coded frames, which the header of many files does not tell, and frames a second."""
@@ -188,7 +209,7 @@ class _Video(Clip):
                         return found
         if not seen:
             raise MediaFault("broken", "no frame of the video can be decoded")
-        self.total = seen
+        self.total, self.lacks = seen, _lacks(self.media, seen)
         raise _Fewer
 
     def _frames(self, container: Any, stream: Any) -> Iterator[Any]:

@@ -1,0 +1,335 @@
+"""Models of the transformers library as encoders of text and images, layer by layer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.encoder import Encoder, InputSpec
+from mmzoo.encoders.backbones import read_tensors
+from mmzoo.encoders.planar import Temporal
+from mmzoo.encoders.tokens import check_text, masked_mean
+from mmzoo.errors import BadValue, Incompatible, MmzooError, unknown
+from mmzoo.weights import transformers_files
+
+Pooling = Literal["cls", "mean", "pooler"]
+
+
+class Inside(NamedTuple):
+    """A batch between two layers.
+
+    inputs: of the model. hidden: (N, L, C); args and keywords: what else the layers are called with. mask: (N, L) bool of a
+    text. frames: of one item of a video.
+    """
+
+    inputs: dict[str, Any]
+    hidden: Tensor
+    args: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = {}
+    mask: Tensor | None = None
+    frames: int | None = None
+
+
+class _Reached(Exception):
+    """Carries what the first layer was called with out of the model's forward."""
+
+
+class _Given(nn.Module):
+    """Stands in for a layer and gives what the last one has given."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self._hidden = hidden
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self._hidden
+
+
+class Layered(Encoder):
+    """Base of encoders around a transformers model, cut at its layers without knowing how the rest of it is made.
+
+    `begin` runs the model's forward up to the first layer and keeps what that was called with (masks, positions). A stage
+    calls a layer with the same. `finish` runs the forward again with every layer replaced by what the last has given. That
+    this composes to the model is tried on one item; where it does not, there are no stages.
+    """
+
+    model: Any
+    spec: InputSpec
+
+    def cut(self, example: Any, name: str) -> None:
+        """Find the layers, and all widths by asking. Raises Incompatible where the model cannot read such an input."""
+        self._owner, self._list = "", ""
+        n = self.model.config.num_hidden_layers
+        for path, module in self.model.named_modules():
+            if isinstance(module, nn.ModuleList) and len(module) == n:
+                self._owner, _, self._list = path.rpartition(".")
+                break
+        self.n_stages, self.stage_dims = 0, ()
+        self.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            try:
+                whole = self.finish(self.begin(example))
+            except MmzooError:
+                raise
+            except Exception as error:
+                why = (str(error) or type(error).__name__).splitlines()[0]
+                raise Incompatible(f"{name} cannot read {self.spec.kind} {self.spec.shape}: {why}") from error
+            self.out_dim = whole.shape[1]
+            if self._list and n:
+                self.n_stages = n
+                try:
+                    state, widths = self.begin(example), []
+                    for stage in range(n):
+                        state = self.run_stage(stage, state)
+                        widths.append(state.hidden.shape[-1])
+                    same = torch.allclose(self.finish(state), whole, atol=1e-5)
+                except Exception:  # its layers are called in a way of their own
+                    same = False
+                self.n_stages, self.stage_dims = (n, tuple(widths)) if same else (0, ())
+        self.train()
+
+    def pooled(self, out: Any, state: Inside) -> Tensor:
+        """(N, out_dim) of what the model gives."""
+        raise NotImplementedError
+
+    def enter(self, state: Inside) -> Inside:
+        """The state before the first layer; as it is where there are no stages."""
+        if not self.n_stages:
+            return state
+
+        def reached(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            raise _Reached(args, kwargs)
+
+        handle = self._layers[0].register_forward_pre_hook(reached, with_kwargs=True)
+        try:
+            self.model(**state.inputs)
+        except _Reached as stop:
+            args, kwargs = stop.args
+        finally:
+            handle.remove()
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        return state._replace(hidden=hidden, args=tuple(args[1:]), keywords=kwargs)
+
+    @property
+    def _layers(self) -> nn.ModuleList:
+        return getattr(self.model.get_submodule(self._owner), self._list)
+
+    def run_stage(self, stage: int, state: Inside) -> Inside:
+        out = self._layers[stage](state.hidden, *state.args, **state.keywords)
+        return state._replace(hidden=out[0] if isinstance(out, tuple) else out)
+
+    def finish(self, state: Inside) -> Tensor:
+        if self.n_stages:
+            owner, layers = self.model.get_submodule(self._owner), self._layers
+            setattr(owner, self._list, nn.ModuleList(_Given(state.hidden) for _ in layers))
+            try:
+                out = self.model(**state.inputs)
+            finally:
+                setattr(owner, self._list, layers)
+        else:
+            out = self.model(**state.inputs)
+        z = self.pooled(out, state)
+        return z if state.frames is None else self.over_time(z.unflatten(0, (-1, state.frames)))
+
+    def over_time(self, z: Tensor) -> Tensor:
+        """(B, D) of the features (B, T, D) of frames."""
+        return z.mean(1)
+
+    def view(self, state: Inside) -> Tensor:
+        map_ = state.hidden.transpose(1, 2)
+        return map_ if state.frames is None else map_.unflatten(0, (-1, state.frames)).transpose(1, 2)
+
+    def replace(self, state: Inside, map_: Tensor) -> Inside:
+        flat = map_ if state.frames is None else map_.transpose(1, 2).flatten(0, 1)
+        return state._replace(hidden=flat.transpose(1, 2))
+
+    def mask(self, state: Inside) -> Tensor | None:
+        return state.mask
+
+
+class Transformer(Layered):
+    """Any text model of the transformers library.
+
+    model: a local folder, a name on the hub, or for weights "none" also a bare type ("bert", "roberta"). weights:
+    "pretrained", those of `model`; "none", random ones; or a folder or .safetensors file. Token ids must be those of the
+    model's own tokenizer, which the data's recipe names; a vocabulary larger than the model's is refused. Segments reach a
+    model that has them; others tell pairs apart by their separator.
+    config: values of the model's configuration to change, where the weights are random.
+    pooling: the first token ("cls"), the mean over tokens, or the model's own ("pooler").
+
+    Raises Incompatible where the input does not fit, and MmzooError, naming what is missing and the next step, where the
+    model cannot be found.
+    """
+
+    kind = "AutoModel"
+
+    def __init__(
+        self, spec: InputSpec, *, model: str = "google-bert/bert-base-uncased", weights: str = "pretrained",
+        pooling: Pooling = "cls", config: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.spec, vocabulary = check_text(spec)
+        needed = {"vocab_size": vocabulary, "max_position_embeddings": self.spec.shape[0] + 2}
+        self.model = load(self.kind, model, weights, config, at_least=needed)
+        if vocabulary > self.model.config.vocab_size:
+            raise Incompatible(
+                f"{model} knows {self.model.config.vocab_size} token ids and the data has {vocabulary}: prepare the data "
+                "with the tokenizer of this very model."
+            )
+        self.pooling = pooling
+        if pooling != "pooler" and getattr(self.model, "pooler", None) is not None:
+            self.model.pooler = None
+        length = self.spec.shape[0]
+        ids = torch.arange(length)[None] % vocabulary
+        self.cut({"ids": ids, "mask": torch.arange(length)[None] <= length // 2}, model)
+
+    def begin(self, x: Mapping[str, Tensor]) -> Inside:
+        config, mask = self.model.config, x["mask"]
+        # A text without any token: attention over nothing has no value.
+        first = torch.arange(mask.shape[1], device=mask.device) == 0
+        seen = mask | (first & ~mask.any(1, keepdim=True))
+        ids = torch.where(mask, x["ids"], getattr(config, "pad_token_id", None) or 0)
+        inputs = {"input_ids": ids, "attention_mask": seen.long()}
+        if "segment" in x and getattr(config, "type_vocab_size", 0) > 1:
+            inputs["token_type_ids"] = torch.where(mask, x["segment"], 0)
+        return self.enter(Inside(inputs, ids, mask=mask))
+
+    def pooled(self, out: Any, state: Inside) -> Tensor:
+        if self.pooling == "pooler":
+            if getattr(out, "pooler_output", None) is None:
+                raise Incompatible("this model has no pooler of its own: set pooling to cls or mean.")
+            return out.pooler_output
+        assert state.mask is not None
+        return out.last_hidden_state[:, 0] if self.pooling == "cls" else masked_mean(out.last_hidden_state, state.mask)
+
+
+class ClipText(Transformer):
+    """The text tower of CLIP (Radford et al., ICML 2021), read at the token that ends the text; see Transformer.
+
+    Its attention looks back only, so that a first token would know nothing of the text.
+    """
+
+    kind = "CLIPTextModel"
+
+    def __init__(
+        self, spec: InputSpec, *, model: str = "openai/clip-vit-base-patch32", weights: str = "pretrained",
+        pooling: Literal["mean", "pooler"] = "pooler", config: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(spec, model=model, weights=weights, pooling=pooling, config=config)
+
+
+class ClipImage(Layered):
+    """The image tower of CLIP (Radford et al., ICML 2021), frame by frame on a video.
+
+    model, weights, config: see Transformer. Position embeddings are interpolated where the input has another size than the
+    model was made for. The feature is that of the class token after the last normalisation.
+    """
+
+    def __init__(
+        self, spec: InputSpec | Sequence[int], *, model: str = "openai/clip-vit-base-patch32",
+        weights: str = "pretrained", temporal: Temporal = "mean", config: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.spec = InputSpec.of(spec).of_kind("image", "video")
+        if temporal != "mean" and self.spec.kind != "video":
+            raise BadValue(f"temporal pools over the frames of a video; this input is {self.spec.kind}. Leave it out.")
+        self.temporal = temporal
+        channels = self.spec.shape[-3]
+        self.model = load("CLIPVisionModel", model, weights, config, exactly={"num_channels": channels})
+        if channels != self.model.config.num_channels:
+            raise Incompatible(
+                f"{model} reads {self.model.config.num_channels} channels and the input has {channels}: set weights to none."
+            )
+        self.cut(torch.randn(1, *self.spec.shape), model)
+
+    def begin(self, x: Tensor) -> Inside:
+        x = x.to(next(self.parameters()).dtype)
+        frames = x.shape[1] if self.spec.kind == "video" else None
+        x = x if frames is None else x.flatten(0, 1)
+        made_for = self.model.config.image_size
+        inputs = {"pixel_values": x, "interpolate_pos_encoding": tuple(x.shape[-2:]) != (made_for, made_for)}
+        return self.enter(Inside(inputs, x, frames=frames))
+
+    def pooled(self, out: Any, state: Inside) -> Tensor:
+        return out.pooler_output
+
+    def over_time(self, z: Tensor) -> Tensor:
+        return z.amax(1) if self.temporal == "max" else z.mean(1)
+
+
+def load(
+    kind: str, model: str, weights: str, config: Mapping[str, float] | None, *,
+    at_least: Mapping[str, int] | None = None, exactly: Mapping[str, int] | None = None,
+) -> Any:  # fmt: skip
+    """A transformers model of a class `kind`. at_least, exactly: what the input asks of a configuration with random weights.
+
+    Raises BadValue for `config` beside weights that are not random, MmzooError where files are missing or do not fit.
+    """
+    import transformers
+
+    if config and weights != "none":
+        raise BadValue(
+            f"config changes a model with random weights, and these are {weights}. Set weights to none, too."
+        )
+    files = transformers_files({"model": model, "weights": weights})
+    cls = getattr(transformers, kind)
+    try:
+        with _quiet(transformers):
+            found = _config(transformers, cls, files, model)
+            if weights == "none":
+                for key, value in (at_least or {}).items():
+                    setattr(found, key, max(value, getattr(found, key, 0)))
+                _change(found, {**(exactly or {}), **(config or {})})
+                return cls.from_config(found) if kind == "AutoModel" else cls(found)
+            given: dict[str, Any] = {"config": found, "dtype": torch.float32, "output_loading_info": True}
+            if weights != "pretrained" and not Path(weights).expanduser().is_dir():
+                concrete = type(cls.from_config(found)) if kind == "AutoModel" else cls
+                built, info = concrete.from_pretrained(None, state_dict=read_tensors(files[-1]), **given)
+            else:
+                built, info = cls.from_pretrained(files[-1].parent, local_files_only=True, **given)
+    except MmzooError:
+        raise
+    except Exception as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise MmzooError(f"{kind} cannot be made of {model} with weights {weights}: {why}") from error
+    missing = sorted(k for k in info["missing_keys"] if not k.startswith("pooler."))
+    if missing or info["mismatched_keys"]:
+        what = missing[0] if missing else info["mismatched_keys"]
+        raise MmzooError(f"the weights {files[-1]} do not fill {kind} of {model}: {len(missing)} missing, e.g. {what}.")
+    return built
+
+
+def _config(transformers: Any, cls: Any, files: Sequence[Path], model: str) -> Any:
+    """The configuration beside the weights, or that of a bare type as the library has it."""
+    auto = transformers.AutoConfig if cls is transformers.AutoModel else cls.config_class
+    if files:
+        return auto.from_pretrained(files[0].parent, local_files_only=True)
+    return auto.for_model(model) if cls is transformers.AutoModel else auto()
+
+
+def _change(config: Any, changes: Mapping[str, float]) -> None:
+    """Put values into a configuration. Raises BadValue for a name that it does not have."""
+    for key, value in changes.items():
+        if not hasattr(config, key):
+            raise unknown("value of the model's configuration", key, config.to_dict())
+        setattr(config, key, int(value) if float(value).is_integer() else value)
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No progress bars and no remarks of the library for a block."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
