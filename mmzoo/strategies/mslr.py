@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from mmzoo.api import Incompatible, Pass, Run, Step, Strategy
 
