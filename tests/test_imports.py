@@ -16,7 +16,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "timm", "transformers", "librosa", "matplotlib", "scipy", "sklearn", "pandas", "numpy")
 LIGHT = ("mmzoo", "mmzoo.cli", "mmzoo.plugins", "mmzoo.hookspecs", "mmzoo.catalogue", "mmzoo.config", "mmzoo.errors",
          "mmzoo.training", "mmzoo.yamlfile", "mmzoo.files", "mmzoo.bench", "mmzoo.bench.plan", "mmzoo.bench.store",
-         "mmzoo.bench.stats", "mmzoo.bench.report", "mmzoo.bench.modalities", "mmzoo.data", "mmzoo.data.splits")  # fmt: skip
+         "mmzoo.bench.stats", "mmzoo.bench.report", "mmzoo.bench.modalities", "mmzoo.bench.comparison", "mmzoo.bench.figures", "mmzoo.tracker", "mmzoo.data", "mmzoo.data.splits")  # fmt: skip
 
 
 def module_of(path: Path) -> str:
@@ -110,7 +110,7 @@ def test_commands_that_train_nothing_load_nothing_heavy(results: Path) -> None:
     commands = (["--help"], ["bench", "--help"], ["--version"], ["list"], ["list", "--json"],
                 ["show", "dynamic_gap_lb"],
                 ["show", "mfeat"], ["plugins"], ["plugins", "--json"], ["bench", "--method", "ogm", "--plan"],
-                *(["report", str(results), "--format", f] for f in ("md", "csv", "json", "latex")),
+                *(["report", str(results), "--format", f] for f in ("md", "csv", "json", "latex", "html")),
                 ["report", str(results), "--modalities"])  # fmt: skip
     code = f"""
 import contextlib, io, sys

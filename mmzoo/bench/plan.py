@@ -39,7 +39,8 @@ class Planned:
     teachers: the runs of one modality each that it learns from; they come before it in a plan. What follows changes no
     number of the row. keep: whether its weights stay in the store, since another run learns from it or the user asked.
     peers: whether test is also scored after every epoch, for the column of the peers' protocol. track: who is told of
-    its epochs, each NAME or NAME:TARGET.
+    its epochs, each NAME or NAME:TARGET. fixed: what tuning leaves alone, as Method has it, and
+    `train.KEY`.
     """
 
     spec: RunSpec
@@ -51,6 +52,7 @@ class Planned:
     keep: bool = False
     peers: bool = False
     track: tuple[str, ...] = ()
+    fixed: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
@@ -82,6 +84,15 @@ class Plan:
             found.setdefault(refused.method, refused.role)
         order = {"method": 0, "baseline": 1, "reference": 2, "teacher": 3}
         return dict(sorted(found.items(), key=lambda kv: order[kv[1]]))
+
+    def asked(self) -> dict[str, Any]:
+        """Order and roles of the methods and what was refused, as the tables want them."""
+        return {"methods": self.methods(), "refused": [vars(r) for r in self.refused]}
+
+    def rows(self, store: Store) -> list[dict[str, Any]]:
+        """The rows that are there, under the names that this plan has for them."""
+        named = [(store.row(p.spec.run_id), p) for p in self.runs]
+        return [{**row, "label": p.label, "dataset": p.dataset} for row, p in named if row is not None]
 
 
 def to_do(plan: Plan, store: Store) -> list[Planned]:
@@ -139,7 +150,7 @@ def _plan_variant(
         encoders = _encoders(catalogue, entry, modalities, settings)
         runs_of = partial(
             _runs, label=label, entry=entry, params=params, modalities=modalities, encoders=encoders, training=training,
-            seeds=bench.seeds,
+            seeds=bench.seeds, chosen=frozenset(key for key, _ in bench.settings if key.startswith("train.")),
         )  # fmt: skip
         for method, role, spare in wanted:
             _check_windows(method, training.epochs)
@@ -222,7 +233,8 @@ def _with_head_of(like: Method, name: str, catalogue: Catalogue, settings: Setti
     if dict(reference.head_params) == dict(like.head_params):
         return reference
     changed = ",".join(f"head.{k}={shown(v)}" for k, v in like.head_params.items() if reference.head_params.get(k) != v)
-    same = replace(reference, head_params=like.head_params)
+    fixed = reference.fixed | {name for name in like.fixed if name.startswith("head.")}
+    same = replace(reference, head_params=like.head_params, fixed=fixed)
     return replace(same, label=canonical(catalogue, same) or f"{name}@{like.head}[{changed}]")
 
 
@@ -307,6 +319,7 @@ def _outside(entry: Entry, name: str, n: int) -> str | None:
 def _runs(
     method: Method, role: Role, *, label: str, entry: Entry, params: Mapping[str, Any], modalities: tuple[str, ...],
     encoders: Mapping[str, tuple[Entry, dict[str, Any]]], training: Training, seeds: tuple[int, ...],
+    chosen: frozenset[str],
 ) -> Iterator[Planned]:  # fmt: skip
     versions = {**method.versions, entry.id: entry.version, **{e.id: e.version for e, _ in encoders.values()}}
     for only in [(m,) for m in modalities] if method.each_modality else [None]:
@@ -316,4 +329,4 @@ def _runs(
                 head=method.head, head_params=method.head_params, training=training, seed=seed, versions=versions,
                 encoders={m: (encoders[m][0].id.partition("/")[2], encoders[m][1]) for m in only or modalities},
             )  # fmt: skip
-            yield Planned(spec, label, method.label, role, only[0] if only else None)
+            yield Planned(spec, label, method.label, role, only[0] if only else None, fixed=method.fixed | chosen)

@@ -1,4 +1,4 @@
-"""Tables from rows: Markdown, LaTeX, CSV, JSON. No torch at import."""
+"""Tables from rows: Markdown, LaTeX, HTML, CSV, JSON. No torch at import."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import csv
 import io
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from mmzoo.bench.stats import Spread, paired, smallest_p, spread
+from mmzoo.bench.stats import Spread, detectable, paired, smallest_p, spread
 from mmzoo.bench.store import SCHEMA
+from mmzoo.errors import MmzooError
+from mmzoo.training import TUNED as TUNED_TRAINING
 
 Row = Mapping[str, Any]
-FORMATS = ("md", "csv", "json", "latex")
+FORMATS = ("md", "csv", "json", "latex", "html")
 DASH = "–"  # noqa: RUF001
 #: the columns of `--protocol peers`
 PEERS = ("peers' protocol: epoch chosen on test", "flatters by")
+TUNED = ("tuned: trials", "tuning seconds", "tuning backwards")
 METRICS = {"acc": "ACC", "macro_f1": "macro-F1", "map": "MAP"}
 
 
@@ -61,12 +66,14 @@ def render(
     tables: Callable[[Sequence[Row], Mapping[str, Any]], Sequence[Table]] | None = None,
 ) -> str:  # fmt: skip
     """The report in one of FORMATS. bench: order and roles of the methods, as Store.bench gives them. tables: what is
-    shown in md and latex (default: make_tables)."""
+    shown in md, latex and html (default: make_tables)."""
     if fmt == "json":
         return json.dumps({"schema": SCHEMA, "rows": list(rows)}, indent=1, sort_keys=True) + "\n"
     if fmt == "csv":
         return to_csv(rows)
     shown = (tables or make_tables)(rows, bench)
+    if fmt == "html":
+        return to_html(shown)
     return "\n".join((markdown if fmt == "md" else latex)(table) for table in shown)
 
 
@@ -126,13 +133,15 @@ def main_score(row: Row) -> float:
 def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str, str]]) -> Table:
     main = main_metric(groups)
     metrics = [main, *(m for m in METRICS if m != main)]
+    tuned = any("tuning" in r for g in groups for r in g.rows)
     watched = any("peers" in r["metrics"] for g in groups for r in g.rows)
     table = Table(
         f"{dataset}: test scores in %, mean ± deviation over seeds",
         ["method", *(METRICS[m] for m in metrics), f"last-epoch {METRICS[main]}", f"Δ {METRICS[main]} to plain",
-         *(PEERS if watched else ()), "items", "seconds", "forwards", "backwards", "seeds"],
+         *(PEERS if watched else ()), *(TUNED if tuned else ()), "items", "seconds", "forwards", "backwards", "seeds"],
     )  # fmt: skip
     columns: list[list[Spread]] = []
+    deltas: list[Spread | None] = []
     for group in groups:
         paths = [*(("metrics", m) for m in metrics), ("metrics", "last", main)]
         columns.append([group.spread(at(*path)) for path in paths])
@@ -142,10 +151,14 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
         cells = [Cell(percent(s), i in joint and s.n > 0 and s.mean == best[c]) for c, s in enumerate(columns[i])]
         plain = _plain_of(group, groups)
         delta = paired(group.by_seed(main_score), plain.by_seed(main_score)) if plain and not group.alone else None
-        cells.append(Cell(percent(delta, sign=True) if delta and plain is not group else DASH))
+        delta = None if plain is group else delta
+        deltas.append(delta)
+        cells.append(Cell(percent(delta, sign=True) if delta else DASH))
         if watched:
             cells += [Cell(percent(group.spread(at("metrics", "peers", main)))),
                       Cell(percent(group.spread(at("metrics", "peers", "flatters")), sign=True))]  # fmt: skip
+        if tuned:
+            cells += [Cell(number(group.spread(at("tuning", k)), 0)) for k in ("trials", "seconds", "backward")]
         cells += [Cell(number(group.spread(at("cost", "train_items")), 0))]
         cells += [Cell(number(group.spread(at("timing", "seconds"))))]
         cells += [Cell(number(group.spread(at("cost", k)), 0)) for k in ("forward", "backward")]
@@ -156,6 +169,7 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
         table.notes.append(f"{r['method']}: {r['reason']}")
     table.notes += _reading(groups)
+    table.notes += _detectable([d for d in deltas if d])
     return table
 
 
@@ -191,6 +205,12 @@ def _reading(groups: Sequence[Group]) -> list[str]:
         notes.append(
             "peers' protocol: the epoch of the same runs chosen on test, as much of the field does. It is no estimate of "
             "anything: it flatters by as much as the last of its two columns says. No other number here knows of it."
+        )
+    if any("tuning" in r for g in groups for r in g.rows):
+        notes.append(
+            "tuned: settings chosen on holdout over so many trials, the same number of them and of epochs for every method, "
+            "under a seed that is not reported; what that cost is not in the other columns. `mmzoo tune` and the rows name "
+            "the settings."
         )
     if taught := [g.label for g in groups if any(r.get("teachers") for r in g.rows)]:
         notes.append(f"{', '.join(taught)}: seconds, forwards and backwards include the training of the teachers, which "
@@ -246,28 +266,45 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
     return table
 
 
+def compared(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """Each method that the bench is about with every other joint one of the same budget and a common seed."""
+    joint = [g for g in groups if not g.alone and g.by_seed(main_score)]
+    return [
+        (a, b) for a in joint for b in joint
+        if a.role == "method" and a is not b and _budget(a) == _budget(b)
+        and set(a.by_seed(main_score)) & set(b.by_seed(main_score))
+    ]  # fmt: skip
+
+
 def _differences(dataset: str, groups: Sequence[Group]) -> Table | None:
-    about = [g for g in groups if g.role == "method" and not g.alone and g.by_seed(main_score)]
-    others = [g for g in groups if not g.alone and g.by_seed(main_score)]
-    if not about or len(others) < 2:
-        return None
     main = main_metric(groups)
     table = Table(
         f"{dataset}: paired differences in {METRICS[main]}, points, mean ± deviation over common seeds",
         ["difference", METRICS[main], "wins", "seeds"],
     )
-    for group in about:
-        for other in others:
-            if other is group or _budget(other) != _budget(group):
-                continue
-            a, b = group.by_seed(main_score), other.by_seed(main_score)
-            difference = paired(a, b)
-            if not difference.n:
-                continue
-            wins = sum(a[s] > b[s] for s in set(a) & set(b))
-            table.body.append([Cell(f"{group.label} minus {other.label}"), Cell(percent(difference, sign=True)),
-                               Cell(f"{wins}/{difference.n}"), Cell(str(difference.n))])  # fmt: skip
+    found = []
+    for group, other in compared(groups):
+        a, b = group.by_seed(main_score), other.by_seed(main_score)
+        found.append(paired(a, b))
+        wins = sum(a[s] > b[s] for s in set(a) & set(b))
+        table.body.append([Cell(f"{group.label} minus {other.label}"), Cell(percent(found[-1], sign=True)),
+                           Cell(f"{wins}/{found[-1].n}"), Cell(str(found[-1].n))])  # fmt: skip
+    table.notes += _detectable(found)
     return table if table.body else None
+
+
+def _detectable(differences: Sequence[Spread]) -> list[str]:
+    """What so many seeds can show at all, where the differences spread as they do here."""
+    spreads = [(s.n, s.deviation) for s in differences if s.deviation is not None]
+    if not spreads:
+        return []
+    n, deviation = min(n for n, _ in spreads), statistics.median(d for _, d in spreads)
+    if not deviation:
+        return []
+    return [
+        f"Detectable: with {n} seeds and the median deviation of these differences ({100 * deviation:.1f}), a paired "
+        f"t-test at 5 % finds a true difference of {100 * detectable(n) * deviation:.1f} points in four of five tries."
+    ]
 
 
 def main_metric(groups: Sequence[Group]) -> str:
@@ -280,8 +317,10 @@ def _plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
 
     def key(of: Group) -> tuple[Any, ...]:
         spec = of.rows[0]["spec"]
-        same = ("head", "head_params", "encoders", "training", "data_params", "modalities")
-        return (of.spread(at("cost", "train_items")).mean, *(json.dumps(spec[k], sort_keys=True) for k in same))
+        # Where every method was tuned, the head's numbers were too.
+        same = ("head", "encoders", "data_params", "modalities", *(() if spec.get("tuning") else ("head_params",)))
+        return (of.spread(at("cost", "train_items")).mean, _budget(of),
+                *(json.dumps(spec[k], sort_keys=True) for k in same))  # fmt: skip
 
     for other in groups:
         parts = other.rows[0]["spec"]["parts"]
@@ -291,7 +330,12 @@ def _plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
 
 
 def _budget(group: Group) -> str:
-    return json.dumps(group.rows[0]["spec"]["training"], sort_keys=True)
+    """What two methods must share to be compared: all of training, or what of it is not tuned and the number of trials."""
+    spec = group.rows[0]["spec"]
+    if not spec.get("tuning"):
+        return json.dumps(spec["training"], sort_keys=True)
+    shared = {k: v for k, v in spec["training"].items() if k not in TUNED_TRAINING}
+    return json.dumps([shared, spec["tuning"]["trials"]], sort_keys=True)
 
 
 def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | None:
@@ -299,7 +343,7 @@ def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | No
 
     def key(of: Group) -> str:
         spec = of.rows[0]["spec"]
-        return json.dumps([spec["training"], spec["data_params"], spec["encoders"].get(modality)], sort_keys=True)
+        return json.dumps([_budget(of), spec["data_params"], spec["encoders"].get(modality)], sort_keys=True)
 
     found = (g for g in groups if g.alone and g.rows[0]["modality"] == modality and key(g) == key(group))
     return next((g for g in found if not g.rows[0]["spec"].get("spare_slice")), None)
@@ -348,6 +392,18 @@ def latex(table: Table) -> str:
         " & ".join(map(_tex, table.header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}",
         *(f"% {_one_line(note)}" for note in table.notes), "",
     ])  # fmt: skip
+
+
+def to_html(tables: Sequence[Table]) -> str:
+    """One page that loads nothing; every text in it is escaped."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MmzooError(f"HTML needs jinja2 ({error}). Install it: pip install jinja2") from None
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["visible"] = _one_line
+    return environment.get_template("report.html.j2").render(tables=tables) + "\n"
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -20,6 +20,7 @@ import torch
 
 from mmzoo import __version__
 from mmzoo.bench.plan import Planned
+from mmzoo.bench.records import summary
 from mmzoo.bench.store import FINAL, SCHEMA, STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.catalogue import Catalogue
 from mmzoo.complexity import complexity
@@ -65,6 +66,8 @@ def run_one(
         "status": "ok", "reason": "", "metrics": {}, "cost": {}, "hashes": {}, "teachers": {}, "warnings": {}, "record": {},
         "spec": spec.as_dict(),
     }  # fmt: skip
+    if spec.tuning is not None:
+        row["tuning"] = summary(store.tuning(spec.tuning["study"]), spec.tuning["trials"])
     session = _Session(planned, catalogue, store, device, checkpoint_every, on_epoch)
     session.trackers.start(row)
     try:

@@ -1,11 +1,12 @@
-"""Means, deviations and paired differences over seeds. No torch at import."""
+"""Means, deviations, paired differences over seeds, and what so many seeds can show. No torch at import."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,52 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Spread:
 def smallest_p(n: int) -> float:
     """The smallest two-sided p that a paired permutation of signs over n seeds can give."""
     return min(1.0, 2.0 / 2**n)
+
+
+def enough_seeds(level: float, comparisons: int = 1) -> int:
+    """The number of seeds from which a sign-flip test can give p <= level after Holm's correction over so many."""
+    return next(n for n in range(1, 200) if comparisons * smallest_p(n) <= level)
+
+
+@lru_cache(maxsize=64)
+def detectable(n: int, level: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true mean difference, in deviations of the differences, that a two-sided paired t-test over n seeds
+    finds with the given power; infinite for one seed."""
+    if n < 2:
+        return math.inf
+    spreads = _spreads(n - 1)
+
+    def found(shift: float, threshold: float) -> float:
+        """P(|T| > threshold) where the mean difference is `shift` standard errors."""
+        return sum(w * (_upper(threshold * s - shift) + _upper(threshold * s + shift)) for s, w in spreads)
+
+    threshold = _bisect(lambda t: level - found(0.0, t))
+    return _bisect(lambda shift: found(shift, threshold) - power) / math.sqrt(n)
+
+
+def _spreads(df: int, points: int = 600) -> list[tuple[float, float]]:
+    """Points and weights of the distribution of the sample deviation around a true one of 1."""
+    reach = 9 / math.sqrt(2 * df)
+    low, high = max(0.0, 1 - reach), 1 + reach
+    grid = [low + (high - low) * (i + 0.5) / points for i in range(points)]
+    logs = [(df - 1) * math.log(s) - df * (s * s - 1) / 2 for s in grid]
+    weights = [math.exp(v - max(logs)) for v in logs]
+    total = sum(weights)
+    return [(s, w / total) for s, w in zip(grid, weights)]
+
+
+def _upper(z: float) -> float:
+    """P(Z > z) of a standard normal."""
+    return math.erfc(z / math.sqrt(2)) / 2
+
+
+def _bisect(rising: Callable[[float], float]) -> float:
+    """The root above 0 of a function that rises from below zero."""
+    high = 1.0
+    while rising(high) < 0:
+        high *= 2
+    low = 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
+    return high

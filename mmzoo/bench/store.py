@@ -29,6 +29,8 @@ _ROW = {"schema": int, "run_id": str, "config_id": str, "dataset": str, "method"
 _SCORED = {"metrics": {**_SCORES, "last": _SCORES, "main_metric": str, "modalities": dict, "own_logits": str,
                        "gap": {"own": float, "probe": float}, "n_scored": int},
            "cost": {"forward": float, "backward": float, "train_items": float}, "hashes": dict}  # fmt: skip
+_RECORD = {"label": str, "dataset": str, "space": dict, "seed": int, "trials": list}
+_TUNED = {"trials": int, "seconds": float, "forward": float, "backward": float, "chosen": dict}
 _PART = {"strategy": str, "params": dict}
 #: what rows of earlier versions lack: by ablation, and by parameter group
 _ABLATED, _SHARE = {**_SCORES, "word": str}, {"value": float, "word": str}
@@ -133,6 +135,25 @@ class Store:
         """The file that stands where a folder should be."""
         return next(p for p in (*reversed(self.root.parents), self.root, self.root / "runs") if p.is_file())
 
+    def tuning(self, study: str) -> dict[str, Any]:
+        """The record of a study. Raises CorruptFile where it is not there or not one."""
+        path = self.root / "tuning" / study / "record.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+            fault = _misfit(record, _RECORD, "")
+        except (OSError, ValueError, RecursionError) as error:
+            fault = str(error)
+        if fault:
+            raise CorruptFile(
+                f"the record of tuning {path} cannot be used: {fault}. Move the folder {path.parent} away and run the same "
+                "command again: it repeats that study only."
+            )
+        return record
+
+    def note_tuning(self, study: str, record: Mapping[str, Any]) -> None:
+        """Keep the record of a study; raises like `write`."""
+        self._guarded(lambda: write_json(self.root / "tuning" / study / "record.json", record))
+
     def note_bench(self, methods: Mapping[str, str], refused: list[dict[str, str]]) -> None:
         """Keep the order and roles of the methods for the report: those of this bench, then those of earlier ones."""
         before = self.bench()
@@ -168,6 +189,8 @@ def _fault(row: Any, run_id: str) -> str | None:
         return f"modality must be a text or null, not {row.get('modality', 'missing')!r}"
     if not isinstance(row["spec"].get("modalities", 0), (list, type(None))):
         return f"spec.modalities must be a list or null, not {row['spec'].get('modalities', 'missing')!r}"
+    if "tuning" in row and (fault := _misfit(row["tuning"], _TUNED, "tuning.")):
+        return fault
     if not isinstance(row.get("warnings", {}), dict):
         return f"warnings must be a mapping, not {row['warnings']!r}"
     for part in row["spec"]["parts"]:

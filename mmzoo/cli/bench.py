@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from mmzoo.config import (
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
-    from mmzoo.bench.plan import Plan
+    from mmzoo.bench.plan import Plan, Planned
     from mmzoo.bench.store import Store
 
 DEFAULT_OUT = "mmzoo-results"
@@ -36,6 +37,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "of batches, chooses the epoch on holdout, scores test once, and prints the tables. What is in the output "
         "folder already is not run again.",
     )  # fmt: skip
+    add_spec_options(parser)
+    add = parser.add_argument
+    add("--protocol", metavar="NAME", help=f"{' or '.join(PROTOCOLS)}: peers also reports, in a column of its own, the "
+        "epoch chosen on test, to measure how much that flatters (default: holdout)")  # fmt: skip
+    add("--keep-weights", action="store_true", help="keep the weights of every run, for mmzoo.load_run")
+    add("--tune", metavar="N", type=int,
+        help="choose the settings of every method on holdout first, each with N trials (pip install 'mmzoo[tune]')"
+        )  # fmt: skip
+    add("--track", metavar="NAME[:TARGET]", action="append", default=[],
+        help="a tracker that is told of every epoch, e.g. tensorboard or tensorboard:DIR; may be given several times"
+        )  # fmt: skip
+    add("--plan", action="store_true", help="print the plan and stop")
+    add("--yes", action="store_true", help="do not ask before a bench without --datasets that takes long")
+    parser.set_defaults(command=run)
+
+
+def add_spec_options(parser: argparse.ArgumentParser) -> None:
+    """What says which runs, for the bench and for tuning alike; and where."""
     add = parser.add_argument
     add("--method", metavar="SPEC", help=f"the method that the bench is about: {GRAMMAR}")
     add("--baselines", metavar="SPEC,...", help="methods to compare it with")
@@ -53,12 +72,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--override", metavar="'WHAT.KEY=VALUE ...'", action="append", default=[], dest="overrides",
         help="settings that hold together, over those of --set; given several times, the whole bench is run under each"
         )  # fmt: skip
-    add("--protocol", metavar="NAME", help=f"{' or '.join(PROTOCOLS)}: peers also reports, in a column of its own, the "
-        "epoch chosen on test, to measure how much that flatters (default: holdout)")  # fmt: skip
-    add("--keep-weights", action="store_true", help="keep the weights of every run, for mmzoo.load_run")
-    add("--track", metavar="NAME[:TARGET]", action="append", default=[],
-        help="a tracker that is told of every epoch, e.g. tensorboard or tensorboard:DIR; may be given several times"
-        )  # fmt: skip
     add("--suite", metavar="FILE", help="a YAML file with these options; options given here win")
     add("--no-references", action="store_true",
         help="leave out the reference rows: each modality alone (unless a method learns from it), plain joint, and the "
@@ -66,9 +79,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of the results (default: {DEFAULT_OUT})")
-    add("--plan", action="store_true", help="print the plan and stop")
-    add("--yes", action="store_true", help="do not ask before a bench without --datasets that takes long")
-    parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,6 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         unmade = _make(unmade, spec)
     plan = make_plan(spec, catalogue(), stores=not unmade)
     check_trackers(catalogue(), plan.bench.track)
+    if spec.tune is not None:
+        plan = tune(plan, store, spec.tune, arguments.device, dry=arguments.plan)
     missing = to_do(plan, store)
     _print_plan(plan, len(missing), store)
     if unmade:
@@ -102,6 +114,27 @@ def run(arguments: argparse.Namespace) -> int:
     store.note_bench(plan.methods(), [vars(r) for r in plan.refused])
     failed = _work(missing, store, arguments.device) if missing else 0
     return _print_report(plan, store, failed)
+
+
+def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = False) -> Plan:
+    """The plan with tuned settings; dry: as it is, with what tuning would do told."""
+    from mmzoo.bench.runner import check_device
+    from mmzoo.bench.tune import check_tuning, tuned_plan
+    from mmzoo.plugins import catalogue
+
+    configs = {p.spec.config_id for p in plan.runs if p.role != "teacher"}
+    print(f"Tuning on holdout: {_count(trials, 'trial')} for each of {_count(len(configs), 'configuration')}, under a seed "
+          "that is not reported", flush=True)  # fmt: skip
+    if dry:
+        return plan
+    check_tuning()
+
+    def told(planned: Planned, number: int, trial: Mapping[str, Any]) -> None:
+        values = " ".join(f"{k}={v:.4g}" for k, v in trial["values"].items())
+        said = f"{100 * trial['score']:.1f} %" if trial["status"] == "ok" else trial["status"]
+        print(f"  {planned.dataset} {planned.label} [{number + 1}/{trials}] {values}: {said}", flush=True)
+
+    return tuned_plan(plan, catalogue(), store, trials, device=check_device(device), on_trial=told)
 
 
 def spec_of(arguments: argparse.Namespace) -> BenchSpec:
@@ -131,12 +164,17 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
         fields["heads"] = _names(arguments.heads)
     if arguments.overrides:
         fields["overrides"] = tuple(map(parse_override, arguments.overrides))
-    if arguments.protocol is not None:
-        fields["protocol"] = check_protocol(arguments.protocol)
-    if arguments.keep_weights:
+    given = vars(arguments)  # `mmzoo tune` has no say in what follows
+    if given.get("protocol") is not None:
+        fields["protocol"] = check_protocol(given["protocol"])
+    if given.get("keep_weights"):
         fields["keep_weights"] = True
-    if arguments.track:
-        fields["track"] = tuple(arguments.track)
+    if given.get("track"):
+        fields["track"] = tuple(given["track"])
+    if given.get("tune") is not None:
+        if given["tune"] < 1:
+            raise BadValue(f"tuning takes at least 1 trial, not {given['tune']}.")
+        fields["tune"] = given["tune"]
     if "datasets" not in fields:
         from mmzoo.bench.ready import default_datasets
 
@@ -273,11 +311,7 @@ def _print_report(plan: Plan, store: Store, failed: int) -> int:
     """The tables of this bench's runs."""
     from mmzoo.bench.report import render
 
-    rows = [row for p in plan.runs if (row := store.row(p.spec.run_id)) is not None]
-    labels = {p.spec.run_id: p for p in plan.runs}
-    shown = [{**row, "label": labels[row["run_id"]].label, "dataset": labels[row["run_id"]].dataset} for row in rows]
-    asked = {"methods": plan.methods(), "refused": [vars(r) for r in plan.refused]}
-    print(render(shown, asked, "md"))
+    print(render(plan.rows(store), plan.asked(), "md"))
     print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
     print(f"Each modality by every measure: mmzoo report {store.root} --modalities")
     if failed:

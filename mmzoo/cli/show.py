@@ -58,7 +58,8 @@ def _text(catalogue: Catalogue, e: Entry) -> str:
         for p in e.params.values():
             doc = f"  {p.doc}" if p.doc else ""
             default = json.dumps(p.default)
-            lines.append(f"    {p.name:{width}}  {default}{doc} ({p.accepts()})")
+            tuned = f"; tuned from {p.search.low:g} to {p.search.high:g}" if p.search else ""
+            lines.append(f"    {p.name:{width}}  {default}{doc} ({p.accepts()}{tuned})")
     lines += _facts(e)
     if e.kind == "strategies" and (recipes := _recipes(catalogue, e)):
         lines.append(f"  methods with it: {'; '.join(recipes)}")
@@ -100,7 +101,19 @@ def _facts(e: Entry) -> list[str]:
         for key, when in (("slice", "an epoch"), ("slice_run", "a run")):
             line += f"; forwards of the whole slice {when}: {e.cost[key]}" if key in e.cost else ""
         lines.append(line)
-    for key in ("how", "additive", "evidential", "couples", "mean_gates", "input", "n_classes", "metric", "licence", "install"):
+    for key in (
+        "how",
+        "additive",
+        "evidential",
+        "couples",
+        "mean_gates",
+        "input",
+        "n_classes",
+        "metric",
+        "licence",
+        "install",
+        "untuned",
+    ):
         if key in e.extra:
             value = e.extra[key]
             lines.append(f"  {key}: {', '.join(value) if isinstance(value, list) else value}")

@@ -112,11 +112,11 @@ def _recipes() -> Iterator[Recipe]:
         "mmzoo's own: the picture's middle square; up to 128 word pieces of a vocabulary built from the training texts",
     )  # fmt: skip
     yield Recipe(
-        "paper", {"image": Image(256), "text": Tokens("bert-base-uncased", 128)}, options,
+        "paper", {"image": Image(256), "text": Tokens("google-bert/bert-base-uncased", 128)}, options,
         "for ResNet-50 and BERT as in the dynamic-gap paper: 128 word pieces, where it says characters (15 % would be cut)",
     )  # fmt: skip
     yield Recipe(
-        "amss", {"image": stretched, "text": Tokens("bert-base-uncased", 128, special=False)}, options,
+        "amss", {"image": stretched, "text": Tokens("google-bert/bert-base-uncased", 128, special=False)}, options,
         "AMSS's image-text loader: 224 pixels stretched, 128 word pieces without [CLS] and [SEP]",
     )  # fmt: skip
     yield Recipe(

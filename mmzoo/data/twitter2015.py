@@ -129,7 +129,7 @@ def _row(cells: list[str], labels: tuple[str, ...], line: str) -> Row | str:
 
 
 def _recipes() -> Iterator[Recipe]:
-    bert = "bert-base-uncased"
+    bert = "google-bert/bert-base-uncased"
     yield Recipe(
         "default", {"image": Image(256), "text": Tokens(length=64, pair=True)}, {"text": "pair"},
         "mmzoo's own: the picture's middle square; tweet and target as a pair in up to 64 word pieces of the training texts",

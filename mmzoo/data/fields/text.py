@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.data.field import Array, Field, MediaFault
+from mmzoo.data.home import home
 from mmzoo.data.source import Media, Text
 from mmzoo.errors import BadValue, MmzooError
+from mmzoo.weights import hub_file, is_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +69,7 @@ class Tokens(Field):
     def as_dict(self) -> dict[str, Any]:
         """A local tokenizer counts by its content, not by where it lies."""
         told = super().as_dict()
-        if self.tokenizer != OWN and Path(self.tokenizer).is_dir():
+        if self.tokenizer != OWN and is_path(self.tokenizer):
             told["tokenizer"] = "sha256:" + hashlib.sha256(self._loaded().to_str().encode()).hexdigest()
         return told
 
@@ -150,13 +152,13 @@ def _own(vocabulary: tuple[str, ...], length: int) -> Any:
 def _given(name: str, length: int) -> Any:
     """The tokenizer of a folder or of the hub, cut at `length`. Raises MmzooError that says how to get it."""
     try:
-        found = _read_given(Path(name)) if Path(name).is_dir() else _from_hub(name)
+        found = _read_given(Path(name).expanduser()) if is_path(name) else _from_hub(name)
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         raise MmzooError(
-            f"the tokenizer {name!r} can neither be read from a folder of that name nor from the Hugging Face hub or its "
-            f"cache ({type(error).__name__}: {said}). Without a connection, copy its folder (tokenizer.json, or vocab.txt and "
-            "its config) from another machine and give the path; or take the tokenizer 'own', which needs no file."
+            f"the tokenizer {name!r} cannot be read ({type(error).__name__}: {said}) Without a connection, copy its folder "
+            f"(tokenizer.json, or vocab.txt and its config) from another machine to {home() / 'tokenizers' / name}, or take a "
+            "recipe whose tokenizer is 'own', which needs no file."
         ) from None
     found.no_padding()
     found.enable_truncation(length, strategy="longest_first")
@@ -174,17 +176,13 @@ def _read_given(folder: Path) -> Any:
 
 
 def _from_hub(name: str) -> Any:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    """From the folder of that name below MMZOO_HOME/tokenizers, else the hub's cache, else the hub."""
     from tokenizers import Tokenizer
 
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise FileNotFoundError("there is no such folder")
-    try:
-        file = hf_hub_download(name, "tokenizer.json", local_files_only=True)
-    except LocalEntryNotFoundError:
-        file = hf_hub_download(name, "tokenizer.json")
-    return Tokenizer.from_file(file)
+    folder = home() / "tokenizers" / name
+    if folder.is_dir():
+        return _read_given(folder)
+    return Tokenizer.from_file(str(hub_file(name, ("tokenizer.json",), option="tokenizer")))
 
 
 def _pad(used: Any) -> int:

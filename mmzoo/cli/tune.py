@@ -1,0 +1,61 @@
+"""mmzoo tune: the settings that each method does best with on holdout."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmzoo.cli.bench import add_spec_options, spec_of, tune
+from mmzoo.errors import BadValue
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "tune", help="choose settings on holdout, as many trials for every method",
+        description="Gives every method of a bench, plain training included, the same number of trials and epochs over its "
+        "declared search space, scores them on holdout, and prints the best. `mmzoo bench --tune N` with the same options "
+        "then runs them with the bench's seeds. Trials that are in the output folder already are not made again. Needs "
+        "Optuna: pip install 'mmzoo[tune]'.",
+    )  # fmt: skip
+    add_spec_options(parser)
+    parser.add_argument("--trials", metavar="N", type=int, required=True, dest="tune", help="trials of each method")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mmzoo.bench.plan import make_plan
+    from mmzoo.bench.report import Cell, Table, markdown
+    from mmzoo.bench.store import Store
+    from mmzoo.config import shown
+    from mmzoo.plugins import catalogue
+
+    if not arguments.out:
+        raise BadValue("--out is empty: name the folder of the results.")
+    spec = spec_of(arguments)
+    plan = make_plan(spec, catalogue())
+    store = Store(Path(arguments.out))
+    store.prepare()
+    tuned = tune(plan, store, arguments.tune, arguments.device)
+    table = Table(
+        f"settings chosen on holdout over {arguments.tune} trials",
+        ["data set", "method", "holdout as asked", "holdout chosen", "seconds", "backwards", "settings"],
+    )
+    from mmzoo.bench.records import summary
+
+    seen: set[str] = set()
+    for planned in tuned.runs:
+        if planned.spec.tuning is None or planned.spec.config_id in seen:
+            continue
+        seen.add(planned.spec.config_id)
+        said = summary(store.tuning(planned.spec.tuning["study"]), arguments.tune)
+        held = [f"{100 * said['holdout'][k]:.1f}" for k in ("first", "best")]
+        values = " ".join(f"{k}={shown(float(f'{v:.4g}'))}" for k, v in said["chosen"].items())
+        cells = [planned.dataset, planned.label, *held, f"{said['seconds']:.1f}", f"{said['backward']:.0f}", values]
+        table.body.append([Cell(c) for c in cells])
+    table.notes.append(
+        "holdout as asked: the first trial, the method as it was asked for. The highest of many trials is too high: only "
+        "the bench's test scores compare methods. Settings: train.KEY, KEY of strategy 0, 1 ..., head.KEY."
+    )
+    print(markdown(table))
+    print(f"Run them with the bench's seeds: the same options with mmzoo bench --tune {arguments.tune}")
+    return 0
