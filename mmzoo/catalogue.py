@@ -37,8 +37,19 @@ _KEYS: Mapping[str, set[str]] = {
     | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates", "untuned"},
     "encoders": _COMMON | {"path", "input", "files", "example"},
     "datasets": _COMMON
-    | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence", "select",
-       "prepared", "mini"},
+    | {
+        "path",
+        "modalities",
+        "n_classes",
+        "metric",
+        "presets",
+        "training",
+        "encoders",
+        "licence",
+        "select",
+        "prepared",
+        "mini",
+    },
     "trackers": {"summary", "aliases", "status", "version", "path", "install"},
 }
 _NEEDED: Mapping[str, set[str]] = {
@@ -125,6 +136,18 @@ class Param:
         return words + (" or null" if self.type.endswith("?") else "")
 
 
+#: what every encoder can be told beside its own parameters; see mmzoo.encoder.Encoder.configure
+ENCODER_OPTIONS: Mapping[str, Param] = {
+    p.name: p for p in (
+        Param("lr_scale", "float", 1.0, "factor on the learning rate of this encoder", (1e-6, 1e6)),
+        Param("frozen", "bool", False, "all of it stands still, batch statistics too"),
+        Param("frozen_stages", "int", 0, "so do what comes first and as many stages", (0, 1000)),
+        Param("checkpoint", "bool", False, "compute stages again in the backward pass, to save memory"),
+        Param("channels_last", "bool", False, "weights of convolutions in that memory format"),
+    )
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Entry:
     """One thing that has a name. `extra` holds what only its kind has (path, strategy, head, presets ...)."""
@@ -155,6 +178,11 @@ class Entry:
         return (given,) if isinstance(given, str) else tuple(given)
 
     @property
+    def accepted(self) -> dict[str, Param]:
+        """Its own parameters and, of an encoder, the options that all encoders have."""
+        return {**self.params, **(ENCODER_OPTIONS if self.kind == "encoders" else {})}
+
+    @property
     def qualified(self) -> str:
         return f"{self.package}/{self.name}"
 
@@ -180,13 +208,13 @@ class Entry:
 
     def check_params(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """`given` validated against the declared parameters. Raises UnknownName or BadValue naming the entry."""
-        checked = {}
+        checked, known = {}, self.accepted
         for name, value in given.items():
-            if name not in self.params:
+            if name not in known:
                 see = f"See: mmzoo show {self.name}"
-                raise unknown(f"parameter of {SINGULAR[self.kind]} {self.name}", name, self.params, see=see)
+                raise unknown(f"parameter of {SINGULAR[self.kind]} {self.name}", name, known, see=see)
             try:
-                checked[name] = self.params[name].check(value)
+                checked[name] = known[name].check(value)
             except BadValue as error:
                 raise BadValue(f"{SINGULAR[self.kind]} {self.name}: {error} See: mmzoo show {self.name}") from None
         return checked
@@ -428,6 +456,8 @@ def _check_presets(document: Document, key: Key, body: Mapping[str, Any], params
             for param in condition:
                 if param not in params:
                     document.fault((*key, kind, param), f"no such parameter.{near_miss(str(param), params)}")
+    for taken in set(params) & set(ENCODER_OPTIONS) if key[0] == "encoders" else ():
+        document.fault((*key, "params", taken), f"{taken} is an option that every encoder has: take another name")
     if "preset" in params:
         document.fault((*key, "params", "preset"), "preset is how a set of parameters is chosen: take another name")
     for name, given in body.get("presets", {}).items():

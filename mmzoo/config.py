@@ -27,6 +27,8 @@ ENGINE_VERSION = 1
 _BOUND = r"[0-9]{1,9}%?"
 MOST_SEEDS = 10_000
 _PART = re.compile(rf"^(?P<name>[A-Za-z_][\w./-]*?)(?::(?P<first>{_BOUND})-(?P<last>{_BOUND})?)?$")
+#: settings of the encoder of a modality: encoder.MODALITY=NAME, encoder.MODALITY.KEY=VALUE
+ENCODER = "encoder"
 GRAMMAR = "NAME[:FIRST-LAST][+NAME...][@HEAD], e.g. ogm:0-50+pmr@sum"
 
 
@@ -90,7 +92,7 @@ class RunSpec:
     training: Training
     seed: int
     spare_slice: bool = False
-    versions: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, int | str] = field(default_factory=dict)
     #: how its settings were chosen: `trials`, `seed`, `study`; None where they were given
     tuning: Mapping[str, Any] | None = None
 
@@ -324,15 +326,19 @@ class Settings:
             scope, _, name = key.partition(".")
             if not scope or not name:
                 raise BadValue(f"--set {key}={value}: write WHAT.KEY=VALUE, e.g. ogm.alpha=0.3 or train.lr=0.01.")
-            if scope != "train" and not any(catalogue.has(kind, scope) for kind in
+            if scope == ENCODER:
+                if not all(name.split(".", 1)):
+                    raise BadValue(f"--set {key}={value}: write encoder.MODALITY=NAME or encoder.MODALITY.KEY=VALUE.")
+            elif scope != "train" and not any(catalogue.has(kind, scope) for kind in
                                             ("methods", "strategies", "heads", "encoders", "datasets")):  # fmt: skip
-                names = {n.name for n in catalogue} | {"train"}
+                names = {n.name for n in catalogue} | {"train", ENCODER}
                 what = "method, strategy, head, encoder or data set"
                 raise UnknownName(f"--set {key}: no {what} {scope!r}.{near_miss(scope, names)} See: mmzoo list")
             if scope == "train" and name not in FIELDS:
                 raise unknown("training option", name, FIELDS)
             self._values.setdefault(scope, {})[name] = value
         self._catalogue = catalogue
+        self._modalities: dict[str, None] = {}
 
     def take(self, entry: Entry, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The settings of one entry. only: take just these keys, leaving the rest for others of the same name.
@@ -345,15 +351,36 @@ class Settings:
             if shadowed or not self._catalogue.has(entry.kind, scope):
                 continue
             if self._catalogue.get(entry.kind, scope).id == entry.id:
-                found |= self._taken(scope, values if only is None else only)
+                keys = [k for k in values if only is None or k in only]
+                found |= self._taken(scope, [k for k in keys if entry.kind != "datasets" or not _of_encoder(k)])
         return found
+
+    def take_encoder(self, dataset: Entry, modality: str) -> tuple[str | None, dict[str, Any]]:
+        """The encoder that is asked for in place of the usual one (None: that one), and parameters for it.
+
+        `encoder.MODALITY` holds for every data set that has the modality, `DATASET.encoder.MODALITY` goes before it.
+        """
+        self._modalities[modality] = None
+        name: Any = None
+        params: dict[str, Any] = {}
+        own = [s for s in self._values if self._catalogue.has("datasets", s)
+               and self._catalogue.get("datasets", s).id == dataset.id]  # fmt: skip
+        for scope, start in [(ENCODER, modality), *((s, f"{ENCODER}.{modality}") for s in own)]:
+            values = self._values.get(scope, {})
+            taken = self._taken(scope, [k for k in values if k == start or k.startswith(f"{start}.")])
+            name = taken.pop(start, name)
+            params |= {k.removeprefix(f"{start}."): v for k, v in taken.items()}
+        if name is not None and not isinstance(name, str):
+            raise BadValue(f"encoder.{modality} must be the name of an encoder, not {name!r}. See: mmzoo list encoders")
+        return name, params
 
     def take_training(self) -> dict[str, Any]:
         """The settings `train.KEY`."""
         return self._taken("train", FIELDS)
 
-    def _taken(self, scope: str, keys: Mapping[str, Any]) -> dict[str, Any]:
-        taken = {k: v for k, v in self._values.get(scope, {}).items() if k in keys}
+    def _taken(self, scope: str, keys: Iterable[str]) -> dict[str, Any]:
+        chosen = set(keys)
+        taken = {k: v for k, v in self._values.get(scope, {}).items() if k in chosen}
         self._used |= {(scope, k) for k in taken}
         return taken
 
@@ -361,11 +388,19 @@ class Settings:
         """Raise BadValue for a setting that nothing in this bench takes."""
         for scope, values in self._values.items():
             for key in values:
+                if (scope, key) not in self._used and (scope == ENCODER or _of_encoder(key)):
+                    modality = key.removeprefix(f"{ENCODER}.").partition(".")[0]
+                    raise unknown(f"modality (--set {scope}.{key})", modality, self._modalities)
                 if (scope, key) not in self._used:
                     raise BadValue(
                         f"--set {scope}.{key}: nothing in this bench uses {scope!r}. Name it with --method, "
                         "--baselines or --datasets, or leave the setting out."
                     )
+
+
+def _of_encoder(key: str) -> bool:
+    """Whether a setting of a data set is about the encoder of one of its modalities."""
+    return key.startswith(f"{ENCODER}.")
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -537,17 +572,20 @@ def _check_setting(catalogue: Catalogue, key: str, value: Any) -> None:
     if scope == "train":
         Training().replace(**{name: value})
         return
+    if scope == ENCODER or _of_encoder(name):
+        _check_encoder_setting(catalogue, name.removeprefix(f"{ENCODER}."), value)
+        return
     named = [catalogue.get(kind, scope) for kind in KINDS if catalogue.has(kind, scope)]
     for method in [e for e in named if e.kind == "methods"]:
         named.append(catalogue.get("strategies", method.extra["strategy"], method.package))
     if name == "preset" and (strategies := [e for e in named if e.kind == "strategies"]):
         strategies[-1].preset(value)
         return
-    takers = [e for e in named if name in e.params]
+    takers = [e for e in named if name in e.accepted]
     if any(e.kind in ("methods", "strategies") for e in named):  # which head these go with is not known yet
         takers += [h for h in catalogue.entries("heads") if name.removeprefix("head.") in h.params]
     if not takers:
-        accepted = {p: None for e in named for p in e.params}
+        accepted = {p: None for e in named for p in e.accepted}
         raise unknown(f"parameter of {scope}", name, accepted, see=f"See: mmzoo show {scope}")
     errors = []
     for entry in takers:
@@ -557,6 +595,17 @@ def _check_setting(catalogue: Catalogue, key: str, value: Any) -> None:
         except MmzooError as error:
             errors.append(error)
     raise errors[0]
+
+
+def _check_encoder_setting(catalogue: Catalogue, name: str, value: Any) -> None:
+    """`MODALITY: NAME` or `MODALITY.KEY: VALUE`, as far as that can be told without the data set."""
+    _, _, key = name.partition(".")
+    if not key:
+        catalogue.get("encoders", str(value))
+        return
+    known = {k for e in catalogue.entries("encoders") for k in e.accepted}
+    if key not in known:
+        raise unknown("parameter of any encoder", key, known, see="See: mmzoo list encoders")
 
 
 # ---------------------------------------------------------------------------------------------- data sets

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.functional import in_steps
+from mmzoo.microbatch import buffers_kept
+from mmzoo.types import map_tensors
 
 #: what a bare shape is taken for, by its number of axes
 _BY_AXES = {1: "vector", 2: "spectrogram", 3: "image", 4: "video"}
@@ -45,6 +50,13 @@ class InputSpec:
             raise Incompatible(f"this encoder takes {' or '.join(kinds)}, not {self.kind} {self.shape}.")
         return self
 
+    def example(self, n: int = 2) -> Any:
+        """A made-up batch of such inputs: normal numbers, or tokens without padding. Draws from the global stream."""
+        if self.kind != "text":
+            return torch.randn(n, *self.shape)
+        ids = torch.randint(self.vocabulary or 2, (n, *self.shape))
+        return {"ids": ids, "mask": torch.ones_like(ids, dtype=torch.bool)}
+
 
 class Encoder(nn.Module):
     """Turns the input of one modality into a feature vector. Built as `Class(spec, **params)`, spec an InputSpec.
@@ -60,6 +72,90 @@ class Encoder(nn.Module):
     out_dim: int
     n_stages: int = 0
     stage_dims: Sequence[int] = ()
+    #: the factor on the learning rate of its parameters; see `configure`
+    lr_scale: float = 1.0
+    _still: Sequence[nn.Module] = ()
+    _recompute: bool = False
+
+    def configure(
+        self, spec: InputSpec | Sequence[int], *, lr_scale: float = 1.0, frozen: bool = False, frozen_stages: int = 0,
+        checkpoint: bool = False, channels_last: bool = False,
+    ) -> Encoder:  # fmt: skip
+        """What every encoder can be told, whoever wrote it. Returns the encoder.
+
+        lr_scale: factor on the scheduled learning rate. frozen: all of it stands still, batch statistics and dropout too.
+        frozen_stages: so do what comes before the first stage and as many stages; what that is made of is found by a forward
+        of made-up inputs, which is what `spec` is for. checkpoint: in the backward pass stages are computed again instead of
+        kept, for memory; the numbers stay. channels_last: weights of convolutions in that memory format.
+
+        Raises BadValue for options that exclude each other, Incompatible where this encoder has nothing of that kind.
+        """
+        name = type(self).__name__
+        if frozen and (frozen_stages or checkpoint or lr_scale != 1.0):
+            raise BadValue("frozen leaves nothing for frozen_stages, checkpoint or lr_scale to act on. Set it or them.")
+        if frozen_stages > self.n_stages or (checkpoint and not self.n_stages):
+            what = f"frozen_stages={frozen_stages}" if frozen_stages > self.n_stages else "checkpoint=true"
+            raise Incompatible(f"{name} has {self.n_stages or 'no'} stages, too few for {what}.")
+        self.lr_scale, self._recompute = lr_scale, checkpoint
+        if channels_last:
+            self._to_channels_last()
+        if frozen:
+            self._still = [self]
+            self.requires_grad_(False)
+        elif frozen_stages:
+            self._freeze_stages(frozen_stages, InputSpec.of(spec).example())
+        self.train(self.training)
+        return self
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As of every module; what is frozen stays in eval mode."""
+        super().train(mode)
+        for module in self._still:
+            for inner in module.modules():
+                inner.training = False
+        return self
+
+    def _to_channels_last(self) -> None:
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        found = [p for p in self.parameters() if p.ndim in formats]
+        if not found:
+            raise Incompatible(f"{type(self).__name__} has no convolution for channels_last to act on.")
+        for p in found:
+            p.data = p.data.contiguous(memory_format=formats[p.ndim])
+
+    def _freeze_stages(self, stages: int, x: Any) -> None:
+        """Find the parameters that the map after so many stages depends on, and the modules that hold nothing else."""
+        called: list[nn.Module] = []
+        was = self.training
+        self.eval()
+        x = map_tensors(x, lambda t: t.to(next(self.parameters()).device))
+        hooks = [m.register_forward_pre_hook(lambda m, _: called.append(m)) for m in self.modules() if m is not self]
+        try:
+            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+                state = self.begin(x)
+                for stage in range(stages):
+                    state = self.run_stage(stage, state)
+                params = list(self.parameters())
+                grads = torch.autograd.grad(self.view(state).sum(), params, allow_unused=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        early = {id(p) for p, g in zip(params, grads) if g is not None}
+        self._still = [m for m in dict.fromkeys(called) if all(id(p) in early for p in m.parameters())]
+        for p in params:
+            p.requires_grad_(p.requires_grad and id(p) not in early)
+        self.train(was)
+
+    def advance(self, stage: int, state: Any) -> Any:
+        """`run_stage`, computed again in the backward pass where `checkpoint` asks for that."""
+        # torch.func has no place for what checkpointing hangs on saved tensors.
+        if not self._recompute or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return self.run_stage(stage, state)
+        # The second time runs on copies of the buffers: batch statistics have moved already.
+        return recomputed(
+            self.run_stage, stage, state, use_reentrant=False,
+            context_fn=lambda: (contextlib.nullcontext(), _OnCopies(self)),
+        )  # fmt: skip
 
     def begin(self, x: Any) -> Any:
         """The state before stage 0."""
@@ -96,5 +192,20 @@ class Encoder(nn.Module):
     def forward(self, x: Any) -> Tensor:
         state = self.begin(x)
         for stage in range(self.n_stages):
-            state = self.run_stage(stage, state)
+            state = self.advance(stage, state)
         return self.finish(state)
+
+
+class _OnCopies:
+    """`buffers_kept`, to be entered as often as a graph is gone through."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._open: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._open.append(buffers_kept(self._module))
+        self._open[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.pop().__exit__(*error)

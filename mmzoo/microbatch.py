@@ -53,7 +53,8 @@ class MicroBatches:
             with buffers_kept(self._run.model):  # the first encoding has moved the batch statistics already
                 piece = self._encode(start, end)
             rows = [m for m in grads if piece[m].requires_grad]
-            torch.autograd.backward([piece[m] for m in rows], [grads[m][start:end] for m in rows])
+            if rows:  # a frozen encoder has nothing to hand on
+                torch.autograd.backward([piece[m] for m in rows], [grads[m][start:end] for m in rows])
         for z in self._leaves.values():
             z.grad = None
 

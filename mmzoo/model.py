@@ -169,7 +169,7 @@ class _Branch:
     def run(self, stage: int) -> None:
         """Run one stage, counted from the end."""
         with self._own():
-            self._state = self._encoder.run_stage(stage + self._encoder.n_stages, self._state)
+            self._state = self._encoder.advance(stage + self._encoder.n_stages, self._state)
 
     def map(self) -> Tensor:
         return _scatter(self._encoder.view(self._state), self._rows, self._n)

@@ -534,7 +534,8 @@ class Run:
         """The groups for the optimizer. own_rates: with the rate and the weight decay of `training`; otherwise those
         are the optimizer's, but for a weight decay that the strategy has changed."""
         t = self.training
-        before = {name: Group(ps, 1.0, t.weight_decay) for name, ps in self.model.groups().items()}
+        own = {f"encoder:{m}": float(e.lr_scale) for m, e in self.model.encoders.items()}  # type: ignore[arg-type]
+        before = {name: Group(ps, own.get(name, 1.0), t.weight_decay) for name, ps in self.model.groups().items()}
         after = self.strategy.param_groups(dict(before))
         if set(after) != set(before):
             raise BadValue(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmzoo.catalogue import Catalogue, Entry
+from mmzoo.catalogue import ENCODER_OPTIONS, Catalogue, Entry
 from mmzoo.config import (
     BenchSpec,
     Method,
@@ -276,9 +276,20 @@ def _encoders(
     for m in modalities:
         choices = entry.extra["encoders"]
         choice = choices[m] if m in choices else choices[entry.extra["modalities"][m]]
-        encoder = catalogue.get("encoders", choice["name"], entry.package)
-        given = {**encoder.check_params(choice.get("params", {})),
-                 **encoder.check_params(settings.take(encoder))}  # fmt: skip
+        usual = catalogue.get("encoders", choice["name"], entry.package)
+        name, asked = settings.take_encoder(entry, m)
+        encoder = usual if name is None else catalogue.get("encoders", name)
+        kind = entry.extra["modalities"][m]
+        if kind not in encoder.inputs:
+            fit = ", ".join(catalogue.name_of(e) for e in catalogue.entries("encoders") if kind in e.inputs)
+            raise Incompatible(
+                f"{entry.name}: {m} is {kind}, and encoder {encoder.name} takes {', '.join(encoder.inputs)}. "
+                f"These take it: {fit or 'none'}."
+            )
+        given = encoder.check_params(choice.get("params", {})) if encoder.id == usual.id else {}
+        given |= encoder.check_params(settings.take(encoder)) | encoder.check_params(asked)
+        # An option that is off leaves the run what it is without it.
+        given = {k: v for k, v in given.items() if k not in ENCODER_OPTIONS or v != ENCODER_OPTIONS[k].default}
         found[m] = (encoder, {**encoder.defaults(), **given})
     return found
 
@@ -321,12 +332,26 @@ def _runs(
     encoders: Mapping[str, tuple[Entry, dict[str, Any]]], training: Training, seeds: tuple[int, ...],
     chosen: frozenset[str],
 ) -> Iterator[Planned]:  # fmt: skip
-    versions = {**method.versions, entry.id: entry.version, **{e.id: e.version for e, _ in encoders.values()}}
+    of_data = {entry.id: entry.version}
+    of_encoder = {m: _versions(*encoders[m]) for m in modalities}
     for only in [(m,) for m in modalities] if method.each_modality else [None]:
         for seed in seeds:
+            used = {k: v for m in only or modalities for k, v in of_encoder[m].items()}
+            versions = {**method.versions, **of_data, **used}
             spec = RunSpec(
                 dataset=entry.id.partition("/")[2], data_params=dict(params), modalities=only, parts=method.parts,
                 head=method.head, head_params=method.head_params, training=training, seed=seed, versions=versions,
                 encoders={m: (encoders[m][0].id.partition("/")[2], encoders[m][1]) for m in only or modalities},
             )  # fmt: skip
             yield Planned(spec, label, method.label, role, only[0] if only else None, fixed=method.fixed | chosen)
+
+
+def _versions(encoder: Entry, params: Mapping[str, Any]) -> dict[str, int | str]:
+    """The version of an encoder, and a hash of the files from outside that it starts from."""
+    files = encoder.files(params)
+    if not files:
+        return {encoder.id: encoder.version}
+    from mmzoo.weights import digest_of
+
+    content = digest_of(files)
+    return {encoder.id: encoder.version, f"{encoder.id} {content}": content}

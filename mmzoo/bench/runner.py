@@ -22,7 +22,7 @@ from mmzoo import __version__
 from mmzoo.bench.plan import Planned
 from mmzoo.bench.records import summary
 from mmzoo.bench.store import FINAL, SCHEMA, STRATEGY_STATE, WEIGHTS, Store
-from mmzoo.catalogue import Catalogue
+from mmzoo.catalogue import ENCODER_OPTIONS, Catalogue
 from mmzoo.complexity import complexity
 from mmzoo.config import Part
 from mmzoo.data.datamodule import DataModule, Loader
@@ -342,8 +342,10 @@ def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> Multimodal
     encoders = {}
     for m in data.modalities:
         name, params = spec.encoders[m]
+        options = {k: v for k, v in params.items() if k in ENCODER_OPTIONS}
+        own = {k: v for k, v in params.items() if k not in options}
         with seeded(spec.seed, "init", "encoder", m):
-            encoders[m] = catalogue.get("encoders", name).load()(data.spec(m), **params)
+            encoders[m] = catalogue.get("encoders", name).load()(data.spec(m), **own).configure(data.spec(m), **options)
     head = catalogue.get("heads", spec.head).load()
     with seeded(spec.seed, "init", "head", spec.head):
         read = head.readout(encoders, **spec.head_params)

@@ -68,6 +68,9 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
     add("--set", metavar="WHAT.KEY=VALUE", action="append", default=[], dest="settings",
         help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01"
         )  # fmt: skip
+    add("--encoders", metavar="MODALITY=NAME,...",
+        help="read a modality with another encoder than usual, e.g. audio=resnet18; the same as --set encoder.audio=resnet18"
+        )  # fmt: skip
     add("--heads", metavar="NAME,...", help="run each method that names no head of its own with each of these")
     add("--override", metavar="'WHAT.KEY=VALUE ...'", action="append", default=[], dest="overrides",
         help="settings that hold together, over those of --set; given several times, the whole bench is run under each"
@@ -179,7 +182,8 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
         from mmzoo.bench.ready import default_datasets
 
         fields["datasets"] = default_datasets(catalogue())
-    fields["settings"] = (*fields.get("settings", ()), *map(parse_setting, arguments.settings))
+    chosen = [] if arguments.encoders is None else [f"encoder.{pair}" for pair in _names(arguments.encoders)]
+    fields["settings"] = (*fields.get("settings", ()), *map(parse_setting, chosen), *map(parse_setting, arguments.settings))
     if "method" not in fields:
         raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")
     return BenchSpec(**fields)

@@ -52,10 +52,10 @@ def _text(catalogue: Catalogue, e: Entry) -> str:
         lines.append(f"  is: strategy {e.extra['strategy']}{chosen}, head {e.extra['head']}")
     if "equation" in e.extra:
         lines += ["  equation:", *(f"    {line}" for line in e.extra["equation"].rstrip().splitlines())]
-    if e.params:
+    if e.accepted:
         lines.append("  parameters:")
-        width = max(map(len, e.params))
-        for p in e.params.values():
+        width = max(map(len, e.accepted))
+        for p in e.accepted.values():
             doc = f"  {p.doc}" if p.doc else ""
             default = json.dumps(p.default)
             tuned = f"; tuned from {p.search.low:g} to {p.search.high:g}" if p.search else ""
