@@ -32,9 +32,13 @@ class Steps(Encoder):
         self.n_stages = encoder.n_stages
         self.stage_dims = tuple(encoder.stage_dims)
         self.out_dim = steps * self.stage_dims[-1]
+        self.lr_scale = encoder.lr_scale
 
     def begin(self, x: Any) -> Any:
         return self.encoder.begin(x)
+
+    def advance(self, stage: int, state: Any) -> Any:
+        return self.encoder.advance(stage, state)
 
     def run_stage(self, stage: int, state: Any) -> Any:
         return self.encoder.run_stage(stage, state)

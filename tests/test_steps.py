@@ -165,6 +165,14 @@ def test_a_spectrogram_is_followed_through_time_and_a_video_frame_by_frame() -> 
         assert moved.tolist()[-1] and not moved[:2].any()
 
 
+def test_what_an_encoder_was_told_still_holds() -> None:
+    inner = CNN((2, 8, 8), widths=(4, 4)).configure((2, 8, 8), lr_scale=0.1, frozen_stages=1, checkpoint=True)
+    steps = Steps(inner, 2).train()
+    assert steps.lr_scale == 0.1 and not inner.blocks[0].training and inner.blocks[1].training
+    steps(torch.randn(3, 2, 8, 8)).sum().backward()
+    assert {n.split(".")[2] for n, p in steps.named_parameters() if p.grad is not None} == {"1"}
+
+
 def test_what_cannot_be_read_as_a_sequence_is_refused_with_the_reason() -> None:
     class Silent(Picture):
         def __init__(self) -> None:
