@@ -4,7 +4,7 @@
 
 Makes a generated CREMA-D in its published layout (3 s of 16 kHz wav, and a flv video of 480x360 at 30 frames a second), prepares
 it (spectrogram 257x299 float16, three frames of 224x224), and reads it with the training loader on one core: batches of 64 in a
-drawn order, page cache warm, the raw rows; then with the transforms that a CPU then does. "On the fly" decodes each item when it
+drawn order, page cache warm, the raw rows; rates are per second of processor time, since the machine may have other work; then with the transforms that a CPU then does. "On the fly" decodes each item when it
 is asked for: sound and spectrogram, and three frames out of jpg files (extracted before, as OGM-GE's and other loaders expect) or
 out of the video. All in one process with one thread. Appends a row to benchmarks/results/read_store.csv with --write.
 """
@@ -70,9 +70,9 @@ def measure(top: Path, n: int, seconds: float) -> dict[str, Any]:
             media = [{"audio": File(clips[i % 24][0]), "video": File(clips[i % 24][1])} for i in range(n)]
             return Listing([Item(f"i{i}", i % 6, m) for i, m in enumerate(media)], list("abcdef"))
 
-    started = time.perf_counter()
+    started = time.process_time()
     store = prepare(CremaShape(), top / "clips", jobs=0).store
-    prepared = n / (time.perf_counter() - started)
+    prepared = n / (time.process_time() - started)
     data = open_module(store.folder)
     loader = data.loader("train", "slice", "holdout", "test", batch_size=64)
     numbers = itertools.count()
@@ -106,14 +106,14 @@ def measure(top: Path, n: int, seconds: float) -> dict[str, Any]:
 
 
 def best_rate(step: Callable[[], int], seconds: float) -> float:
-    """Items a second, the best of five stretches: what else runs on the machine only makes it slower."""
+    """Items a second of processor time, the best of five stretches: what else runs on the machine only makes it slower."""
     step()
     rates = []
     for _ in range(5):
-        started, done = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds / 5:
+        started, done = time.process_time(), 0
+        while time.process_time() - started < seconds / 5:
             done += step()
-        rates.append(done / (time.perf_counter() - started))
+        rates.append(done / (time.process_time() - started))
     return max(rates)
 
 

@@ -8,6 +8,7 @@ solvers (mmzoo.solvers), all of which can be imported from here.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from mmzoo.curvature import (
     full_precision,
     gauss_newton_operator,
     hessian_operator,
+    moving_only,
     not_still,
     scoped_parameters,
 )
@@ -160,7 +162,8 @@ class Hypergradient:
     solution, which does not depend on the size of the losses and hardly on that of the damping. damping: as added to
     the diagonal. usable: the solve came close enough to a finite value; `reason` says why not. lambda_max: the
     estimate (nan: none was made). products: with the curvature, in all. backwards: what that cost, in backwards over
-    one micro-batch. warm: what the next call may start from.
+    one micro-batch. norms: of grad L_cls and grad L_mm in the scope of the solve. warm: what the next call may start
+    from.
     """
 
     value: float
@@ -172,6 +175,7 @@ class Hypergradient:
     lambda_max: float = math.nan
     products: int = 0
     backwards: int = 0
+    norms: tuple[float, float] = (math.nan, math.nan)
     warm: Warm | None = None
 
     @property
@@ -195,6 +199,11 @@ class Hypergradient:
 
 
 # ---------------------------------------------------------------------- the gradient
+def _same(vector: Tensor) -> Tensor:
+    """The mean over the one process that there is."""
+    return vector
+
+
 def implicit_gradient(
     inner: Callable[[], Inner] | Sequence[Callable[[], Inner]],
     upper: Callable[[], Tensor | Upper] | Sequence[Callable[[], Tensor | Upper]],
@@ -204,6 +213,7 @@ def implicit_gradient(
     solver: Solver = Solver(),
     warm: Warm | None = None,
     generator: torch.Generator | None = None,
+    reduce: Callable[[Tensor], Tensor] = _same,
 ) -> Hypergradient:
     """d L_upper / d alpha at the parameters as they are: -(grad L_mm - grad L_cls)^T (H + mu I)^{-1} grad L_upper
     (Yang et al., NeurIPS 2024, eq. 3), by one solve for a given inner problem.
@@ -214,23 +224,29 @@ def implicit_gradient(
     those that require no gradient are skipped. A model is checked: use `frozen_statistics`.
     warm: from the result before, for the solve and for lambda_max; every solve starts from zero without. generator:
     draws the first vector of the power iteration (None: always the same one); the global stream is left alone.
+    reduce: the mean of a vector (P,) over processes, each of which gives its share of every micro-batch, as in
+    training; all then find the same value. It is asked for a vector a loss and a vector a product.
 
-    Costs, in backwards over a micro-batch: 1 for each upper one; for each inner one 2 (identity: 1) and 2 a product,
-    where the two of a product go through larger graphs than a plain backward and take about 2.5 training steps.
+    One forward a micro-batch serves its gradients and every product, and keeps a graph only from the first layer on
+    that holds a parameter in the scope. Costs, in backwards over a micro-batch (from that layer on): 1 for each upper
+    one; for each inner one 3 (identity: 2) and 2 a product, where the two of a product go through larger graphs than a
+    plain backward and take about 2.5 training steps.
 
     Raises Incompatible where a module is not still or precision is half, BadValue for vectors or weights that do not
     fit. A solve that failed raises nothing: see `usable`.
     """
     params = _parameters(of, solver.scope)
     mixing = Mixing.of(alpha)
-    with torch.enable_grad(), double_backward(), full_precision(params[0].device):
+    still = moving_only(params, of) if isinstance(of, nn.Module) else contextlib.nullcontext()
+    with torch.enable_grad(), double_backward(), full_precision(params[0].device), still:
         pieces = _checked([closure() for closure in _listed(inner)])
         share = _shares([piece.weight for piece in pieces])
-        mixed, product = _inner_terms(pieces, share, mixing, solver, params)
+        mixed, norms, product = _inner_terms(pieces, share, mixing, solver, params, reduce)
         losses = [_as_upper(closure()) for closure in _listed(upper)]
         share = _shares([piece.weight for piece in losses])
-        gradient = _summed(w * flat_grad(u.loss, params) for w, u in zip(share, losses))
-        return _solved(gradient, mixed, product, solver, warm, generator, (len(losses), len(pieces)))
+        gradient = reduce(_summed(w * flat_grad(u.loss, params) for w, u in zip(share, losses)))
+        found = _solved(gradient, mixed, product, solver, warm, generator, (len(losses), len(pieces)))
+        return replace(found, norms=norms)
 
 
 def hypergradient(
@@ -275,7 +291,7 @@ def _solved(
     """Damp, solve, and account for it. pieces: how many micro-batches the upper and the inner loss came in."""
     if solver.curvature == "identity":
         found = hypergradient(gradient, mixed, torch.zeros_like, solve=lambda a, b: Solution(b, 0.0, 0, math.nan))
-        return replace(found, warm=None, backwards=sum(pieces))
+        return replace(found, warm=None, backwards=pieces[0] + 2 * pieces[1])
     x0, start, turns = _starts(gradient, solver, warm, generator)
     size, vector, spent = math.nan, None, 0
     if solver.relative or solver.how == "neumann":
@@ -292,7 +308,7 @@ def _solved(
     found = hypergradient(gradient, mixed, product, solve=solve, damping=damping, max_residual=solver.max_residual)
     spent += found.products
     return replace(
-        found, lambda_max=size, products=spent, backwards=pieces[0] + pieces[1] * (2 + 2 * spent),
+        found, lambda_max=size, products=spent, backwards=pieces[0] + pieces[1] * (3 + 2 * spent),
         warm=Warm(found.solution.x, vector) if found.usable else None,
     )  # fmt: skip
 
@@ -315,12 +331,17 @@ def _starts(
 
 
 def _inner_terms(
-    pieces: Sequence[Inner], share: Sequence[float], mixing: Mixing, solver: Solver, params: Sequence[Tensor]
-) -> tuple[Tensor, Operator]:
-    """The (P,) derivative of the inner gradient in alpha, and products with the inner curvature, averaged."""
-    mixed = _summed(w * flat_grad(mixing.slope(*p.losses(p.outputs)), params) for w, p in zip(share, pieces))
+    pieces: Sequence[Inner], share: Sequence[float], mixing: Mixing, solver: Solver, params: Sequence[Tensor],
+    reduce: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, tuple[float, float], Operator]:  # fmt: skip
+    """The (P,) derivative of the inner gradient in alpha, the norms of the gradients of both losses, and products with
+    the inner curvature; all averaged."""
+    losses = [piece.losses(piece.outputs) for piece in pieces]
+    both = [_summed(w * flat_grad(pair[i], params) for w, pair in zip(share, losses)) for i in (0, 1)]
+    l_cls, l_mm = map(reduce, both)
+    mixed, norms = mixing.slopes[0] * l_cls + mixing.slopes[1] * l_mm, (length(l_cls), length(l_mm))
     if solver.curvature == "identity":
-        return mixed, torch.zeros_like
+        return mixed, norms, torch.zeros_like
 
     def total(piece: Inner) -> Callable[[Sequence[Tensor]], Tensor]:
         return lambda outputs: mixing.total(*piece.losses(outputs))
@@ -328,8 +349,8 @@ def _inner_terms(
     if solver.curvature == "gauss_newton":
         operators = [gauss_newton_operator(p.outputs, total(p), params) for p in pieces]
     else:
-        operators = [hessian_operator(total(p)(p.outputs), params) for p in pieces]
-    return mixed, lambda v: _summed(w * operator(v) for w, operator in zip(share, operators))
+        operators = [hessian_operator(mixing.total(*pair), params) for pair in losses]
+    return mixed, norms, lambda v: reduce(_summed(w * operator(v) for w, operator in zip(share, operators)))
 
 
 def _parameters(of: nn.Module | Sequence[Tensor], scope: str) -> list[Tensor]:

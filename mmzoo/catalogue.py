@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.errors import BadValue, MmzooError, UnknownName, near_miss, unknown
+from mmzoo.scopes import ACCEPTED, scope_pattern
 from mmzoo.training import Training
 from mmzoo.yamlfile import Document, Key, read
 
@@ -23,12 +24,12 @@ BUILT_IN = "mmzoo"
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "float": (int, float), "int": (int,), "bool": (bool,), "str": (str,), "ints": (list, tuple), "strs": (list, tuple),
-    "numbers": (Mapping,),
+    "numbers": (Mapping,), "scope": (str,),
 }  # fmt: skip
 _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
 _SEARCH_KEYS = {"low", "high", "log", "when"}
 #: keys that hold conditions on the parameters: what a strategy requires in some of its forms only
-CONDITIONS = ("slice_if", "teachers_unless")
+CONDITIONS = ("slice_if", "plain_steps_if", "teachers_unless")
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
@@ -105,6 +106,8 @@ class Param:
             raise BadValue(f"{self.name} must be {self.accepts()}, not {value!r}.{misspelt}")
         if base == "numbers":
             return {name: float(item) for name, item in value.items()}
+        if base == "scope":
+            scope_pattern(value)
         return float(value) if base == "float" else items if several else value
 
     def _takes(self, item: Any) -> bool:
@@ -127,7 +130,7 @@ class Param:
         base = self.type.removesuffix("?")
         words = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text",
                  "ints": "a list of whole numbers", "strs": "a list of names",
-                 "numbers": "a mapping of names to numbers"}[base]  # fmt: skip
+                 "numbers": "a mapping of names to numbers", "scope": ACCEPTED}[base]  # fmt: skip
         if self.choices is not None:
             listed = ", ".join(map(str, self.choices))
             words = f"{words} among {listed}" if base in ("ints", "strs") else f"one of {listed}"
@@ -197,6 +200,10 @@ class Entry:
 
     def _imported(self, key: str) -> Any:
         module, _, attribute = self.extra[key].partition(":")
+        if module.endswith(".py"):
+            from mmzoo import local
+
+            return local.load(module, attribute)
         try:
             return getattr(importlib.import_module(module), attribute)
         except Exception as error:
@@ -284,16 +291,18 @@ class Catalogue:
                 del names[name]
 
     def has(self, kind: str, name: str) -> bool:
-        return name in self._entries[kind] or name in self._also[kind]
+        return name in self._entries[kind] or name in self._also[kind] or _local(kind, name) is not None
 
     def get(self, kind: str, name: str, package: str = "") -> Entry:
-        """The entry of a name, an alias or `package/name`. Raises UnknownName with the nearest known name.
+        """The entry of a name, an alias, `package/name`, or FILE.py:CLASS. Raises UnknownName with the nearest known name.
 
         package: who asks, whose own entries come first. A recipe means the strategy that it ships with, even where
         another package holds the bare name.
         """
         own = self._also[kind].get(f"{package}/{name}")
-        entry = own or self._entries[kind].get(name) or self._also[kind].get(name)
+        entry = own or self._entries[kind].get(name) or self._also[kind].get(name) or _local(kind, name)
+        if entry is None and ".py:" in name:
+            raise UnknownName(f"{name} is no {SINGULAR[kind]}; the base class decides what a class is.")
         if entry is None:
             known = [*self._entries[kind], *self._also[kind]]
             close = near_miss(name, known)
@@ -313,6 +322,15 @@ class Catalogue:
     def name_of(self, entry: Entry) -> str:
         """The shortest name that `get` answers with this entry."""
         return entry.name if self._entries[entry.kind].get(entry.name) is entry else entry.qualified
+
+
+def _local(kind: str, name: str) -> Entry | None:
+    """The entry of a class in a file, which is loaded for that; None where the name means none of this kind."""
+    if ".py:" not in name:
+        return None
+    from mmzoo import local
+
+    return local.entry(kind, name)
 
 
 def read_entries(source: str | Path, package: str | None = None) -> list[Entry]:
@@ -393,6 +411,8 @@ _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {
     "mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities", "example"
 }  # fmt: skip
+#: parameters and their values under which something holds of a strategy: it learns from the slice; it follows the
+#: steps as they are taken, without clipping and micro-batches
 _FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared"}
 
 

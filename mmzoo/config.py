@@ -26,7 +26,9 @@ ENGINE_VERSION = 1
 
 _BOUND = r"[0-9]{1,9}%?"
 MOST_SEEDS = 10_000
-_PART = re.compile(rf"^(?P<name>[A-Za-z_][\w./-]*?)(?::(?P<first>{_BOUND})-(?P<last>{_BOUND})?)?$")
+_PART = re.compile(
+    rf"^(?P<name>[^:]*\.py:[A-Za-z_]\w*|[A-Za-z_][\w./-]*?)(?::(?P<first>{_BOUND})-(?P<last>{_BOUND})?)?$"
+)
 #: settings of the encoder of a modality: encoder.MODALITY=NAME, encoder.MODALITY.KEY=VALUE
 ENCODER = "encoder"
 GRAMMAR = "NAME[:FIRST-LAST][+NAME...][@HEAD], e.g. ogm:0-50+pmr@sum"
@@ -102,9 +104,29 @@ class RunSpec:
             del given["tuning"]
         return _plain({**given, "engine": ENGINE_VERSION})
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        """The spec that `as_dict` gave, of this version of the engine. Raises BadValue for anything else."""
+        try:
+            given = {k: v for k, v in values.items() if k != "engine"}
+            given["parts"] = tuple(Part(**part) for part in given["parts"])
+            given["modalities"] = None if given["modalities"] is None else tuple(given["modalities"])
+            given["encoders"] = {str(m): (str(name), dict(params)) for m, (name, params) in given["encoders"].items()}
+            spec = cls(**{**given, "training": Training(**given["training"])})
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise BadValue(f"not the spec of a run ({type(error).__name__}: {error})") from None
+        if values.get("engine") != ENGINE_VERSION or spec.as_dict() != values:
+            raise BadValue("not the spec of a run of this version")
+        return spec
+
     @property
     def run_id(self) -> str:
         return digest(self.as_dict())
+
+    @property
+    def data_id(self) -> str:
+        """The same for all runs on one data set with the same parameters."""
+        return digest({"dataset": self.dataset, "params": self.data_params})
 
     @property
     def config_id(self) -> str:
@@ -276,17 +298,17 @@ def _uses_slice(strategy: Entry, params: Mapping[str, Any]) -> bool:
     """Whether a strategy with these parameters learns from the slice: where `slice_if` says so, else by `requires`."""
     if "slice_if" not in strategy.extra:
         return "slice" in strategy.requires
-    return _holds(strategy.extra["slice_if"], params)
+    return holds(strategy.extra["slice_if"], params)
 
 
 def _needs_teachers(strategy: Entry, params: Mapping[str, Any]) -> bool:
     """Whether a strategy with these parameters learns from teachers: by `requires`, but where `teachers_unless` holds."""
-    return "teachers" in strategy.requires and not _holds(strategy.extra.get("teachers_unless", []), params)
+    return "teachers" in strategy.requires and not holds(strategy.extra.get("teachers_unless", []), params)
 
 
-def _holds(given: Any, params: Mapping[str, Any]) -> bool:
-    """Whether a condition holds: a mapping of parameters to values, all of which must hold, or a list of such mappings,
-    one of which must."""
+def holds(given: Any, params: Mapping[str, Any]) -> bool:
+    """Whether a condition of an entry holds: a mapping of parameters to values, all of which must, or a list of such
+    mappings, one of which must."""
     conditions = given if isinstance(given, list) else [given]
     return any(all(params[k] in values for k, values in condition.items()) for condition in conditions)
 
@@ -306,7 +328,7 @@ def canonical(catalogue: Catalogue, method: Method) -> str | None:
             "each_modality": bool(recipe.extra.get("each_modality")),
         }  # fmt: skip
         if _plain(same) == _plain(method.identity):
-            return recipe.id.partition("/")[2]
+            return catalogue.name_of(recipe)
     return None
 
 
@@ -323,7 +345,7 @@ class Settings:
         self._values: dict[str, dict[str, Any]] = {}
         self._used: set[tuple[str, str]] = set()
         for key, value in pairs:
-            scope, _, name = key.partition(".")
+            scope, name = _divided_key(key)
             if not scope or not name:
                 raise BadValue(f"--set {key}={value}: write WHAT.KEY=VALUE, e.g. ogm.alpha=0.3 or train.lr=0.01.")
             if scope == ENCODER:
@@ -396,6 +418,15 @@ class Settings:
                         f"--set {scope}.{key}: nothing in this bench uses {scope!r}. Name it with --method, "
                         "--baselines or --datasets, or leave the setting out."
                     )
+
+
+def _divided_key(key: str) -> tuple[str, str]:
+    """`WHAT.KEY` as its two parts, where WHAT may be a class in a file: `./mine.py:Mine.weight`."""
+    local = re.match(r"(.*\.py:[A-Za-z_]\w*)\.(.*)", key)
+    if local is not None:
+        return local[1], local[2]
+    scope, _, name = key.partition(".")
+    return scope, name
 
 
 def _of_encoder(key: str) -> bool:
@@ -568,7 +599,7 @@ def _suite_settings(value: Any, catalogue: Catalogue, document: Any, where: tupl
 
 def _check_setting(catalogue: Catalogue, key: str, value: Any) -> None:
     """Type and range of one setting, as far as its name alone decides them."""
-    scope, _, name = key.partition(".")
+    scope, name = _divided_key(key)
     if scope == "train":
         Training().replace(**{name: value})
         return

@@ -9,7 +9,6 @@ through batch norm in train mode, and differences of gradients are useless acros
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmzoo.errors import BadValue
+from mmzoo.scopes import scope_pattern
 from mmzoo.solvers import Operator
 
 
@@ -68,6 +68,21 @@ def full_precision(device: torch.device) -> Iterator[None]:
             kind.fp32_precision = "ieee"
         stack.enter_context(torch.autocast(device.type, enabled=False))
         yield
+
+
+@contextlib.contextmanager
+def moving_only(params: Sequence[Tensor], model: nn.Module) -> Iterator[None]:
+    """Inside a block only `params` of a model's parameters require gradients: a forward builds no graph below the
+    first layer that holds one of them, and what lies there is computed once, whatever is done with the graph."""
+    moving = {id(p) for p in params}
+    still = [p for p in model.parameters() if p.requires_grad and id(p) not in moving]
+    for p in still:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in still:
+            p.requires_grad_(True)
 
 
 # ---------------------------------------------------------------------- products
@@ -147,21 +162,36 @@ def _grads(value: Tensor, leaves: Sequence[Tensor], *, create_graph: bool) -> Se
 
 
 def scoped_parameters(model: nn.Module, scope: str = "all") -> list[nn.Parameter]:
-    """The trainable parameters that a solve moves in: "all", "heads" (what is under `head` and `extra`), or
-    "pattern:REGEX" (those whose name the expression is found in). The others count as constants.
+    """The trainable parameters that a solve moves in: "all", "heads" (what is under `head` and `extra`), "last" (the
+    same and the last layer of each encoder), or "pattern:REGEX" (those whose name the expression is found in). The
+    others count as constants.
+
+    The last layer of an encoder is the last of its modules, in the order in which they were made, that holds a
+    trainable matrix or kernel of its own, with everything after it (a norm, as a rule).
 
     Raises BadValue for a malformed scope, or one that holds no trainable parameter.
     """
-    kind, _, given = scope.partition(":")
-    if scope not in ("all", "heads") and (kind != "pattern" or not given):
-        raise BadValue(f"scope must be 'all', 'heads' or 'pattern:REGEX', not {scope!r}.")
-    try:
-        wanted = re.compile({"all": "", "heads": r"^(head|extra)\."}.get(kind, given))
-    except re.error as error:
-        raise BadValue(f"scope {scope!r} is not a regular expression: {error}.") from error
-    found = [p for name, p in model.named_parameters() if p.requires_grad and wanted.search(name)]
+    wanted = scope_pattern(scope)
+    last = _last_layers(model) if scope == "last" else set()
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    found = [p for name, p in named if name in last or wanted.search(name)]
     if not found:
-        names = [name for name, p in model.named_parameters() if p.requires_grad]
+        names = [name for name, _ in named]
         some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise BadValue(f"scope {scope!r} holds none of the trainable parameters: {some or 'there are none'}.")
+    return found
+
+
+def _last_layers(model: nn.Module) -> set[str]:
+    """The names of the parameters of each encoder's last layer."""
+    found: set[str] = set()
+    encoders = getattr(model, "encoders", None)
+    for m, encoder in encoders.items() if isinstance(encoders, nn.ModuleDict) else ():
+        taken: list[str] = []
+        for name, module in reversed(list(encoder.named_modules(prefix=f"encoders.{m}"))):
+            own = [(f"{name}.{n}", p) for n, p in module.named_parameters(recurse=False) if p.requires_grad]
+            taken += [n for n, _ in own]
+            if any(p.ndim > 1 for _, p in own):
+                break
+        found.update(taken)
     return found

@@ -26,3 +26,8 @@ def mmzoo_catalogue() -> Iterable[Entry]:  # type: ignore[empty-body]
 @hookspec
 def mmzoo_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add sub-commands: a parser whose default `command` is a function of the parsed arguments."""
+
+
+@hookspec
+def mmzoo_replays() -> None:
+    """Import the modules that register replays of test vectors (see mmzoo.testing.replay). Called by its command only."""

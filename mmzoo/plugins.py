@@ -117,6 +117,22 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
         return point.name, "?"
 
 
+def _check_version(point: metadata.EntryPoint) -> None:
+    """Raise BadValue for a package that was made for another version of mmzoo; pip sees to that unless told not to."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for text in (point.dist.requires if point.dist is not None else None) or ():
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if _normal(requirement.name) == "mmzoo" and not requirement.specifier.contains(__version__, prereleases=True):
+            raise BadValue(
+                f"it was made for mmzoo {requirement.specifier}, and this is {__version__}. Install a version of it that "
+                "fits, or mmzoo in the version it wants"
+            )
+
+
 def _wanted(*names: str) -> bool:
     only = os.environ.get("MMZOO_PLUGINS")
     return only is None or bool({_normal(n) for n in only.split(",")} & {_normal(n) for n in names})
@@ -147,6 +163,7 @@ def _register(manager: pluggy.PluginManager, found: Catalogue, plugin: Plugin, p
     try:
         # What a plugin prints must not end up in the output of `mmzoo list --json`.
         with contextlib.redirect_stdout(sys.stderr):
+            _check_version(point)
             loaded = _in_time(point.load, seconds)
             if manager.is_registered(loaded):
                 raise BadValue(f"{point.value} is registered already, under another entry point")

@@ -121,18 +121,30 @@ class ForwardTangent:
 
     Raises Incompatible, with the reason, where the derivative would be wrong: another optimizer, or amsgrad,
     maximize, fused or differentiable ones; half precision; `.grad` changed between backward and step (clipping that
-    bites, averaging over processes); weights changed apart from the optimizer; buffers that move and are not those of
+    bites); weights changed apart from the optimizer; buffers that move and are not those of
     a batch norm. From then on only `reset` helps.
+
+    reduce: the mean of a tensor over processes, which share each batch and the upper loss. Backward then leaves the
+    mean gradient of all in `.grad`, and averaging it once more changes nothing but the last bit. Incompatible with
+    running statistics, of which each process has its own.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, *, reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self._optimizer = optimizer
+        self._reduce = reduce
         self._model = model
         self._asked = False
         self._handles: list[RemovableHandle] = []
         for group in optimizer.param_groups:
             if fault := fault_of(optimizer, group):
                 raise Incompatible(fault)
+        if reduce is not None and (norms := _tracking(model)):
+            raise Incompatible(
+                f"the running statistics of {next(iter(norms))} differ from process to process, and their tangents "
+                "with them: train in one process, or take a solver that needs no tangent."
+            )
         self.reset()
 
     # ------------------------------------------------------------------ the steps
@@ -176,7 +188,7 @@ class ForwardTangent:
         groups = {p: group for group in self._optimizer.param_groups for p in group["params"]}
         self._drop_cleared()
         reached = reached_leaves(loss) if self._state.records else None
-        grads, moved = self._differentiate(loss, slope, params)
+        grads, moved = self._averaged(*self._differentiate(loss, slope, params), params)
         for p, gradient, tangent in zip(params, grads, moved):
             if gradient is not None and (reached is None or p in reached):
                 gradient = gradient.detach()
@@ -297,6 +309,19 @@ class ForwardTangent:
         state.leaves.clear()
         return grads, moved[: len(params)]
 
+    def _averaged(
+        self, grads: list[Tensor | None], moved: list[Tensor | None], params: Sequence[nn.Parameter]
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """Gradients and their tangents over all processes; what is missing in some counts as zero there."""
+        if self._reduce is None or not params:
+            return grads, moved
+        pieces = [torch.zeros_like(p) if t is None else t.detach() for t, p in zip([*grads, *moved], [*params] * 2)]
+        missing = pieces[0].new_tensor([float(t is None) for t in [*grads, *moved]])
+        flat = self._reduce(torch.cat([missing, *(t.flatten() for t in pieces)]))
+        mean = zip(flat[len(pieces) :].split([t.numel() for t in pieces]), pieces, flat[: len(pieces)].tolist())
+        found = [None if share == 1.0 else t.view_as(like) for t, like, share in mean]
+        return found[: len(params)], found[len(params) :]
+
     @contextlib.contextmanager
     def _second_derivatives(self) -> Iterator[None]:
         """Turns the error of an operation that cannot be differentiated twice into one that says what to do."""
@@ -376,12 +401,18 @@ class ForwardTangent:
             elif not moved:
                 self._refuse("stepped() was called, but the optimizer has not stepped")
             else:
-                changed.append((p.grad != pending.gradient).any())
+                changed.append(self._differs(p.grad, pending.gradient))
         if changed and bool(torch.stack([c.to(changed[0].device) for c in changed]).any()):
             self._refuse(
-                ".grad has changed between backward and step, or is not finite: gradient clipping, scaling, noise and "
-                "averaging over processes have derivatives that are not carried"
+                ".grad has changed between backward and step, or is not finite: gradient clipping, scaling and noise "
+                "have derivatives that are not carried, and averaging over processes wants `reduce`"
             )
+
+    def _differs(self, now: Tensor, made: Tensor) -> Tensor:
+        """Whether a gradient is another than backward made: to the last bit, but for averaging it over processes again."""
+        if self._reduce is None:
+            return (now != made).any()
+        return ~((now - made).abs() <= 8 * torch.finfo(now.dtype).eps * made.abs()).all()
 
     # ------------------------------------------------------------------ batch norm
     def _seen(self, module: _BatchNorm, x: Tensor, output: Tensor) -> Tensor | None:
@@ -420,7 +451,8 @@ class ForwardTangent:
             return
         grads = torch.autograd.grad(loss, [variable for variable, _ in pairs], allow_unused=True)
         for gradient, (variable, tangent) in zip(grads, pairs):
-            yield torch.zeros_like(variable) if gradient is None else gradient, tangent
+            whole = torch.zeros_like(variable) if gradient is None else gradient
+            yield whole if self._reduce is None else self._reduce(whole), tangent
 
     # ------------------------------------------------------------------ checks
     def _every_param(self) -> Iterator[nn.Parameter]:

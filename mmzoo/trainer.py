@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmzoo.errors import Diverged, Incompatible
+from mmzoo.errors import BadValue, Diverged, Incompatible
 from mmzoo.evaluation import evaluate
 from mmzoo.gradients import Grads
 from mmzoo.run import Run
@@ -30,6 +30,8 @@ def train_pass(run: Run, step: Step) -> None:
     task = run.criterion(step.kept(out.logits), step.target)
     terms = strategy.losses(step, out, {"task": task})
     for name, value in terms.items():
+        if value.ndim:
+            raise BadValue(f"the loss term {name!r} has the shape {tuple(value.shape)}; a term is a single number.")
         run.log(f"loss/{name}", value)
     strategy.backward(step, terms)
     run.reduce_grads()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmzoo import Batch, MultimodalModel, Run
+from mmzoo.bench.plan import make_plan
+from mmzoo.cli import main
+from mmzoo.config import BenchSpec
 from mmzoo.encoders.mlp import MLP
+from mmzoo.errors import Incompatible
 from mmzoo.functional import cosine_similarities, info_nce, same_class
 from mmzoo.heads.concat import Concat
+from mmzoo.plugins import catalogue
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.strategies.label_fitting import LabelFitting
@@ -163,7 +169,7 @@ def test_alpha_moves_after_every_so_many_steps(solver: Any) -> None:
         assert strategy.current == kept
     assert [i for i, moved in enumerate(seen, 1) if moved] == [3, 6, 9]
     assert strategy.n_updates == 3
-    assert strategy.cost["forward_epoch"] == 1 and strategy.cost["forward"] > 1
+    assert strategy.cost["forward_epoch"] == (1 if solver == "tangent" else 0) and strategy.cost["forward"] > 1
 
 
 def test_alpha_within_an_epoch_is_restored_from_a_checkpoint() -> None:
@@ -223,3 +229,45 @@ def test_label_fitting_is_cross_entropy_with_mixed_labels(one_hot: float) -> Non
     wanted = F.cross_entropy(r.model(batch.inputs).logits, mixed).detach()
     r.step(batch)
     assert torch.allclose(r._logged["loss/task"][0], wanted, atol=1e-12, rtol=0)
+
+
+# ---------------------------------------------------------------------- what the plan knows
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"dynamic_gap_lb.scope": "pattern:("}, "is not a regular expression"),
+        ({"dynamic_gap_lb.scope": "tail"}, "'last' or 'pattern:REGEX', not 'tail'"),
+        ({"dynamic_gap_lb.solver": "tangent", "train.clip": 1.0}, "leave out train.clip"),
+        ({"dynamic_gap_lb.solver": "tangent", "train.clip": 1.0, "train.micro_batch": 8}, "train.clip and train.micro"),
+    ],
+)
+def test_what_cannot_work_is_known_to_the_plan(
+    settings: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = [x for k, v in settings.items() for x in ("--set", f"{k}={v}")]
+    assert main(["bench", "--method", "dynamic_gap_lb", "--datasets", "mfeat", "--out", str(tmp_path), *given]) == 2
+    assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_clipping_hinders_no_other_solver() -> None:
+    for solver, clip in (("tangent", None), ("gauss_newton", 1.0)):
+        given = {"dynamic_gap_lb.solver": solver} | ({} if clip is None else {"train.clip": clip})
+        bench = BenchSpec(method="dynamic_gap_lb", datasets=("mfeat",), seeds=(0,), settings=tuple(given.items()))
+        assert any(p.role == "method" for p in make_plan(bench, catalogue()).runs)
+
+
+def test_a_scope_without_parameters_is_refused_before_training() -> None:
+    with pytest.raises(Incompatible, match="holds none of the trainable parameters"):
+        run_of(DynamicGap(schedule="learned", scope="pattern:nowhere"))
+
+
+def test_norms_of_both_gradients_are_recorded_with_every_schedule() -> None:
+    for strategy in (DynamicGap(), DynamicGap(schedule="learned"), DynamicGap(schedule="learned", solver="tangent")):
+        r = run_of(strategy)
+        r.train_epoch()
+        r.end_epoch()
+        batch = next(iter(r.train()))
+        if strategy.schedule == "learned" and strategy.solver != "tangent":  # taken at the end, not at the start
+            norms = [float(flat(loss, r.model).norm()) for loss in losses(r.model, batch, strategy.temperature)]
+            assert [r._logged[f"dynamic_gap/gradient_{x}"][0] for x in ("cls", "mm")] == pytest.approx(norms, rel=1e-9)
+        assert all(len(r._logged[f"dynamic_gap/gradient_{x}"]) == 1 for x in ("cls", "mm"))

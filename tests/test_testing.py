@@ -404,6 +404,19 @@ def _is_caught(report: Any, check: str, seen: str) -> None:
     assert seen in reason, reason
 
 
+class ReadsTest(Strategy):
+    """Learns from the whole data set, through a function beside it."""
+
+    def epoch_start(self, run: Any) -> None:
+        _whole_set()
+
+
+def _whole_set() -> Any:
+    from mmzoo.data import mfeat
+
+    return mfeat.load
+
+
 FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_construction", Positional, "alpha is not"),
     ("check_construction", Unkept, "no attribute alpha"),
@@ -417,6 +430,7 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_fork", ForkedState, "strategy.counts"),
     ("check_isolation", Peeking, "holds holdout"),
     ("check_isolation", PeekingCopy, "a copy of test features"),
+    ("check_imports", ReadsTest, "ReadsTest uses mmzoo.data.mfeat"),
     ("check_cost", Costly, "it took 9"),
     ("check_cost", Smuggled, "it took 9"),
     ("check_modalities", TwoOnly, "not enough values to unpack"),

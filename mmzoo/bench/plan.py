@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from mmzoo.config import (
     RunSpec,
     Settings,
     canonical,
+    holds,
     register_manifests,
     resolve_dataset,
     resolve_method,
@@ -57,6 +58,36 @@ class Planned:
     @property
     def label(self) -> str:
         return f"{self.method}: {self.modality}" if self.modality else self.method
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data; of its teachers the run ids."""
+        return {"spec": self.spec.as_dict(), "dataset": self.dataset, "method": self.method, "role": self.role,
+                "modality": self.modality, "teachers": [t.spec.run_id for t in self.teachers],
+                "keep": self.keep, "peers": self.peers, "track": list(self.track)}  # fmt: skip
+
+
+def planned_runs(store: Store, run_ids: Iterable[str]) -> tuple[Planned, ...]:
+    """Runs as their folders have them. Raises CorruptFile for a folder that lacks one of its own."""
+    found: dict[str, Planned] = {}
+
+    def get(run_id: str, above: tuple[str, ...] = ()) -> Planned:
+        if run_id not in found:
+            found[run_id] = _planned(store, run_id, above, get)
+        return found[run_id]
+
+    return tuple(get(run_id) for run_id in run_ids)
+
+
+def _planned(store: Store, run_id: str, above: tuple[str, ...], get: Callable[..., Planned]) -> Planned:
+    kept = store.planned(run_id)
+    spec = RunSpec.from_dict(kept["spec"])
+    if run_id in above:
+        raise store.unusable(run_id, "it learns from itself")
+    teachers = tuple(get(t, (*above, run_id)) for t in kept["teachers"])
+    return Planned(
+        spec, kept["dataset"], kept["method"], kept["role"], kept["modality"], teachers, kept["keep"], kept["peers"],
+        tuple(kept["track"]),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,7 +185,7 @@ def _plan_variant(
         )  # fmt: skip
         for method, role, spare in wanted:
             _check_windows(method, training.epochs)
-            if reason := _obstacle(catalogue, method, modalities):
+            if reason := _obstacle(catalogue, method, modalities, training):
                 refused.append(Refused(label, method.label, role, reason))
                 continue
             alone: dict[int, list[Planned]] = {}
@@ -294,7 +325,7 @@ def _encoders(
     return found
 
 
-def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...]) -> str | None:
+def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...], training: Training) -> str | None:
     """Why a method cannot work here, as far as the catalogue tells."""
     n = 1 if method.each_modality else len(modalities)
     head = catalogue.get("heads", method.head)
@@ -304,6 +335,9 @@ def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...])
         strategy = catalogue.get("strategies", part.strategy)
         if reason := _outside(strategy, strategy.name, n):
             return reason
+        bent = [f"train.{k}" for k in ("clip", "micro_batch") if getattr(training, k) is not None]
+        if bent and holds(strategy.extra.get("plain_steps_if", []), part.params):
+            return f"{strategy.name} as set follows the steps as they are taken: leave out {' and '.join(bent)}."
         if "unimodal" in strategy.requires and head.extra["how"] == "ablated":
             return f"{strategy.name} needs logits of each modality; head {head.name} has none of its own."
         if "additive" in strategy.requires and not head.extra.get("additive"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,10 @@ BUNDLED = "mfeat"
 
 
 def default_datasets(catalogue: Catalogue) -> tuple[str, ...]:
-    """What is prepared of real data, else the generated twins; and the bundled data set in any case."""
+    """What MMZOO_DATASETS names; without it what is prepared of real data, else the generated twins, and the bundled data set
+    in any case."""
+    if named := tuple(n.strip() for n in os.environ.get("MMZOO_DATASETS", "").split(",") if n.strip()):
+        return named
     prepared = [e for e in catalogue.entries("datasets") if e.extra.get("prepared") and isinstance(e, Entry)]
     real = [catalogue.name_of(e) for e in prepared if e.package != "own" and _is_prepared(e)]
     if real:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmzoo.api import Batch, Incompatible, Outputs, Run, Step, Strategy, Terms
+from mmzoo.api import BadValue, Batch, Incompatible, Outputs, Run, Step, Strategy, Terms
 from mmzoo.autodiff import (
     Hypergradient,
     Inner,
@@ -24,6 +24,7 @@ from mmzoo.autodiff import (
     frozen_statistics,
     hessian_operator,
     implicit_gradient,
+    scoped_parameters,
 )
 from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean, loss_over, same_class
 from mmzoo.tangent import Derivative, ForwardTangent
@@ -50,13 +51,15 @@ def released_alpha(epoch: int) -> float:
     return 1.0 - sum(c * float(epoch) ** k for k, c in enumerate(cls))
 
 
-def released_surrogate(total: Tensor, cls: Tensor, params: Sequence[Tensor]) -> float:
+def released_surrogate(
+    total: Tensor, cls: Tensor, params: Sequence[Tensor], reduce: Callable[[Tensor], Tensor] = lambda vector: vector
+) -> float:
     """What the authors' second script steps along: the mean over the *first* parameter tensor of H_total grad L_cls.
 
     It is the derivative of nothing, and depends on the order of the parameters; it is here to show what that script
-    does. No inverse, no mixed derivative.
+    does. No inverse, no mixed derivative. reduce: the mean of a vector (P,) over processes.
     """
-    product = hessian_operator(total, params)(flat_grad(cls, params))
+    product = reduce(hessian_operator(total, params)(reduce(flat_grad(cls, params))))
     return float(product[: params[0].numel()].mean())
 
 
@@ -86,8 +89,10 @@ class DynamicGap(Strategy):
     the Gauss-Newton matrix; "identity", first order; or "tangent", which needs no inverse: the derivative of the
     weights in alpha is carried forward through the steps of the epoch as they were taken, batch statistics, momentum
     and weight decay included (no clipping, no micro-batches, about three backwards a step). damping is relative to the
-    largest eigenvalue; scope is "all" parameters, "heads", or "pattern:REGEX" on their names (with matching on features
-    L_mm does not move a head, so that "heads" can only lower alpha); `batches` and `upper_batches` say how many of them
+    largest eigenvalue; scope is "all" parameters, "heads", "last" (heads and the last layer of each encoder), or
+    "pattern:REGEX" on their names; those outside count as constants, and no product passes through the layers below
+    (with matching on features L_mm does not move a head, so that "heads" can hardly do anything but lower alpha);
+    `batches` and `upper_batches` say how many of them
     a solve sees, and `items` how many items of each inner one at most. Of the inner problem it leaves out weight decay and the terms that other members
     of a chain add; the tangent does not.
 
@@ -149,6 +154,7 @@ class DynamicGap(Strategy):
         """What the chosen schedule and solver need and cost."""
         learns = self.schedule in ("learned", "released_learned")
         tangent = self.schedule == "learned" and self.solver == "tangent"
+        self._solves = self.schedule == "learned" and not tangent
         self._on_features = self.matching in ("infonce", "class")
         requires = set() if self._on_features and not self.unimodal else {"unimodal"}
         requires |= {"double_backward"} if learns else set()
@@ -156,11 +162,15 @@ class DynamicGap(Strategy):
         self.requires = frozenset(requires)  # type: ignore[misc]
         if tangent:
             self.owns = frozenset({"task", "backward"})  # type: ignore[misc]
-        # Once an epoch the gradients of both losses on one batch. A solve takes a gradient of each upper batch, and for
-        # each inner one two gradients and two backwards a product, of which power iteration makes six at first.
+        # A solve takes a gradient of each upper batch, and for each inner one those of both losses, one for the matrix,
+        # and two backwards a product, of which power iteration makes six at first. What does not solve takes the
+        # gradients of both losses on one batch an epoch for the record. Declared are backwards over the whole model;
+        # a run counts those of a scope by their share.
         products = 0 if self.solver == "identity" else 6 + self.iterations + 1
+        spent = 2 if self.solver == "identity" else 3 + 2 * products
+        record = (0, 0) if self._solves else (1, 2)
         solve = {
-            "learned": (self.batches + self.upper_batches, self.upper_batches + self.batches * (2 + 2 * products)),
+            "learned": (self.batches + self.upper_batches, self.upper_batches + self.batches * spent),
             "released_learned": (1, 4),
         }.get(self.schedule, (0, 0))
         if tangent:
@@ -172,7 +182,8 @@ class DynamicGap(Strategy):
                 "backward": step["backward"] + solve[1] / self.every,
             }
             solve = (0, 0)
-        self.cost = {**step, "forward_epoch": 1 + solve[0], "backward_epoch": 2 + solve[1]}  # type: ignore[misc]
+        epoch = {"forward_epoch": record[0] + solve[0], "backward_epoch": record[1] + solve[1]}
+        self.cost = {**step, **epoch}  # type: ignore[misc]
         self.stochastic = self.schedule == "learned"  # type: ignore[misc]  # batches and power iteration are drawn
 
     def setup(self, run: Run) -> None:
@@ -181,12 +192,12 @@ class DynamicGap(Strategy):
                 "solver tangent follows the steps as they are taken, and neither clipping nor micro-batches: leave out "
                 "train.clip and train.micro_batch, or take another solver."
             )
-        if self.schedule in ("learned", "released_learned") and run.n_processes > 1:
-            raise Incompatible(
-                "a learned alpha is one solve over all data, which is not shared out over processes: train in one "
-                "process, or take another schedule."
-            )
         self._dims = dict(run.model.head.dims)
+        if self._solves:
+            try:
+                scoped_parameters(run.model, self.scope)
+            except BadValue as error:
+                raise Incompatible(str(error)) from error
         if self._on_features and len(set(self._dims.values())) > 1:
             common = min(self._dims.values())
             run.add_module(
@@ -202,10 +213,13 @@ class DynamicGap(Strategy):
         elif self.schedule == "released":
             self.current = min(1.0, max(0.0, released_alpha(run.epoch)))
         run.log("dynamic_gap/alpha", self.current)
-        self._log_gradients(run)
+        if not self._solves:  # a solve tells them for nothing
+            self._log_gradients(run)
         if "backward" in self.owns:
             if self._tangent is None:  # there is no optimizer yet in setup
-                self._tangent = ForwardTangent(run.optimizer, run.model)
+                self._tangent = ForwardTangent(
+                    run.optimizer, run.model, reduce=run.reduce if run.n_processes > 1 else None
+                )
             self._tangent.reset()
 
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
@@ -286,24 +300,28 @@ class DynamicGap(Strategy):
     def _log_gradients(self, run: Run) -> None:
         """The norms of the gradients of both losses on one batch: where a branch's features are small, that of the
         matching loss can dwarf the other."""
-        batch = self._some(next(iter(run.train("dynamic_gap/inner"))))
+        batch = self._some(run, next(iter(run.train("dynamic_gap/inner"))))
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad():
             cls, mm = self._inner(run, batch, self._outputs(run, batch))
             if not mm.requires_grad:  # nothing to train, nothing to tell
                 return
-            norms = [float(torch.linalg.vector_norm(flat_grad(x, params))) for x in (cls, mm)]
+            norms = [float(torch.linalg.vector_norm(run.reduce(flat_grad(x, params)))) for x in (cls, mm)]
         run.cost.backward += 2
-        run.log("dynamic_gap/gradient_cls", norms[0])
-        run.log("dynamic_gap/gradient_mm", norms[1])
+        self._log_norms(run, norms)
+
+    @staticmethod
+    def _log_norms(run: Run, norms: Sequence[float]) -> None:
+        for name, value in zip(("gradient_cls", "gradient_mm"), norms):
+            run.log(f"dynamic_gap/{name}", value)
 
     def _released_update(self, run: Run) -> None:
         """One step of the authors' second script, on eight items of the slice."""
-        batch = self._upper_batches(run)[0].map(lambda t: t[:8])
+        batch = self._upper_batches(run)[0].map(lambda t: t[: -(-8 // run.n_processes)])
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad(), double_backward():
             cls, mm = self._inner(run, batch, self._outputs(run, batch))
-            surrogate = released_surrogate(self._mixing().total(cls, mm), cls, params)
+            surrogate = released_surrogate(self._mixing().total(cls, mm), cls, params, run.reduce)
         run.cost.backward += 4
         run.log("dynamic_gap/surrogate", surrogate)
         self.current = released_step(self.current, surrogate, run.epoch)
@@ -370,7 +388,7 @@ class DynamicGap(Strategy):
 
     def _implicit(self, run: Run) -> Hypergradient:
         """Equation 3 on batches drawn anew each epoch, starting from where the last solve ended."""
-        inner = map(self._some, islice(run.train(self._stream("inner")), self.batches))
+        inner = [self._some(run, batch) for batch in islice(run.train(self._stream("inner")), self.batches)]
         curvature = self.solver if self.solver in ("hessian", "identity") else "gauss_newton"
         method: Literal["neumann"] | None = "neumann" if self.solver == "neumann" else None
         with frozen_statistics(run.model):
@@ -379,9 +397,10 @@ class DynamicGap(Strategy):
                 [partial(self._upper_piece, run, batch) for batch in self._upper_batches(run)],
                 run.model, self._mixing(), warm=Warm(**self.warm) if self.warm else None,
                 solver=Solver(curvature, method, self.damping, self.iterations, scope=self.scope),
-                generator=run.generator("dynamic_gap/power"),
+                generator=run.generator("dynamic_gap/power"), reduce=run.reduce,
             )  # fmt: skip
-        run.cost.backward += found.backwards
+        run.cost.backward += found.backwards * self._share(run, found)
+        self._log_norms(run, found.norms)
         self.warm = {} if found.warm is None else {
             k: v.detach().clone() for k, v in vars(found.warm).items() if v is not None
         }  # fmt: skip
@@ -391,6 +410,12 @@ class DynamicGap(Strategy):
             if math.isfinite(value):
                 run.log(f"dynamic_gap/{name}", value)
         return found
+
+    @staticmethod
+    def _share(run: Run, found: Hypergradient) -> float:
+        """What a backward through the scope counts of one through the whole model: its share of the parameters, which
+        is more than its share of the work where late layers are narrow in space and wide in channels."""
+        return found.solution.x.numel() / sum(p.numel() for p in run.model.parameters() if p.requires_grad)
 
     def _forward(self, run: Run, tangent: ForwardTangent) -> Derivative:
         """The derivative along the steps of this epoch."""
@@ -416,9 +441,12 @@ class DynamicGap(Strategy):
         """The name of a stream of batches: each solve of an epoch has its own."""
         return f"dynamic_gap/{level}" + ("" if self.every is None else f"/{self.n_updates}")
 
-    def _some(self, batch: Batch) -> Batch:
-        """The items of an inner batch that a solve sees."""
-        return batch if self.items is None else batch.map(lambda t: t[: self.items])
+    def _some(self, run: Run, batch: Batch) -> Batch:
+        """The items of an inner batch that a solve sees: as many from every process."""
+        if self.items is None:
+            return batch
+        share = -(-self.items // run.n_processes)
+        return batch.map(lambda t: t[:share])
 
     def _upper_batches(self, run: Run) -> list[Batch]:
         """Batches of the training data or of the slice, drawn anew each epoch."""

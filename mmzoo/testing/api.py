@@ -15,6 +15,7 @@ from mmzoo.testing import (
     checks_evaluation,
     checks_head,
     checks_hooks,
+    checks_imports,
     checks_strategy,
 )
 from mmzoo.testing.cases import EncoderCase, HeadCase, Inputs, StrategyCase
@@ -23,7 +24,9 @@ from mmzoo.testing.report import Check, CheckResult, Kind, Report, chosen, run_c
 from mmzoo.testing.tasks import EncoderBuilder, HeadBuilder, TinyEncoder
 
 #: the modules that hold the checks; importing them registers the checks
-CHECK_MODULES = (checks_strategy, checks_hooks, checks_behaviour, checks_head, checks_encoder, checks_evaluation)
+CHECK_MODULES = (
+    checks_strategy, checks_imports, checks_hooks, checks_behaviour, checks_head, checks_encoder, checks_evaluation,
+)  # fmt: skip
 
 
 def check_strategy(

@@ -64,6 +64,11 @@ def _check_pure(
         versions(given),
     )
     first, second = call(), call()
+    touched = [n for n, t in given.items() if t._version != edits[n] or difference(values[n], t) is not None]
+    require(
+        not touched, f"`{name}` does not change its inputs", f"edited in place: {', '.join(touched)}",
+        "build new tensors instead of writing into given ones (x * k, not x.mul_(k))",
+    )  # fmt: skip
     gap = difference(said(first), said(second))
     require(
         gap is None,
@@ -71,11 +76,6 @@ def _check_pure(
         str(gap),
         PURE + "; draw from step.generator",
     )
-    touched = [n for n, t in given.items() if t._version != edits[n] or difference(values[n], t) is not None]
-    require(
-        not touched, f"`{name}` does not change its inputs", f"edited in place: {', '.join(touched)}",
-        "build new tensors instead of writing into given ones (x * k, not x.mul_(k))",
-    )  # fmt: skip
     gap = difference(before, _surroundings(run))
     require(gap is None, f"`{name}` changes nothing outside its result", str(gap), PURE)
     return first

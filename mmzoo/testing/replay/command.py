@@ -23,6 +23,17 @@ def load_own() -> None:
         importlib.import_module(f"mmzoo.testing.replay.{module}")
 
 
+def load_installed() -> None:
+    """Register the cases of installed packages; one that fails costs its own cases, and a word."""
+    from mmzoo.plugins import load
+
+    for implementation in load().manager.hook.mmzoo_replays.get_hookimpls():
+        try:
+            implementation.function()
+        except Exception as error:
+            print(f"note: replays of {implementation.plugin_name} are left out: {type(error).__name__}: {error}", file=sys.stderr)
+
+
 def read(path: str) -> list[Case]:
     """The cases of a file. Raises BadValue, naming the file, for one that cannot be read as vectors."""
     try:
@@ -107,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(argv)
     load_own()
+    load_installed()
     try:
         for module in options.modules:
             _import(module)

@@ -1,0 +1,60 @@
+"""mmzoo check: the contract checks on a part, read as a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmzoo.testing import Report
+
+_MARKS = {"passed": "passed  ", "failed": "FAILED  ", "skipped": "skipped ", "expected": "expected"}
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "check", help="run the contract checks on a strategy, head or encoder",
+        description="Runs the checks that every part of the zoo passes. Exit code 0 where all pass, 1 where one fails, 2 "
+        "where there is nothing to check.",
+    )  # fmt: skip
+    parser.add_argument("target", metavar="TARGET", help="a name, KIND/NAME, FILE.py:CLASS, FILE.py, or an installed package")
+    parser.add_argument("--json", action="store_true", help="a list with one object a part")
+    parser.add_argument("--quiet", action="store_true", help="only what did not pass")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mmzoo.plugins import catalogue
+    from mmzoo.testing.observing import needs_hypothesis
+    from mmzoo.testing.targets import find, reports
+
+    needs_hypothesis()
+    targets = find(catalogue(), arguments.target)
+    done: list[Report] = []
+    for report in reports(targets):
+        done.append(report)
+        if not arguments.json:
+            print(_text(report, quiet=arguments.quiet), flush=True)
+    if arguments.json:
+        print(json.dumps([{"part": r.label, "ok": r.ok, "checks": [vars(c) for c in r]} for r in done], indent=1))
+    return 0 if all(r.ok for r in done) else 1
+
+
+def _text(report: Report, *, quiet: bool) -> str:
+    """A line a check; what failed with the claim, what was seen and what to do; a reason for what was not run."""
+    lines = [report.label]
+    for result in report:
+        if quiet and result.status == "passed":
+            continue
+        lines.append(f"  {_MARKS[result.status]}  {result.name.removeprefix('check_')}")
+        if result.reason:
+            lines += [textwrap.indent(_wrapped(line), " " * 12) for line in result.reason.splitlines()]
+    counts = {status: sum(r.status == status for r in report) for status in _MARKS}
+    said = ", ".join(f"{n} {'failed as expected' if s == 'expected' else s}" for s, n in counts.items() if n)
+    return "\n".join([*lines, f"  {said}.", ""])
+
+
+def _wrapped(line: str) -> str:
+    return "\n".join(textwrap.wrap(line, 104, subsequent_indent="  ", break_long_words=False)) or ""

@@ -1,0 +1,26 @@
+"""Which parameters a solve moves in, by name. No torch at import: the catalogue checks what is given here too."""
+
+from __future__ import annotations
+
+import re
+
+from mmzoo.errors import BadValue
+
+_HEADS = r"^(head|extra)\."
+#: scopes that have a name of their own, and the expression that finds their parameters' names
+NAMED = {"all": "", "heads": _HEADS, "last": _HEADS}
+ACCEPTED = "'all', 'heads', 'last' or 'pattern:REGEX'"
+
+
+def scope_pattern(scope: str) -> re.Pattern[str]:
+    """The expression that the names of a scope's parameters are searched with; "last" takes more than it finds.
+
+    Raises BadValue for a malformed scope.
+    """
+    kind, _, given = scope.partition(":")
+    if scope not in NAMED and (kind != "pattern" or not given):
+        raise BadValue(f"scope must be {ACCEPTED}, not {scope!r}.")
+    try:
+        return re.compile(NAMED.get(kind, given))
+    except re.error as error:
+        raise BadValue(f"scope {scope!r} is not a regular expression: {error}.") from error

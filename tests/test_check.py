@@ -1,0 +1,81 @@
+"""mmzoo check: the contract checks as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmzoo.cli import main
+from mmzoo.errors import BadValue, UnknownName
+from mmzoo.plugins import catalogue
+from mmzoo.testing.targets import find
+
+PARTS = '''
+from mmzoo.api import FusionHead, Strategy
+
+
+class Edits(Strategy):
+    """Writes into the features."""
+
+    def features(self, step, feats):
+        return {m: z.mul_(0.5) for m, z in feats.items()}
+
+
+class Unusable(FusionHead):
+    """Cannot be made."""
+
+    def __init__(self, dims, n_classes):
+        raise ValueError("no head today")
+'''
+
+
+def test_a_report_names_claim_finding_and_next_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "parts.py"
+    file.write_text(PARTS)
+    assert main(["check", f"{file}:Edits", "--quiet"]) == 1
+    text = capsys.readouterr().out
+    assert (
+        "FAILED    purity" in text and "edited in place: feature audio" in text and "to do: build new tensors" in text
+    )
+    assert "passed  " not in text
+
+    assert main(["check", f"{file}:Edits", "--json"]) == 1
+    (part,) = json.loads(capsys.readouterr().out)
+    failed = {c["name"]: c["reason"] for c in part["checks"] if c["status"] == "failed"}
+    assert not part["ok"] and "check_purity" in failed
+    assert {c["status"] for c in part["checks"]} >= {"passed", "failed", "skipped"}
+
+
+def test_a_part_that_cannot_be_made_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "parts.py"
+    file.write_text(PARTS)
+    assert main(["check", f"{file}:Unusable"]) == 1
+    assert "no head today" in capsys.readouterr().out
+
+
+def test_a_head_of_the_zoo_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "heads/shared"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("head shared") and "FAILED" not in out and "passed" in out
+
+
+def test_targets() -> None:
+    labels = {
+        text: [t.label for t in find(catalogue(), text)] for text in ("ogm", "concat", "strategies/ogm", "text_bag")
+    }
+    assert labels == {"ogm": ["method ogm"], "concat": ["method concat", "head concat"],
+                      "strategies/ogm": ["strategy ogm"], "text_bag": ["encoder text_bag (text)"]}  # fmt: skip
+    every = {t.label for t in find(catalogue(), "mmzoo")}
+    assert {"method dynamic_gap_lb", "head channel", "strategy umt", "encoder mlp (vector)"} <= every
+    with pytest.raises(UnknownName, match="Did you mean 'ogm'"):
+        find(catalogue(), "ogmm")
+    with pytest.raises(BadValue, match="mfeat is a data set"):
+        find(catalogue(), "mfeat")
+
+
+@pytest.mark.parametrize("given", ["nowhere.py", "nothing_called_so", "mfeat"])
+def test_what_cannot_be_checked_is_bad_input(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", given]) == 2
+    assert "Traceback" not in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""mmzoo new: what it writes is a complete package whose own tests pass at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmzoo
+from mmzoo.catalogue import read_entries
+from mmzoo.cli import main
+from mmzoo.cli.new import PARTS as KINDS
+from mmzoo.scaffold.write import PARTS
+
+SOURCE = Path(mmzoo.__file__).resolve().parent.parent
+
+
+def test_every_kind_is_described() -> None:
+    assert list(KINDS) == list(PARTS)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_package_is_complete(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", kind, "my_thing", "--dir", str(tmp_path)]) == 0
+    folder = tmp_path / "my-thing"
+    assert f"Next: pip install {folder}" in capsys.readouterr().out
+    entries = read_entries(folder / "my_thing" / "registry.yaml")
+    named = {e.name for e in entries}
+    assert named == ({"my_thing"} if kind != "plugin" else {f"my_thing_{part}" for part in PARTS["plugin"]})
+    text = "".join(p.read_text() for p in folder.rglob("*") if p.is_file())
+    assert "$" not in text and ".tmpl" not in text
+    assert not list(tmp_path.glob(".my-thing*"))
+
+
+def test_its_own_tests_pass(tmp_path: Path) -> None:
+    """A package with one part of each kind, tested where nothing but mmzoo can be imported beside it."""
+    assert main(["new", "plugin", "my_zoo", "--dir", str(tmp_path)]) == 0
+    folder = tmp_path / "my-zoo"
+    env = {**os.environ, "PYTHONPATH": f"{SOURCE}{os.pathsep}{folder}", "MMZOO_PLUGINS": ""}
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=folder, env=env,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert " failed" not in done.stdout and " passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(["strategy", "ogm"], "taken by"), (["head", "My-Head"], "lower_snake_case"), (["encoder", "class"], "no usable name"),
+     (["strategy", "mmzoo"], "no usable name")],
+)  # fmt: skip
+def test_names_that_cannot_be_used(
+    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", *given, "--dir", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "my-thing").mkdir()
+    (tmp_path / "my-thing" / "precious").write_text("x")
+    assert main(["new", "head", "my_thing", "--dir", str(tmp_path)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "my-thing" / "precious").read_text() == "x"
