@@ -168,6 +168,7 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
         cells += [Cell(number(group.spread(at("cost", k)), 0)) for k in ("forward", "backward")]
         table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(main_score))))])
         table.notes += _excuses(group)
+        table.notes += _blind(group)
     for r in refused:
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
         table.notes.append(f"{r['method']}: {r['reason']}")
@@ -198,6 +199,17 @@ def _excuses(group: Group) -> list[str]:
                            if message in r.get("warnings", {}))  # fmt: skip
         notes.append(f"{group.label}: {message}; times: {counts}")
     return notes
+
+
+def _blind(group: Group) -> list[str]:
+    """How many test items a row scores without seeing anything of them."""
+    counts = {(m["n_scored"] - m["n_seen"], m["n_scored"]) for r in group.rows if r["status"] == "ok"
+              for m in [r["metrics"]] if "n_seen" in m}  # fmt: skip
+    return [
+        f"{group.label}: {blind} of {scored} test items lack what it sees, get its bias for an answer, and count; training, "
+        "the choice of the epoch and `alone` leave such items out"
+        for blind, scored in sorted(counts) if blind
+    ]  # fmt: skip
 
 
 def _reading(groups: Sequence[Group]) -> list[str]:
@@ -257,7 +269,8 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
             for what in ("own", "probe"):
                 cells.append(Cell(percent(group.spread(at("metrics", "modalities", m, what, main)))))
             by_itself = alone_of(m, group, groups)
-            cells.append(Cell(percent(by_itself.spread(main_score)) if by_itself else DASH))
+            own = at("metrics", "modalities", m, "own", main)
+            cells.append(Cell(percent(by_itself.spread(own)) if by_itself else DASH))
         cells += [Cell(percent(group.spread(at("metrics", "gap", k)))) for k in ("own", "probe")]
         how = next(r["metrics"]["own_logits"] for r in group.rows if r["status"] == "ok")
         table.body.append([*cells, Cell(how)])
