@@ -1,12 +1,12 @@
 """Breaks the library on purpose, one line at a time, and sees whether the tests notice.
 
     python benchmarks/mutants.py                       # every mutant: writes results/mutants.csv
-    python benchmarks/mutants.py --only ogm --jobs 2   # those whose name, file or description holds a word
+    python benchmarks/mutants.py --only ogm --jobs 2   # those whose name, file or description holds a word; other rows stay
 
 The mutants lie in tests/mutants/*.yaml: a list of `file`, `find` (text that occurs once), `replace`, `what` (a sign, swapped
 modalities, stale statistics, a missing detach ...) and `tests` (what should fail). Each is tried on a copy of the
 source tree, so that nothing here is touched. `killed`: a test failed; `survived`: none did, which is a gap in the
-tests; `broken`: the tests could not be run at all. With --only the file keeps what it says of the others.
+tests; `broken`: the tests could not be run at all.
 """
 
 from __future__ import annotations
@@ -72,6 +72,17 @@ def attempt(mutant: Mapping[str, Any], tree: Path) -> dict[str, Any]:
             "tests": " ".join(mutant["tests"])}  # fmt: skip
 
 
+def with_others(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The rows and those in a file of mutants that were not tried now and are still what they were, in the lists' order."""
+    every = {m["name"]: m for m in read_mutants()}
+    found = {}
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            found = {r["mutant"]: r for r in csv.DictReader(file) if r["what"] == every.get(r["mutant"], {}).get("what")}
+    found |= {r["mutant"]: r for r in rows}
+    return [found[name] for name in every if name in found]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a word that name, file or description must hold")
@@ -79,9 +90,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
-    listed = read_mutants()
-    every = [m["name"] for m in listed]
-    mutants = [m for m in listed if given.only in f"{m['name']} {m['file']} {m['what']}"]
+    mutants = [m for m in read_mutants() if given.only in f"{m['name']} {m['file']} {m['what']}"]
     with tempfile.TemporaryDirectory() as folder:
         trees = [Path(folder) / str(i) for i in range(given.jobs)]
         for tree in trees:
@@ -99,18 +108,15 @@ def main() -> None:
 
         with ThreadPoolExecutor(given.jobs) as pool:
             list(pool.map(share, range(given.jobs)))
-    killed, tried = sum(r["outcome"] == "killed" for r in rows), {r["mutant"] for r in rows}
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    if given.only and given.out.is_file():
-        with given.out.open(encoding="utf-8", newline="") as file:
-            rows += [r for r in csv.DictReader(file) if r["mutant"] not in tried and r["mutant"] in every]
-    rows.sort(key=lambda r: every.index(r["mutant"]))
+    kept = with_others(rows, given.out)
     with given.out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["mutant", "file", "what", "outcome", "tests"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
-    print(f"{killed} of {len(tried)} killed")
-    sys.exit(killed != len(tried))
+        writer.writerows(kept)
+    killed = sum(r["outcome"] == "killed" for r in rows)
+    print(f"{killed} of {len(rows)} killed")
+    sys.exit(killed != len(rows))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 #: a bench that names no data set takes the bundled one alone, and nobody's prepared data is touched
 os.environ["MMZOO_DATASETS"] = "mfeat"
 os.environ["MMZOO_HOME"] = tempfile.mkdtemp(prefix="mmzoo-tests-")
+os.environ["MMZOO_WORKERS"] = "1"  # runs in this process, where a test can reach them; those of launchers ask for more
 atexit.register(shutil.rmtree, os.environ["MMZOO_HOME"], ignore_errors=True)
 SMALL_BENCH = ("--method", "dynamic_gap_lb", "--baselines", "ogm,pmr", "--seeds", "1", "--epochs", "1",
                "--device", "cpu")  # fmt: skip

@@ -13,11 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmzoo.bench.plan import make_plan, to_do
+from mmzoo.bench.launchers import launch
+from mmzoo.bench.plan import Planned, make_plan, to_do
 from mmzoo.bench.report import render, to_csv
-from mmzoo.bench.runner import Row, build_model, build_strategy, check_device, load_data, run_one, weights_hash
+from mmzoo.bench.runner import Row, build_model, build_strategy, check_device, load_data, weights_hash
 from mmzoo.bench.store import STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.bench.tune import tuned_plan
+from mmzoo.bench.work import Order, Progress
 from mmzoo.config import BenchSpec, Part, Settings, check_protocol, parse_seeds, resolve_dataset
 from mmzoo.data.datamodule import DataModule
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
@@ -55,19 +57,30 @@ class Rows(list[Row]):
         return render(self, self._asked, fmt, tables)
 
 
+class _Told(Progress):
+    """Tells a function of every row."""
+
+    def __init__(self, on_row: Callable[[Row], None]) -> None:
+        super().__init__()
+        self._on_row = on_row
+
+    def settled(self, planned: Planned, row: Row) -> None:
+        self._on_row(row)
+
+
 def bench(
     method: str, baselines: Sequence[str] = (), datasets: Sequence[str] = ("mfeat",), *,
     seeds: int | str | Sequence[int] = 3, epochs: int | None = None, preset: str = "default",
     settings: Mapping[str, Any] | None = None, heads: Sequence[str] = (),
     overrides: Sequence[Mapping[str, Any]] = (), protocol: str = "holdout", references: bool = True,
     keep_weights: bool = False, tune: int | None = None, track: Sequence[str] = (), out: str | Path = "mmzoo-results", device: str = "auto",
-    on_row: Callable[[Row], None] = lambda row: None,
+    workers: int = 1, checkpoint_every: float = 30.0, on_row: Callable[[Row], None] = lambda row: None,
 ) -> Rows:  # fmt: skip
     """What `mmzoo bench` does with the flags of the same names, without printing.
 
     settings: what --set takes, e.g. {"ogm.alpha": 0.8}. on_row is told of every row that was missing and is there now.
-    What is in `out` already is not run again. Raises MmzooError for what the command refuses; a run that fails is a row
-    that says so.
+    What is in `out` already is not run again. One worker is this process; more are processes of their own. Raises
+    MmzooError for what the command refuses, and for a row that could not be kept; a run that fails is a row that says so.
     """
     if isinstance(baselines, str) or isinstance(datasets, str) or isinstance(heads, str):
         raise BadValue("baselines, datasets and heads are lists of names: ['ogm'], not 'ogm'.")
@@ -89,8 +102,11 @@ def bench(
     if tune is not None:
         plan = tuned_plan(plan, catalogue(), store, tune, device=device)
     store.note_bench(plan.methods(), [vars(r) for r in plan.refused])
-    for planned in to_do(plan, store):
-        on_row(run_one(planned, catalogue(), store, device=device))
+    order = Order.of(to_do(plan, store), store, device=device, checkpoint_every=checkpoint_every)
+    progress = _Told(on_row)
+    launch(order, store, progress, workers=workers)
+    for message in progress.unsaved.values():
+        raise MmzooError(message)
     return Rows(plan.rows(store), plan.asked(), store)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ from mmzoo.config import (
     Method,
     RunSpec,
     Settings,
+    canonical,
     holds,
     register_manifests,
     resolve_dataset,
@@ -57,6 +58,36 @@ class Planned:
     @property
     def label(self) -> str:
         return f"{self.method}: {self.modality}" if self.modality else self.method
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data; of its teachers the run ids."""
+        return {"spec": self.spec.as_dict(), "dataset": self.dataset, "method": self.method, "role": self.role,
+                "modality": self.modality, "teachers": [t.spec.run_id for t in self.teachers],
+                "keep": self.keep, "peers": self.peers, "track": list(self.track)}  # fmt: skip
+
+
+def planned_runs(store: Store, run_ids: Iterable[str]) -> tuple[Planned, ...]:
+    """Runs as their folders have them. Raises CorruptFile for a folder that lacks one of its own."""
+    found: dict[str, Planned] = {}
+
+    def get(run_id: str, above: tuple[str, ...] = ()) -> Planned:
+        if run_id not in found:
+            found[run_id] = _planned(store, run_id, above, get)
+        return found[run_id]
+
+    return tuple(get(run_id) for run_id in run_ids)
+
+
+def _planned(store: Store, run_id: str, above: tuple[str, ...], get: Callable[..., Planned]) -> Planned:
+    kept = store.planned(run_id)
+    spec = RunSpec.from_dict(kept["spec"])
+    if run_id in above:
+        raise store.unusable(run_id, "it learns from itself")
+    teachers = tuple(get(t, (*above, run_id)) for t in kept["teachers"])
+    return Planned(
+        spec, kept["dataset"], kept["method"], kept["role"], kept["modality"], teachers, kept["keep"], kept["peers"],
+        tuple(kept["track"]),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -234,7 +265,8 @@ def _with_head_of(like: Method, name: str, catalogue: Catalogue, settings: Setti
         return reference
     changed = ",".join(f"head.{k}={shown(v)}" for k, v in like.head_params.items() if reference.head_params.get(k) != v)
     fixed = reference.fixed | {name for name in like.fixed if name.startswith("head.")}
-    return replace(reference, head_params=like.head_params, label=f"{name}@{like.head}[{changed}]", fixed=fixed)
+    same = replace(reference, head_params=like.head_params, fixed=fixed)
+    return replace(same, label=canonical(catalogue, same) or f"{name}@{like.head}[{changed}]")
 
 
 def _check_windows(method: Method, n_epochs: int) -> None:

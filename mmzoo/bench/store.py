@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmzoo.config import digest
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.files import write_bytes, write_json
 
@@ -29,6 +33,8 @@ _ROW = {"schema": int, "run_id": str, "config_id": str, "dataset": str, "method"
 _SCORED = {"metrics": {**_SCORES, "last": _SCORES, "main_metric": str, "modalities": dict, "own_logits": str,
                        "gap": {"own": float, "probe": float}, "n_scored": int},
            "cost": {"forward": float, "backward": float, "train_items": float}, "hashes": dict}  # fmt: skip
+_PLANNED = {"spec": dict, "dataset": str, "method": str, "role": str, "teachers": list, "track": list}
+_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _RECORD = {"label": str, "dataset": str, "space": dict, "seed": int, "trials": list}
 _TUNED = {"trials": int, "seconds": float, "forward": float, "backward": float, "chosen": dict}
 _PART = {"strategy": str, "params": dict}
@@ -40,8 +46,10 @@ _SIZE = {"parameters": int, "flops": int}
 
 
 class Store:
-    """`ROOT/runs/<run_id>/` holds result.json (the row), history.jsonl, predictions.npz and log.txt of a run, and
-    weights.safetensors (and strategy.pt, where the strategy remembers anything) where they are kept."""
+    """`ROOT/runs/<run_id>/` holds planned.json (what is to be run), result.json (the row), history.jsonl,
+    predictions.npz and log.txt of a run, and weights.safetensors (and strategy.pt, where the strategy remembers
+    anything) where they are kept; until there is a row, also who is at it (claim.N, see mmzoo.bench.claims) and
+    checkpoint.pt."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -60,7 +68,66 @@ class Store:
             ) from None
 
     def folder(self, run_id: str) -> Path:
+        """The folder of a run. Raises BadValue for an id that would lead elsewhere."""
+        if not _ID.fullmatch(run_id):
+            raise BadValue(f"{run_id!r} is not the id of a run: those are letters and digits.")
         return self.root / "runs" / run_id
+
+    def run_ids(self) -> list[str]:
+        """The ids of all runs that have a folder, in order. Raises BadValue where the store is a file."""
+        folder = self.root / "runs"
+        if self.root.exists() and not self.root.is_dir():
+            raise BadValue(f"{self.root} is a file, not a folder of results. Name what was given to bench as --out.")
+        found = [p.name for p in folder.iterdir() if _ID.fullmatch(p.name) and p.is_dir()] if folder.is_dir() else []
+        return sorted(found)
+
+    def note_planned(self, run_id: str, planned: Mapping[str, Any]) -> None:
+        """Keep what a run is, before it is run; what another bench wants kept is kept."""
+        try:
+            before = self.planned(run_id)
+        except MmzooError:
+            before = {}
+        planned = {**planned, **{k: planned[k] or before.get(k, False) for k in ("keep", "peers")}}
+        if planned != before:
+            with self.guard():
+                write_json(self.folder(run_id) / "planned.json", planned)
+
+    def planned(self, run_id: str) -> dict[str, Any]:
+        """What `note_planned` kept. Raises CorruptFile unless it is there and is of this very run."""
+        path = self.folder(run_id) / "planned.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except (OSError, ValueError, RecursionError) as error:
+            raise self.unusable(run_id, str(getattr(error, "strerror", None) or error)) from None
+        fault = _misfit(found, _PLANNED, "")
+        if fault is None and not (
+            isinstance(found.get("modality", 0), (str, type(None)))
+            and isinstance(found.get("keep"), bool) and isinstance(found.get("peers"), bool)
+            and all(isinstance(t, str) for t in found["track"])
+        ):  # fmt: skip
+            fault = "modality, keep, peers or track has a wrong type"
+        if fault is None and not all(isinstance(t, str) and _ID.fullmatch(t) for t in found["teachers"]):
+            fault = "teachers are not ids of runs"
+        if fault is None and digest(found["spec"]) != run_id:
+            fault = "it is of another run"
+        if fault:
+            raise self.unusable(run_id, fault)
+        return found
+
+    def unusable(self, run_id: str, why: str) -> CorruptFile:
+        """The error for a planned.json that cannot be used."""
+        return CorruptFile(
+            f"{self.folder(run_id) / 'planned.json'} cannot be used: {why}. Run the same bench again: it is written anew."
+        )
+
+    def log(self, run_id: str, text: str) -> None:
+        """Add to the log of a run, every line with the time. A log that cannot be written stops nothing."""
+        stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        lines = "".join(f"{stamp} {line}\n" for line in text.rstrip("\n").split("\n"))
+        with contextlib.suppress(OSError):
+            self.folder(run_id).mkdir(parents=True, exist_ok=True)
+            with (self.folder(run_id) / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(lines)
 
     def row(self, run_id: str) -> dict[str, Any] | None:
         """The row of a run, None when there is none yet. Raises CorruptFile naming the file and the next step."""
@@ -98,13 +165,17 @@ class Store:
         there = not weights or (self.folder(run_id) / WEIGHTS).is_file()
         return row if there and (not peers or "peers" in row["metrics"]) else None
 
+    def stamp(self, run_id: str) -> int | None:
+        """What changes whenever a row is written anew; None where there is none. Costs no reading."""
+        try:
+            return (self.folder(run_id) / "result.json").stat().st_mtime_ns
+        except OSError:
+            return None
+
     def rows(self) -> tuple[list[dict[str, Any]], list[CorruptFile]]:
         """All rows by run_id, and an error for each that cannot be read."""
         rows, errors = [], []
-        folder = self.root / "runs"
-        if self.root.exists() and not self.root.is_dir():
-            raise BadValue(f"{self.root} is a file, not a folder of results. Name what was given to bench as --out.")
-        for name in sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []:
+        for name in self.run_ids():
             try:
                 row = self.row(name)
             except CorruptFile as error:
@@ -116,20 +187,40 @@ class Store:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Keep the row of a run. Raises MmzooError with the next step when the disk does not take it."""
-        self._guarded(lambda: write_json(self.folder(row["run_id"]) / "result.json", row))
+        with self.guard():
+            write_json(self.folder(row["run_id"]) / "result.json", row)
 
     def write_file(self, run_id: str, name: str, data: bytes) -> None:
         """Keep another file of a run; raises like `write`."""
-        self._guarded(lambda: write_bytes(self.folder(run_id) / name, data))
+        with self.guard():
+            write_bytes(self.folder(run_id) / name, data)
 
-    def _guarded(self, write: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Turn what the disk does not take into a MmzooError with the next step."""
         try:
-            write()
+            yield
         except OSError as error:
+            place = self.root if error.filename is None else Path(error.filename).parent
             raise MmzooError(
-                f"cannot write to {self.root}: {error.strerror or error}. All finished rows are kept; when the "
+                f"cannot write to {place}: {error.strerror or error}. All finished rows are kept; when the "
                 "folder can be written to again, the same command does the rest."
             ) from error
+
+    # ------------------------------------------------------------------ memory
+    def micro_batch(self, data: str) -> int | None:
+        """The micro-batch that memory leaves for a data set in this store; None where all has fitted so far."""
+        try:
+            size = json.loads((self.root / "memory" / f"{data}.json").read_text(encoding="utf-8"))["micro_batch"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return size if isinstance(size, int) and size > 0 else None
+
+    def note_micro_batch(self, data: str, size: int, facts: Mapping[str, Any]) -> None:
+        """Keep a smaller one for all runs of the data set from now on."""
+        if size < (self.micro_batch(data) or math.inf):
+            with self.guard():
+                write_json(self.root / "memory" / f"{data}.json", {**facts, "micro_batch": size})
 
     def _obstacle(self) -> Path:
         """The file that stands where a folder should be."""
@@ -152,7 +243,8 @@ class Store:
 
     def note_tuning(self, study: str, record: Mapping[str, Any]) -> None:
         """Keep the record of a study; raises like `write`."""
-        self._guarded(lambda: write_json(self.root / "tuning" / study / "record.json", record))
+        with self.guard():
+            write_json(self.root / "tuning" / study / "record.json", record)
 
     def note_bench(self, methods: Mapping[str, str], refused: list[dict[str, str]]) -> None:
         """Keep the order and roles of the methods for the report: those of this bench, then those of earlier ones."""
@@ -161,7 +253,8 @@ class Store:
         told = {(r["dataset"], r["method"]) for r in refused}
         kept = [r for r in before["refused"] if (r["dataset"], r["method"]) not in told and r["method"] not in methods]
         value = {"schema": SCHEMA, "methods": list(merged.items()), "refused": [*refused, *kept]}
-        self._guarded(lambda: write_json(self.root / "bench.json", value))
+        with self.guard():
+            write_json(self.root / "bench.json", value)
 
     def bench(self) -> dict[str, Any]:
         """What `note_bench` kept; empty when there is nothing or it cannot be read (the rows are the truth)."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from mmzoo.bench.plan import Planned
 from mmzoo.catalogue import Catalogue
-from mmzoo.errors import MmzooError
 
 if TYPE_CHECKING:
     from mmzoo.bench.store import Store
@@ -51,7 +50,7 @@ def probed(missing: Sequence[Planned], catalogue: Catalogue, device: str) -> dic
         runs = [p for p in missing if p.dataset == dataset]
         try:
             step, steps = _step_seconds(runs[0], catalogue, device)
-        except MmzooError:
+        except Exception:  # an estimate ends no bench: the run itself will say what is wrong, and the others go on
             continue
         work = sum(_cost(p, catalogue) * p.spec.training.epochs for p in runs)
         found[dataset] = step * steps * work * (1 + EVALUATION) + FIXED * len(runs)

@@ -12,7 +12,7 @@ from typing import Any
 from mmzoo import __version__
 from mmzoo.errors import BadValue, MmzooError
 
-COMMANDS = ("bench", "tune", "report", "data", "new", "check", "list", "show", "plugins")
+COMMANDS = ("bench", "tune", "report", "status", "data", "new", "check", "list", "show", "plugins")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +51,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         )  # fmt: skip
     add("--track", metavar="NAME[:TARGET]", action="append", default=[],
         help="a tracker that is told of every epoch, e.g. tensorboard or tensorboard:DIR; may be given several times"
+        )  # fmt: skip
+    add("--launcher", metavar="NAME", default="local", help="local, ray, slurm (default: local)")
+    add("--workers", metavar="N", help="how many runs at once (default: MMZOO_WORKERS, else what the launcher finds "
+        "right: locally the cores for small models, one for all others)")  # fmt: skip
+    add("--launcher-arg", metavar="KEY=VALUE", action="append", default=[],
+        help="an option of the launcher: address=auto for ray, slurm_partition=gpu for slurm ...")
+    add("--checkpoint-every", metavar="SECONDS", type=float, default=30.0,
+        help="how often a run is saved, between its epochs, to go on from there after a kill (default: 30)"
         )  # fmt: skip
     add("--plan", action="store_true", help="print the plan and stop")
     add("--yes", action="store_true", help="do not ask before a bench without --datasets that takes long")
@@ -93,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not arguments.out:
         raise BadValue("--out is empty: name the folder of the results.")
+    _check_work(arguments)
     spec = spec_of(arguments)
     ours = arguments.datasets is None and arguments.suite is None
     unmade = to_make(spec.datasets, catalogue(), spec.settings)
@@ -115,8 +128,18 @@ def run(arguments: argparse.Namespace) -> int:
     if ours and not arguments.yes:
         _ask(seconds)
     store.note_bench(plan.methods(), [vars(r) for r in plan.refused])
-    failed = _work(missing, store, arguments.device) if missing else 0
+    failed = _work(missing, store, arguments) if missing else {}
     return _print_report(plan, store, failed)
+
+
+def _check_work(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is planned."""
+    from mmzoo.bench.launchers import check
+
+    if not 0 <= arguments.checkpoint_every < math.inf:
+        raise BadValue(f"--checkpoint-every must be a number of seconds from 0, not {arguments.checkpoint_every}.")
+    _workers(arguments)
+    check(arguments.launcher, dict(map(parse_setting, arguments.launcher_arg)))
 
 
 def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = False) -> Plan:
@@ -271,47 +294,43 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _work(missing: list[Any], store: Store, device: str) -> int:
-    """Do the missing runs, one row in the store as soon as each ends. Returns how many failed."""
-    from tqdm import tqdm
+def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> dict[str, str]:
+    """Do the missing runs, one row in the store as soon as each ends. Returns, by run, why those failed that did."""
+    from mmzoo.bench.launchers import launch
+    from mmzoo.bench.progress import Shown
+    from mmzoo.bench.work import Order
 
-    from mmzoo.bench.runner import check_device, run_one
-    from mmzoo.plugins import catalogue
+    if arguments.launcher == "local" and arguments.device not in ("auto", "cpu"):
+        from mmzoo.bench.runner import check_device
 
-    device = check_device(device)
-    failed, started = 0, time.monotonic()
-    form = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} epochs, {remaining} left {postfix}"
-    total = sum(p.spec.training.epochs for p in missing)
-    bar = tqdm(total=total, unit="epoch", disable=None, dynamic_ncols=True, bar_format=form)
+        check_device(arguments.device)  # before anything is written
+    order = Order.of(missing, store, device=arguments.device, checkpoint_every=arguments.checkpoint_every)
+    options = dict(map(parse_setting, arguments.launcher_arg))
+    started = time.monotonic()
     try:
-        for done, planned in enumerate(missing):
-            before = int(bar.n)
-            bar.set_postfix_str(f"{planned.dataset} {planned.label} seed {planned.spec.seed}", refresh=False)
-
-            def on_epoch(epoch: int, of: int, before: int = before) -> None:
-                bar.update(before + epoch - bar.n)
-
-            row = run_one(planned, catalogue(), store, device=device, on_epoch=on_epoch)
-            bar.update(before + planned.spec.training.epochs - bar.n)
-            failed += row["status"] == "failed"
-            score = row["metrics"].get(row["metrics"].get("main_metric", ""), None)
-            outcome = f"{100 * score:.1f} %" if score is not None else f"{row['status']}: {row['reason']}"
-            line = f"[{done + 1}/{len(missing)}] {planned.dataset} {planned.label} seed {planned.spec.seed}: {outcome}"
-            if bar.disable:
-                print(line, flush=True)
-            elif row["status"] != "ok":
-                bar.write(line)
+        with Shown(runs=missing) as progress:
+            launch(order, store, progress, launcher=arguments.launcher, workers=_workers(arguments), options=options)
     except KeyboardInterrupt:
-        bar.close()
         print(f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.",
               file=sys.stderr)  # fmt: skip
         raise
-    bar.close()
     print(f"Done in {time.monotonic() - started:.0f} s.\n")
-    return failed
+    return progress.failed | progress.unsaved
 
 
-def _print_report(plan: Plan, store: Store, failed: int) -> int:
+def _workers(arguments: argparse.Namespace) -> int | None:
+    """How many are asked for; None: as the launcher finds right. Raises BadValue."""
+    given, name = arguments.workers, "--workers"
+    if given is None:
+        given, name = os.environ.get("MMZOO_WORKERS") or None, "MMZOO_WORKERS"
+    if given is None:
+        return None
+    if not re.fullmatch("[1-9][0-9]{0,3}", given):
+        raise BadValue(f"{name} must be a whole number from 1, not {given!r}.")
+    return int(given)
+
+
+def _print_report(plan: Plan, store: Store, failed: dict[str, str]) -> int:
     """The tables of this bench's runs."""
     from mmzoo.bench.report import render
 
@@ -319,7 +338,9 @@ def _print_report(plan: Plan, store: Store, failed: int) -> int:
     print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
     print(f"Each modality by every measure: mmzoo report {store.root} --modalities")
     if failed:
-        print(f"mmzoo: {_count(failed, 'run')} failed; log.txt in the run's folder below {store.root / 'runs'} says "
-              "why. The same command tries again.", file=sys.stderr)  # fmt: skip
+        for reason, n in Counter(failed.values()).most_common(5):
+            print(f"mmzoo: {_count(n, 'run')}: {reason}", file=sys.stderr)
+        print(f"mmzoo: {_count(len(failed), 'run')} failed; log.txt in the run's folder below {store.root / 'runs'} "
+              "says why. The same command tries again.", file=sys.stderr)  # fmt: skip
         return 1
     return 0

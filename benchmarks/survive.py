@@ -1,0 +1,240 @@
+"""Does a bench survive being killed? Every claim of docs/running.md, with real processes and SIGKILL.
+
+    python benchmarks/survive.py kills --kills 200     workers and benches killed at random moments
+    python benchmarks/survive.py two                   two benches at once on one store, eight workers in all
+    python benchmarks/survive.py ray                   a cluster of two nodes, one of which is removed in the middle
+    python benchmarks/survive.py slurm                 submitit's local executor, jobs killed
+
+Each compares its rows with those of an undisturbed bench in one process, byte for byte apart from clock and machine, and
+counts in the logs of the runs how often each was ended and what was trained twice. --out names the folder of the
+results; what was found is printed as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from mmzoo.bench.claims import read_claim
+from mmzoo.bench.store import Store
+
+EPOCHS, WORKERS = 6, 4
+BENCH = ("--method", "dynamic_gap_lb", "--baselines", "ogm,pmr,umt", "--seeds", "3", "--epochs", str(EPOCHS),
+         "--device", "cpu", "--checkpoint-every", "0")  # fmt: skip
+FILES = ("history.jsonl", "predictions.npz")
+
+
+def bench(out: Path, *more: str) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "MMZOO_PLUGINS": "", "OMP_NUM_THREADS": "1"}
+    log = out.with_suffix(".log").open("ab")
+    return subprocess.Popen([sys.executable, "-m", "mmzoo", "bench", *BENCH, "--out", str(out), *more],
+                            stdout=log, stderr=log, env=env, start_new_session=True)  # fmt: skip
+
+
+def results(out: Path) -> dict[str, dict[str, Any]]:
+    """By run that has ended: its row without clock and machine, and the bytes of its other results."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(out.glob("runs/*/result.json")):
+        row = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("timing", "environment")}
+        if row["status"] == "failed":  # it took too many processes with it for one bench; the next one tries again
+            continue
+        found[path.parent.name] = {"row": row, **{n: (path.parent / n).read_bytes() for n in FILES}}
+    return found
+
+
+def logged(out: Path, pattern: str) -> dict[str, list[str]]:
+    """By run: what a pattern finds in the log."""
+    return {p.parent.name: re.findall(pattern, p.read_text()) for p in sorted(out.glob("runs/*/log.txt"))}
+
+
+def workers_of(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(after[1]) == parent and after[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def compare(out: Path, straight: Path) -> dict[str, Any]:
+    ours, theirs = results(out), results(straight)
+    ends = logged(out, r"ends: ok")
+    return {
+        "runs": len(theirs),
+        "lost": sorted(theirs.keys() - ours.keys()),
+        "different": sorted(k for k in theirs.keys() & ours.keys() if ours[k] != theirs[k]),
+        "ended_more_than_once": sorted(k for k, found in ends.items() if len(found) > 1),
+        "claims_left": sorted(str(p.relative_to(out)) for p in out.glob("runs/*/claim.*")),
+        "temporary_files_left": len(list(out.rglob("*.tmp"))),
+    }
+
+
+def undisturbed(folder: Path) -> Path:
+    out = folder / "straight"
+    if bench(out, "--workers", "1").wait() != 0:
+        raise SystemExit(f"the undisturbed bench failed: {out.with_suffix('.log')}")
+    return out
+
+
+def kills(folder: Path, n: int, seed: int) -> dict[str, Any]:
+    """Kill a worker, the bench, or all at once, whichever a die says, at moments drawn at random, until all are spent.
+
+    When a matrix is complete before that, the next one begins.
+    """
+    straight, draw = folder / "straight", random.Random(seed)
+    if len(results(straight)) < 30:
+        undisturbed(folder)
+    folders = [folder / "killed-1"]
+    done, signals = {"worker": 0, "bench": 0, "all at once": 0}, 0
+    finished: dict[str, dict[str, Any]] = {}
+    changed: list[str] = []
+    saved: list[tuple[Path, str, int, int]] = []
+    while signals < n:
+        out = folders[-1]
+        process = bench(out, "--workers", str(WORKERS))
+        while process.poll() is None and signals < n:
+            wait(process, out, draw)
+            for run_id, found in results(out).items():
+                if finished.setdefault(run_id, found) != found:
+                    changed.append(run_id)
+            what = draw.choice(("worker", "worker", "bench", "all at once"))
+            workers = workers_of(process.pid)
+            victims = {"worker": workers[:1] and [draw.choice(workers)], "bench": [process.pid],
+                       "all at once": [process.pid, *workers]}[what]  # fmt: skip
+            if not victims or process.poll() is not None:
+                continue
+            for pid in victims:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            done[what] += 1
+            signals += len(victims)
+            print(f"{signals} signals, {len(results(out))} rows in matrix {len(folders)}", file=sys.stderr, flush=True)
+            if what != "worker":
+                process.wait()
+            if what == "all at once":
+                saved += [(out, *found) for found in checkpoints(out)]
+        if process.poll() == 0:
+            folders.append(folder / f"killed-{len(folders) + 1}")
+            finished = {}
+    for out in folders:
+        if bench(out, "--workers", str(WORKERS)).wait() != 0:
+            raise SystemExit(f"the last bench failed: {out.with_suffix('.log')}")
+    wrong = [(str(out), run_id, session, epoch) for out, run_id, session, epoch in saved
+             if starts(out).get(run_id, [])[session : session + 1] not in ([epoch], [])]  # fmt: skip
+    found = [compare(out, straight) for out in folders]
+    return {
+        "sigkills": signals, "moments": done, "workers": WORKERS, "matrices": len(folders), "finished_rows_changed": changed,
+        "sessions": sum(len(s) for out in folders for s in starts(out).values()),
+        "went_on_from_a_checkpoint": sum(e > 0 for out in folders for s in starts(out).values() for e in s),
+        "checkpoints_seen_after_a_kill": len(saved), "sessions_that_began_elsewhere": wrong,
+        **{key: [f[key] for f in found] for key in found[0]},
+    }  # fmt: skip
+
+
+def wait(process: subprocess.Popen[bytes], out: Path, draw: random.Random) -> None:
+    """To a moment drawn at random: anywhere in one of five cases, and otherwise after somebody is at work, since most
+    of the time would go by while workers import torch."""
+    if draw.random() < 0.8:
+        before = sum(map(len, starts(out).values()))
+        while process.poll() is None and sum(map(len, starts(out).values())) == before:
+            time.sleep(0.05)
+    time.sleep(draw.uniform(0.0, 3.0))
+
+
+def starts(out: Path) -> dict[str, list[int]]:
+    """By run: the epoch at which each session began."""
+    found = logged(out, r"process \d+ on \S+ (?:starts at|goes on after) epoch (\d+)")
+    return {run_id: [int(e) for e in epochs] for run_id, epochs in found.items()}
+
+
+def checkpoints(out: Path) -> list[tuple[str, int, int]]:
+    """run, how many sessions it has had, and the epoch of its checkpoint, where it has one and no row."""
+    import torch
+
+    began = starts(out)
+    found = []
+    for path in out.glob("runs/*/checkpoint.pt"):
+        if not (path.parent / "result.json").exists():
+            epoch = torch.load(path, weights_only=True)["run"]["epoch"]
+            found.append((path.parent.name, len(began.get(path.parent.name, [])), epoch))
+    return found
+
+
+def two(folder: Path) -> dict[str, Any]:
+    straight, out = undisturbed(folder), folder / "shared"
+    processes = [bench(out, "--workers", "4") for _ in range(2)]
+    codes = [p.wait() for p in processes]
+    return {"exit_codes": codes, **compare(out, straight)}
+
+
+def ray_nodes(folder: Path) -> dict[str, Any]:
+    """Two nodes with a worker's slots each; the second is removed when some rows are there."""
+    os.environ["MMZOO_PLUGINS"], os.environ["OMP_NUM_THREADS"] = "", "1"
+    root = Path(__file__).resolve().parent.parent
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    from ray.cluster_utils import Cluster
+
+    straight, out = undisturbed(folder), folder / "ray"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        process = bench(out, "--launcher", "ray", "--workers", "2", "--launcher-arg", f"address={cluster.address}")
+        while len(results(out)) < 8 and process.poll() is None:
+            time.sleep(0.2)
+        at = len(results(out))
+        hosts = logged(out, r"process (\d+) on")
+        cluster.remove_node(second, allow_graceful=False)
+        code = process.wait()
+    finally:
+        cluster.shutdown()
+    after = logged(out, r"process (\d+) on")
+    return {"exit_code": code, "rows_when_the_node_was_removed": at,
+            "processes_before": len({p for ps in hosts.values() for p in ps}),
+            "processes_in_all": len({p for ps in after.values() for p in ps}), **compare(out, straight)}  # fmt: skip
+
+
+def slurm_jobs(folder: Path) -> dict[str, Any]:
+    """Two jobs of submitit's local executor, one of whose workers is killed in the middle."""
+    straight, out = undisturbed(folder), folder / "slurm"
+    process = bench(out, "--launcher", "slurm", "--workers", "2", "--launcher-arg", "cluster=local")
+    while len(results(out)) < 8 and process.poll() is None:
+        time.sleep(0.2)
+    owners = [h for run_id in Store(out).run_ids() if (h := read_claim(Store(out).folder(run_id))) and h.alive]
+    if owners:
+        os.kill(owners[0].pid, signal.SIGKILL)
+    return {"killed": len(owners[:1]), "exit_code": process.wait(), **compare(out, straight)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("kills", "two", "ray", "slurm"))
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="survive-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    found = {"kills": lambda: kills(folder, arguments.kills, arguments.seed), "two": lambda: two(folder),
+             "ray": lambda: ray_nodes(folder), "slurm": lambda: slurm_jobs(folder)}[arguments.what]()  # fmt: skip
+    print(json.dumps({"what": arguments.what, "bench": " ".join(BENCH), "seconds": round(time.monotonic() - began),
+                      "cores": os.cpu_count(), **found}, indent=1))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

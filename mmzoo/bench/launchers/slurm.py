@@ -1,0 +1,103 @@
+"""Workers as an array of SLURM jobs through submitit (extra `slurm`). No submitit or torch at import.
+
+A job that runs out of its time or is pre-empted is put back into the queue and goes on from the checkpoints; one that
+ends otherwise before its time is submitted anew a few times. The bench itself stays and watches; when it ends first,
+the jobs go on, and the same command watches again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from mmzoo.bench.store import Store
+from mmzoo.bench.work import Order, Progress, watch, work_on
+from mmzoo.errors import BadValue, MmzooError
+
+#: how often a job that died is submitted anew
+AGAIN = 3
+CLUSTERS = ("slurm", "local", "debug")
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raise BadValue for a cluster that submitit does not know, or that is not here; the rest submitit checks itself."""
+    cluster = options.get("cluster", "slurm")
+    if cluster not in CLUSTERS:
+        raise BadValue(f"--launcher-arg cluster={cluster}: it is one of {', '.join(CLUSTERS)}.")
+    if cluster == "slurm":
+        import shutil
+
+        if shutil.which("sbatch") is None:
+            raise BadValue(
+                "--launcher slurm: there is no sbatch on this machine. Call it where jobs are submitted, or try it "
+                "without SLURM with --launcher-arg cluster=local."
+            )
+
+
+class Task:
+    """What a job does; submitit asks `checkpoint` for what to put back into the queue."""
+
+    def __call__(self, root: str, order: dict[str, Any]) -> dict[str, str]:
+        return work_on(root, order)
+
+    def checkpoint(self, root: str, order: dict[str, Any]) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, root, order)
+
+
+def launch(
+    order: Order, store: Store, progress: Progress, *, workers: int | None, options: Mapping[str, Any]
+) -> None:
+    """`work` in an array of so many jobs; None: one a run, at most 16. options: those of submitit's AutoExecutor."""
+    import submitit
+
+    given = {k: v for k, v in options.items() if k != "cluster"}
+    try:
+        executor = submitit.AutoExecutor(folder=store.root / "slurm", cluster=options.get("cluster", "slurm"))
+        executor.update_parameters(**{"name": "mmzoo", "timeout_min": 240, **given})
+    except (NameError, TypeError, RuntimeError, AssertionError) as error:
+        raise BadValue(f"--launcher slurm: {str(error).rstrip('.')}. See submitit's AutoExecutor.") from None
+    size = workers or max(1, min(len(order.runs), 16))
+    array = _Array(executor, order, store, progress, size)
+    try:
+        watch(order, store, progress, array.at_work)
+    except BaseException:
+        array.stop()
+        raise
+
+
+class _Array:
+    def __init__(self, executor: Any, order: Order, store: Store, progress: Progress, size: int) -> None:
+        self._executor, self._order, self._root, self._progress = executor, order, str(store.root.absolute()), progress
+        self._again = AGAIN * size
+        self._jobs = self._submit(size)
+
+    def _submit(self, size: int) -> list[Any]:
+        jobs = self._executor.map_array(Task(), [self._root] * size, [self._order.as_dict()] * size)
+        return list(jobs)
+
+    def at_work(self) -> bool:
+        """Whether any job is; those that died are submitted anew. Raises MmzooError where that leads nowhere."""
+        for job in [j for j in self._jobs if j.done()]:
+            self._jobs.remove(job)
+            error = job.exception()
+            if error is None:
+                self._progress.unsaved |= job.result()
+                continue
+            self._again -= 1
+            if self._again < 0 or "MmzooError" in str(error):
+                raise MmzooError(f"job {job.job_id} failed; its log is {job.paths.stderr}. {_last_line(error)}")
+            self._jobs += self._submit(1)
+        return bool(self._jobs)
+
+    def stop(self) -> None:
+        for job in self._jobs:
+            with contextlib.suppress(Exception):
+                job.cancel(check=False)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

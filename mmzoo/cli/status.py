@@ -1,0 +1,80 @@
+"""mmzoo status: what is running in a folder of results, done, failed and waiting."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from mmzoo.errors import BadValue
+
+#: runs of a kind that are named one by one; the rest is counted
+MOST = 20
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "status", help="what is running, done, failed and waiting",
+        description="Reads the folders of the runs; nothing is changed, and a bench at work is not disturbed.",
+    )  # fmt: skip
+    parser.add_argument("folder", metavar="DIR", help="what was given to bench as --out")
+    parser.add_argument("--json", action="store_true", help="as JSON, every run one by one")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the state of the store. Rows that cannot be read are among the failed."""
+    from mmzoo.bench.status import states, time_left
+    from mmzoo.bench.store import Store
+
+    if not arguments.folder:
+        raise BadValue("the folder of the results is empty: name what was given to bench as --out.")
+    found = states(Store(Path(arguments.folder)))
+    if not found:
+        where = arguments.folder
+        raise BadValue(f"there are no runs in {where}. Make some with: mmzoo bench --method NAME --out {where}")
+    left = time_left(found)
+    if arguments.json:
+        counts = {state: sum(s["state"] == state for s in found) for state in ("running", "done", "failed", "waiting")}
+        print(json.dumps({"counts": counts, "seconds_left": left, "runs": found}, indent=1))
+    else:
+        _print(found, left)
+    return 0
+
+
+def _print(found: list[dict[str, Any]], left: float | None) -> None:
+    of = {state: [s for s in found if s["state"] == state] for state in ("running", "failed", "waiting", "done")}
+    print(f"{len(found)} runs: " + ", ".join(f"{len(runs)} {state}" for state, runs in of.items()))
+    if left is not None:
+        print(f"time left: about {_duration(left)}, at the pace of the runs that are done")
+    elif of["waiting"] and not of["running"]:
+        print("nobody is at work: the same mmzoo bench command goes on")
+    for s in of["running"][:MOST]:
+        epoch = f"epoch {s['epoch']} of {s['epochs']}" if s["epochs"] else "starting"
+        print(f"  running  {_name(s)}: {epoch}, {_text(s['owner'])}, for {_duration(s['seconds'])}")
+    for s in of["failed"][:MOST]:
+        print(f"  failed   {_name(s)}: {_text(s['reason'])}")
+    for s in [d for d in of["done"] if d["status"] != "ok"][:MOST]:
+        print(f"  {s['status']:8s} {_name(s)}: {_text(s['reason'])}")
+    for s in of["waiting"][:MOST]:
+        print(f"  waiting  {_name(s)}" + (f": {s['epoch']} epochs are saved" if s.get("epoch") else ""))
+    for state in ("running", "failed", "waiting"):
+        if len(of[state]) > MOST:
+            print(f"  ... and {len(of[state]) - MOST} more {state}; --json names all")
+
+
+def _name(s: dict[str, Any]) -> str:
+    return _text(f"{s['dataset']} {s['label']} seed {s['seed']} ({s['run_id']})")
+
+
+def _text(text: str) -> str:
+    """One line that cannot steer a terminal."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
