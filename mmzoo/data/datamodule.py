@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.data.columns import Column, Mapped, column
+from mmzoo.data.columns import Buffers, Column, Mapped, column
 from mmzoo.data.transforms import Draws, Transform
 from mmzoo.encoder import InputSpec
 from mmzoo.errors import BadValue, unknown
@@ -119,6 +119,7 @@ class Loader:
         self._batch_size = batch_size
         self._order_by = index if order_by is None else order_by
         self._transforms, self._device = transforms or {}, torch.device(device)
+        self._spare: list[Buffers] = []
 
     def __len__(self) -> int:
         return len(self._bounds())
@@ -147,8 +148,14 @@ class Loader:
         key = None if generator is None else self._key(generator)
         order = None if generator is None else self._order(generator)
         pieces = [torch.arange(a, b) if order is None else order[a:b] for a, b in self._bounds()]
-        for rows, raw in self._read(pieces):
-            yield self._made(rows, raw, key)
+        buffers = self._spare.pop() if self._spare else Buffers()  # two epochs at once have buffers of their own
+        try:
+            for rows, raw in self._read(pieces, buffers):
+                batch = self._made(rows, raw, key)
+                buffers.give_up(batch.inputs)
+                yield batch
+        finally:
+            self._spare[:] = [buffers]
 
     def sampled(self, rows: Tensor, drop: Tensor | None = None) -> Loader:
         """The loader of other rows; see Run.set_sampling."""
@@ -165,11 +172,12 @@ class Loader:
         )  # fmt: skip
 
     # ------------------------------------------------------------------ reading
-    def _read(self, pieces: Sequence[Tensor]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """Each piece of positions with its stored rows. On the way to a GPU, those of the next batch are fetched meanwhile."""
+    def _read(self, pieces: Sequence[Tensor], buffers: Buffers) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Each piece of positions with its stored rows, which may lie in the buffers. On the way to a GPU, those of the next
+        batch are fetched meanwhile, each into memory of its own."""
         if self._device.type == "cpu" or not any(isinstance(c, Mapped) for c in self._columns.values()):
             for rows in pieces:
-                yield rows, self._rows(rows)
+                yield rows, self._rows(rows, buffers)
             return
         with ThreadPoolExecutor(1) as pool:
             ahead: Future[dict[str, Any]] | None = None
@@ -178,10 +186,11 @@ class Loader:
                 ahead = None if following is None else pool.submit(self._rows, following)
                 yield rows, raw
 
-    def _rows(self, rows: Tensor) -> dict[str, Any]:
+    def _rows(self, rows: Tensor, buffers: Buffers | None = None) -> dict[str, Any]:
         pinned = self._device.type == "cuda"
         return {
-            m: c.take(rows, pinned=pinned) if isinstance(c, Mapped) else c.take(rows) for m, c in self._columns.items()
+            m: c.take(rows, pinned=pinned, buffers=buffers) if isinstance(c, Mapped) else c.take(rows)
+            for m, c in self._columns.items()
         }
 
     def _made(self, rows: Tensor, raw: Mapping[str, Any], key: int | None) -> Batch:

@@ -14,6 +14,8 @@ mmzoo/docs/own_data.md has the rest.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,6 +66,7 @@ class Own(Source):
         data = document.data
         self.name: str = data["name"]  # type: ignore[misc]
         self.root = (path.parent / data.get("root", ".")).absolute()
+        self.place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
         self.table = Table((path.parent / data["table"]).absolute(), data.get("delimiter"))
         self._data = data
         self._columns(document)
