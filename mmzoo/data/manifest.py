@@ -59,6 +59,7 @@ _TRAINING = {
 class Own(Source):
     """What a manifest describes. root: the folder that all paths must stay in."""
 
+    root: Path
     layout = "a YAML manifest and a table (mmzoo/docs/own_data.md)"
 
     def __init__(self, path: Path, document: Document) -> None:
