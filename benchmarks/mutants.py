@@ -1,7 +1,7 @@
 """Breaks the library on purpose, one line at a time, and sees whether the tests notice.
 
     python benchmarks/mutants.py                       # every mutant: writes results/mutants.csv
-    python benchmarks/mutants.py --only ogm --jobs 2   # those whose file or description holds a word
+    python benchmarks/mutants.py --only ogm --jobs 2   # those whose name, file or description holds a word; other rows stay
 
 The mutants lie in tests/mutants/*.yaml: a list of `file`, `find` (text that occurs once), `replace`, `what` (a sign, swapped
 modalities, stale statistics, a missing detach ...) and `tests` (what should fail). Each is tried on a copy of the
@@ -72,6 +72,17 @@ def attempt(mutant: Mapping[str, Any], tree: Path) -> dict[str, Any]:
             "tests": " ".join(mutant["tests"])}  # fmt: skip
 
 
+def with_others(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The rows and those in a file of mutants that were not tried now and are still what they were, in the lists' order."""
+    every = {m["name"]: m for m in read_mutants()}
+    found = {}
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            found = {r["mutant"]: r for r in csv.DictReader(file) if r["what"] == every.get(r["mutant"], {}).get("what")}
+    found |= {r["mutant"]: r for r in rows}
+    return [found[name] for name in every if name in found]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a word that name, file or description must hold")
@@ -97,12 +108,12 @@ def main() -> None:
 
         with ThreadPoolExecutor(given.jobs) as pool:
             list(pool.map(share, range(given.jobs)))
-    rows.sort(key=lambda r: [m["name"] for m in mutants].index(r["mutant"]))
     given.out.parent.mkdir(parents=True, exist_ok=True)
+    kept = with_others(rows, given.out)
     with given.out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["mutant", "file", "what", "outcome", "tests"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(kept)
     killed = sum(r["outcome"] == "killed" for r in rows)
     print(f"{killed} of {len(rows)} killed")
     sys.exit(killed != len(rows))

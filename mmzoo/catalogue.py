@@ -28,11 +28,12 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }  # fmt: skip
 _PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
 _SEARCH_KEYS = {"low", "high", "log", "when"}
+#: keys that hold conditions on the parameters: what a strategy requires in some of its forms only
+CONDITIONS = ("slice_if", "plain_steps_if", "teachers_unless")
 _COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 _KEYS: Mapping[str, set[str]] = {
     "methods": _COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
-    "strategies": _COMMON
-    | {"path", "equation", "owns", "modalities", "slice_if", "plain_steps_if", "presets", "solo", "untuned"},
+    "strategies": _COMMON | {"path", "equation", "owns", "modalities", "presets", "solo", "untuned", *CONDITIONS},
     "heads": _COMMON
     | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples", "mean_gates", "untuned"},
     "encoders": _COMMON | {"path", "input", "files", "example"},
@@ -412,7 +413,6 @@ _MAPPINGS = {
 }  # fmt: skip
 #: parameters and their values under which something holds of a strategy: it learns from the slice; it follows the
 #: steps as they are taken, without clipping and micro-batches
-_CONDITIONS = ("slice_if", "plain_steps_if")
 _FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared"}
 
 
@@ -443,7 +443,7 @@ def _shape_fault(kind: str, key: str, value: Any) -> str | None:
         wanted = "a whole number from 1"
     elif key == "cost" and not (isinstance(value, dict) and all(map(_is_number, value.values()))):
         wanted = "a mapping of names to numbers"
-    elif key in _CONDITIONS and not all(map(_is_condition, value if isinstance(value, list) else [value])):
+    elif key in CONDITIONS and not all(map(_is_condition, value if isinstance(value, list) else [value])):
         wanted = "a mapping of parameters to lists of values, or a list of such mappings"
     elif key == "paper" and not (isinstance(value, dict) and isinstance(value.get("title"), str)):
         wanted = "a mapping with at least a title"
@@ -470,12 +470,12 @@ def _is_number(value: Any) -> bool:
 
 def _check_presets(document: Document, key: Key, body: Mapping[str, Any], params: Mapping[str, Param]) -> None:
     """Note what would otherwise come up only when a bench names one preset or the other."""
-    for what in _CONDITIONS:
-        conditions = body.get(what, [])
+    for kind in CONDITIONS:
+        conditions = body.get(kind, [])
         for condition in conditions if isinstance(conditions, list) else [conditions]:
             for param in condition:
                 if param not in params:
-                    document.fault((*key, what, param), f"no such parameter.{near_miss(str(param), params)}")
+                    document.fault((*key, kind, param), f"no such parameter.{near_miss(str(param), params)}")
     for taken in set(params) & set(ENCODER_OPTIONS) if key[0] == "encoders" else ():
         document.fault((*key, "params", taken), f"{taken} is an option that every encoder has: take another name")
     if "preset" in params:
@@ -500,8 +500,10 @@ def _check_dataset(document: Document, key: Key, body: Mapping[str, Any]) -> Non
     if reserved := [n for n in ("mini", "real") if body.get("prepared") and n in body.get("presets", {})]:
         document.fault((*key, "presets", reserved[0]), "every prepared data set has this one: take another name")
     for name in body.get("mini", {}):
-        if name not in ("params", "encoders", "training"):
-            document.fault((*key, "mini", name), "unknown key. Known: params, encoders, training")
+        if name not in ("twin", "params", "encoders", "training"):
+            document.fault((*key, "mini", name), "unknown key. Known: twin, params, encoders, training")
+    if not isinstance(body.get("mini", {}).get("twin", ""), str):
+        document.fault((*key, "mini", "twin"), f"must be module:Class, not {body['mini']['twin']!r}")
     for name, changes in {**body["training"], "mini": body.get("mini", {}).get("training", {})}.items():
         try:
             Training().replace(**changes)

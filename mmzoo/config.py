@@ -225,13 +225,13 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     label = text.strip() + (f"[{','.join(changed)}]" if changed else "")
     strategies = [catalogue.get("strategies", part.strategy) for part in parts]
     uses_slice = any(_uses_slice(strategy, part.params) for strategy, part in zip(strategies, parts))
-    taught = any("teachers" in strategy.requires for strategy in strategies)
+    taught = any(_needs_teachers(strategy, part.params) for strategy, part in zip(strategies, parts))
     head_id = head.id.partition("/")[2]
     fixed |= {f"head.{k}" for k in over_head}
     method = Method(
         label, tuple(parts), head_id, head_params, any(each), versions, uses_slice, taught, frozenset(fixed)
     )
-    return method if changed else dataclasses.replace(method, label=_canonical(catalogue, method) or label)
+    return method if changed else dataclasses.replace(method, label=canonical(catalogue, method) or label)
 
 
 def _divided(given: Mapping[str, Any], strategy: Entry, head: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -301,6 +301,11 @@ def _uses_slice(strategy: Entry, params: Mapping[str, Any]) -> bool:
     return holds(strategy.extra["slice_if"], params)
 
 
+def _needs_teachers(strategy: Entry, params: Mapping[str, Any]) -> bool:
+    """Whether a strategy with these parameters learns from teachers: by `requires`, but where `teachers_unless` holds."""
+    return "teachers" in strategy.requires and not holds(strategy.extra.get("teachers_unless", []), params)
+
+
 def holds(given: Any, params: Mapping[str, Any]) -> bool:
     """Whether a condition of an entry holds: a mapping of parameters to values, all of which must, or a list of such
     mappings, one of which must."""
@@ -308,7 +313,7 @@ def holds(given: Any, params: Mapping[str, Any]) -> bool:
     return any(all(params[k] in values for k, values in condition.items()) for condition in conditions)
 
 
-def _canonical(catalogue: Catalogue, method: Method) -> str | None:
+def canonical(catalogue: Catalogue, method: Method) -> str | None:
     """The name of the recipe that is exactly this method, so that `ogm@concat` and `ogm` are one row."""
     if len(method.parts) != 1 or method.parts[0].first is not None:
         return None

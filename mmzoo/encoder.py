@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from mmzoo.errors import BadValue, Incompatible
+from mmzoo.functional import in_steps
 from mmzoo.microbatch import buffers_kept
 from mmzoo.types import map_tensors
 
@@ -167,6 +168,14 @@ class Encoder(nn.Module):
     def view(self, state: Any) -> Tensor:
         """The map of a state, (B, C, *spatial): time is a spatial axis, and of tokens C is the width, not the number."""
         return state
+
+    def sequence(self, state: Any, steps: int) -> Tensor:
+        """(B, steps, C): the map of a state as a sequence of that many steps, each the mean of a run of positions.
+
+        Positions are taken row by row, so that a sequence goes along the first spatial axis: override this where time
+        is another one.
+        """
+        return in_steps(self.view(state), self.mask(state), steps)
 
     def mask(self, state: Any) -> Tensor | None:
         """(B, *spatial) bool, which positions of the map hold data rather than padding. None: all of them."""

@@ -64,6 +64,10 @@ class Predictions:
             return values
         return values[self.present[:, list(self.unimodal).index(modality)]]
 
+    def seen(self, values: Tensor) -> Tensor:
+        """The rows of `values` whose items have any of the modalities: the others all get one answer, the bias."""
+        return values if self.present is None else values[self.present.any(1)]
+
 
 @contextlib.contextmanager
 def evaluating(model: MultimodalModel) -> Iterator[None]:
@@ -101,11 +105,17 @@ def predict(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch]
 # ---------------------------------------------------------------------------------------------- scores
 def evaluate(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch]) -> dict[str, Any]:
     """Accuracy, macro-F1, MAP and loss of the joint model; the same of each modality's own logits under `unimodal`,
-    their gap in accuracy, and under `distance` the modality gap of each pair of features of one width."""
+    their gap in accuracy, and under `distance` the modality gap of each pair of features of one width.
+
+    For choosing and steering: over the items of which the model sees anything, or all where there is none. A final score
+    is over every item instead (`branch_scores`).
+    """
     p = predict(model, strategy, batches)
     own = own_scores(p)
+    seen = [p.seen(x) for x in (p.scores, p.target, p.logits)]
+    scores, target, logits = seen if len(seen[1]) else (p.scores, p.target, p.logits)
     return {
-        **classification(p.scores, p.target, p.logits), "unimodal": own,
+        **classification(scores, target, logits), "unimodal": own,
         "gap": gap({m: scores["acc"] for m, scores in own.items()}), "distance": distances(p),
     }  # fmt: skip
 

@@ -120,6 +120,22 @@ def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
     return (log_p.exp() * (log_p - log_mean)).sum(-1).mean()
 
 
+def in_steps(map_: Tensor, mask: Tensor | None, steps: int) -> Tensor:
+    """(B, steps, C): the positions of a map (B, C, *spatial) in their order, averaged over `steps` runs of equal length.
+
+    Runs overlap where their number does not divide that of the positions, as in adaptive average pooling, and a single
+    position fills them all. mask: (B, *spatial) bool, the positions that hold data; the others are left out, so that
+    each item's own length is what is divided. An item without any gives zeros.
+    """
+    flat = map_.reshape(*map_.shape[:2], -1)
+    counted = torch.ones_like(flat[:, 0], dtype=torch.bool) if mask is None else mask.reshape(len(mask), -1)
+    n, rank = counted.sum(1)[:, None, None], counted.cumsum(1)[:, None, :] - 1
+    k = torch.arange(steps, device=flat.device)[None, :, None]
+    first, after = k * n // steps, ((k + 1) * n + steps - 1) // steps
+    weight = ((rank >= first) & (rank < after) & counted[:, None, :]).to(flat.dtype)
+    return weight / weight.sum(2, keepdim=True).clamp_min(1.0) @ flat.transpose(1, 2)
+
+
 def shapley(value: Callable[[frozenset[Player]], float], players: Sequence[Player]) -> dict[Player, float]:
     """Exact Shapley values of a coalition function. They add up to value(all) - value(none)."""
     weights = shapley_weights(players)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from mmzoo.encoder import Encoder
 from mmzoo.errors import Incompatible, near_miss
 from mmzoo.types import Lazy, Outputs, Pass
 
@@ -37,6 +38,18 @@ class FusionHead(nn.Module):
     min_modalities: ClassVar[int] = 1
     couples: ClassVar[bool] = False
     mean_gates: ClassVar[bool] = False
+    #: contract check -> why it cannot hold, by design of the head. Such a check runs all the same, and one that passes is a
+    #: failure (mmzoo.testing).
+    expected_failures: Mapping[str, str] = {}
+
+    @classmethod
+    def readout(cls, encoders: Mapping[str, Encoder], **params: Any) -> Mapping[str, Encoder]:
+        """The encoders as a head with these parameters reads them; `dims` are then theirs. Default: as they are.
+
+        For heads that want more of an encoder than its feature, e.g. a sequence (mmzoo.steps). Called before the head is
+        built. Raises Incompatible for an encoder that cannot be read so.
+        """
+        return encoders
 
     def __init__(self, dims: Mapping[str, int], n_classes: int) -> None:
         """dims: modality -> feature width, in order.

@@ -15,9 +15,9 @@ def derive(seed: int, *purpose: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def stream(seed: int, *purpose: object) -> torch.Generator:
-    """A CPU generator for one purpose."""
-    return torch.Generator().manual_seed(derive(seed, *purpose))
+def stream(seed: int, *purpose: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one purpose. Another kind of device gives other numbers from the same seed."""
+    return torch.Generator(device).manual_seed(derive(seed, *purpose))
 
 
 @contextlib.contextmanager

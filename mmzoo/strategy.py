@@ -74,9 +74,10 @@ class Strategy:
     neutral_how: ClassVar[str] = "exact"
     #: whole-model forwards and backwards a batch, on top of nothing (plain training: 1 and 1); what is done once an
     #: epoch instead goes under "forward_epoch" and "backward_epoch", and how often an epoch the whole slice is gone
-    #: through under "slice". Methods that compare sets of modalities (Run.coalitions) add under "forward_coalition" and
-    #: "backward_coalition" what each of the 2^M - 2 sets takes where the head acts between the stages of the encoders;
-    #: with other heads it takes nothing.
+    #: through under "slice", how often in the whole run beside that under "slice_run". Methods that compare sets of
+    #: modalities (Run.coalitions) count one set in "forward" and "backward", which is all of them with most heads;
+    #: "forward_coalition" and "backward_coalition" are what each of the other 2^M - 3 sets takes where the head acts
+    #: between the stages of the encoders.
     cost: ClassVar[Mapping[str, float]] = {"forward": 1, "backward": 1}
     #: the attributes that make up the state: tensors, numbers, strings and containers of them
     state: ClassVar[tuple[str, ...]] = ()
@@ -414,7 +415,7 @@ class Chain(Strategy):
 def _chained_cost(parts: Sequence[Strategy]) -> dict[str, float]:
     """What the parts cost together: the one forward and backward of training is shared."""
     cost: dict[str, float] = {k: 1 + sum(p.cost[k] - 1 for p in parts) for k in ("forward", "backward")}
-    for k in ("forward_epoch", "backward_epoch", "slice", "forward_coalition", "backward_coalition"):
+    for k in ("forward_epoch", "backward_epoch", "slice", "slice_run", "forward_coalition", "backward_coalition"):
         if extra := sum(p.cost.get(k, 0) for p in parts):
             cost[k] = extra
     return cost

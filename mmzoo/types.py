@@ -137,7 +137,8 @@ class Outputs:
 class Step:
     """One batch on its way through one pass. Hooks read it; only `features` may set `keep`.
 
-    keep: (B,) bool, the samples that stay in the loss (None: all). scratch: private to the step, dies with it.
+    keep: (B,) bool, the samples that stay in the loss (None: all); at first those that have some of the modalities that
+    the pass feeds. scratch: private to the step, dies with it.
     """
 
     run: Run
@@ -146,9 +147,13 @@ class Step:
     keep: Tensor | None = None
     scratch: dict[Any, Any] = field(default_factory=dict)
 
-    def generator(self, name: str) -> torch.Generator:
-        """A stream fixed by (seed, name, step, pass): calling a hook again replays its draws."""
-        return stream(self.run.seed, "step", name, self.run.global_step, self.pass_.name)
+    def generator(self, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """A stream fixed by (seed, name, step, pass): calling a hook again replays its draws.
+
+        device: where to draw. Only the default gives the same numbers everywhere; elsewhere large draws are cheaper,
+        and replayed on the same kind of device alone.
+        """
+        return stream(self.run.seed, "step", name, self.run.global_step, self.pass_.name, device=device)
 
     def kept(self, x: Tensor) -> Tensor:
         """The rows of `x` that stay in the loss."""
@@ -167,4 +172,18 @@ class Step:
 
     def at(self, pass_: Pass) -> Step:
         """The same batch in another pass, with a scratch of its own."""
-        return Step(self.run, self.batch, pass_)
+        return Step(self.run, self.batch, pass_, self._something_of(pass_))
+
+    def _something_of(self, pass_: Pass) -> Tensor | None:
+        """Which samples have some of the modalities that a pass feeds; None for all.
+
+        What a model says of the others is a constant, its bias, which the loss would turn into the frequency of classes
+        among them. A process without a single such sample keeps all: it has to take part in what the others reduce.
+        """
+        if self.batch.present is None:
+            return None
+        fed = [self.run.modalities.index(m) for m in pass_.fed(self.run.modalities)]
+        some = self.batch.present[:, fed].any(1)
+        if bool(some.all()) or (self.run.n_processes > 1 and not bool(some.any())):
+            return None
+        return some

@@ -579,6 +579,7 @@ def test_the_limits_of_a_head_are_whole_numbers(tmp_path: Path) -> None:
     [
         ("film", "affine", {}), ("affine_plus1", "affine", {"gamma_baseline": 1}), ("gated", "gated", {}),
         ("gmu", "gmu", {}), ("lstm", "ml_lstm", {}), ("ml_lstm_sequence", "ml_lstm", {"mode": "modality_sequence"}),
+        ("ml_lstm_tokens", "ml_lstm", {"mode": "tokens"}),
         ("mean", "sum", {"reduce": "mean"}), ("weight_logit", "weight", {"level": "logit"}),
         ("weight_gate", "weight", {"level": "gate"}), ("concat@film", "affine", {}),
     ],

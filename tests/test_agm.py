@@ -276,8 +276,22 @@ def test_the_caps_are_those_of_the_authors_scripts() -> None:
 
 
 def test_factors_never_are_infinite() -> None:
-    k = agm.coefficients(torch.tensor([0.0, 18.0]), torch.tensor([18.0, 0.0]), 100.0, 1000.0)
-    assert torch.isfinite(k).all() and float(k[0]) == 0.0 and float(k[1]) == torch.finfo(k.dtype).max
+    for dtype in (torch.float32, torch.float64):
+        k = agm.coefficients(torch.tensor([0.0, 18.0]).to(dtype), torch.tensor([18.0, 0.0]).to(dtype), 100.0, 1000.0)
+        assert float(k[0]) == 0.0 and float(k[1]) == pytest.approx(torch.finfo(dtype).max ** 0.4, rel=1e-3)
+
+
+@pytest.mark.parametrize("gradient", ["exact", "detached"])
+def test_without_a_cap_clipping_still_bounds_the_step(gradient: Any) -> None:
+    """The preset avmnist in float32: a factor of 1e15 must not turn into infinite norms or NaN."""
+    task = make_task(2)
+    run = build_run(task, AGM(alpha=2.5, cap=1000.0, gradient=gradient), build_model(task), momentum=0.0, weight_decay=0.0)
+    run.strategy.means, run.strategy.counts = torch.tensor([0.0, 18.0]), torch.ones(2)
+    before = weights(run.model)
+    run.start_epoch()
+    run.step(next(run.epoch_batches()))
+    moved = torch.cat([(t - before[n]).flatten() for n, t in weights(run.model).items()])
+    assert float(moved.norm()) == pytest.approx(0.05, rel=1e-3)  # the rate times the norm that is let through
 
 
 def test_the_true_class_counts_at_least_the_floor() -> None:
@@ -478,6 +492,8 @@ def test_the_cost_holds_for_every_head(gradient: Any) -> None:
         cost: ClassVar[Mapping[str, float]] = {"forward": 2, "backward": 2}
 
     assert not check_strategy(Undeclared, head=CoupledConcat, only=["check_cost"], raise_failures=False).ok
+    declared, sets = new().cost, 2 ** len(run.modalities) - 3
+    assert a_batch == tuple(declared[k] + sets * declared.get(f"{k}_coalition", 0) for k in ("forward", "backward"))
     assert Chain(AGM(), AGM(gradient="detached")).cost == {
         "forward": 3, "backward": 2, "forward_coalition": 2, "backward_coalition": 1,
     }  # fmt: skip
@@ -485,7 +501,7 @@ def test_the_cost_holds_for_every_head(gradient: Any) -> None:
 
 def test_show_tells_what_sets_of_modalities_take(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "strategies/agm"]) == 0
-    text = "cost a batch: forward 2, backward 2; and for each of 2^M - 2 sets of modalities, where the head acts"
+    text = "cost a batch: forward 2, backward 2; and for each of 2^M - 3 more sets of modalities, where the head acts"
     assert text in capsys.readouterr().out
 
 
@@ -632,8 +648,7 @@ def test_items_without_a_modality_are_not_in_its_pass() -> None:
     for run in runs:
         train(run, 2)
     assert difference(weights(runs[0].model), weights(runs[1].model), 1e-6) is None
-    step = Step(runs[0], changed.batch(), Pass("joint/audio", present=frozenset({"audio"})))
-    runs[0].strategy.features(step, {"audio": torch.zeros(n, 5)})
+    step = Step(runs[0], changed.batch()).at(Pass("joint/audio", present=frozenset({"audio"})))
     assert torch.equal(step.keep, present[:, 0])
 
 

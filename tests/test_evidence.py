@@ -564,6 +564,39 @@ def test_predictions_follow_the_decision() -> None:
     assert set(out.aux["decision"].tolist()) > {-1}
 
 
+def test_while_pretraining_lasts_only_modalities_decide_and_are_watched() -> None:
+    """The joint classifier is untrained then: neither its answers nor its loss may steer schedule and choice."""
+    task = make_task(3, dtype=torch.float64)
+    batch = task.batch("test")
+    run = build_run(task, DOMFN(pretrain=1, tau=1e6), build_model(task, Separate), lr=0.2)
+    run.train_epoch()
+    out = run.strategy.predict(run.model.eval()(batch.inputs))
+    assert bool((out.aux["decision"] >= 0).all()) and "loss/task" in run.end_epoch()
+    own = torch.stack(list(run.model(batch.inputs).unimodal.values()), 1)
+    assert torch.equal(out.logits, own[torch.arange(len(own)), out.aux["decision"]])
+    assert torch.equal(out.ranking, out.logits.softmax(1))
+    state = run.strategy.state_dict()
+    run.train_epoch()
+    after = run.strategy.predict(run.model.eval()(batch.inputs))
+    assert bool((after.aux["decision"] == -1).all()) and torch.equal(after.logits, run.model(batch.inputs).logits)
+    run.strategy.load_state_dict(state)  # the chosen epoch brings its rule along
+    assert bool((run.strategy.predict(run.model(batch.inputs)).aux["decision"] >= 0).all())
+    assert bool((DOMFN(tau=1e6).predict(run.model(batch.inputs)).aux["decision"] == -1).all())
+
+
+@pytest.mark.parametrize(
+    ("modalities", "params", "closes"),
+    [(2, {"tau": 0.5}, False), (3, {"tau": 0.5}, True), (2, {}, True), (2, {"tau": 0.5, "reference": "joint"}, True),
+     (2, {"tau": 2.0, "reference": "joint"}, False)],
+)  # fmt: skip
+def test_a_gate_that_cannot_close_is_warned_of(modalities: int, params: dict[str, Any], closes: bool) -> None:
+    task = make_task(modalities)
+    warned = list(build_run(task, DOMFN(**params), build_model(task, Separate)).warnings)
+    assert bool(warned) is not closes
+    if not closes:
+        assert f"with {modalities} modalities no divergence exceeds" in warned[0] and "every item is fused" in warned[0]
+
+
 # ---------------------------------------------------------------------- heads, contract, catalogue
 @pytest.mark.parametrize("join", ["concat", "mean", "max"])
 @pytest.mark.parametrize("hidden", [0, 5])

@@ -791,7 +791,8 @@ def test_a_search_costs_what_it_declares_and_given_factors_need_none(forks: list
     keep = MSLR(mode="keep", points=3, trial=0.5)
     r = train(sliced(keep), 4)
     assert keep.cost["backward"] == 2.5 and r.cost.backward == pytest.approx(2.5 * 4 * r.steps_per_epoch)
-    # Each trial is scored on the slice, of three batches.
+    # Each trial is scored on the slice, of three batches, by one modality of two.
+    assert keep.cost["slice_run"] == 3 and MSLR(mode="smart", points=3).cost["slice_run"] == 6
     assert r.cost.forward == pytest.approx(2.5 * 4 * r.steps_per_epoch + 3 * 3)
     given = MSLR(mode="keep", factors={"a": 0.5})
     assert not given.requires and given.cost == {"forward": 1, "backward": 1}

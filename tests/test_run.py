@@ -507,3 +507,16 @@ def test_encoders_without_parameters_can_be_trained_on() -> None:
     encoders = {"a": Fixed(), "b": Fixed()}
     m = MultimodalModel(encoders, Sum({"a": 4, "b": 4}, 3))
     train(run(OGM(noise=True), m, train=loader(widths={"a": 4, "b": 4})), 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_noise_is_drawn_where_the_weights_are_and_replayed_there() -> None:
+    def after() -> dict[str, torch.Tensor]:
+        m = model(norm=True)
+        r = Run(m, OGM(noise=True), train=loader(), training=Training(), seed=1, device="cuda")
+        for batch in r.epoch_batches():
+            r.step(batch)
+        return {n: t.cpu() for n, t in m.state_dict().items()}
+
+    first, second = after(), after()
+    assert all(torch.equal(first[n], second[n]) for n in first)

@@ -91,7 +91,7 @@ def test_workers_end_with_the_bench(tmp_path: Path, sign: signal.Signals) -> Non
     at_work: dict[str, Any] = {}
     until = time.monotonic() + 240
     while len(at_work) < 2 and time.monotonic() < until and process.poll() is None:
-        found = {p.name: read_claim(p) for p in tmp_path.glob("runs/*")}
+        found = {i: read_claim(Store(tmp_path).folder(i)) for i in Store(tmp_path).run_ids()}
         at_work = {k: held for k, held in found.items() if held is not None and held.alive and held.of}
         time.sleep(0.1)
     process.send_signal(sign)

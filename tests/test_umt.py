@@ -169,7 +169,8 @@ def test_umt_step_by_hand(present: bool) -> None:
 
 
 def test_a_teacher_by_hand() -> None:
-    """The encoder's initial weights, a linear classifier of its own, plain steps in the run's order and budget."""
+    """The encoder's initial weights, a linear classifier of its own, plain steps in the run's order and budget on the
+    items that have the modality."""
     r = linear_run(UMT(), present=True)
     fresh = weights_of(linear_model())
     with seeded(5, "init", "teacher", "v"):
@@ -179,8 +180,9 @@ def test_a_teacher_by_hand() -> None:
     sgd = Sgd()
 
     def loss(u: WEIGHTS, batch: Batch) -> Any:
-        z = encode(u, "v", batch.inputs["v"]) * batch.present[:, 1:2].numpy()  # type: ignore[index]
-        return cross_entropy(z @ u["head.layer.weight"].T + u["head.layer.bias"], batch.target.numpy())
+        here = batch.present[:, 1]  # type: ignore[index]
+        z = encode(u, "v", batch.inputs["v"][here])
+        return cross_entropy(z @ u["head.layer.weight"].T + u["head.layer.bias"], batch.target[here].numpy())
 
     for _ in range(3):
         for batch in batches(present=True):
@@ -652,3 +654,4 @@ def test_a_run_begun_with_given_teachers_wants_them_again() -> None:
     with pytest.raises(BadValue, match=r"teachers of a, b .* give the same again"):
         run(UMT(), state=state)
     run(UMT(), teachers=given, state=state)
+

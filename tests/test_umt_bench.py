@@ -472,8 +472,14 @@ def test_a_weight_of_zero_counts_no_teachers(mmzoo: Command, tmp_path: Path) -> 
     assert mmzoo(*arguments, "--out", tmp_path).code == 0
     rows = rows_of(tmp_path)
     row, plain = rows["umt[weight=0.0]"], rows["concat"]
+    assert set(rows) == {"umt[weight=0.0]", "concat"}  # and no teacher is trained for nothing
     assert row["teachers"] == {} and row["cost"] == plain["cost"]
     assert row["metrics"] == plain["metrics"] and row["hashes"] == plain["hashes"]
+
+
+def test_a_reference_is_called_as_the_recipe_that_it_is(plan: MakePlan) -> None:
+    labels = {p.method for p in plan("ume", references=True).runs if p.role == "reference"}
+    assert labels == {"mean", "joint_unimodal@sum[head.reduce=mean]", "unimodal"}
 
 
 def test_a_head_that_cannot_hold_the_members_makes_a_refused_row(mmzoo: Command, tmp_path: Path) -> None:

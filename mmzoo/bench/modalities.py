@@ -56,7 +56,7 @@ def _measures(dataset: str, inside: Sequence[Group], groups: Sequence[Group]) ->
         cells = [Cell(group.label), Cell(m)]
         cells += [Cell(percent(group.spread(at("metrics", "modalities", m, key, main)))) for key in measures]
         by_itself = alone_of(m, group, groups)
-        cells.append(Cell(percent(by_itself.spread(main_score)) if by_itself else DASH))
+        cells.append(Cell(percent(by_itself.spread(at("metrics", "modalities", m, "own", main))) if by_itself else DASH))
         table.body.append([*cells, Cell(", ".join(dict.fromkeys(_own_words(group, m))))])
     table.notes.append(
         "Over the test items that have the modality. own: its own logits inside the joint model; the last column says "

@@ -13,6 +13,7 @@ from mmzoo.config import (
     Method,
     RunSpec,
     Settings,
+    canonical,
     holds,
     register_manifests,
     resolve_dataset,
@@ -264,7 +265,8 @@ def _with_head_of(like: Method, name: str, catalogue: Catalogue, settings: Setti
         return reference
     changed = ",".join(f"head.{k}={shown(v)}" for k, v in like.head_params.items() if reference.head_params.get(k) != v)
     fixed = reference.fixed | {name for name in like.fixed if name.startswith("head.")}
-    return replace(reference, head_params=like.head_params, label=f"{name}@{like.head}[{changed}]", fixed=fixed)
+    same = replace(reference, head_params=like.head_params, fixed=fixed)
+    return replace(same, label=canonical(catalogue, same) or f"{name}@{like.head}[{changed}]")
 
 
 def _check_windows(method: Method, n_epochs: int) -> None:

@@ -255,10 +255,11 @@ class _Session:
             run.warn(memory.note(model, micro))
         return {
             "metrics": metrics,
+            **({"bayes": data.best} if data.best is not None and data.metric == "acc" else {}),
             "micro_batch": micro,
             "warnings": dict(run.warnings),
             "record": _ends(self.history),
-            "cost": {"train_items": train.n_items, "forward": round(run.cost.forward + lessons["forward"], 6),
+            "cost": {"train_items": train.n_seen, "forward": round(run.cost.forward + lessons["forward"], 6),
                      "backward": round(run.cost.backward + lessons["backward"], 6),
                      **complexity(run.model, run.strategy, next(_on(train, run.device))),
                      **({"teachers": {k: round(v, 6) for k, v in lessons.items()}} if teachers else {})},
@@ -350,7 +351,7 @@ class _Session:
             "holdout": branch_scores(run.model, held, fitted, data.metric),
             "selected_epoch": selection.epoch, "epochs": run.epoch, "main_metric": data.metric,
             "own_logits": run.model.head.how,
-            "n_scored": len(chosen.target), "n_total": len(data.splits["test"]),
+            "n_scored": len(chosen.target), "n_total": len(data.splits["test"]), "n_seen": len(chosen.seen(chosen.target)),
         }  # fmt: skip
 
     def _predict(self, run: Run, loader: Loader) -> Predictions:
@@ -506,10 +507,11 @@ def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> Multimodal
         own = {k: v for k, v in params.items() if k not in options}
         with seeded(spec.seed, "init", "encoder", m):
             encoders[m] = catalogue.get("encoders", name).load()(data.spec(m), **own).configure(data.spec(m), **options)
-    head = catalogue.get("heads", spec.head)
+    head = catalogue.get("heads", spec.head).load()
     with seeded(spec.seed, "init", "head", spec.head):
-        built = head.load()({m: e.out_dim for m, e in encoders.items()}, data.n_classes, **spec.head_params)
-        return MultimodalModel(encoders, built)  # within the stream: a head may make layers for the encoders' stages
+        read = head.readout(encoders, **spec.head_params)
+        built = head({m: e.out_dim for m, e in read.items()}, data.n_classes, **spec.head_params)
+        return MultimodalModel(read, built)  # within the stream: a head may make layers for the encoders' stages
 
 
 def build_strategy(catalogue: Catalogue, parts: tuple[Part, ...]) -> Strategy:

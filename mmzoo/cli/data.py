@@ -211,12 +211,18 @@ def _check_stores(source: Source) -> int:
 def _mini(arguments: argparse.Namespace) -> int:
     from mmzoo.bench.ready import make_twin
     from mmzoo.data.home import mini_root
+    from mmzoo.plugins import catalogue
 
     source = source_of(arguments.data)
     root = mini_root(source.name) if arguments.root is None else Path(arguments.root).expanduser().absolute()
-    made = make_twin(source.name, root, arguments.seed)
+    with Bar() as progress:
+        made = make_twin(catalogue().get("datasets", arguments.data), root, arguments.seed,
+                         lambda n, of: progress.step("generate", n, of))  # fmt: skip
+    items = ", ".join(f"{n:,} {part}" for part, n in made["items"].items())
     step = f" --root {root}" if arguments.root is not None else ""
-    print(f"{source.name} (mini): generated in {made}\nNext: mmzoo data prepare {source.name}{step}")
+    print(f"{source.name} (mini): {items} items, generated in {root}")
+    print(f"  Bayes accuracy: {', '.join(f'{m} {100 * p:.1f} %' for m, p in made['bayes'].items())}")
+    print(f"Next: mmzoo data prepare {source.name}{step}")
     return 0
 
 

@@ -92,13 +92,15 @@ def _facts(e: Entry) -> list[str]:
     if e.extra.get("owns"):
         lines.append(f"  replaces: {', '.join(e.extra['owns'])} (cannot be chained with another that does)")
     if e.cost:
-        batch = {k: v for k, v in e.cost.items() if "_" not in k and k != "slice"}
+        batch = {k: v for k, v in e.cost.items() if k in ("forward", "backward")}
         line = f"  cost a batch: {_pairs(batch)}"
-        for suffix, when in (("epoch", "once an epoch"), ("coalition", "for each of 2^M - 2 sets of modalities, where "
-                              "the head acts between encoder stages")):  # fmt: skip
+        for suffix, when in (("epoch", "once an epoch"), ("coalition", "for each of 2^M - 3 more sets of modalities, "
+                              "where the head acts between encoder stages")):  # fmt: skip
             more = {k.removesuffix(f"_{suffix}"): v for k, v in e.cost.items() if k.endswith(f"_{suffix}")}
             line += f"; and {when}: {_pairs(more)}" if more else ""
-        lines.append(line + (f"; forwards of the whole slice an epoch: {e.cost['slice']}" if "slice" in e.cost else ""))
+        for key, when in (("slice", "an epoch"), ("slice_run", "a run")):
+            line += f"; forwards of the whole slice {when}: {e.cost[key]}" if key in e.cost else ""
+        lines.append(line)
     for key in (
         "how",
         "additive",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmzoo.encoder import Encoder, InputSpec
 from mmzoo.errors import BadValue
+from mmzoo.functional import in_steps
 
 Temporal = Literal["mean", "max"]
 
@@ -70,6 +71,11 @@ class Planar(Encoder):
     def view(self, state: Planes) -> Tensor:
         map_ = self.to_map(state.map)
         return map_ if state.frames is None else map_.unflatten(0, (-1, state.frames)).transpose(1, 2)
+
+    def sequence(self, state: Planes, steps: int) -> Tensor:
+        """Along the frames of a video, the time of a spectrogram, and an image from top to bottom."""
+        map_ = self.view(state)
+        return in_steps(map_.transpose(2, 3) if self.spec.kind == "spectrogram" else map_, None, steps)
 
     def replace(self, state: Planes, map_: Tensor) -> Planes:
         return state._replace(map=self.from_map(map_ if state.frames is None else map_.transpose(1, 2).flatten(0, 1)))

@@ -1,4 +1,4 @@
-"""Fusion by an LSTM that reads the modalities in one step or one after the other."""
+"""Fusion by an LSTM: over all features in one step, one modality after the other, or over sequences of steps."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmzoo.encoder import Encoder
+from mmzoo.errors import Incompatible
 from mmzoo.head import FusionHead
+from mmzoo.steps import Steps
+
+Mode = Literal["concat_step", "modality_sequence", "tokens"]
 
 
 class MLLSTM(FusionHead):
     """l = W h + b with h the last hidden state of an LSTM over the modalities.
 
     ML-LSTM (Nie et al., Multimedia Tools and Applications 2021) has no public code, and only its abstract could be
-    read: an LSTM over utterances that fuses modalities on the way. So neither mode is known to be that model.
+    read: an LSTM over utterances that fuses modalities on the way. So no mode is known to be that model.
 
     mode="concat_step" (default): all features side by side are a sequence of one step. This is the LSTM baseline in
     the code of MCUT, from a group whose benchmarks have the row. From a state of zeros h = o * tanh(i * g), a gated
     layer: recurrent weights and forget gate act on nothing, so they change no output and get no gradient.
     mode="modality_sequence" (ours): each z_m projected to `width` is one step, in the order of the modalities.
+    mode="tokens" (ours, the closest to the abstract): z_m is a sequence of `steps` steps side by side, which `readout`
+    takes from the last maps of staged encoders (tokens, frames, positions; all modalities cut into as many steps, so
+    that they are aligned). An LSTM a modality runs along it, and a joint LSTM along their hidden states, side by side.
 
-    width: of the LSTM (none: the largest feature width; MCUT: 512, which is that). layers: stacked LSTMs (none: one
-    for concat_step, two for modality_sequence).
+    width: of each LSTM (none: the largest width of a feature, in mode tokens of a step; MCUT: 512, which is that).
+    layers: stacked (joint) LSTMs (none: two for modality_sequence, else one). steps: of mode tokens; it divides all
+    feature widths.
 
     Unimodal logits: by ablation, as in MCUT. Absent modalities are features of zeros. Raises Incompatible for fewer
-    than two modalities.
+    than two modalities, and in mode tokens for features that are no sequences.
 
     aux: hidden (B, width).
     """
@@ -36,31 +45,56 @@ class MLLSTM(FusionHead):
 
     def __init__(
         self, dims: Mapping[str, int], n_classes: int, *,
-        mode: Literal["concat_step", "modality_sequence"] = "concat_step", width: int | None = None,
-        layers: int | None = None,
+        mode: Mode = "concat_step", width: int | None = None, layers: int | None = None, steps: int = 8,
     ) -> None:  # fmt: skip
         super().__init__(dims, n_classes)
-        width = width or max(dims.values())
+        self.mode, self.steps = mode, steps if mode == "tokens" else 1
+        if odd := [m for m, d in dims.items() if d % self.steps]:
+            raise Incompatible(
+                f"head MLLSTM reads sequences of {steps} steps, and the features of {', '.join(odd)} are none "
+                f"({dict(dims)}). Give it the encoders that MLLSTM.readout makes."
+            )
+        of_step = {m: d // self.steps for m, d in dims.items()}
+        width = width or max(of_step.values())
+        #: of each modality: a projection, or an LSTM along its steps
         self.project = nn.ModuleDict()
         if mode == "modality_sequence":
             self.project.update({m: nn.Linear(d, width) for m, d in dims.items()})
-        enters = width if self.project else sum(dims.values())
-        depth = layers or (2 if self.project else 1)
+        elif mode == "tokens":
+            self.project.update({m: nn.LSTMCell(d, width) for m, d in of_step.items()})
+        enters = {"modality_sequence": width, "tokens": len(dims) * width}.get(mode, sum(dims.values()))
+        depth = layers or (2 if mode == "modality_sequence" else 1)
         # Cells, not nn.LSTM: its cuDNN form has no second derivative.
         self.cells = nn.ModuleList(nn.LSTMCell(width if i else enters, width) for i in range(depth))
         self.linear = nn.Linear(width, n_classes)
+        if mode == "concat_step":
+            self.expected_failures = {
+                "check_head_parameter_gradients": "one step from a state of zeros: the recurrent weights act on nothing",
+            }
+
+    @classmethod
+    def readout(
+        cls, encoders: Mapping[str, Encoder], *, mode: Mode = "concat_step", steps: int = 8, **params: Any
+    ) -> Mapping[str, Encoder]:
+        return {m: Steps(e, steps) for m, e in encoders.items()} if mode == "tokens" else encoders
 
     def own(self, modality: str) -> Iterable[nn.Parameter]:
         return self.project[modality].parameters() if self.project else ()
 
     def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        if self.project:
-            steps = [self.project[m](z) for m, z in features.items()]
-        else:
-            steps = [torch.cat(list(features.values()), 1)]
+        steps = self._joint_steps(features)
         for cell in self.cells:
             steps = _states(cell, steps)
         return self.linear(steps[-1]), {"hidden": steps[-1]}
+
+    def _joint_steps(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """What the (joint) LSTM reads, step by step."""
+        if self.mode == "concat_step":
+            return [torch.cat(list(features.values()), 1)]
+        if self.mode == "modality_sequence":
+            return [self.project[m](z) for m, z in features.items()]
+        along = [_states(self.project[m], list(z.chunk(self.steps, 1))) for m, z in features.items()]
+        return [torch.cat(side_by_side, 1) for side_by_side in zip(*along)]
 
 
 def _states(cell: nn.Module, steps: list[Tensor]) -> list[Tensor]:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmzoo.api import Outputs, Step, Strategy, Terms
+from mmzoo.api import Outputs, Run, Step, Strategy, Terms
 
 Squash = Literal["softmax", "sigmoid"]
 
@@ -82,7 +82,9 @@ class DOMFN(Strategy):
       sum_m (c_m^2 / 2 - eta d_m) + sum_m c_m + c_0   where d_m / tau < gamma for every m,
       sum_m c_m                                       elsewhere,
     and on sum_m c_m alone in the first `pretrain` epochs. The decision is the joint classifier's in the first case,
-    else that of the most confident modality. An absent modality takes no part in any of this.
+    else that of the most confident modality, and always the latter's while pretraining lasts: the joint classifier is
+    untrained then. The logits that are evaluated are those of whoever decides. An absent modality takes no part in any
+    of this.
 
     We know the paper by its abstract only; the formulas are those of the authors' two releases, which differ.
     reference="mean": r is the mean of the p_m (their code for MOSI). "joint": r is p_0 (their code for resumes).
@@ -95,6 +97,7 @@ class DOMFN(Strategy):
     requires = frozenset({"unimodal"})
     owns = frozenset({"task", "predict"})
     min_modalities = 2
+    state = ("joint_trained",)
 
     def __init__(
         self, *, eta: float = 0.5, gamma: float = 0.8, tau: float = 0.2, pretrain: int = 5, squash: Squash = "softmax",
@@ -107,6 +110,19 @@ class DOMFN(Strategy):
         self.squash: Squash = squash
         self.reference = reference
         self.fallback = fallback
+        self.joint_trained = True  # before any epoch of its own: what others train, in front of a window for instance
+
+    def setup(self, run: Run) -> None:
+        n = len(run.modalities)
+        most = ((n - 1) / n) ** 2 if self.reference == "mean" else 1.0
+        if most < self.tau * self.gamma:
+            run.warn(
+                f"DOMFN: with {n} modalities no divergence exceeds {most:.2f}, and the gate closes at tau * gamma = "
+                f"{self.tau * self.gamma:.2g}: every item is fused. A smaller tau changes that"
+            )
+
+    def epoch_start(self, run: Run) -> None:
+        self.joint_trained = run.epoch >= self.pretrain
 
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
         logits = torch.stack([step.kept(z) for z in out.unimodal.values()], 1)
@@ -133,8 +149,11 @@ class DOMFN(Strategy):
         p_joint = squashed(out.logits, self.squash)
         here = None if out.present is None else torch.stack([out.present[m] for m in out.unimodal], 1)
         d = divergences(p, self._reference(p, p_joint, here), here)
-        scores, whose = decision(p, p_joint, agree(d, self.tau, self.gamma), here)
-        return out.replace(ranking=scores, aux={**out.aux, "divergence": d, "decision": whose})
+        trusted = agree(d, self.tau, self.gamma) & self.joint_trained
+        scores, whose = decision(p, p_joint, trusted, here)
+        every = torch.stack([*out.unimodal.values(), out.logits], 1)
+        logits = every[torch.arange(len(every), device=every.device), whose]
+        return out.replace(logits=logits, ranking=scores, aux={**out.aux, "divergence": d, "decision": whose})
 
     def _reference(self, p: Tensor, p_joint: Tensor, here: Tensor | None) -> Tensor:
         return mean_scores(p, here) if self.reference == "mean" else p_joint

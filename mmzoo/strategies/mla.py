@@ -131,16 +131,6 @@ class MLA(Strategy):
             for p in passes for fed in [p.fed(step.run.modalities)] for m in fed
         ]  # fmt: skip
 
-    def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if step.batch.present is not None and len(feats) == 1:
-            (modality,) = feats
-            here = step.batch.present[:, step.run.modalities.index(modality)]
-            here = here if step.keep is None else here & step.keep
-            # A process without any such item must still take part in the reductions of the others.
-            if step.run.n_processes == 1 or bool(here.any()):
-                step.keep = here
-        return feats
-
     @torch.no_grad()
     def gradients(self, step: Step, out: Outputs, grads: Grads) -> None:
         if self.projection == "none" or len(out.features) != 1:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from mmzoo.api import Incompatible, Pass, Run, Step, Strategy
 
@@ -93,7 +92,8 @@ class MSLR(Strategy):
         searches = (self.factors is None) + (self.mode == "smart")
         self.requires = frozenset({"slice"} if searches else ())  # type: ignore[misc]
         passes = 1 + searches * self.points * self.trial
-        self.cost = {"forward": passes, "backward": passes}  # type: ignore[misc]
+        scored = {"slice_run": searches * self.points} if searches else {}
+        self.cost = {"forward": passes, "backward": passes, **scored}  # type: ignore[misc]
 
     def setup(self, run: Run) -> None:
         if unknown := sorted(set(self.factors or {}) - set(run.modalities)):
@@ -165,13 +165,6 @@ class _Alone(Strategy):
 
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         return [replace(p, present=frozenset({self.modality})) for p in passes]
-
-    def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        here = step.here(self.modality)
-        # A process without any such item must still take part in the reductions of the others.
-        if here is not None and (step.run.n_processes == 1 or bool(here.any())):
-            step.keep = here
-        return feats
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ def with_noise(grad: Tensor, factor: float | Tensor, noise: Tensor) -> Tensor:
     A single entry has no deviation: it gets no noise, where the authors' code gives NaN.
     """
     sigma = grad.std() + 1e-8 if grad.numel() > 1 else torch.zeros_like(grad).sum()
-    return factor * grad + sigma * noise
+    return (factor * grad).add_(sigma * noise)
 
 
 class OGM(Strategy):
@@ -90,8 +90,9 @@ class OGM(Strategy):
         return p.ndim == 4 if self.tensors == "conv" else p.ndim >= 2 or self.tensors == "all"
 
     def _add_noise(self, step: Step, grads: Grads, modality: str, factor: Tensor) -> None:
-        generator = step.generator(f"ogm/{modality}")
+        # As many numbers as there are weights: drawn on the processor they would have to be copied in every step.
+        generator = step.generator(f"ogm/{modality}", step.run.device)
         for p in grads.params(f"encoder:{modality}"):
             if self._touched(p):
-                noise = torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
+                noise = torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device)
                 p.grad = with_noise(p.grad, factor, noise)  # type: ignore[arg-type]

@@ -49,12 +49,16 @@ def check_strategy(
 
 
 def check_head(
-    head: HeadBuilder, *, encoder: EncoderBuilder = TinyEncoder, draws: int = 10, label: str = "",
+    head: HeadBuilder, *, encoder: EncoderBuilder = TinyEncoder, draws: int = 10, label: str = "", multiple: int = 1,
     only: Collection[str] | None = None, expected_failures: Mapping[str, str] | None = None,
     raise_failures: bool = True,
 ) -> Report:  # fmt: skip
-    """Run every contract check on a fusion head, given by its class or by (dims, n_classes) -> head."""
-    case = HeadCase(head, encoder=encoder, draws=draws, label=label)
+    """Run every contract check on a fusion head, given by its class or by (dims, n_classes) -> head.
+
+    encoder: as in check_strategy; for a head with a `readout` what that makes. multiple: of which all widths are
+    multiples, where the head asks for that. expected_failures: on top of those that the head itself declares.
+    """
+    case = HeadCase(head, encoder=encoder, draws=draws, label=label, multiple=multiple)
     return _checked("head", case, only, expected_failures, raise_failures)
 
 
@@ -88,7 +92,12 @@ def part_case(kind: Kind, cls: type, kwargs: Mapping[str, Any] | None = None, **
     if kind == "strategy":
         return StrategyCase(partial(cls, **given), **options)
     if kind == "head":
-        return HeadCase(partial(cls, **given), **options)
+        inner = options.pop("encoder", TinyEncoder)
+
+        def read(*arguments: Any) -> Encoder:
+            return cls.readout({"m": inner(*arguments)}, **given)["m"]  # type: ignore[attr-defined]
+
+        return HeadCase(partial(cls, **given), encoder=read, **options)
     if kind == "encoder":
         return EncoderCase(partial(cls, **given), **options)
     raise BadValue(f"there are checks for strategy, head and encoder, not for {kind!r}.")

@@ -141,16 +141,19 @@ def neutral_exactly(strategy: Strategy) -> bool:
 class HeadCase:
     """A fusion head under test, by its builder (dims, n_classes) -> head; a head class is one.
 
-    encoder: as for a strategy; a head that acts between stages may need one with maps of its own kind.
+    encoder: as for a strategy; a head that acts between stages may need one with maps of its own kind, and one that
+    reads encoders in its own way what its `readout` makes. multiple: a number that all feature widths are multiples of.
     """
 
     def __init__(
-        self, head: HeadBuilder, *, encoder: EncoderBuilder = TinyEncoder, draws: int = 10, label: str = ""
-    ) -> None:
+        self, head: HeadBuilder, *, encoder: EncoderBuilder = TinyEncoder, draws: int = 10, label: str = "",
+        multiple: int = 1,
+    ) -> None:  # fmt: skip
         self.builder = head
         self.encoder = encoder
         self.draws = draws
-        self.first = self.build({"audio": 4, "image": 4})
+        self.multiple = multiple
+        self.first = self.build({"audio": 4 * multiple, "image": 4 * multiple})
         self.label = label or type(self.first).__name__
 
     def build(

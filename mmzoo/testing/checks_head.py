@@ -25,13 +25,13 @@ def _features(dims: Mapping[str, int], n: int, seed: int = 0, dtype: torch.dtype
     return {m: torch.randn(n, d, generator=g, dtype=torch.float64).to(dtype) for m, d in dims.items()}
 
 
-def _widths(n: int, equal: bool) -> dict[str, int]:
-    return {m: 4 if equal else 3 + i for i, m in enumerate(NAMES[:n])}
+def _widths(case: HeadCase, n: int, equal: bool) -> dict[str, int]:
+    return {m: case.multiple * (4 if equal else 3 + i) for i, m in enumerate(NAMES[:n])}
 
 
 def _dims(case: HeadCase, n: int) -> dict[str, int]:
     """Widths for n modalities, unequal ones where the head takes them."""
-    return _widths(n, case.first.equal_dims)
+    return _widths(case, n, case.first.equal_dims)
 
 
 def _said(out: Outputs) -> dict[str, Any]:
@@ -49,15 +49,15 @@ def check_head_tags(case: HeadCase) -> None:
         "exact: computed anyway; slice: a part of the joint classifier; ablated: the other features set to zero",
     )
     require(
-        head.dims == {"audio": 4, "image": 4} and head.n_classes == 3,
+        head.dims == _widths(case, 2, equal=True) and head.n_classes == 3,
         "the head keeps `dims` and `n_classes`",
         f"dims={head.dims}, n_classes={head.n_classes}",
         "call super().__init__(dims, n_classes)",
     )
     if head.equal_dims:
-        _check_refused(case, _widths(2, equal=False), "unequal widths are refused", "equal_dims")
+        _check_refused(case, _widths(case, 2, equal=False), "unequal widths are refused", "equal_dims")
     if head.min_modalities > 1:
-        few = _widths(head.min_modalities - 1, equal=True)
+        few = _widths(case, head.min_modalities - 1, equal=True)
         _check_refused(case, few, "too few modalities are refused", "min_modalities")
 
 
@@ -87,7 +87,7 @@ def check_head_shapes(case: HeadCase) -> None:
         seed=st.integers(0, 99),
     )
     def one(n: int, equal: bool, classes: int, batch: int, dtype: torch.dtype, seed: int) -> None:
-        dims = _widths(n, equal or case.first.equal_dims)
+        dims = _widths(case, n, equal or case.first.equal_dims)
         try:
             head = case.build(dims, classes, seed=seed, dtype=dtype)
         except Skipped:

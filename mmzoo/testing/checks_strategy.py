@@ -260,7 +260,7 @@ def check_cost(case: StrategyCase) -> None:
         "backward": run.cost.backward - backward,
     }
     cost = case.first.cost
-    sets = 2 ** len(run.modalities) - 2 if run.model.head.couples else 0
+    sets = max(0, 2 ** len(run.modalities) - 3) if run.model.head.couples else 0
     for what, number in used.items():
         a_batch = cost[what] + cost.get(f"{what}_coalition", 0) * sets
         # One more an epoch is allowed: a share of the epoch's batches is rounded up to a whole one.
