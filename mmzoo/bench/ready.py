@@ -16,6 +16,7 @@ from mmzoo.errors import BadValue, MmzooError, UnknownName
 
 if TYPE_CHECKING:
     from mmzoo.data.prepare import Prepared, Progress
+    from mmzoo.data.source import Source
 
 BUNDLED = "mfeat"
 
@@ -45,12 +46,12 @@ def has_twin(entry: Entry) -> bool:
 
 
 def to_make(texts: Iterable[str], catalogue: Catalogue, settings: tuple[tuple[str, Any], ...]) -> list[str]:
-    """Those of the named data sets that can be made without asking for anything: twins, and data of a user's own."""
+    """Those of the named data sets that can be made without asking for anything: twins, and what knows where its files lie."""
     register_manifests(catalogue, texts)
     found = []
     for text in texts:
         entry, params, twin = _named(catalogue, text, settings)
-        if entry is not None and (entry.package == "own" or (twin and not _has_store(entry, params))):
+        if entry is not None and (not _has_store(entry, params) if twin else _source(entry).root is not None):
             found.append(text)
     return found
 
@@ -59,14 +60,20 @@ def make(text: str, catalogue: Catalogue, settings: tuple[tuple[str, Any], ...],
     """Generate what has to be generated, and prepare it. Raises MmzooError."""
     from mmzoo.data.prepare import prepare
 
-    entry, params, _ = _named(catalogue, text, settings)
+    entry, params, twin = _named(catalogue, text, settings)
     assert entry is not None
-    source = entry.load() if entry.package == "own" else entry.load()()
-    root = Path(source.root) if entry.package == "own" else mini_root(source.name)
-    if entry.package != "own" and not root.is_dir():
+    source = _source(entry)
+    root = mini_root(source.name) if twin or source.root is None else source.root
+    if twin and not root.is_dir():
         progress.say(f"{source.name} (mini): generating it in {root}")
         make_twin(entry, root)
     return prepare(source, root, params["recipe"], progress=progress)
+
+
+def _source(entry: Entry) -> Source:
+    """A class of the catalogue, or the source of a manifest as it is."""
+    loaded = entry.load()
+    return loaded() if isinstance(loaded, type) else loaded
 
 
 def make_twin(

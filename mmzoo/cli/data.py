@@ -117,7 +117,7 @@ def _root(arguments: argparse.Namespace, source: Source) -> Path:
     """The folder to prepare from: as given, a manifest's own, or the twin's where that is all there is."""
     from mmzoo.data.home import mini_root
 
-    own = getattr(source, "root", None)
+    own = source.root
     if own is not None:
         if arguments.root is not None:
             raise BadValue(f"{arguments.data} says itself where its files lie (root); leave --root out.")
@@ -155,7 +155,7 @@ def _check_jobs(jobs: int | None) -> None:
 # ---------------------------------------------------------------------------------------------- check
 def _check(arguments: argparse.Namespace) -> int:
     source = source_of(arguments.data)
-    if arguments.root is None and getattr(source, "root", None) is None:
+    if arguments.root is None and source.root is None:
         return _check_stores(source)
     from mmzoo.data.check import check
     from mmzoo.data.faults import FAULTS, told
