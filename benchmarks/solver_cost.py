@@ -1,21 +1,24 @@
 """What one update of a learned alpha costs, in training steps and in memory, and how far it is from the exact solve.
 
     python benchmarks/solver_cost.py                      # both shapes, every solver: writes results/solver_cost.csv
-    python benchmarks/solver_cost.py --shapes resnet18s --solvers identity --no-exact
+    python benchmarks/solver_cost.py --shapes resnet18s --solvers identity --no-exact --add
     python benchmarks/solver_cost.py --count              # operations at batch 64: writes results/solver_flops.csv
 
 Shapes: `resnet18s`, two ResNet18 as for CREMA-D (a spectrogram 1x257x299 and three frames 3x224x224), and
-`bert_resnet50` (BERT-base on 64 word pieces, ResNet50 on one image 3x224x224); random weights. Data is generated, each class with a mean of its own, and
-the models are trained for a few steps first, so that curvature and gradients are not those of initial weights.
+`bert_resnet50` (BERT-base on 64 word pieces, ResNet50 on one image 3x224x224); random weights. --size shrinks the sides
+of images and spectrograms and the length of texts; each row says what went in. Data is generated, each class with a
+mean of its own, and the models are trained for a few steps first, so that curvature and gradients are not those of
+initial weights.
 
 Each solver runs in a process of its own, on the same weights, and through the strategy as a bench would. `solve_s` is
-the processor time (set OMP_NUM_THREADS=1) of what it does around an epoch, the record of the gradients' norms included,
-and `steps` that time in plain training steps at the same batch size: with one update in an epoch of 100 steps, its share
-in per cent. For the tangent it is what 100 steps cost more. `flops` is the same in floating-point operations, which no
-other work on the machine disturbs. `peak_mb` is the most memory of the process above what a training step took.
-`direction` is what a normalised update steps along; its error is against conjugate gradients over all parameters, on
-the first inner batch and the same upper ones, carried on for --exact products or to a residual of 0.01, with the same
-relative damping. Where a solver sees another scope or more batches, the error holds that too.
+the processor time (set OMP_NUM_THREADS=1) of all that it does around an epoch, and `steps` that time in plain training
+steps at the same batch size, of which two are taken before and two after it: with one update in an epoch of 100 steps,
+its share in per cent. For the tangent it is what 100 steps cost more, from the few that were taken (`settings`: every).
+`peak_mb` is the most memory of the process above what a training step took, with the model, its gradients and the
+optimizer's state in place. `direction` is what a normalised update steps along; its error is against conjugate
+gradients over all parameters, on the first inner batch and the same upper ones, carried on for --exact products or to a
+residual of 0.01, with the same relative damping; `reference` says how far it got. Where a solver sees another scope or
+more batches, the error holds that too.
 
 --count runs nothing: it counts the matrix products and convolutions of a plain step and of every part of a solve on
 tensors without data, at the batch size of a real training run, and adds them up by the products that a solve makes at
@@ -26,17 +29,16 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import json
-import os
+import multiprocessing
 import platform
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "solver_cost.csv"
 C = 6
 WORDS = 64
 WARM_STEPS = 4
-
-
+#: the batch size at which operations are counted
 COUNTED = 64
 
 
@@ -109,23 +110,34 @@ def encoders(shape: str) -> dict[str, Any]:
     return {"text": Text(), "image": Image("resnet50", 3)}
 
 
-def batches(shape: str, batch: int, n: int, seed: int) -> list[Any]:
+def forms_of(shape: str, size: float) -> dict[str, tuple[int, ...]]:
+    """The shape of one item of each modality. size: the factor on sides and lengths."""
+
+    def at(n: int) -> int:
+        return max(1, round(size * n))
+
+    if shape == "resnet18s":
+        return {"audio": (1, at(257), at(299)), "video": (3, 3, at(224), at(224))}
+    return {"text": (at(WORDS),), "image": (3, at(224), at(224))}
+
+
+def batches(shape: str, batch: int, n: int, seed: int, size: float = 1.0) -> list[Any]:
     import torch
 
     from mmzoo import Batch
 
     g = torch.Generator().manual_seed(seed)
     rule = torch.Generator().manual_seed(1)
-    forms = {"audio": (1, 257, 299), "video": (3, 3, 224, 224)} if shape == "resnet18s" else {"image": (3, 224, 224)}
+    forms = forms_of(shape, size)
+    words = torch.randint(1000, 20000, (C, *forms.pop("text", (0,))), generator=rule)
     means = {m: torch.randn((C, *[1] * (len(s) - 2), 8, 8), generator=rule) for m, s in forms.items()}
-    words = torch.randint(1000, 20000, (C, WORDS), generator=rule)
     made = []
     for i in range(n):
         y = torch.randint(C, (batch,), generator=g)
         inputs = {}
-        if shape != "resnet18s":
-            noise = torch.randint(1000, 20000, (batch, WORDS), generator=g)
-            inputs["text"] = torch.where(torch.rand(batch, WORDS, generator=g) < 0.3, words[y], noise)
+        if words.numel():
+            noise = torch.randint(1000, 20000, (batch, words.shape[1]), generator=g)
+            inputs["text"] = torch.where(torch.rand(noise.shape, generator=g) < 0.3, words[y], noise)
         for m, s in forms.items():
             blurred = torch.nn.functional.interpolate(means[m][y].flatten(1, -3), size=s[-2:], mode="bilinear")
             inputs[m] = torch.randn((batch, *s), generator=g) + blurred.reshape((batch, *[1] * (len(s) - 2), *s[-2:]))
@@ -141,79 +153,77 @@ def model_of(shape: str) -> Any:
     return MultimodalModel(encs, Concat({m: e.out_dim for m, e in encs.items()}, C))
 
 
-def run_of(shape: str, batch: int, strategy: Any) -> Any:
+def training() -> Any:
+    from mmzoo.training import Training
+
+    return Training(optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4, epochs=100)
+
+
+def run_of(shape: str, batch: int, strategy: Any, size: float) -> Any:
     import torch
 
     from mmzoo import Run
-    from mmzoo.training import Training
 
     torch.manual_seed(0)
-    model = model_of(shape)
-    training = Training(optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4, epochs=100)
-    return Run(model, strategy, train=batches(shape, batch, 4, 2), slice=batches(shape, batch, 4, 3), training=training)
+    train, held = (batches(shape, batch, 4, seed, size) for seed in (2, 3))
+    return Run(model_of(shape), strategy, train=train, slice=held, training=training())
 
 
 # ---------------------------------------------------------------------------------------------- one measurement
-def prepare(shape: str, batch: int, weights: Path) -> None:
-    """The weights that all solvers start from."""
-    import torch
-
-    from mmzoo.strategies.plain import Plain
-
-    run = run_of(shape, batch, Plain())
-    for _ in range(WARM_STEPS // 4):
-        run.train_epoch()
-        run.end_epoch()
-    torch.save(run.model.state_dict(), weights)
-
-
-def measure(shape: str, batch: int, name: str, weights: Path) -> dict[str, Any]:
-    """One row, in a process of its own."""
+def prepare(weights: Path, shape: str, batch: int, size: float) -> dict[str, Any]:
+    """Writes the weights that all solvers start from, the projections that a strategy adds included."""
     import torch
 
     from mmzoo.strategies.dynamic_gap import DynamicGap
 
+    run = run_of(shape, batch, DynamicGap(schedule="constant", alpha=0.5), size)
+    run.start_epoch()
+    for data in batches(shape, batch, WARM_STEPS, 4, size):
+        run.step(data)
+    torch.save(run.model.state_dict(), weights)
+    return {}
+
+
+def measure(weights: Path, shape: str, batch: int, size: float, name: str) -> dict[str, Any]:
+    """One row, in a process of its own."""
+    import torch
+
+    from mmzoo import Run
+    from mmzoo.strategies.dynamic_gap import DynamicGap
+    from mmzoo.strategies.plain import Plain
+
     settings = solvers()[name]
-    strategy = DynamicGap(schedule="learned", alpha=0.5, **settings)
-    run = run_of(shape, batch, strategy)
-    state = torch.load(weights, weights_only=True)
-    data = batches(shape, batch, 1, 5)[0]
-
-    def plain_steps(n: int) -> list[tuple[float, float]]:
-        """Seconds and operations of each plain step, from the kept weights."""
-        from mmzoo.strategies.plain import Plain
-
-        plain = run_of(shape, batch, Plain())
-        plain.model.load_state_dict(state)
-        plain.start_epoch()
-        return [_measured(lambda: plain.step(data)) for _ in range(n + 1)][1:]
-
-    steps = plain_steps(1)
+    run = run_of(shape, batch, DynamicGap(schedule="learned", alpha=0.5, **settings), size)
+    data = batches(shape, batch, 1, 5, size)
+    plain = Run(run.model, Plain(), train=data, training=training())
+    plain.start_epoch()
+    plain.step(data[0])  # the first one makes gradients and momentum
+    steps = [_seconds(lambda: plain.step(data[0])) for _ in range(2)]
     before = _peak_mb()
-    run.model.load_state_dict(state)
-    around = _measured(run.start_epoch)
-    if name == "tangent":  # what its steps cost more than plain ones, and the derivative after the last
-        taken = [_measured(lambda: run.step(data)) for _ in range(settings["every"])]
-        more = [(settings["every"] - 1) * taken[0][i] + taken[-1][i] for i in range(2)]
+    run.model.load_state_dict(torch.load(weights, weights_only=True, mmap=True))
+    solve = _seconds(run.start_epoch)
+    if name == "tangent":  # the derivative is taken after the last of the steps
+        solve += sum(_seconds(lambda: run.step(data[0])) for _ in range(settings["every"]))
     else:
-        more = list(_measured(run.end_epoch))
+        solve += _seconds(run.end_epoch)
     peak = _peak_mb() - before
-    steps += plain_steps(1)
-    step = [statistics.fmean(s[i] for s in steps) for i in range(2)]
+    logged = {k.partition("/")[2]: float(v[-1]) for k, v in run._logged.items() if k.startswith("dynamic_gap/")}
+    plain.model.train()
+    steps += [_seconds(lambda: plain.step(data[0])) for _ in range(2)]
+    step = statistics.median(steps)
     if name == "tangent":
-        more = [100 / settings["every"] * (more[i] - settings["every"] * step[i]) for i in range(2)]
-    solve, operations = (around[i] + more[i] for i in range(2))
-    logged = {k.partition("/")[2]: v[-1] for k, v in run._logged.items() if k.startswith("dynamic_gap/")}
+        solve = 100 / settings["every"] * (solve - settings["every"] * step)
+    nan = float("nan")
     return {
-        "shape": shape, "batch": batch, "solver": name, "settings": json.dumps(settings), "step_s": round(step[0], 3),
-        "solve_s": round(solve, 3), "steps": round(solve / step[0], 2), "flops": round(operations / step[1], 2),
-        "peak_mb": round(peak), "direction": float(logged.get("direction", "nan")),
-        "hypergradient": float(logged.get("hypergradient", "nan")), "residual": float(logged.get("residual", "nan")),
+        "shape": shape, "inputs": json.dumps({m: list(x.shape[1:]) for m, x in data[0].inputs.items()}), "batch": batch,
+        "solver": name, "settings": json.dumps(settings), "step_s": round(step, 3), "solve_s": round(solve, 3),
+        "steps": round(solve / step, 2), "peak_mb": round(peak), "direction": round(logged.get("direction", nan), 5),
+        "hypergradient": logged.get("hypergradient", nan), "residual": round(logged.get("residual", nan), 4),
         "products": int(logged.get("products", 0)), "usable": bool(logged.get("usable", 0)),
     }  # fmt: skip
 
 
-def exact(shape: str, batch: int, weights: Path, products: int) -> dict[str, Any]:
+def exact(weights: Path, shape: str, batch: int, size: float, products: int) -> dict[str, Any]:
     """The same derivative by a solve that is carried far."""
     import torch
     import torch.nn.functional as F
@@ -223,7 +233,7 @@ def exact(shape: str, batch: int, weights: Path, products: int) -> dict[str, Any
     from mmzoo.strategies.dynamic_gap import DynamicGap
 
     strategy = DynamicGap(schedule="learned", alpha=0.5, items=None, upper_batches=4)
-    run = run_of(shape, batch, strategy)
+    run = run_of(shape, batch, strategy, size)
     run.model.load_state_dict(torch.load(weights, weights_only=True))
     inner = next(iter(run.train("dynamic_gap/inner")))
 
@@ -238,8 +248,11 @@ def exact(shape: str, batch: int, weights: Path, products: int) -> dict[str, Any
             Mixing.of(0.5), solver=Solver(damping=strategy.damping, iterations=products, tol=1e-2),
             generator=run.generator("dynamic_gap/power"),
         )  # fmt: skip
-    return {"direction": found.direction, "hypergradient": found.value, "residual": found.residual,
-            "products": found.products, "lambda_max": found.lambda_max}  # fmt: skip
+    return {
+        "direction": found.direction,
+        "hypergradient": found.value,
+        "reference": f"residual {found.residual:.2g} after {found.iterations} products",
+    }
 
 
 # ---------------------------------------------------------------------------------------------- operations
@@ -252,7 +265,7 @@ def count(shape: str, batch: int) -> list[dict[str, Any]]:
         add_projections(model)
     data = {m: x[:1].to("meta").expand(batch, *x.shape[1:]) for m, x in batches(shape, 1, 1, 0)[0].inputs.items()}
     params = list(model.parameters())
-    plain = _measured(lambda: torch.autograd.grad(model(data).logits.sum(), params, allow_unused=True))[1]
+    plain = _operations(lambda: torch.autograd.grad(model(data).logits.sum(), params, allow_unused=True))
     known: dict[tuple[Any, ...], dict[str, float]] = {}
     rows = []
     for name, given in {**{k: v for k, v in solvers().items() if k != "tangent"}, **COUNT_ONLY}.items():
@@ -311,11 +324,11 @@ def parts_of(model: Any, data: Mapping[str, Any], items: int, scope: str, kind: 
         )
 
     with double_backward(), moving_only(params, model):
-        found = {"inner": _measured(inner)[1], "upper": _measured(upper)[1]}
+        found = {"inner": _operations(inner), "upper": _operations(upper)}
         if kind != "identity":
             vector = torch.empty(sum(p.numel() for p in params), device="meta")
-            found["matrix"] = _measured(matrix)[1]
-            found["product"] = _measured(lambda: kept["product"](vector))[1]
+            found["matrix"] = _operations(matrix)
+            found["product"] = _operations(lambda: kept["product"](vector))
     return found
 
 
@@ -339,8 +352,15 @@ def add_projections(model: Any) -> None:
         model.extra["dynamic_gap"] = torch.nn.ModuleDict(layers)
 
 
-def _measured(call: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds and floating-point operations (matrix products and convolutions) of a call, backwards included."""
+def _seconds(call: Callable[[], Any]) -> float:
+    """The processor time of a call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def _operations(call: Callable[[], Any]) -> float:
+    """The floating-point operations (matrix products and convolutions) of a call, backwards included."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
@@ -353,10 +373,9 @@ def _measured(call: Callable[[], Any]) -> tuple[float, float]:
                 self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
             return out
 
-    start = time.process_time()
     with Count() as count:
         call()
-    return time.process_time() - start, count.total
+    return count.total
 
 
 def _peak_mb() -> float:
@@ -364,14 +383,17 @@ def _peak_mb() -> float:
 
 
 # ---------------------------------------------------------------------------------------------- all of them
-def in_a_process(*arguments: str) -> dict[str, Any]:
-    """The row that this script prints when it is called with --one."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--one", *arguments], capture_output=True, text=True, env={**os.environ}
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(arguments)}:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def in_a_process(act: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """What `act` gives in a process of its own, whose peak of memory is its own too. It is forked from this one, which
+    has imported everything and computed nothing."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        return pool.submit(act, *arguments).result()
+
+
+def import_all() -> None:
+    """Before the first fork, so that no process spends its time on it."""
+    for name in ("timm", "transformers", "mmzoo.strategies.dynamic_gap", "mmzoo.strategies.plain", "mmzoo.trainer"):
+        importlib.import_module(name)
 
 
 def hardware() -> str:
@@ -388,10 +410,19 @@ def hardware() -> str:
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def write(rows: list[Mapping[str, Any]], path: Path) -> None:
+KEYS = ("shape", "inputs", "batch", "solver")
+
+
+def write(rows: Sequence[Mapping[str, Any]], path: Path, *, add: bool = False) -> None:
+    """add: keep what the file says of other shapes, sizes and solvers."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if add and path.is_file():
+        fresh = {tuple(str(r[k]) for k in KEYS) for r in rows}
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [*(r for r in csv.DictReader(file) if tuple(r[k] for k in KEYS) not in fresh), *rows]
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n")
+        names = list(dict.fromkeys(k for r in rows for k in r))
+        writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -400,19 +431,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="resnet18s,bert_resnet50")
     parser.add_argument("--solvers", default=";".join(solvers()), help="separated by semicolons")
-    parser.add_argument("--batch", default="2,2", help="batch size of each shape")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=float, default=1.0, help="factor on the sides of images and lengths of texts")
     parser.add_argument("--exact", type=int, default=20, help="most products of the solve that errors are against")
     parser.add_argument("--count", action="store_true", help="count operations instead, at batch 64")
     parser.add_argument("--no-exact", action="store_true", help="leave out the exact solve and the errors")
+    parser.add_argument("--add", action="store_true", help="keep the other rows of the file")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--one", nargs=4, metavar=("SHAPE", "BATCH", "SOLVER", "WEIGHTS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one:
-        shape, batch, name, weights = given.one
-        act: Any = {"prepare": prepare, "exact": partial(exact, products=given.exact)}.get(name)
-        row = act(shape, int(batch), Path(weights)) if act else measure(shape, int(batch), name, Path(weights))
-        print(json.dumps(row))
-        return
     rows: list[Mapping[str, Any]] = []
     if given.count:
         for shape in given.shapes.split(","):
@@ -420,20 +446,23 @@ def main() -> None:
         write(rows, RESULTS.with_name("solver_flops.csv") if given.out == RESULTS else given.out)
         return
     names = [n.strip() for n in given.solvers.split(";")]
-    for shape, batch in zip(given.shapes.split(","), given.batch.split(",")):
+    if unknown := set(names) - set(solvers()):
+        parser.error(f"no solvers {sorted(unknown)}; there are: {'; '.join(solvers())}")
+    import_all()
+    for shape in given.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            weights = str(Path(folder) / "weights.pt")
-            in_a_process(shape, batch, "prepare", weights)
-            wanted = {} if given.no_exact else in_a_process(shape, batch, "exact", weights, "--exact", str(given.exact))
+            here = Path(folder) / "weights.pt", shape, given.batch, given.size
+            in_a_process(prepare, *here)
+            wanted = {} if given.no_exact else in_a_process(exact, *here, given.exact)
             print(f"{shape}: exact {wanted}", flush=True)
             for name in names:
-                row = in_a_process(shape, batch, name, weights)
+                row = in_a_process(measure, *here, name)
                 if wanted:
-                    row |= {"exact_direction": wanted["direction"], "exact_hypergradient": wanted["hypergradient"],
-                            "error": abs(row["direction"] - wanted["direction"])}  # fmt: skip
+                    row |= {"exact_direction": wanted["direction"], "reference": wanted["reference"],
+                            "error": round(abs(row["direction"] - wanted["direction"]), 5)}  # fmt: skip
                 rows.append({**row, "hardware": hardware()})
                 print(row, flush=True)
-                write(rows, given.out)
+                write(rows, given.out, add=given.add)
 
 
 if __name__ == "__main__":

@@ -500,8 +500,10 @@ def _check_dataset(document: Document, key: Key, body: Mapping[str, Any]) -> Non
     if reserved := [n for n in ("mini", "real") if body.get("prepared") and n in body.get("presets", {})]:
         document.fault((*key, "presets", reserved[0]), "every prepared data set has this one: take another name")
     for name in body.get("mini", {}):
-        if name not in ("params", "encoders", "training"):
-            document.fault((*key, "mini", name), "unknown key. Known: params, encoders, training")
+        if name not in ("twin", "params", "encoders", "training"):
+            document.fault((*key, "mini", name), "unknown key. Known: twin, params, encoders, training")
+    if not isinstance(body.get("mini", {}).get("twin", ""), str):
+        document.fault((*key, "mini", "twin"), f"must be module:Class, not {body['mini']['twin']!r}")
     for name, changes in {**body["training"], "mini": body.get("mini", {}).get("training", {})}.items():
         try:
             Training().replace(**changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import types
 import typing
@@ -13,6 +14,9 @@ import pytest
 
 from mmzoo.catalogue import BUILT_IN, KINDS, Catalogue, Entry, Param, built_in_path, read_entries
 from mmzoo.data.datamodule import DataModule
+from mmzoo.data.prepared import READING, open_module
+from mmzoo.data.source import Source
+from mmzoo.data.transforms import transform_for
 from mmzoo.encoder import Encoder
 from mmzoo.errors import BadValue, MmzooError, UnknownName
 from mmzoo.head import FusionHead
@@ -22,6 +26,7 @@ from mmzoo.training import Training
 ENTRIES = read_entries(built_in_path(), BUILT_IN)
 BUILT_INS = Catalogue(ENTRIES)
 WITH_CODE = [e for e in ENTRIES if e.kind != "methods"]
+PREPARED = [e for e in ENTRIES if e.extra.get("prepared")]
 RECIPES = [e for e in ENTRIES if e.kind == "methods"]
 BASES = {"strategies": Strategy, "heads": FusionHead, "encoders": Encoder}
 KIND_OF = {float: "float", int: "int", bool: "bool", str: "str", Sequence[int]: "ints", Sequence[str]: "strs",
@@ -31,7 +36,9 @@ each_with_code = pytest.mark.parametrize("entry", WITH_CODE, ids=lambda e: e.id)
 each_strategy = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "strategies"], ids=lambda e: e.name)
 each_head = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "heads"], ids=lambda e: e.name)
 each_recipe = pytest.mark.parametrize("entry", RECIPES, ids=lambda e: e.name)
-each_dataset = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "datasets"], ids=lambda e: e.name)
+each_dataset = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "datasets" and e not in PREPARED],
+                                       ids=lambda e: e.name)  # fmt: skip
+each_prepared = pytest.mark.parametrize("entry", PREPARED, ids=lambda e: e.name)
 
 
 def keyword_only(target: Any) -> dict[str, inspect.Parameter]:
@@ -66,10 +73,13 @@ def test_an_entry_reads_as_one_line_and_names_its_sources(entry: Entry) -> None:
 
 @each_with_code
 def test_parameters_are_those_of_the_constructor(entry: Entry) -> None:
-    target = entry.load()
+    target = entry.load() if entry not in PREPARED else open_module
     if entry.kind in BASES:
         assert issubclass(target, BASES[entry.kind])
     given = keyword_only(target)
+    if entry in PREPARED:  # read from a store: see the next test but one
+        assert set(entry.params) <= {"recipe", *READING} <= {"recipe", *given}
+        return
     assert set(given) == set(entry.params)
     for name, param in entry.params.items():
         assert given[name].default == param.default and type(given[name].default) is type(param.default), name
@@ -131,6 +141,30 @@ def test_a_data_set_is_what_its_entry_says(entry: Entry) -> None:
     for changes in entry.extra["training"].values():
         Training().replace(**changes)
     for choice in entry.extra["encoders"].values():
+        BUILT_INS.get("encoders", choice["name"]).check_params(choice.get("params", {}))
+
+
+@each_prepared
+def test_a_prepared_data_set_is_what_its_entry_says(entry: Entry) -> None:
+    source = entry.load()
+    assert issubclass(source, Source) and source.name == entry.name
+    recipes = source.recipes()
+    assert entry.params["recipe"].choices == tuple(recipes) and entry.defaults()["recipe"] == next(iter(recipes))
+    assert entry.params["split"].choices == tuple(source.splits)
+    assert len(importlib.import_module(source.__module__).CLASSES) == entry.extra["n_classes"]
+    for params in [*entry.extra["presets"].values(), entry.extra["mini"]["params"]]:
+        chosen = {**entry.defaults(), **entry.check_params(params)}
+        fields = recipes[chosen["recipe"]].fields
+        kinds = {m: f.kind for m, f in fields.items()}
+        assert kinds.items() <= entry.extra["modalities"].items()
+        for field in fields.values():
+            shapes = {part: a.shape for part, a in field.arrays().items()}
+            transform_for(
+                field.kind, shapes, **{k: chosen.get(k) for k in ("frames", "size")}
+            )  # refuses what is not stored
+    for changes in (*entry.extra["training"].values(), entry.extra["mini"]["training"]):
+        Training().replace(**changes)
+    for choice in (*entry.extra["encoders"].values(), *entry.extra["mini"]["encoders"].values()):
         BUILT_INS.get("encoders", choice["name"]).check_params(choice.get("params", {}))
 
 

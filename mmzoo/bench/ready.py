@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ from mmzoo.catalogue import Catalogue, Entry
 from mmzoo.config import Settings, register_manifests, resolve_dataset
 from mmzoo.data.choice import MINI, Unprepared, chosen_store
 from mmzoo.data.home import mini_root
-from mmzoo.errors import BadValue, MmzooError, unknown
+from mmzoo.errors import BadValue, MmzooError, UnknownName
 
 if TYPE_CHECKING:
     from mmzoo.data.prepare import Prepared, Progress
+    from mmzoo.data.source import Source
 
 BUNDLED = "mfeat"
 
@@ -29,7 +30,7 @@ def default_datasets(catalogue: Catalogue) -> tuple[str, ...]:
     real = [catalogue.name_of(e) for e in prepared if e.package != "own" and _is_prepared(e)]
     if real:
         return (*real, BUNDLED)
-    return (*(f"{e.name}:{MINI}" for e in prepared if e.name in _twins().NAMES), BUNDLED)
+    return (*(f"{e.name}:{MINI}" for e in prepared if has_twin(e)), BUNDLED)
 
 
 def _is_prepared(entry: Entry) -> bool:
@@ -40,17 +41,17 @@ def _is_prepared(entry: Entry) -> bool:
     return True
 
 
-def _twins() -> Any:
-    return importlib.import_module("mmzoo.data.mini")
+def has_twin(entry: Entry) -> bool:
+    return "twin" in entry.extra.get("mini", {})
 
 
 def to_make(texts: Iterable[str], catalogue: Catalogue, settings: tuple[tuple[str, Any], ...]) -> list[str]:
-    """Those of the named data sets that can be made without asking for anything: twins, and data of a user's own."""
+    """Those of the named data sets that can be made without asking for anything: twins, and what knows where its files lie."""
     register_manifests(catalogue, texts)
     found = []
     for text in texts:
         entry, params, twin = _named(catalogue, text, settings)
-        if entry is not None and (entry.package == "own" or (twin and not _has_store(entry, params))):
+        if entry is not None and (not _has_store(entry, params) if twin else _source(entry).root is not None):
             found.append(text)
     return found
 
@@ -59,23 +60,42 @@ def make(text: str, catalogue: Catalogue, settings: tuple[tuple[str, Any], ...],
     """Generate what has to be generated, and prepare it. Raises MmzooError."""
     from mmzoo.data.prepare import prepare
 
-    entry, params, _ = _named(catalogue, text, settings)
+    entry, params, twin = _named(catalogue, text, settings)
     assert entry is not None
-    source = entry.load() if entry.package == "own" else entry.load()()
-    root = Path(source.root) if entry.package == "own" else mini_root(source.name)
-    if entry.package != "own" and not root.is_dir():
+    source = _source(entry)
+    root = mini_root(source.name) if twin or source.root is None else source.root
+    if twin and not root.is_dir():
         progress.say(f"{source.name} (mini): generating it in {root}")
-        make_twin(source.name, root)
+        make_twin(entry, root)
     return prepare(source, root, params["recipe"], progress=progress)
 
 
-def make_twin(name: str, root: Path, seed: int = 0) -> Path:
-    """Generate the twin of a data set. Raises UnknownName for one that has none, BadValue where it cannot be written."""
-    twins = _twins()
-    if name not in twins.NAMES:
-        raise unknown("data set with a generated twin", name, twins.NAMES)
+def _source(entry: Entry) -> Source:
+    """A class of the catalogue, or the source of a manifest as it is."""
+    loaded = entry.load()
+    return loaded() if isinstance(loaded, type) else loaded
+
+
+def make_twin(
+    entry: Entry, root: Path, seed: int = 0, on_item: Callable[[int, int], None] = lambda n, of: None
+) -> dict[str, Any]:
+    """Generate the twin of a data set and return what its marker says. Raises UnknownName for one that has none, MmzooError
+    for one that cannot be loaded, BadValue where it cannot be written."""
+    from mmzoo.data.mini import generate
+
+    if not has_twin(entry):
+        raise UnknownName(
+            f"{entry.name} has no generated twin: its entry in registry.yaml names none (mini.twin). See: mmzoo data list"
+        )
+    module, _, attribute = entry.extra["mini"]["twin"].partition(":")
     try:
-        return Path(twins.write(name, root, seed=seed))
+        twin = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:
+        raise MmzooError(
+            f"the twin of {entry.name} cannot be loaded from {module}:{attribute}: {type(error).__name__}: {error}."
+        ) from error
+    try:
+        return generate(twin, root, seed=seed, on_item=on_item)
     except OSError as error:
         raise BadValue(f"cannot write {root}: {error.strerror or error}.") from None
 

@@ -135,10 +135,12 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
     metrics = [main, *(m for m in METRICS if m != main)]
     tuned = any("tuning" in r for g in groups for r in g.rows)
     watched = any("peers" in r["metrics"] for g in groups for r in g.rows)
+    planted = any("bayes" in r for g in groups for r in g.rows)
     table = Table(
         f"{dataset}: test scores in %, mean ± deviation over seeds",
         ["method", *(METRICS[m] for m in metrics), f"last-epoch {METRICS[main]}", f"Δ {METRICS[main]} to plain",
-         *(PEERS if watched else ()), *(TUNED if tuned else ()), "items", "seconds", "forwards", "backwards", "seeds"],
+         *(("Bayes", "closed") if planted else ()), *(PEERS if watched else ()), *(TUNED if tuned else ()),
+         "items", "seconds", "forwards", "backwards", "seeds"],
     )  # fmt: skip
     columns: list[list[Spread]] = []
     deltas: list[Spread | None] = []
@@ -154,6 +156,8 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
         delta = None if plain is group else delta
         deltas.append(delta)
         cells.append(Cell(percent(delta, sign=True) if delta else DASH))
+        if planted:
+            cells += [Cell(percent(spread(list(group.by_seed(at("bayes")).values())[:1]))), Cell(_closed(group, plain))]
         if watched:
             cells += [Cell(percent(group.spread(at("metrics", "peers", main)))),
                       Cell(percent(group.spread(at("metrics", "peers", "flatters")), sign=True))]  # fmt: skip
@@ -171,6 +175,19 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
     table.notes += _reading(groups)
     table.notes += _detectable([d for d in deltas if d])
     return table
+
+
+def _closed(group: Group, plain: Group | None) -> str:
+    """How much of the way from plain training to the Bayes accuracy a method goes, over the seeds of both."""
+    if plain is None or plain is group or group.alone:
+        return DASH
+    scores, plain_scores = group.by_seed(main_score), plain.by_seed(main_score)
+    best = group.by_seed(at("bayes"))
+    common = sorted(set(scores) & set(plain_scores))
+    way = sum(best[s] - plain_scores[s] for s in common)
+    if not common or not way > 0:
+        return DASH
+    return f"{100 * sum(scores[s] - plain_scores[s] for s in common) / way:.0f} %"
 
 
 def _excuses(group: Group) -> list[str]:
@@ -206,6 +223,10 @@ def _reading(groups: Sequence[Group]) -> list[str]:
             "peers' protocol: the epoch of the same runs chosen on test, as much of the field does. It is no estimate of "
             "anything: it flatters by as much as the last of its two columns says. No other number here knows of it."
         )
+    if any("bayes" in r for g in groups for r in g.rows):
+        notes.append("Generated data. Bayes: the accuracy that nothing can exceed in the long run on the modalities of the row, known "
+                     "exactly from how the data is made. closed: the share of the way from plain training to it, (ACC - plain) / "
+                     "(Bayes - plain).")  # fmt: skip
     if any("tuning" in r for g in groups for r in g.rows):
         notes.append(
             "tuned: settings chosen on holdout over so many trials, the same number of them and of epochs for every method, "

@@ -255,6 +255,7 @@ class _Session:
             run.warn(memory.note(model, micro))
         return {
             "metrics": metrics,
+            **({"bayes": data.best} if data.best is not None and data.metric == "acc" else {}),
             "micro_batch": micro,
             "warnings": dict(run.warnings),
             "record": _ends(self.history),

@@ -117,7 +117,7 @@ def _root(arguments: argparse.Namespace, source: Source) -> Path:
     """The folder to prepare from: as given, a manifest's own, or the twin's where that is all there is."""
     from mmzoo.data.home import mini_root
 
-    own = getattr(source, "root", None)
+    own = source.root
     if own is not None:
         if arguments.root is not None:
             raise BadValue(f"{arguments.data} says itself where its files lie (root); leave --root out.")
@@ -155,7 +155,7 @@ def _check_jobs(jobs: int | None) -> None:
 # ---------------------------------------------------------------------------------------------- check
 def _check(arguments: argparse.Namespace) -> int:
     source = source_of(arguments.data)
-    if arguments.root is None and getattr(source, "root", None) is None:
+    if arguments.root is None and source.root is None:
         return _check_stores(source)
     from mmzoo.data.check import check
     from mmzoo.data.faults import FAULTS, told
@@ -211,12 +211,18 @@ def _check_stores(source: Source) -> int:
 def _mini(arguments: argparse.Namespace) -> int:
     from mmzoo.bench.ready import make_twin
     from mmzoo.data.home import mini_root
+    from mmzoo.plugins import catalogue
 
     source = source_of(arguments.data)
     root = mini_root(source.name) if arguments.root is None else Path(arguments.root).expanduser().absolute()
-    made = make_twin(source.name, root, arguments.seed)
+    with Bar() as progress:
+        made = make_twin(catalogue().get("datasets", arguments.data), root, arguments.seed,
+                         lambda n, of: progress.step("generate", n, of))  # fmt: skip
+    items = ", ".join(f"{n:,} {part}" for part, n in made["items"].items())
     step = f" --root {root}" if arguments.root is not None else ""
-    print(f"{source.name} (mini): generated in {made}\nNext: mmzoo data prepare {source.name}{step}")
+    print(f"{source.name} (mini): {items} items, generated in {root}")
+    print(f"  Bayes accuracy: {', '.join(f'{m} {100 * p:.1f} %' for m, p in made['bayes'].items())}")
+    print(f"Next: mmzoo data prepare {source.name}{step}")
     return 0
 
 

@@ -28,7 +28,8 @@ class DataModule:
     splits: train (without the slice), slice, holdout and test -> sorted row numbers. split_hash, recipe_hash: which item lies
     where, and how the inputs were made. present: (N, M) bool, or None when no modality is ever missing. kinds: modality -> kind
     of its input as an encoder is told it; where none is given, its number of axes tells. vocabulary: modality -> number of
-    different token ids, of texts. transforms: modality -> what is done to rows as they are read.
+    different token ids, of texts. transforms: modality -> what is done to rows as they are read. bayes: modalities, joined by
+    "+" in their order -> the accuracy that nothing can exceed on them in the long run, where the data is made so that it is known.
     """
 
     name: str
@@ -43,10 +44,16 @@ class DataModule:
     kinds: Mapping[str, str] = field(default_factory=dict)
     vocabulary: Mapping[str, int] = field(default_factory=dict)
     transforms: Mapping[str, Transform] = field(default_factory=dict)
+    bayes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.inputs)
+
+    @property
+    def best(self) -> float | None:
+        """The Bayes accuracy of the modalities that are here, where it is known."""
+        return self.bayes.get("+".join(self.modalities))
 
     def shape(self, modality: str) -> tuple[int, ...]:
         """The shape of one item's input as an encoder gets it; of text that of its ids."""

@@ -152,6 +152,7 @@ def _recipes() -> Iterator[Recipe]:
     )
     yield Recipe("v1", own, {**usual, "lists": "v1"}, "as default, with the labels of version 1 of the lists")
     yield Recipe(
-        "mini", {"rgb": Frames(16, 32), "depth": Frames(4, 32, channels=1), "flow": Flow(16, 32, bound=8.0)}, usual,
+        "mini", {"rgb": Frames(4, 16), "depth": Frames(2, 16, channels=1), "flow": Flow(4, 16, bound=2.0)},
+        {**usual, "flow": "stored"},
         "for the generated twin: few small frames, which a CPU trains on in seconds",
     )  # fmt: skip

@@ -54,7 +54,7 @@ def open_module(
         splits=splits, split_hash=split_hash(ids, splits), recipe_hash=store.recipe_hash, metric=metric,
         present=None if present is None else torch.from_numpy(present[rows]), kinds=store.kinds,
         vocabulary={m: v for m in store.modalities if (v := store.facts(m).get("vocabulary")) is not None},
-        transforms=transforms,
+        transforms=transforms, bayes=store.bayes,
     )  # fmt: skip
 
 

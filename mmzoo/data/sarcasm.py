@@ -128,6 +128,6 @@ def _recipes() -> Iterator[Recipe]:
         "as default, with the filter's words looked for within words too: 19,557 rows of train",
     )  # fmt: skip
     yield Recipe(
-        "mini", {"image": Image(48), "text": Tokens(length=24)}, options,
+        "mini", {"image": Image(16), "text": Tokens(length=24)}, options,
         "for the generated twin: small pictures and short texts, which a CPU trains on in seconds",
     )  # fmt: skip

@@ -133,10 +133,12 @@ class Source:
     """A data set in its published layout; one subclass a data set.
 
     layout: how the folder looks, for `mmzoo data show` and for messages. obtain: where a user gets it, and under which
-    licence. recipes: name -> recipe. splits: name -> what it is; the first is the default.
+    licence. recipes: name -> recipe. splits: name -> what it is; the first is the default. root: where the files lie, of a
+    data set that knows it itself (a user's own, one that a package ships); such a one is prepared without being asked for.
     """
 
     name: ClassVar[str]
+    root: Path | None = None
     layout: ClassVar[str] = ""
     obtain: ClassVar[str] = ""
     splits: ClassVar[Mapping[str, str]] = {"hash": "a hash of each item's id decides, stratified by class"}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,23 @@ class DataStore:
     def kinds(self) -> dict[str, str]:
         """modality -> vector, image, spectrogram, video or text"""
         return {m: self.meta["modalities"][m]["kind"] for m in self.modalities}
+
+    @property
+    def bayes(self) -> dict[str, float]:
+        """Modalities, joined by "+" -> their Bayes accuracy, as the marker of generated data declares it; else nothing.
+
+        A store may lack some modalities that were generated, or have them in another order.
+        """
+        facts = self.meta.get("mini_facts")
+        told = facts.get("bayes") if isinstance(facts, dict) else None
+        told = told if isinstance(told, dict) else {}
+        found = {
+            frozenset(name.split("+")): float(p)
+            for name, p in told.items()
+            if isinstance(p, (int, float)) and 0 <= p <= 1
+        }
+        subsets = (s for n in range(len(self.modalities)) for s in itertools.combinations(self.modalities, n + 1))
+        return {"+".join(s): found[frozenset(s)] for s in subsets if frozenset(s) in found}
 
     def parts(self, modality: str) -> dict[str, tuple[tuple[int, ...], str]]:
         """part -> shape of one item and dtype"""

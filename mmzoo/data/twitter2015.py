@@ -155,6 +155,6 @@ def _recipes() -> Iterator[Recipe]:
         "for CLIP's encoders: 77 pieces of the tweet with its target",
     )  # fmt: skip
     yield Recipe(
-        "mini", {"image": Image(48), "text": Tokens(length=32, pair=True)}, {"text": "pair"},
+        "mini", {"image": Image(16), "text": Tokens(length=32, pair=True)}, {"text": "pair"},
         "for the generated twin: small pictures and short texts, which a CPU trains on in seconds",
     )  # fmt: skip

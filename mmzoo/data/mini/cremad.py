@@ -12,7 +12,6 @@ from mmzoo.data.mini.planting import Drawn, Planting, Symbol
 EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
 ACTORS = range(1001, 1092)
-FLV = {"qmin": "2", "qmax": "2"}
 
 
 class CremaD(Twin):
@@ -44,9 +43,9 @@ class CremaD(Twin):
         rng = streams(name)
         n = self.planting.n_classes
         media.wav(root / "AudioWAV" / f"{name}.wav", render.chord(item.symbols["tone"], n, rng, seconds=0.5), 16_000)
-        frames = render.spots(item.symbols["spot"], n, rng, frames=12, size=32, contrast=60)
+        frames = render.spots(item.symbols["spot"], n, rng, frames=12, size=32, contrast=42)
         media.video(
-            root / "VideoFlash" / f"{name}.flv", frames, codec="flv", rate=4, options=FLV, tint=render.tint(rng)
+            root / "VideoFlash" / f"{name}.flv", frames, codec="flv", rate=4, options=media.FLV, tint=render.tint(rng)
         )
         streams.on_item()
 

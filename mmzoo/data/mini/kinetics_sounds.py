@@ -17,14 +17,14 @@ LETTERS = string.ascii_letters + string.digits + "-_"
 
 
 class KineticsSounds(Twin):
-    """train/ and test/ with <youtube id>_<start>_<end>.mp4 (H.264, AAC), and OGM-GE's my_train.txt and my_test.txt, of which
+    """train/ and test/ with <youtube id>_<start>_<end>.mp4 (MPEG-4 and AAC), and OGM-GE's my_train.txt and my_test.txt, of which
     the second writes ids without padding and end. The clips are much shorter than ten seconds."""
 
     name = "kinetics_sounds"
     planting = Planting(
         31, {"tone": Symbol(0.96, 0.3), "spot": Symbol(0.96, 0.12)}, {"audio": ("tone",), "video": ("spot",)}
     )
-    sizes: ClassVar = {"train": 40, "test": 20}
+    sizes: ClassVar = {"train": 36, "test": 17}
 
     def write(self, root: Path, parts: Mapping[str, Sequence[Drawn]], streams: Streams) -> None:
         chance = streams(self.name, "ids")
@@ -43,6 +43,6 @@ class KineticsSounds(Twin):
 
     def _clip(self, path: Path, item: Drawn, rng: np.random.Generator) -> None:
         n = self.planting.n_classes
-        sound = render.chord(item.symbols["tone"], n, rng, seconds=0.512, level=0.2)
-        frames = render.spots(item.symbols["spot"], n, rng, frames=12, size=32, contrast=70)
-        media.video(path, frames, codec="libx264", rate=4, options=media.H264, tint=render.tint(rng), sound=sound)
+        sound = render.chord(item.symbols["tone"], n, rng, seconds=0.256, level=0.2)
+        frames = render.spots(item.symbols["spot"], n, rng, frames=12, size=32, contrast=85)
+        media.video(path, frames, codec="mpeg4", rate=4, options=media.MPEG4, tint=render.tint(rng), sound=sound)

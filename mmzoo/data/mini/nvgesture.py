@@ -15,12 +15,12 @@ SUBJECTS = {"train": (1, 2, 3, 4, 6, 7, 11, 12, 15, 16, 17, 18), "test": (5, 8, 
 #: items of each part whose label version 1 of the lists, and with it the folder, gives wrong
 RELABELLED = {"train": 15, "test": 8}
 #: frames of a clip, of the gesture within it, and of one wave
-FRAMES, SPAN, PERIOD = 90, 80, 8
-AVI: Any = {"codec": "libx264", "rate": 30, "options": media.H264}
+FRAMES, SPAN, PERIOD = 90, 80, 9
+AVI: Any = {"codec": "mpeg4", "rate": 30, "options": media.MPEG4}
 
 
 class NVGesture(Twin):
-    """Video_data/class_XX/subjectK_rJ/ with sk_color.avi and sk_depth.avi (H.264), and both versions of the lists.
+    """Video_data/class_XX/subjectK_rJ/ with sk_color.avi and sk_depth.avi (MPEG-4), and both versions of the lists.
 
     Version 2 corrects some labels; the folders stay, as in the real set. There are no duo streams. The motion of the colour
     stream lies also in Video_data/flow_data/, in the form that AMSS reads: so flow needs no OpenCV.
@@ -64,7 +64,9 @@ class NVGesture(Twin):
     def _media(self, folder: Path, flow: Path, item: Drawn, start: int, rng: np.random.Generator) -> None:
         folder.mkdir(parents=True)
         n, order = self.planting.n_classes, np.arange(FRAMES) + rng.integers(PERIOD)
-        colour, motion = render.waving(item.symbols["motion"], n, rng, period=PERIOD, size=32, contrast=70)
+        colour, motion = render.waving(
+            item.symbols["motion"], n, rng, period=PERIOD, size=32, contrast=130, background=20
+        )
         media.video(folder / "sk_color.avi", colour, order=order % PERIOD, tint=render.tint(rng), **AVI)
         depth = render.spots(item.symbols["place"], n, rng, frames=1, size=32, contrast=100, background=15, noise=2)
         media.video(folder / "sk_depth.avi", depth, order=0 * order, **AVI)

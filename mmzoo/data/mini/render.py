@@ -96,9 +96,10 @@ def velocities(n: int) -> list[tuple[float, float]]:
 
 
 def waves(size: int, rng: np.random.Generator, deviation: float) -> np.ndarray:
-    """(size, size): three plane waves of random direction and length over a random mean."""
+    """(size, size): three plane waves of random direction and length over a random mean, dark enough
+    that a spot on top of them is seldom lost in white."""
     at = np.arange(size) / size
-    total = np.full((size, size), rng.uniform(90, 165))
+    total = np.full((size, size), rng.uniform(70, 105))
     for _ in range(3):
         across, down = rng.uniform(-1.5, 1.5, 2)
         phase = 2 * np.pi * (down * at[:, None] + across * at + rng.uniform())

@@ -52,7 +52,7 @@ class Sarcasm(Twin):
 
     name = "sarcasm"
     planting = Planting(
-        2, {"tone": Symbol(0.95, 0.35), "spot": Symbol(0.95, 0.15)}, {"image": ("spot",), "text": ("tone",)}
+        2, {"tone": Symbol(0.96, 0.12), "spot": Symbol(0.96, 0.4)}, {"image": ("spot",), "text": ("tone",)}
     )
     sizes: ClassVar = {"train": 500, "holdout": 100, "test": 300}
 

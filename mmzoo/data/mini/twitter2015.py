@@ -39,7 +39,7 @@ class Twitter2015(Twin):
 
     name = "twitter2015"
     planting = Planting(
-        3, {"said": Symbol(0.95, 0.35), "spot": Symbol(0.95, 0.15)}, {"image": ("spot",), "text": ("said",)}
+        3, {"said": Symbol(0.96, 0.15), "spot": Symbol(0.96, 0.35)}, {"image": ("spot",), "text": ("said",)}
     )
     sizes: ClassVar = {"train": 350, "holdout": 80, "test": 200}
 
