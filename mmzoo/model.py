@@ -84,6 +84,12 @@ class MultimodalModel(nn.Module):
     def forward(self, inputs: Mapping[str, Any], present: Tensor | None = None) -> Outputs:
         return self.outputs(self.encode(inputs, present=present), present)
 
+    def remove_extra(self, state: Mapping[str, Any]) -> None:
+        """Take out the extra modules with tensors of which a state dict has none: they were added after it was made."""
+        for name, module in list(self.extra.items()):
+            if module.state_dict() and not any(key.startswith(f"extra.{name}.") for key in state):
+                del self.extra[name]
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """A partition of all parameters: `encoder:<m>`, `head:<m>`, `head:shared`, `extra:<name>`."""
         own = {f"head:{m}": list(self.head.own(m)) for m in self.modalities}

@@ -130,9 +130,14 @@ class Run:
     def steps_per_epoch(self) -> int:
         return len(self._train)
 
-    def train(self, name: str = "strategy") -> Iterator[Batch]:
-        """The training batches, in an order of the strategy's own (`name`) that leaves training's order alone."""
-        for batch in self._train.batches(stream(self.seed, "train", name, self.epoch)):
+    def train(self, name: str = "strategy", *, shuffled: bool = True) -> Iterator[Batch]:
+        """The training batches, in an order of the strategy's own (`name`) that leaves training's order alone.
+
+        shuffled=False: in stored order and without augmentation, so that the n-th item is row n for `set_sampling`.
+        Resampling changes neither.
+        """
+        order = stream(self.seed, "train", name, self.epoch) if shuffled else None
+        for batch in self._train.batches(order):
             yield batch.to(self.device)
 
     def strategy_holdout(self, name: str = "strategy") -> Iterator[Batch]:
