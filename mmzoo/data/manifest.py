@@ -58,6 +58,7 @@ class Own(Source):
     """What a manifest describes. root: the folder that all paths must stay in."""
 
     layout = "a YAML manifest and a table (mmzoo/docs/own_data.md)"
+    root: Path
 
     def __init__(self, path: Path, document: Document) -> None:
         self.path = path
