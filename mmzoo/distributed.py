@@ -32,7 +32,7 @@ def gather(x: Tensor) -> Tensor:
     """The rows of all processes, with gradients for those of this one from every process's loss."""
     if world_size() == 1:
         return x
-    return _Gather.apply(x) if x.is_floating_point() else _gathered(x)  # type: ignore[no-untyped-call]
+    return _Gather.apply(x) if x.is_floating_point() else _gathered(x)
 
 
 def _gathered(x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _Summed.apply(grad).narrow(0, dist.get_rank() * ctx.n, ctx.n)  # type: ignore[no-untyped-call,no-any-return]
+        return _Summed.apply(grad).narrow(0, dist.get_rank() * ctx.n, ctx.n)
 
 
 class _Summed(torch.autograd.Function):
@@ -65,7 +65,7 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _Summed.apply(grad)  # type: ignore[no-untyped-call,no-any-return]
+        return _Summed.apply(grad)
 
 
 def average_gradients(params: Iterable[nn.Parameter]) -> None:

@@ -138,7 +138,7 @@ class PMR(Strategy):
         for (m, z), weight in zip(logits.items(), weights):
             added[f"pmr/{m}"] = self.alpha * weight * self._prototype_loss(z, target, step.here(m), step.run.reduce)
         if self.variant == "paper" and step.run.epoch < self.entropy_epochs and self.mu:
-            strongest = F.one_hot(scores.argmax(), len(scores)).to(scores.dtype)
+            strongest = torch.zeros_like(scores).index_fill_(0, scores.argmax(), 1.0)
             spread = torch.stack([entropy(z, step.here(m)) for m, z in logits.items()])
             added["pmr/entropy"] = -self.mu * weights.max() * (spread * strongest).sum()
         return {**terms, **added}

@@ -74,7 +74,7 @@ def _answer(work: Callable[[Any], Any], packed: bytes, store: str, rank: int) ->
 
 def _read(future: Any) -> tuple[str, int, Any]:
     try:
-        return future.result()  # type: ignore[no-any-return]
+        return future.result()
     except Exception as error:
         return "failed", -1, f"{type(error).__name__}: {error}"
 
@@ -86,7 +86,7 @@ def _packed(given: Any) -> bytes:
     for module in unimportable:
         cloudpickle.register_pickle_by_value(module)
     try:
-        return cloudpickle.dumps(given)  # type: ignore[no-any-return]
+        return cloudpickle.dumps(given)
     finally:
         for module in unimportable:
             cloudpickle.unregister_pickle_by_value(module)
