@@ -80,7 +80,7 @@ def measure(top: Path, n: int, seconds: float) -> dict[str, Any]:
 
     def raw() -> int:
         order = loader._order(torch.Generator().manual_seed(next(numbers)))
-        return sum(len(rows) for rows, _ in loader._read([order[a:b] for a, b in loader._bounds()], buffers))
+        return sum(len(rows) for rows, _ in loader._read([order[a:b] for a, b in loader._whole_bounds()], buffers))
 
     def transformed() -> int:
         return sum(len(b) for b in loader.batches(torch.Generator().manual_seed(next(numbers))))

@@ -99,7 +99,7 @@ class RunSpec:
     tuning: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        given = dataclasses.asdict(self)
+        given = {**dataclasses.asdict(self), "training": self.training.as_dict()}
         if self.tuning is None:
             del given["tuning"]
         return _plain({**given, "engine": ENGINE_VERSION})

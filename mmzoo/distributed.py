@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,11 @@ from torch import Tensor, nn
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def share() -> tuple[int, int]:
+    """(number of this process, how many there are), as a loader's `shared` takes them."""
+    return (dist.get_rank(), world_size()) if world_size() > 1 else (0, 1)
 
 
 def mean(x: Tensor) -> Tensor:
@@ -26,13 +32,40 @@ def gather(x: Tensor) -> Tensor:
     """The rows of all processes, with gradients for those of this one from every process's loss."""
     if world_size() == 1:
         return x
-    if not x.is_floating_point():
-        pieces = [torch.empty_like(x) for _ in range(world_size())]
-        dist.all_gather(pieces, x.contiguous())
-        return torch.cat(pieces)
-    from torch.distributed.nn.functional import all_gather
+    return _Gather.apply(x) if x.is_floating_point() else _gathered(x)
 
-    return torch.cat(all_gather(x))
+
+def _gathered(x: Tensor) -> Tensor:
+    pieces = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(pieces, x.contiguous())
+    return torch.cat(pieces)
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all processes; backward: the sum over processes of what each asks of the rows of this one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.n = len(x)
+        return _gathered(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Summed.apply(grad).narrow(0, dist.get_rank() * ctx.n, ctx.n)
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over processes, whose gradient is the sum of theirs: second derivatives go through a gather."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Summed.apply(grad)
 
 
 def average_gradients(params: Iterable[nn.Parameter]) -> None:

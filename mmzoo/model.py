@@ -22,6 +22,9 @@ class MultimodalModel(nn.Module):
     widths are not those of the encoders, or where it asks for stages that they lack.
     """
 
+    #: "bf16": encode under autocast; features are handed on in fp32
+    precision = "fp32"
+
     def __init__(self, encoders: Mapping[str, Encoder], head: FusionHead) -> None:
         super().__init__()
         dims = {m: e.out_dim for m, e in encoders.items()}
@@ -49,10 +52,10 @@ class MultimodalModel(nn.Module):
         fed = pass_.fed(self.modalities)
         if not fed:
             raise BadValue(f"pass {pass_.name!r} feeds none of {', '.join(self.modalities)}.")
-        with self._still(pass_.freeze):
+        with self._still(pass_.freeze), self._cast():
             if self.head.couples:
-                return self._encode_coupled(inputs, fed, pass_, present)
-            return {m: self._encode_one(m, inputs[m], pass_, self._rows(m, present)) for m in fed}
+                return _wide(self._encode_coupled(inputs, fed, pass_, present))
+            return _wide({m: self._encode_one(m, inputs[m], pass_, self._rows(m, present)) for m in fed})
 
     def encode_blanked(
         self, inputs: Mapping[str, Any], pass_: Pass | None = None, present: Tensor | None = None
@@ -69,13 +72,19 @@ class MultimodalModel(nn.Module):
             )
         fed = (Pass() if pass_ is None else pass_).fed(self.modalities)
         real, blank = {}, {}
-        with _eval_mode([self.encoders[m] for m in fed]):
+        with _eval_mode([self.encoders[m] for m in fed]), self._cast():
             for m in fed:
                 rows, n = self._rows(m, present), _n_rows(inputs[m])
                 z = self.encoders[m](map_tensors(_take(inputs[m], rows), _with_zeros))
                 real[m] = _scatter(z[:-1], rows, n)
                 blank[m] = _scatter(z[-1:].expand_as(z[:-1]), rows, n)
-        return real, blank
+        return _wide(real), _wide(blank)
+
+    def _cast(self) -> contextlib.AbstractContextManager[Any]:
+        """Autocast where the precision asks for it."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(next(self.parameters()).device.type, dtype=torch.bfloat16)
 
     def outputs(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
         """The head's outputs for features of any non-empty subset of modalities."""
@@ -83,6 +92,12 @@ class MultimodalModel(nn.Module):
 
     def forward(self, inputs: Mapping[str, Any], present: Tensor | None = None) -> Outputs:
         return self.outputs(self.encode(inputs, present=present), present)
+
+    def remove_extra(self, state: Mapping[str, Any]) -> None:
+        """Take out the extra modules with tensors of which a state dict has none: they were added after it was made."""
+        for name, module in list(self.extra.items()):
+            if module.state_dict() and not any(key.startswith(f"extra.{name}.") for key in state):
+                del self.extra[name]
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """A partition of all parameters: `encoder:<m>`, `head:<m>`, `head:shared`, `extra:<name>`."""
@@ -209,6 +224,11 @@ def _eval_mode(encoders: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for module in moving:
             module.training = True
+
+
+def _wide(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What autocast has made narrow, in fp32 again: strategies sum, compare and differentiate it."""
+    return {m: z.float() if z.dtype is torch.bfloat16 else z for m, z in features.items()}
 
 
 def _n_rows(x: Any) -> int:

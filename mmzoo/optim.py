@@ -16,9 +16,9 @@ def build_optimizer(groups: Iterable[Mapping[str, Any]], training: Training) -> 
     """The optimizer that `training` names, over parameter groups that carry their own lr and weight decay."""
     params: Any = [dict(g) for g in groups]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(params, lr=training.lr, momentum=training.momentum)
+        return torch.optim.SGD(params, lr=training.lr, momentum=training.momentum, fused=training.fused or None)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
-    return kind(params, lr=training.lr)
+    return kind(params, lr=training.lr, fused=training.fused or None)
 
 
 class Schedule:

@@ -93,6 +93,7 @@ class Run:
         self._micro: MicroBatches | None = None
         self._fed = 1.0
         self._check_requirements()
+        self._prepare_engine()
         wanted = "teachers" in strategy.requires
         own = Teachers(self.model, teachers or {}, wanted=wanted and _forked_from is None)
         self._teachers: Teachers = own if _forked_from is None else _forked_from._teachers
@@ -130,9 +131,14 @@ class Run:
     def steps_per_epoch(self) -> int:
         return len(self._train)
 
-    def train(self, name: str = "strategy") -> Iterator[Batch]:
-        """The training batches, in an order of the strategy's own (`name`) that leaves training's order alone."""
-        for batch in self._train.batches(stream(self.seed, "train", name, self.epoch)):
+    def train(self, name: str = "strategy", *, shuffled: bool = True) -> Iterator[Batch]:
+        """The training batches, in an order of the strategy's own (`name`) that leaves training's order alone.
+
+        shuffled=False: in stored order and without augmentation, so that the n-th item is row n for `set_sampling`.
+        Resampling changes neither.
+        """
+        order = stream(self.seed, "train", name, self.epoch) if shuffled else None
+        for batch in self._train.batches(order):
             yield batch.to(self.device)
 
     def strategy_holdout(self, name: str = "strategy") -> Iterator[Batch]:
@@ -529,6 +535,14 @@ class Run:
         check_requirements(type(self.strategy).__name__, self.strategy, self.model, has_slice=self._slice is not None)
         if self.training.micro_batch is not None and self.model.head.couples:
             raise Incompatible("micro-batches need a head that does not act between the stages of the encoders.")
+        check_engine(type(self.strategy).__name__, self.strategy, self.model, self.training, self.device)
+
+    def _prepare_engine(self) -> None:
+        """Put the precision on the model and hand its encoders to torch.compile, where the training asks for it."""
+        self.model.precision = self.training.precision
+        if self.training.compile and not self._forked:
+            for encoder in self.model.encoders.values():
+                encoder.compile()
 
     def _param_groups(self, own_rates: bool) -> list[dict[str, Any]]:
         """The groups for the optimizer. own_rates: with the rate and the weight decay of `training`; otherwise those
@@ -605,6 +619,22 @@ def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *,
         raise Incompatible(f"{name} needs features of one width, but they have {head.dims}.")
     if "slice" in strategy.requires and not has_slice:
         raise Incompatible(f"{name} learns from a labelled slice of the training data, and none was given.")
+
+
+def check_engine(
+    name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: torch.device
+) -> None:
+    """Raise Incompatible, with the reason, where the numbers cannot be computed as the training asks."""
+    twice = "double_backward" in strategy.requires
+    if training.precision != "fp32" and twice:
+        raise Incompatible(f"{name} differentiates twice, which is done in fp32: leave out train.precision=bf16.")
+    if training.compile and twice:
+        raise Incompatible(f"{name} differentiates twice, which compiled encoders cannot: leave out train.compile.")
+    if training.compile and model.head.couples:
+        kind = type(model.head).__name__
+        raise Incompatible(f"{kind} acts between the stages of the encoders, which are compiled as a whole only.")
+    if training.tf32 and device.type != "cuda":
+        raise Incompatible(f"train.tf32 is a mode of CUDA GPUs, and this run is on {device}: leave it out.")
 
 
 class _ListBatches:

@@ -58,7 +58,11 @@ class Selection:
             self.strategy = run.strategy.state_dict()
 
     def restore(self, run: Run) -> None:
-        """Put model and strategy back to the chosen epoch: a decision rule may depend on both."""
+        """Put model and strategy back to the chosen epoch: a decision rule may depend on both.
+
+        Modules that a strategy has added since then are taken out again.
+        """
+        run.model.remove_extra(self.weights)
         run.model.load_state_dict(self.weights)
         run.strategy.load_state_dict(self.strategy)
 

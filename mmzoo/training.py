@@ -11,12 +11,13 @@ from typing import Any
 from mmzoo.errors import BadValue, unknown
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("constant", "step", "plateau", "cosine")
 #: no number of a protocol is larger; what is, is a slip
 LARGEST = 10**9
 #: what tuning searches of training, for every method alike: lr around the given one, weight_decay within bounds
 TUNED = ("lr", "weight_decay")
-_WORDS = {"str": "a name", "int": "a whole number", "float": "a number"}
+_WORDS = {"str": "a name", "bool": "true or false", "int": "a whole number", "float": "a number"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Training:
     epochs, "cosine" lets it fall to zero at the end. momentum is SGD's. clip bounds the norm of all gradients
     together (None: no clipping). micro_batch: how many items are encoded at once; the mathematics stays that of
     the whole batch (batch statistics aside).
+
+    How the numbers are computed: precision "bf16" encodes under autocast, in training and in evaluation, while head,
+    losses and weights stay fp32; tf32 allows it in matrix products and convolutions of a CUDA GPU; compile hands the
+    encoders to torch.compile; fused takes the optimizer's fused step.
     """
 
     optimizer: str = "sgd"
@@ -43,6 +48,10 @@ class Training:
     warmup_epochs: int = 0
     clip: float | None = None
     micro_batch: int | None = None
+    precision: str = "fp32"
+    tf32: bool = False
+    compile: bool = False
+    fused: bool = False
 
     def __post_init__(self) -> None:
         faults = list(_faults(self))
@@ -57,7 +66,9 @@ class Training:
         return dataclasses.replace(self, **{k: _coerced(k, v) for k, v in changes.items()})
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """All values; of how the numbers are computed only what is not the default, which leaves a run what it was."""
+        given = dataclasses.asdict(self)
+        return {k: v for k, v in given.items() if k not in ENGINE or v != ENGINE[k]}
 
 
 def open_epochs(first: int | float, last: int | float | None, n_epochs: int) -> range:
@@ -70,6 +81,9 @@ def open_epochs(first: int | float, last: int | float | None, n_epochs: int) -> 
 
 FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in dataclasses.fields(Training)}
 
+#: how the numbers are computed, and what is usual
+ENGINE: Mapping[str, Any] = {"precision": "fp32", "tf32": False, "compile": False, "fused": False}
+
 
 def _coerced(name: str, value: Any) -> Any:
     """A float for an int where a float is wanted; every other mismatch is left for the checks to name."""
@@ -78,21 +92,23 @@ def _coerced(name: str, value: Any) -> Any:
 
 
 def _faults(t: Training) -> Any:
-    kinds = {"str": str, "int": int, "float": (int, float)}
+    kinds = {"str": str, "bool": bool, "int": int, "float": (int, float)}
     for name, kind in FIELDS.items():
         value = getattr(t, name)
         base, _, optional = kind.partition(" | ")
         if value is None and optional:
             continue
-        if isinstance(value, bool) or not isinstance(value, kinds[base]):  # type: ignore[arg-type]
+        if isinstance(value, bool) != (base == "bool") or not isinstance(value, kinds[base]):  # type: ignore[arg-type]
             wanted = _WORDS[base] + (" or null" if optional else "")
             yield f"{name} must be {wanted}, not {value!r}"
             return
-        if base != "str" and not abs(value) <= LARGEST:
+        if base not in ("str", "bool") and not abs(value) <= LARGEST:
             yield f"{name} must be a finite number of at most {LARGEST}, not {value!r}"
             return
     if t.optimizer not in OPTIMIZERS:
         yield f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {t.optimizer!r}"
+    if t.precision not in PRECISIONS:
+        yield f"precision must be one of {', '.join(PRECISIONS)}, not {t.precision!r}"
     if t.schedule not in SCHEDULES:
         yield f"schedule must be one of {', '.join(SCHEDULES)}, not {t.schedule!r}"
     for name in ("lr", "batch_size", "epochs", "step_size", "gamma", "clip", "micro_batch"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 from pathlib import Path
@@ -104,7 +105,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(work, args=(port, str(out)), nprocs=2)
+    plain = importlib.import_module(Path(__file__).stem)  # under "tests" a process may find another package's
+    mp.spawn(plain.work, args=(port, str(out)), nprocs=2)
     return [torch.load(Path(out) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

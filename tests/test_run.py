@@ -19,6 +19,7 @@ from mmzoo.api import (
     Encoder,
     Group,
     Incompatible,
+    Loader,
     MultimodalModel,
     Outputs,
     Pass,
@@ -34,6 +35,7 @@ from mmzoo.heads.sum import Sum
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
+from mmzoo.trainer import Selection
 
 
 def through_disk(state: dict[str, Any]) -> dict[str, Any]:
@@ -256,6 +258,27 @@ def test_growing_modules_join_the_optimizer_and_resume_in_order() -> None:
     assert all(not k.startswith("extra") for k in start)
 
 
+def test_the_chosen_epoch_comes_back_without_what_grew_since() -> None:
+    class Growing(Strategy):
+        def setup(self, run: Run) -> None:
+            run.add_module("early", lambda: nn.Linear(5, 3))
+            run.add_module("bare", nn.Identity)
+
+        def epoch_start(self, run: Run) -> None:
+            run.add_module(f"grown{run.epoch}", lambda: nn.Linear(5, 3))
+
+    selection, r = Selection(), run(Growing())
+    r.train_epoch()
+    selection.offer(0, 1.0, 0.0, r)
+    then = weights(r.model)
+    r.end_epoch()
+    train(r, 2)
+    assert list(r.model.extra) == ["early", "bare", "grown0", "grown1", "grown2"]
+    selection.restore(r)
+    assert list(r.model.extra) == ["early", "bare", "grown0"]
+    assert equal(then, weights(r.model))
+
+
 def test_edits_snapshots_and_rates() -> None:
     r = train(run(m=model(norm=True)), 1)
     shot = r.snapshot("encoder:a")
@@ -294,6 +317,20 @@ def test_sampling_changes_what_is_seen_and_is_resumed() -> None:
     half = train(run(Doubling()), 1)
     resumed = train(run(Doubling(), state=through_disk(half.state_dict())), 1)
     assert equal(weights(r.model), weights(resumed.model))
+
+
+def test_training_items_in_stored_order_are_the_rows_of_set_sampling() -> None:
+    items = data()
+    r = run(train=Loader(**{**items, "index": torch.arange(40).flip(0) * 3}, batch_size=8))
+    stored = torch.cat([b.target for b in r.train(shuffled=False)])
+    assert torch.equal(stored, items["target"])
+    drawn = torch.cat([b.index for b in r.train("mine")])
+    assert not torch.equal(drawn, torch.cat([b.index for b in r.train(shuffled=False)]))
+    chosen = torch.tensor([7, 3, 3, 39])
+    r.set_sampling(chosen)
+    seen = torch.cat([b.index for b in r.epoch_batches()])
+    assert seen.sort().values.tolist() == sorted((3 * (39 - chosen)).tolist())
+    assert torch.equal(stored, torch.cat([b.target for b in r.train(shuffled=False)]))
 
 
 def test_param_groups_must_keep_every_group() -> None:

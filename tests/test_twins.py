@@ -148,7 +148,7 @@ def test_the_stored_clips_and_recordings_of_cremad_still_show_their_symbols(
     assert [i.label for i in items] == [r.label for r in store.index]
     rng = np.random.default_rng(9)
     values = rng.integers(ERASED, 6, 1500)
-    clips = np.stack([small(as_stored(render.spots(int(v), 6, rng, frames=12, size=32, contrast=60))) for v in values])
+    clips = np.stack([small(as_stored(render.spots(int(v), 6, rng, frames=12, size=32, contrast=48))) for v in values])
     truth = np.array([i.symbols["spot"] for i in items])
     found = read(clips, values, np.stack([small(v.mean(-1)) for v in store.array("video")]))
     assert (found == truth).mean() > 0.995

@@ -187,7 +187,8 @@ class _Session:
             saved = None  # all of a run is trained in the same pieces
         while True:
             try:
-                return self._attempt(data, saved, micro)
+                with tf32(spec.training.tf32):
+                    return self._attempt(data, saved, micro)
             except Exception as error:
                 if not memory.ran_out(error):
                     raise
@@ -511,7 +512,23 @@ def build_model(catalogue: Catalogue, spec: Any, data: DataModule) -> Multimodal
     with seeded(spec.seed, "init", "head", spec.head):
         read = head.readout(encoders, **spec.head_params)
         built = head({m: e.out_dim for m, e in read.items()}, data.n_classes, **spec.head_params)
-        return MultimodalModel(read, built)  # within the stream: a head may make layers for the encoders' stages
+        model = MultimodalModel(read, built)  # within the stream: a head may make layers for the encoders' stages
+    model.precision = spec.training.precision
+    return model
+
+
+@contextlib.contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """TF32 on CUDA GPUs within a block, where it is wanted; as it was afterwards."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    was = matmul.allow_tf32, cudnn.allow_tf32
+    if wanted:
+        matmul.allow_tf32 = cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        if wanted:
+            matmul.allow_tf32, cudnn.allow_tf32 = was
 
 
 def build_strategy(catalogue: Catalogue, parts: tuple[Part, ...]) -> Strategy:

@@ -233,6 +233,6 @@ def _recipes() -> Iterator[Recipe]:
         doc="MLA's script: 129x626 of 5 s (the first, where MLA draws a start), and the first frame of each third",
     )  # fmt: skip
     yield Recipe(
-        "mini", {"audio": Spectrogram(samples=8_000, n_fft=128, hop=256, standardise=True), "video": Frames(3, 16)},
+        "mini", {"audio": Spectrogram(samples=8_000, n_fft=128, hop=512, standardise=True), "video": Frames(3, 16)},
         doc="for the generated twin: half a second and small frames, which a CPU trains on in seconds",
     )  # fmt: skip

@@ -104,13 +104,13 @@ class Loader:
     data set. The order of an epoch is decided by the generator alone and by `order_by` (default: `index`), so that two loaders
     that differ by some rows show the common rows in the same order. A last batch of one item is merged into the one before
     it: batch statistics of one item do not exist. transforms: modality -> what is done to its rows, on `device`; with a
-    generator, as in training.
+    generator, as in training. share: (number of this process, how many there are); see `shared`.
     """
 
     def __init__(
         self, inputs: Mapping[str, Any], target: Tensor, index: Tensor, present: Tensor | None = None,
         *, batch_size: int, order_by: Tensor | None = None, transforms: Mapping[str, Transform] | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", share: tuple[int, int] = (0, 1),
     ) -> None:  # fmt: skip
         if batch_size < 1:
             raise BadValue(f"batch_size must be at least 1, not {batch_size}.")
@@ -120,9 +120,10 @@ class Loader:
         self._order_by = index if order_by is None else order_by
         self._transforms, self._device = transforms or {}, torch.device(device)
         self._spare: list[Buffers] = []
+        self._share = share
 
     def __len__(self) -> int:
-        return len(self._bounds())
+        return len(self._whole_bounds())
 
     @property
     def n_items(self) -> int:
@@ -147,7 +148,10 @@ class Loader:
         draws."""
         key = None if generator is None else self._key(generator)
         order = None if generator is None else self._order(generator)
-        pieces = [torch.arange(a, b) if order is None else order[a:b] for a, b in self._bounds()]
+        number, of = self._share
+        pieces = [
+            torch.arange(a, b)[number::of] if order is None else order[a:b][number::of] for a, b in self._whole_bounds()
+        ]
         buffers = self._spare.pop() if self._spare else Buffers()  # two epochs at once have buffers of their own
         try:
             for rows, raw in self._read(pieces, buffers):
@@ -156,6 +160,22 @@ class Loader:
                 yield batch
         finally:
             self._spare[:] = [buffers]
+
+    def shared(self, number: int, of: int) -> Loader:
+        """What one of several processes reads: every `of`-th item of each batch that a single process would read.
+
+        All hold equally many items of a batch, so that the mean of their means is that of the batch: items that do not go
+        round (`n_left_out`) are read by none, nor is a last batch that gives each process less than two.
+        """
+        return Loader(
+            self._columns, self._target, self._index, self._present, batch_size=self._batch_size, order_by=self._order_by,
+            transforms=self._transforms, device=self._device, share=(number, of),
+        )  # fmt: skip
+
+    @property
+    def n_left_out(self) -> int:
+        """How many items an epoch leaves out because they do not go round among the processes."""
+        return self.n_items - sum(b - a for a, b in self._whole_bounds())
 
     def sampled(self, rows: Tensor, drop: Tensor | None = None) -> Loader:
         """The loader of other rows; see Run.set_sampling."""
@@ -168,7 +188,7 @@ class Loader:
         return Loader(
             inputs, self._target[first], self._index[first], present, batch_size=self._batch_size,
             order_by=torch.arange(len(rows)),  # a row may occur twice, and the order must tell the copies apart
-            transforms=self._transforms, device=self._device,
+            transforms=self._transforms, device=self._device, share=self._share,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ reading
@@ -216,8 +236,12 @@ class Loader:
         keys = torch.rand(int(self._order_by.max()) + 1, generator=generator, dtype=torch.float64)
         return keys[self._order_by].argsort(stable=True)
 
-    def _bounds(self) -> list[tuple[int, int]]:
-        return batch_bounds(self.n_items, self._batch_size)
+    def _whole_bounds(self) -> list[tuple[int, int]]:
+        """Where the batches of all processes together begin and end."""
+        of, bounds = self._share[1], batch_bounds(self.n_items, self._batch_size)
+        if of == 1:
+            return bounds
+        return [(a, b - (b - a) % of) for a, b in bounds if b - a >= 2 * of]
 
 
 def _fits(inputs: Mapping[str, Column], device: torch.device) -> bool:

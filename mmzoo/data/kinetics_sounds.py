@@ -318,6 +318,6 @@ def _recipes() -> Iterator[Recipe]:
         doc="MLA's scripts: Kaldi filterbanks as they are; the first of each third of one frame a second",
     )  # fmt: skip
     yield Recipe(
-        "mini", {"audio": Spectrogram(samples=8_000, n_fft=128, hop=256, standardise=True), "video": Frames(3, 16)},
+        "mini", {"audio": Spectrogram(samples=8_000, n_fft=128, hop=512, standardise=True), "video": Frames(3, 16)},
         doc="for the generated twin: half a second and small frames, which a CPU trains on in seconds",
     )  # fmt: skip

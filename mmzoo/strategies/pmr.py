@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -135,16 +136,22 @@ class PMR(Strategy):
             weights = coefficients(scores, self.variant)
         added: dict[str, Tensor] = {}
         for (m, z), weight in zip(logits.items(), weights):
-            added[f"pmr/{m}"] = self.alpha * weight * self._prototype_loss(z, target, step.here(m))
+            added[f"pmr/{m}"] = self.alpha * weight * self._prototype_loss(z, target, step.here(m), step.run.reduce)
         if self.variant == "paper" and step.run.epoch < self.entropy_epochs and self.mu:
-            strongest = F.one_hot(scores.argmax(), len(scores)).to(scores.dtype)
+            strongest = torch.zeros_like(scores).index_fill_(0, scores.argmax(), 1.0)
             spread = torch.stack([entropy(z, step.here(m)) for m, z in logits.items()])
             added["pmr/entropy"] = -self.mu * weights.max() * (spread * strongest).sum()
         return {**terms, **added}
 
     @staticmethod
-    def _prototype_loss(logits: Tensor, target: Tensor, here: Tensor | None = None) -> Tensor:
-        """Mean of -log p over the items that have the modality and whose class has a prototype."""
+    def _prototype_loss(
+        logits: Tensor, target: Tensor, here: Tensor | None = None, reduce: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> Tensor:
+        """Mean of -log p over the items that have the modality and whose class has a prototype.
+
+        reduce: mean over processes; they may hold different numbers of those items, and each divides by the mean.
+        """
         loss = F.cross_entropy(logits, target, reduction="none")
         known = torch.isfinite(loss) if here is None else torch.isfinite(loss) & here
-        return torch.where(known, loss, 0.0).sum() / known.sum().clamp_min(1)
+        count = reduce(known.sum().to(loss.dtype))
+        return torch.where(known, loss, 0.0).sum() / torch.where(count > 0, count, 1.0)

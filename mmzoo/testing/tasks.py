@@ -187,13 +187,15 @@ def build_model(
 
 def build_run(
     task: Task, strategy: Strategy, model: MultimodalModel, *, slice: bool | None = None,
-    state: Mapping[str, Any] | None = None, seed: int = 0, **training: Any,
+    state: Mapping[str, Any] | None = None, seed: int = 0, share: tuple[int, int] = (0, 1), **training: Any,
 ) -> Run:  # fmt: skip
-    """A run with momentum and weight decay. slice: None gives one only to a strategy that requires it."""
+    """A run with momentum and weight decay. slice: None gives one only to a strategy that requires it. share: see
+    Loader.shared."""
     with_slice = "slice" in strategy.requires if slice is None else slice
     options = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "batch_size": task.batch_size, "epochs": 4}
     return Run(
-        model, strategy, train=task.loader("train"), slice=task.loader("slice") if with_slice else None,
+        model, strategy, train=task.loader("train").shared(*share),
+        slice=task.loader("slice").shared(*share) if with_slice else None,
         training=Training(**{**options, **training}), seed=seed, state=state,
     )  # fmt: skip
 

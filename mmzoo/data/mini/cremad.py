@@ -43,7 +43,7 @@ class CremaD(Twin):
         rng = streams(name)
         n = self.planting.n_classes
         media.wav(root / "AudioWAV" / f"{name}.wav", render.chord(item.symbols["tone"], n, rng, seconds=0.5), 16_000)
-        frames = render.spots(item.symbols["spot"], n, rng, frames=12, size=32, contrast=60)
+        frames = render.spots(item.symbols["spot"], n, rng, frames=12, size=32, contrast=48)
         media.video(
             root / "VideoFlash" / f"{name}.flv", frames, codec="flv", rate=4, options=media.FLV, tint=render.tint(rng)
         )

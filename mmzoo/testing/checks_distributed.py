@@ -1,0 +1,59 @@
+"""What a strategy owes to a run over several processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmzoo import distributed
+from mmzoo.errors import Incompatible
+from mmzoo.evaluation import predict
+from mmzoo.testing.cases import StrategyCase
+from mmzoo.testing.observing import difference, weights
+from mmzoo.testing.ranks import PROCESSES, RankFailed, in_processes
+from mmzoo.testing.report import CheckFailed, Skipped, contract, require
+from mmzoo.testing.tasks import Task, train
+
+#: how far apart they may end, in float64 without batch statistics or dropout
+APART = 1e-6
+TODO = (
+    "reduce every score that steers training (run.reduce), gather where items are compared (run.gather), and take "
+    "gradients from run.backward or run.term_grads"
+)
+
+
+def trained(case: StrategyCase) -> dict[str, Any]:
+    """What two epochs make of the model, with this process's share of each batch."""
+    # Batches that go round: a single process would also train on what is left. Several items of a class each, since PMR's
+    # gradient has no value at a prototype that is one item.
+    task = _first(case.task(dtype=torch.float64, batch_size=6), train=12, slice=6)
+    run = case.run(task, epochs=3, share=distributed.share())
+    train(run, 3)
+    rows = predict(run.model, run.strategy, [task.batch("test")])
+    return {"weights": weights(run.model), "scores": rows.scores}
+
+
+def _first(task: Task, **items: int) -> Task:
+    """The task with the first items alone of some splits."""
+    inputs = {s: {m: x[: items.get(s)] for m, x in each.items()} for s, each in task.inputs.items()}
+    return replace(task, inputs=inputs, target={s: y[: items.get(s)] for s, y in task.target.items()})
+
+
+@contract("strategy")
+def check_processes(case: StrategyCase) -> None:
+    """Two processes with half of each batch end where a single one does that has all of it."""
+    claim = f"{PROCESSES} processes with a share of each batch train as a single one does"
+    try:
+        ranks = in_processes(trained, case)
+    except Incompatible as refusal:
+        raise Skipped(f"refused over several processes: {refusal}") from refusal
+    except RankFailed as error:
+        raise CheckFailed(claim, str(error), TODO) from error
+    apart = difference(ranks[0], ranks[1], APART)
+    require(apart is None, "all processes hold the same weights", str(apart), TODO)
+    gap = difference(trained(case), ranks[0], APART)
+    if gap is not None and case.first.stochastic:
+        raise Skipped(f"declared stochastic: draws belong to positions in a batch ({gap}); the processes agree, however")
+    require(gap is None, claim, str(gap), TODO)

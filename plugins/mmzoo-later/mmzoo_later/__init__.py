@@ -1,0 +1,17 @@
+"""Later methods of modality rebalancing for mmzoo."""
+
+import importlib
+from collections.abc import Iterable
+
+from mmzoo.catalogue import Entry, read_entries
+from mmzoo.hookspecs import hookimpl
+
+
+@hookimpl
+def mmzoo_catalogue() -> Iterable[Entry]:
+    return read_entries(__name__, "mmzoo-later")
+
+
+@hookimpl
+def mmzoo_replays() -> None:
+    importlib.import_module("mmzoo_later.replays")

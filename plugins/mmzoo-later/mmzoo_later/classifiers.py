@@ -1,0 +1,24 @@
+"""A linear classifier on each modality's features, beside the head: for methods that train one whatever the fusion."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmzoo.api import Outputs, Run, Step
+from mmzoo.functional import loss_over
+
+
+def add_classifiers(run: Run, name: str) -> None:
+    """Add one a modality, as the group `extra:<name>_<modality>`."""
+    for m, width in run.model.head.dims.items():
+        run.add_module(f"{name}_{m}", lambda width=width: nn.Linear(width, run.n_classes))  # type: ignore[misc]
+
+
+def own_losses(step: Step, out: Outputs, name: str) -> dict[str, Tensor]:
+    """`<name>/<modality>` -> the loss of its classifier over the items that have it, where the pass may move it."""
+    found = {}
+    for m, z in out.features.items():
+        if step.pass_.moves(m):
+            logits = step.run.model.extra[f"{name}_{m}"](step.kept(z))
+            found[f"{name}/{m}"] = loss_over(step.run.criterion, logits, step.target, step.here(m))
+    return found
