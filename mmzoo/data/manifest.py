@@ -61,7 +61,6 @@ class Own(Source):
 
     root: Path
     layout = "a YAML manifest and a table (mmzoo/docs/own_data.md)"
-    root: Path
 
     def __init__(self, path: Path, document: Document) -> None:
         self.path = path
