@@ -2,8 +2,9 @@
 
     python benchmarks/fuzz_data.py [--inputs 10000] [--seed 0]
 
-Each input is a good one with one to four mutations: bytes changed, cut, doubled, moved or replaced by what upsets parsers. What
-may come of it: the same as before, other data, faults by name, or an error of mmzoo's. What may not: any other exception, more
+Each input is a good one with one to four mutations: bytes changed, cut, doubled, moved or replaced by what upsets parsers; or,
+where bytes would seldom get past the syntax, values of a manifest, cells of a table and values of a store's meta.json in place of
+others, the last with its hash made to fit. What may come of it: the same as before, other data, faults by name, or an error of mmzoo's. What may not: any other exception, more
 than 20 seconds, or a store that opens although one of its files is not as it was written. Prints what came of each kind of
 input, and every failure with the seed that gives it again; exit code 1 if there is one.
 """
@@ -11,6 +12,10 @@ input, and every failure with the seed that gives it again; exit code 1 if there
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
+import io
+import json
 import os
 import random
 import shutil
@@ -66,6 +71,36 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
     return data
 
 
+#: what may stand in place of a value or a cell
+ODD: list[Any] = [None, True, 0, -1, 1, 2**70, 0.5, float("nan"), float("inf"), "", " ", "a", "label", "../x", "/etc/passwd", "0.png",
+                  "0.mp4", "\x00", "é鳥", "9" * 5000, [], [[]], ["x", "x"], {}, {"kind": "image"}, {1: 2}, "image", "mlp", "train"]  # fmt: skip
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all values within nested lists and mappings."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [p for key, x in inner for p in [(*at, key), *places(x, (*at, key))]]
+
+
+def revalued(tree: Any, draw: random.Random) -> Any:
+    """One or two values replaced, removed, or put at a key of another name."""
+    for _ in range(draw.randint(1, 2)):
+        if not (found := places(tree)):
+            return tree
+        *way, last = draw.choice(found)
+        inner = tree
+        for key in way:
+            inner = inner[key]
+        how = draw.randrange(5)
+        if how == 0:
+            del inner[last]
+        elif how == 1 and isinstance(inner, dict):
+            inner[draw.choice(["", "x", "kind", "pair", 3])] = inner.pop(last)
+        else:
+            inner[last] = draw.choice(ODD)
+    return tree
+
+
 class Fuzzer:
     """The good inputs, made once, and what is done with mutated ones. counts: (kind of input, outcome) -> how many."""
 
@@ -85,6 +120,7 @@ class Fuzzer:
         self.twins = twins(top / "twins")
         self.ways: dict[str, Callable[[random.Random], str]] = {
             "manifest": self.manifest, "table": self.table, "media": self.media, "store": self.stored, "whole": self.prepared,
+            "values": self.values, "cells": self.cells, "meta": self.meta,
             **({"annotation": self.annotation} if self.twins else {}),
         }  # fmt: skip
 
@@ -133,11 +169,59 @@ class Fuzzer:
             path.unlink()
         return "taken"
 
+    def values(self, draw: random.Random) -> str:
+        """A manifest that is good YAML with odd values."""
+        import yaml
+
+        from mmzoo.data.listing import list_all
+        from mmzoo.data.manifest import own_entry
+        from mmzoo.plugins import catalogue
+
+        path = self.good / f"mutated-{os.getpid()}.yaml"
+        path.write_text(yaml.safe_dump(revalued(yaml.safe_load(MANIFEST), draw), allow_unicode=True), encoding="utf-8")
+        try:
+            source = own_entry(path, catalogue()).load()
+            listed = list_all(source, source.root, source.recipes()["own"], None)
+        finally:
+            path.unlink()
+        return "faults" if listed.faults else "taken"
+
+    def cells(self, draw: random.Random) -> str:
+        """A table that is good CSV with odd cells."""
+        rows = list(csv.reader(io.StringIO((self.good / "items.csv").read_text("utf-8-sig"), newline="")))
+        for _ in range(draw.randint(1, 6)):
+            row = draw.choice(rows) if draw.random() < 0.9 else rows[0]
+            row[draw.randrange(len(row))] = draw.choice([*map(str, ODD), *draw.choice(rows)])
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        return self._listed(text.getvalue().encode())
+
+    def meta(self, draw: random.Random) -> str:
+        """A meta.json with odd values whose own hash fits it: it may open, but then with all that it says."""
+        from mmzoo.data.prepared import open_module
+        from mmzoo.data.store import content_hash
+
+        folder = self.top / "mutated-meta"
+        if not folder.exists():
+            shutil.copytree(self.store, folder, copy_function=shutil.copy2)
+        meta = revalued(json.loads((self.store / "meta.json").read_text("utf-8")), draw)
+        with contextlib.suppress(KeyError, TypeError, AttributeError):
+            meta["content"] = content_hash(meta)
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        data = open_module(folder)
+        for _ in data.loader("train", "test", batch_size=8).batches():
+            pass
+        return "taken"
+
     def table(self, draw: random.Random) -> str:
+        return self._listed(mutated((self.good / "items.csv").read_bytes(), draw))
+
+    def _listed(self, table: bytes) -> str:
+        """What is listed of a table lies within the root."""
         from mmzoo.data.listing import list_all
         from mmzoo.data.manifest import read_manifest
 
-        (self.top / "mutated.csv").write_bytes(mutated((self.good / "items.csv").read_bytes(), draw))
+        (self.top / "mutated.csv").write_bytes(table)
         path = self.top / "table.yaml"
         path.write_text(MANIFEST.replace("table: items.csv", "table: mutated.csv\nroot: good"))
         source = read_manifest(path)
@@ -261,20 +345,25 @@ def make_data(folder: Path) -> None:
 
 def twins(folder: Path) -> list[tuple[Any, Path, list[Path]]]:
     """The sources of published data sets, with small generated twins and the text files among them."""
-    from mmzoo.data import mini
+    import importlib
+
+    from mmzoo.data.home import MARKER
+    from mmzoo.data.mini import generate
     from mmzoo.plugins import catalogue
 
     found = []
     for entry in catalogue().entries("datasets"):
-        if entry.extra.get("prepared") and entry.name in getattr(mini, "NAMES", ()):
-            root = folder / entry.name
-            mini.write(entry.name, root, share=0.05)
-            ends = (".csv", ".tsv", ".txt", ".lst", ".json")
-            texts = [
-                p for p in sorted(root.rglob("*")) if p.suffix in ends and p.is_file() and p.name != "MMZOO-MINI.json"
-            ]
-            found.append((entry.load()(), root, texts))
-    return [t for t in found if t[2]]
+        if entry.package != "mmzoo" or "twin" not in entry.extra.get("mini", {}):
+            continue
+        module, _, attribute = entry.extra["mini"]["twin"].partition(":")
+        root = folder / entry.name
+        generate(getattr(importlib.import_module(module), attribute)(), root, share=0.02)
+        ends = (".csv", ".tsv", ".txt", ".lst", ".json")
+        texts = [p for p in sorted(root.rglob("*")) if p.suffix in ends and p.is_file() and p.name != MARKER]
+        if not texts:
+            raise RuntimeError(f"the twin of {entry.name} has no annotation file")
+        found.append((entry.load()(), root, texts))
+    return found
 
 
 def contents(folder: Path) -> dict[str, bytes]:

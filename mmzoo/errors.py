@@ -33,7 +33,7 @@ class Diverged(MmzooError):
 def near_miss(given: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest known name, or an empty string."""
     by_lower = {name.lower(): name for name in known}
-    close = [by_lower[c] for c in difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.6)]
+    close = [by_lower[c] for c in difflib.get_close_matches(str(given).lower(), by_lower, n=1, cutoff=0.6)]
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

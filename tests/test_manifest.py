@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from mmzoo.data.check import check
-from mmzoo.data.manifest import read_manifest
+from mmzoo.data.choice import chosen_store
+from mmzoo.data.manifest import own_entry, read_manifest
 from mmzoo.data.prepare import prepare
 from mmzoo.data.prepared import open_module
 from mmzoo.data.source import File, Text, Values
 from mmzoo.errors import BadValue, MmzooError
+from mmzoo.plugins import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = """name: mine
@@ -199,3 +201,27 @@ def test_a_few_hundred_mutated_inputs(tmp_path: Path, monkeypatch: pytest.Monkey
     fuzzer.run(200)
     assert not fuzzer.failures, "\n".join(fuzzer.failures)
     assert sys.modules.pop("fuzz_data") and sum(fuzzer.counts.values()) == 200
+
+
+def test_two_manifests_of_one_name_have_stores_of_their_own(tmp_path: Path) -> None:
+    folders = []
+    for name, rows in (("one", "ab" * 10), ("two", "ab" * 12)):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "own.yaml"
+        path.write_text("name: same\ntable: t.csv\nmodalities:\n  x: {kind: vector, columns: [x]}\n")
+        (path.parent / "t.csv").write_text("x,label\n" + "".join(f"{i},{c}\n" for i, c in enumerate(rows)))
+        source = read_manifest(path)
+        folders.append(prepare(source, source.root, jobs=0).store.folder)
+        assert not prepare(read_manifest(path), source.root, jobs=0).made
+    assert folders[0] != folders[1] and all(f.is_dir() for f in folders)
+    entry = own_entry(tmp_path / "one" / "own.yaml", catalogue())
+    assert len(chosen_store(entry, entry.defaults(), mini=False)) == 20
+
+
+def test_a_number_as_key_of_an_encoders_params(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    own = "name: same\ntable: t.csv\nmodalities:\n  x: {kind: vector, columns: [x]}\n"
+    path.write_text(own + "encoders: {vector: {name: mlp, params: {3: 1}}}\n")
+    (tmp_path / "t.csv").write_text("x,label\n1,a\n2,b\n")
+    with pytest.raises(BadValue, match="3"):
+        own_entry(path, catalogue())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from data_helpers import Toy, faults_of, make_toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,6 +59,19 @@ def test_a_store_holds_what_was_read(tmp_path: Path) -> None:
     assert store.meta["unavailable"] == {"absent": "the list is not there; see its publisher"}
     assert store.index[7].where == "list:7" and store.index[7].groups == {"published": "", "hash": "", "groups": "g1"}
     assert np.load(store.folder / "a.npy").shape == (60, 4)  # any reader of .npy can open it
+
+
+def test_batches_that_are_kept_stay_as_they_were(tmp_path: Path) -> None:
+    """Rows pass through memory that is used again; what a transform hands on must not."""
+    data = open_module(made(make_toy(tmp_path / "toy")).store.folder)
+    loader = data.loader("train", "test", batch_size=8)
+    kept = list(loader.batches())
+    for m, x in data.inputs.items():
+        at_once = loader._transforms[m](x.take(torch.cat([b.index for b in kept])), None)
+        torch.testing.assert_close(torch.cat([b.inputs[m] for b in kept]), at_once, rtol=0, atol=0)
+    two = zip(loader.batches(), loader.batches(torch.Generator().manual_seed(0)))
+    for a, (b, _) in zip(kept, two):
+        assert all(torch.equal(a.inputs[m], b.inputs[m]) for m in a.inputs)
 
 
 def test_nothing_is_read_by_len_and_repr_and_rows_are_mapped(tmp_path: Path) -> None:

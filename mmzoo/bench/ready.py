@@ -66,7 +66,7 @@ def make(text: str, catalogue: Catalogue, settings: tuple[tuple[str, Any], ...],
     root = mini_root(source.name) if twin or source.root is None else source.root
     if twin and not root.is_dir():
         progress.say(f"{source.name} (mini): generating it in {root}")
-        make_twin(entry, root)
+        make_twin(entry, root, on_item=lambda n, of: progress.step("generate", n, of))
     return prepare(source, root, params["recipe"], progress=progress)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmzoo.catalogue import Entry
-from mmzoo.data.home import store_folders, stores
+from mmzoo.data.home import store_folder, store_folders, stores
 from mmzoo.data.store import DataStore, find_stores
 from mmzoo.errors import BadValue, CorruptFile, unknown
 
@@ -30,7 +30,7 @@ def chosen_store(entry: Entry, params: Mapping[str, Any], *, mini: bool) -> Data
     if params["recipe"] not in recipes:
         raise unknown(f"recipe of {entry.name}", params["recipe"], recipes, see=f"See: mmzoo data show {entry.name}")
     recipe = recipes[params["recipe"]]
-    folder = stores(source.name, mini=mini) / f"{recipe.name}-{recipe.hash[:8]}"
+    folder = store_folder(source, recipe, mini=mini)
     if not folder.is_dir():
         raise Unprepared(
             _next_step(entry, str(params["recipe"]), mini, [f.name for f in store_folders(source.name, mini=mini)])

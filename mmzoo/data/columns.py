@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 
 from mmzoo.types import map_tensors
-
-#: a row of fewer bytes is gathered by one fancy index, a larger one by a copy of its own in the order on disk
-SMALL_ROW = 4096
 
 
 class Column(Protocol):
@@ -71,9 +68,18 @@ class Mapped:
         chosen._device = self._device
         return chosen
 
-    def take(self, rows: Tensor, *, pinned: bool = False) -> Any:
+    def take(self, rows: Tensor, *, pinned: bool = False, buffers: Buffers | None = None) -> Any:
+        """buffers: where the rows are put; they then stay as they are until the next batch is taken with these buffers."""
         wanted = self._rows[rows.cpu().numpy()]
-        return _unwrapped({part: _gather(a, wanted, pinned) for part, a in self._arrays.items()})
+        taken = {}
+        for part, a in self._arrays.items():
+            shape, dtype = (len(wanted), *a.shape[1:]), _torch_dtype(a)
+            if buffers is None:
+                out = torch.empty(shape, dtype=dtype, pin_memory=pinned)
+            else:
+                out = buffers.of((id(self), part), shape, dtype)
+            taken[part] = _gather(a, wanted, out)
+        return _unwrapped(taken)
 
     def is_on(self, device: torch.device) -> bool:
         return str(device) in self._device
@@ -90,6 +96,26 @@ class Mapped:
                     whole[part][start : start + step] = torch.from_numpy(np.array(a[start : start + step])).to(device)
             self._device[str(device)] = whole
         return Resident(self._device[str(device)], torch.from_numpy(self._rows.copy()).to(device))
+
+
+class Buffers:
+    """Memory that the rows of one batch after the other are put into. The system clears memory before it hands it out, which
+    takes twice as long as copying the rows there."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, Tensor] = {}
+
+    def of(self, key: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A tensor, uninitialised or with what an earlier one of this key held."""
+        kept = self._kept.get(key)
+        if kept is None or len(kept) < shape[0] or kept.shape[1:] != shape[1:] or kept.dtype != dtype:
+            kept = self._kept[key] = torch.empty(shape, dtype=dtype)
+        return kept[: shape[0]]
+
+    def give_up(self, value: Any) -> None:
+        """Leave to a tensor, or a mapping of such, the memory that it looks at."""
+        found = {t.untyped_storage().data_ptr() for t in _tensors(value)}
+        self._kept = {k: t for k, t in self._kept.items() if t.untyped_storage().data_ptr() not in found}
 
 
 class Resident:
@@ -113,14 +139,11 @@ def column(value: Any) -> Column:
     return value if isinstance(value, (InMemory, Mapped, Resident)) else InMemory(value)
 
 
-def _gather(array: np.ndarray, rows: np.ndarray, pinned: bool) -> Tensor:
-    out = torch.empty((len(rows), *array.shape[1:]), dtype=_torch_dtype(array), pin_memory=pinned)
-    view = out.numpy()
-    if array[:1].nbytes < SMALL_ROW:
-        view[...] = array[rows]
-        return out
-    for i in np.argsort(rows, kind="stable"):
-        view[i] = array[rows[i]]
+def _gather(array: np.ndarray, rows: np.ndarray, out: Tensor) -> Tensor:
+    """The rows, each copied once and straight to where `out` has them."""
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(array):
+        raise IndexError(f"rows {rows.min()} to {rows.max()} of an array of {len(array)}")
+    np.take(array, rows, axis=0, out=out.numpy(), mode="clip")  # any other mode copies all of it once more
     return out
 
 
@@ -131,6 +154,14 @@ def _torch_dtype(array: np.ndarray) -> torch.dtype:
 def _unwrapped(parts: Mapping[str, Any]) -> Any:
     """A field with one nameless part is a tensor, any other a mapping."""
     return parts[""] if list(parts) == [""] else dict(parts)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if not isinstance(value, Mapping):
+        yield value
+        return
+    for inner in value.values():
+        yield from _tensors(inner)
 
 
 def _first(value: Any) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.data.columns import Column, Mapped, column
+from mmzoo.data.columns import Buffers, Column, Mapped, column
 from mmzoo.data.transforms import Draws, Transform
 from mmzoo.encoder import InputSpec
 from mmzoo.errors import BadValue, unknown
@@ -119,6 +119,7 @@ class Loader:
         self._batch_size = batch_size
         self._order_by = index if order_by is None else order_by
         self._transforms, self._device = transforms or {}, torch.device(device)
+        self._spare: list[Buffers] = []
         self._share = share
 
     def __len__(self) -> int:
@@ -151,8 +152,14 @@ class Loader:
         pieces = [
             torch.arange(a, b)[number::of] if order is None else order[a:b][number::of] for a, b in self._whole_bounds()
         ]
-        for rows, raw in self._read(pieces):
-            yield self._made(rows, raw, key)
+        buffers = self._spare.pop() if self._spare else Buffers()  # two epochs at once have buffers of their own
+        try:
+            for rows, raw in self._read(pieces, buffers):
+                batch = self._made(rows, raw, key)
+                buffers.give_up(batch.inputs)
+                yield batch
+        finally:
+            self._spare[:] = [buffers]
 
     def shared(self, number: int, of: int) -> Loader:
         """What one of several processes reads: every `of`-th item of each batch that a single process would read.
@@ -185,11 +192,12 @@ class Loader:
         )  # fmt: skip
 
     # ------------------------------------------------------------------ reading
-    def _read(self, pieces: Sequence[Tensor]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """Each piece of positions with its stored rows. On the way to a GPU, those of the next batch are fetched meanwhile."""
+    def _read(self, pieces: Sequence[Tensor], buffers: Buffers) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Each piece of positions with its stored rows, which may lie in the buffers. On the way to a GPU, those of the next
+        batch are fetched meanwhile, each into memory of its own."""
         if self._device.type == "cpu" or not any(isinstance(c, Mapped) for c in self._columns.values()):
             for rows in pieces:
-                yield rows, self._rows(rows)
+                yield rows, self._rows(rows, buffers)
             return
         with ThreadPoolExecutor(1) as pool:
             ahead: Future[dict[str, Any]] | None = None
@@ -198,10 +206,11 @@ class Loader:
                 ahead = None if following is None else pool.submit(self._rows, following)
                 yield rows, raw
 
-    def _rows(self, rows: Tensor) -> dict[str, Any]:
+    def _rows(self, rows: Tensor, buffers: Buffers | None = None) -> dict[str, Any]:
         pinned = self._device.type == "cuda"
         return {
-            m: c.take(rows, pinned=pinned) if isinstance(c, Mapped) else c.take(rows) for m, c in self._columns.items()
+            m: c.take(rows, pinned=pinned, buffers=buffers) if isinstance(c, Mapped) else c.take(rows)
+            for m, c in self._columns.items()
         }
 
     def _made(self, rows: Tensor, raw: Mapping[str, Any], key: int | None) -> Batch:

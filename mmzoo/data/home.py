@@ -6,8 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmzoo.errors import BadValue
+
+if TYPE_CHECKING:
+    from mmzoo.data.source import Recipe, Source
 
 #: at the top of a generated twin of a data set; says generator version, seed and Bayes accuracies
 MARKER = "MMZOO-MINI.json"
@@ -32,6 +36,12 @@ def home() -> Path:
 def stores(name: str, *, mini: bool = False) -> Path:
     """The folder of all stores of a data set; those of a generated twin lie apart from real ones."""
     return home() / ("mini-stores" if mini else "stores") / name
+
+
+def store_folder(source: Source | type[Source], recipe: Recipe, *, mini: bool) -> Path:
+    """Where the store of a recipe lies. Sources of one name that say where they come from have stores of their own."""
+    place = f"-{source.place}" if source.place else ""
+    return stores(source.name, mini=mini) / f"{recipe.name}-{recipe.hash[:8]}{place}"
 
 
 def mini_root(name: str) -> Path:

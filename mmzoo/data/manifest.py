@@ -14,6 +14,8 @@ mmzoo/docs/own_data.md has the rest.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,6 +59,7 @@ _TRAINING = {
 class Own(Source):
     """What a manifest describes. root: the folder that all paths must stay in."""
 
+    root: Path
     layout = "a YAML manifest and a table (mmzoo/docs/own_data.md)"
     root: Path
 
@@ -65,6 +68,7 @@ class Own(Source):
         data = document.data
         self.name: str = data["name"]  # type: ignore[misc]
         self.root = (path.parent / data.get("root", ".")).absolute()
+        self.place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
         self.table = Table((path.parent / data["table"]).absolute(), data.get("delimiter"))
         self._data = data
         self._columns(document)

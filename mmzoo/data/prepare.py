@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from mmzoo import __version__
 from mmzoo.data.faults import KEEPABLE, policy_of, scan, summary, write_report
 from mmzoo.data.field import Field
-from mmzoo.data.home import MARKER, is_mini, stores
+from mmzoo.data.home import MARKER, is_mini, store_folder
 from mmzoo.data.listing import Listed, list_all
 from mmzoo.data.source import Fault, Item, Recipe, Source
 from mmzoo.data.splits import completed_split
@@ -64,7 +64,7 @@ class Prepared:
 
 @dataclass
 class Progress:
-    """What a prepare tells as it goes. stage: "list", "scan", "decode", "hash"; done of total, in the stage's own unit."""
+    """What a prepare tells as it goes. stage: "generate", "decode", "hash"; done of total, in the stage's own unit."""
 
     say: Callable[[str], None] = lambda text: None
     step: Callable[[str, int, int], None] = lambda stage, done, total: None
@@ -87,7 +87,7 @@ def prepare(
     if name not in recipes:
         raise unknown(f"recipe of {source.name}", name, recipes, see=f"See: mmzoo data show {source.name}")
     work = _Work(source, root.absolute(), recipes[name], splits_dir, policy_of(on_bad or ()), progress or Progress(),
-                 folder or store_folder(source.name, recipes[name], is_mini(root)))  # fmt: skip
+                 folder or store_folder(source, recipes[name], mini=is_mini(root)))  # fmt: skip
     try:
         with _lock(work.target, work.progress):
             return work.run(on_bad is not None, os.cpu_count() or 1 if jobs is None else jobs, patience, sync_every)
@@ -96,10 +96,6 @@ def prepare(
             f"cannot write the store {work.target}: {error.strerror or error}. What is done is kept in {work.part.name}; when the "
             "folder can be written to again, the same command goes on from there."
         ) from error
-
-
-def store_folder(name: str, recipe: Recipe, mini: bool) -> Path:
-    return stores(name, mini=mini) / f"{recipe.name}-{recipe.hash[:8]}"
 
 
 @dataclass

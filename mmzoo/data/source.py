@@ -135,10 +135,12 @@ class Source:
     layout: how the folder looks, for `mmzoo data show` and for messages. obtain: where a user gets it, and under which
     licence. recipes: name -> recipe. splits: name -> what it is; the first is the default. root: where the files lie, of a
     data set that knows it itself (a user's own, one that a package ships); such a one is prepared without being asked for.
+    place: what parts the stores of several sources of one name, part of a folder's name; empty where a name means one thing.
     """
 
     name: ClassVar[str]
     root: Path | None = None
+    place: str = ""
     layout: ClassVar[str] = ""
     obtain: ClassVar[str] = ""
     splits: ClassVar[Mapping[str, str]] = {"hash": "a hash of each item's id decides, stratified by class"}

@@ -171,9 +171,10 @@ class DataStore:
         self.check_file(name)
         try:
             mapped = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            same = mapped.shape == shape and mapped.dtype == np.dtype(dtype)
+        except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
             raise _corrupt(self.folder, name, str(error)) from None
-        if mapped.shape != shape or mapped.dtype != np.dtype(dtype):
+        if not same:
             found = f"it holds {mapped.dtype} {mapped.shape}, while {META} says {dtype} {shape}"
             raise _corrupt(self.folder, name, found)
         return mapped
@@ -343,6 +344,28 @@ def _deeper(meta: Mapping[str, Any]) -> str | None:
                 return fault
             if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in array["shape"]):
                 return f"modalities.{modality}.arrays.{part}.shape is not a list of whole numbers"
+        if fault := _unreadable(body):
+            return f"modalities.{modality}.{fault}"
+    if not isinstance(meta.get("unavailable", {}), dict):
+        return "unavailable is not an object"
+    return None
+
+
+def _unreadable(body: Mapping[str, Any]) -> str | None:
+    """What of a modality does not fit its kind, so that no transform could take it."""
+    kind, arrays = body["kind"], body["arrays"]
+    for part in ("ids", "mask") if kind == "text" else ("",):
+        if part not in arrays:
+            return f"arrays has no part {part!r}, which kind {kind} needs"
+    wanted = {"image": 3, "video": 4}.get(kind)
+    if wanted is not None and len(arrays[""]["shape"]) != wanted:
+        return f"arrays..shape has {len(arrays['']['shape'])} axes, while kind {kind} has {wanted}"
+    facts = body.get("facts", {})
+    if not isinstance(facts, dict):
+        return "facts is not an object"
+    vocabulary = facts.get("vocabulary", 1)
+    if not isinstance(vocabulary, int) or isinstance(vocabulary, bool) or vocabulary < 1:
+        return "facts.vocabulary is not a whole number above 0"
     return None
 
 
