@@ -34,18 +34,21 @@ class Unusable(FusionHead):
 def test_a_report_names_claim_finding_and_next_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "parts.py"
     file.write_text(PARTS)
-    assert main(["check", f"{file}:Edits", "--quiet"]) == 1
+    assert main(["check", f"{file}:Edits", "--quiet", "--only", "purity,owners,terms"]) == 1
     text = capsys.readouterr().out
     assert (
         "FAILED    purity" in text and "edited in place: feature audio" in text and "to do: build new tensors" in text
     )
     assert "passed  " not in text
 
-    assert main(["check", f"{file}:Edits", "--json"]) == 1
+    assert main(["check", f"{file}:Edits", "--json", "--only", "check_purity,owners,terms"]) == 1
     (part,) = json.loads(capsys.readouterr().out)
     failed = {c["name"]: c["reason"] for c in part["checks"] if c["status"] == "failed"}
     assert not part["ok"] and "check_purity" in failed
-    assert {c["status"] for c in part["checks"]} >= {"passed", "failed", "skipped"}
+    found = {c["name"]: c["status"] for c in part["checks"]}
+    assert found == {"check_purity": "failed", "check_terms": "passed", "check_owners": "skipped"}
+    assert main(["check", f"{file}:Edits", "--only", "pureness"]) == 2
+    assert "Did you mean 'purity'" in capsys.readouterr().err
 
 
 def test_a_part_that_cannot_be_made_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from mmzoo.testing.tasks import Task, train
 
 #: how far apart they may end, in float64 without batch statistics or dropout
 APART = 1e-6
-TODO = (
+CURE = (
     "reduce every score that steers training (run.reduce), gather where items are compared (run.gather), and take "
     "gradients from run.backward or run.term_grads"
 )
@@ -50,10 +50,10 @@ def check_processes(case: StrategyCase) -> None:
     except Incompatible as refusal:
         raise Skipped(f"refused over several processes: {refusal}") from refusal
     except RankFailed as error:
-        raise CheckFailed(claim, str(error), TODO) from error
+        raise CheckFailed(claim, str(error), CURE) from error
     apart = difference(ranks[0], ranks[1], APART)
-    require(apart is None, "all processes hold the same weights", str(apart), TODO)
+    require(apart is None, "all processes hold the same weights", str(apart), CURE)
     gap = difference(trained(case), ranks[0], APART)
     if gap is not None and case.first.stochastic:
         raise Skipped(f"declared stochastic: draws belong to positions in a batch ({gap}); the processes agree, however")
-    require(gap is None, claim, str(gap), TODO)
+    require(gap is None, claim, str(gap), CURE)

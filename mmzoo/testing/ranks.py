@@ -29,13 +29,14 @@ class RankFailed(Exception):
 def in_processes(work: Callable[[Any], Any], given: Any) -> list[Any]:
     """work(given), called at the same time in processes that form one group; the result of each, by rank.
 
-    work: a function of an importable module. given: anything that cloudpickle takes; code that the processes cannot
+    work: a function of an importable module. given: anything that loky can send; code that the processes cannot
     import travels along. Raises Incompatible where all processes do, RankFailed where one raises anything else, Skipped
     where there is no gloo or no loky here.
     """
     _needs_group()
+    _let_travel()
     with tempfile.TemporaryDirectory() as folder:  # read only when the processes are new
-        futures = [_pool().submit(_answer, work, _packed(given), str(Path(folder) / "store"), r) for r in range(PROCESSES)]
+        futures = [_pool().submit(_answer, work, given, str(Path(folder) / "store"), r) for r in range(PROCESSES)]
         done, waiting = wait(futures, PATIENCE, return_when=FIRST_COMPLETED)
         if waiting and not any(f.exception() or f.result()[0] != "done" for f in done):
             waiting = wait(waiting, PATIENCE).not_done
@@ -51,9 +52,8 @@ def in_processes(work: Callable[[Any], Any], given: Any) -> list[Any]:
     return [value for _, value in sorted((rank, value) for (_, rank, value) in answers)] if not failed else []
 
 
-def _answer(work: Callable[[Any], Any], packed: bytes, store: str, rank: int) -> tuple[str, int, Any]:
+def _answer(work: Callable[[Any], Any], given: Any, store: str, rank: int) -> tuple[str, int, Any]:
     """In a process: what came of the work, without the exception itself, which may not travel."""
-    import cloudpickle
     import torch
     import torch.distributed as dist
 
@@ -65,7 +65,7 @@ def _answer(work: Callable[[Any], Any], packed: bytes, store: str, rank: int) ->
     dist.barrier()  # a process that is not through yet would otherwise take both calls
     rank = dist.get_rank()
     try:
-        return "done", rank, work(cloudpickle.loads(packed))
+        return "done", rank, work(given)
     except Incompatible as error:
         return "refused", rank, str(error)
     except Exception as error:
@@ -79,17 +79,12 @@ def _read(future: Any) -> tuple[str, int, Any]:
         return "failed", -1, f"{type(error).__name__}: {error}"
 
 
-def _packed(given: Any) -> bytes:
+def _let_travel() -> None:
+    """Have loky send code that the processes cannot import along with what is given."""
     import cloudpickle
 
-    unimportable = [m for name, m in list(sys.modules.items()) if _local(name, m)]
-    for module in unimportable:
+    for module in [m for name, m in list(sys.modules.items()) if _local(name, m)]:
         cloudpickle.register_pickle_by_value(module)
-    try:
-        return cloudpickle.dumps(given)
-    finally:
-        for module in unimportable:
-            cloudpickle.unregister_pickle_by_value(module)
 
 
 def _local(name: str, module: Any) -> bool:

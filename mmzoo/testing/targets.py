@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -11,10 +11,10 @@ from typing import Any, cast
 from mmzoo import local
 from mmzoo.catalogue import KINDS, SINGULAR, Catalogue, Entry
 from mmzoo.config import Settings, resolve_method
-from mmzoo.errors import BadValue, MmzooError, UnknownName, near_miss
+from mmzoo.errors import BadValue, MmzooError, UnknownName, near_miss, unknown
 from mmzoo.testing.api import part_case
 from mmzoo.testing.cases import SPECS
-from mmzoo.testing.report import CheckResult, Kind, Report
+from mmzoo.testing.report import CHECKS, CheckResult, Kind, Report, run_checks
 
 #: kinds of entries that there are checks for -> what the checks call them
 CHECKED: dict[str, Kind] = {"strategies": "strategy", "heads": "head", "encoders": "encoder"}
@@ -106,16 +106,22 @@ def _class(entry: Entry) -> type:
     return cast(type, loaded)
 
 
-def reports(targets: list[Target]) -> Iterator[Report]:
-    """The report on each, as soon as it is there."""
-    from mmzoo.testing.report import run_checks
-
+def reports(targets: list[Target], only: Sequence[str] = ()) -> Iterator[Report]:
+    """The report on each, as soon as it is there. only: names of checks, with or without `check_`; a part that has none of
+    them gives an empty report. Raises UnknownName for a check that no kind of part has."""
+    named = {name: name for kind in CHECKS.values() for name in kind}
+    named |= {name.removeprefix("check_"): name for name in named}
+    for name in only:
+        if name not in named:
+            raise unknown("check", name, [n for n in named if not n.startswith("check_")])
+    wanted = {named[name] for name in only}
     for target in targets:
         try:
             case = target.case()
         except (MmzooError, TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError) as error:
             yield target.unusable(error)
             continue
-        report = run_checks(target.kind, case, getattr(case.first, "expected_failures", {}))
+        chosen = [n for n in CHECKS[target.kind] if n in wanted] if only else None
+        report = run_checks(target.kind, case, getattr(case.first, "expected_failures", {}), chosen)
         report.label = target.label
         yield report
