@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import importlib
 import multiprocessing
 import subprocess
 import sys
@@ -162,7 +163,8 @@ def _prepare_in_a_process(root: str, home: str) -> None:
 def test_two_prepares_at_once_make_one_store(tmp_path: Path, home: Path) -> None:
     root = make_toy(tmp_path / "toy")
     context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=_prepare_in_a_process, args=(str(root), str(home))) for _ in range(2)]
+    plain = importlib.import_module(Path(__file__).stem)  # under "tests" a process may find another package's
+    both = [context.Process(target=plain._prepare_in_a_process, args=(str(root), str(home))) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
