@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import importlib
+import json
 import multiprocessing
 import subprocess
 import sys
