@@ -47,7 +47,7 @@ def test_a_report_names_claim_finding_and_next_step(tmp_path: Path, capsys: pyte
     assert not part["ok"] and "check_purity" in failed
     found = {c["name"]: c["status"] for c in part["checks"]}
     assert found == {"check_purity": "failed", "check_terms": "passed", "check_owners": "skipped"}
-    assert main(["check", f"{file}:Edits", "--only", "pureness"]) == 2
+    assert main(["check", f"{file}:Edits", "--only", "puritee"]) == 2
     assert "Did you mean 'purity'" in capsys.readouterr().err
 
 

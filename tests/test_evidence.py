@@ -345,7 +345,9 @@ def test_kl_is_that_of_dirichlet_distributions(seed: int, classes: int, scale: f
     x = rows(seed, 5, classes).abs() * scale
     value = kl_to_uniform(x)
     oracle = kl_divergence(Dirichlet(x.exp()), Dirichlet(torch.ones_like(x)))
-    assert torch.allclose(value, oracle, rtol=1e-9, atol=1e-9)
+    # The oracle subtracts log-gammas of the evidence, whose digits run out first.
+    lost = 1e-15 * float(x.exp().max()) * float(x.max())
+    assert torch.allclose(value, oracle, rtol=1e-9, atol=1e-9 + lost)
     assert bool((value >= -1e-12).all())
     assert torch.equal(kl_to_uniform(torch.zeros(2, classes)).abs() < 1e-6, torch.ones(2, dtype=torch.bool))
     assert bool((kl_to_uniform(x + 0.1) > 1e-4).all())

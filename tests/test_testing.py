@@ -492,6 +492,7 @@ def test_a_refusal_that_does_not_come_is_caught(
 
 def test_every_strategy_check_has_caught_a_fault() -> None:
     tried = {check for check, _, _ in FAULTS} | {"check_requirements", "check_owners"}
+    tried |= {"check_processes"}  # in test_processes
     assert tried == set(CHECKS["strategy"])
 
 

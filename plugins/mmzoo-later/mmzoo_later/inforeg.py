@@ -71,6 +71,11 @@ class InfoReg(Strategy):
         self.start: dict[str, dict[str, Tensor]] = {}
 
     def setup(self, run: Run) -> None:
+        if run.n_processes > 1:
+            raise Incompatible(
+                "InfoReg measures what single batches say, and each of several processes has a share of a batch only. Train in "
+                "one process."
+            )
         named = [*(self.strengths or {}), *([] if self.watch is None else [self.watch])]
         if unknown := sorted(set(named) - set(run.modalities)):
             raise Incompatible(

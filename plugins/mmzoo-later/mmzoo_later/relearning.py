@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.api import Batch, Run, Strategy
+from mmzoo.api import Batch, Incompatible, Run, Strategy
 
 
 def purity(features: Tensor, target: Tensor, n_clusters: int) -> float:
@@ -66,6 +66,11 @@ class Relearning(Strategy):
         self.done = 0
 
     def setup(self, run: Run) -> None:
+        if run.n_processes > 1:
+            raise Incompatible(
+                "Relearning clusters the features of whole splits, of which each of several processes has a share only. "
+                "Train in one process."
+            )
         if self.strength and not self.initial:
             self.initial = {m: run.snapshot(f"encoder:{m}") for m in _trained(run)}
 
