@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -20,7 +19,7 @@ from mmzoo.bench.runner import Row, build_model, build_strategy, check_device, l
 from mmzoo.bench.store import STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.bench.tune import tuned_plan
 from mmzoo.bench.work import Order, Progress
-from mmzoo.config import BenchSpec, Part, Settings, check_protocol, parse_seeds, resolve_dataset
+from mmzoo.config import BenchSpec, RunSpec, Settings, check_protocol, parse_seeds, resolve_dataset
 from mmzoo.data.datamodule import DataModule
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.evaluation import EVAL_BATCH, evaluating
@@ -200,11 +199,11 @@ def load_run(folder: str | Path) -> Trained:
         raise BadValue(
             f"run {folder.name} kept no weights. The same bench with --keep-weights trains it once more and keeps them."
         )
-    spec = SimpleNamespace(**row["spec"])
     data = _run_data(row)
     try:
+        spec = RunSpec.from_dict(row["spec"])
         model = build_model(catalogue(), spec, data)
-        strategy = build_strategy(catalogue(), tuple(Part(**part) for part in spec.parts))
+        strategy = build_strategy(catalogue(), spec.parts)
         tensors = _tensors(folder / WEIGHTS)
         if weights_hash(tensors) != row["hashes"].get("weights"):
             raise CorruptFile("they are not those that the run was scored with")
