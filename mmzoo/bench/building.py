@@ -12,7 +12,7 @@ import torch
 
 from mmzoo.bench.plan import Planned
 from mmzoo.catalogue import ENCODER_OPTIONS, Catalogue
-from mmzoo.config import Part, RunSpec
+from mmzoo.config.spec import Part, RunSpec
 from mmzoo.data.datamodule import DataModule, Loader
 from mmzoo.model import MultimodalModel
 from mmzoo.run import Run

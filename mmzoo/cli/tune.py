@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mmzoo.bench.plan import make_plan
     from mmzoo.bench.report import Cell, Table, markdown
     from mmzoo.bench.store import Store
-    from mmzoo.config import shown
+    from mmzoo.config.grammar import shown
     from mmzoo.plugins import catalogue
 
     if not arguments.out:
