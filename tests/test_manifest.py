@@ -196,7 +196,9 @@ def test_tuning_and_the_bench_from_python_make_what_is_missing_too(
     pytest.importorskip("optuna")
     few = {"epochs": 1, "device": "cpu", "out": tmp_path / "results"}
     flags = [x for key, value in few.items() for x in (f"--{key}", value)]
-    tuned = mmzoo("tune", "--method", "concat", "--no-references", "--datasets", folder / "mine.yaml", "--trials", 1, *flags)
+    tuned = mmzoo(
+        "tune", "--method", "concat", "--no-references", "--datasets", folder / "mine.yaml", "--trials", 1, *flags
+    )
     assert tuned.code == 0 and "prepared: " in tuned.out and "| mine" in tuned.out, tuned.err
     monkeypatch.setenv("MMZOO_HOME", str(tmp_path / "other"))
     given = {"datasets": [str(folder / "mine.yaml")], "seeds": 1, "references": False, **few}
