@@ -18,7 +18,9 @@ from mmzoo.bench.report import make_tables
 from mmzoo.bench.runner import run_one
 from mmzoo.bench.store import Store
 from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
-from mmzoo.config import BenchSpec, parse_override, read_suite
+from mmzoo.config.grammar import parse_override
+from mmzoo.config.spec import BenchSpec
+from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue, MmzooError, UnknownName
 from mmzoo.tracker import Tracker
 

@@ -14,7 +14,7 @@ import pytest
 from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
 from mmzoo.cli import build_parser, main
 from mmzoo.cli.list import method_table
-from mmzoo.config import read_suite
+from mmzoo.config.suites import read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -25,7 +25,7 @@ from mmzoo.bench.runner import run_one
 from mmzoo.bench.store import Store
 from mmzoo.bench.work import Order, Progress
 from mmzoo.catalogue import Catalogue
-from mmzoo.config import RunSpec
+from mmzoo.config.spec import RunSpec
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.model import MultimodalModel
 
@@ -396,7 +396,7 @@ def test_a_data_set_that_is_gone_is_one_message_and_the_rest_goes_on(
 
 def _plan_of(mmzoo: Command, monkeypatch: pytest.MonkeyPatch) -> Plan:
     from mmzoo.bench.plan import make_plan
-    from mmzoo.config import BenchSpec
+    from mmzoo.config.spec import BenchSpec
     from mmzoo.plugins import catalogue
 
     return make_plan(BenchSpec("ogm", seeds=(0,), epochs=1, references=False), catalogue())

@@ -17,7 +17,7 @@ from mmzoo.bench.runner import load_data
 from mmzoo.bench.store import Store
 from mmzoo.bench.tune import search_space, tuned_plan, with_values
 from mmzoo.catalogue import BUILT_IN, Catalogue, Entry, built_in_path, read_entries
-from mmzoo.config import BenchSpec
+from mmzoo.config.spec import BenchSpec
 from mmzoo.errors import BadValue
 
 pytest.importorskip("optuna")

@@ -19,7 +19,8 @@ from mmzoo.bench.runner import build_model, build_strategy, load_data, run_one
 from mmzoo.bench.store import WEIGHTS, Store
 from mmzoo.catalogue import Catalogue
 from mmzoo.cli import main
-from mmzoo.config import Settings, resolve_method
+from mmzoo.config.methods import resolve_method
+from mmzoo.config.settings import Settings
 from mmzoo.errors import Incompatible, UnknownName
 from mmzoo.model import MultimodalModel
 

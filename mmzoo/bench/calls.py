@@ -20,7 +20,10 @@ from mmzoo.bench.runner import Row, build_model, build_strategy, check_device, l
 from mmzoo.bench.store import STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.bench.tune import tuned_plan
 from mmzoo.bench.work import Order, Progress
-from mmzoo.config import BenchSpec, RunSpec, Settings, check_protocol, parse_seeds, resolve_dataset
+from mmzoo.config.datasets import resolve_dataset
+from mmzoo.config.grammar import parse_seeds
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import BenchSpec, RunSpec, check_protocol
 from mmzoo.data.datamodule import DataModule
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.evaluation import EVAL_BATCH, evaluating

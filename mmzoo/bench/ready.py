@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.catalogue import Catalogue, Entry
-from mmzoo.config import BenchSpec, Settings, register_manifests, resolve_dataset
+from mmzoo.config.datasets import register_manifests, resolve_dataset
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import BenchSpec
 from mmzoo.data.choice import MINI, Unprepared, chosen_store
 from mmzoo.data.home import mini_root
 from mmzoo.errors import BadValue, MmzooError, UnknownName

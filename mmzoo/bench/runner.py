@@ -28,7 +28,7 @@ from mmzoo.bench.records import summary
 from mmzoo.bench.store import FINAL, SCHEMA, STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.catalogue import ENCODER_OPTIONS, Catalogue
 from mmzoo.complexity import complexity
-from mmzoo.config import Part
+from mmzoo.config.spec import Part
 from mmzoo.data.datamodule import DataModule, Loader
 from mmzoo.errors import BadValue, CorruptFile, Diverged, Incompatible, MmzooError
 from mmzoo.evaluation import EVAL_BATCH, Fitted, Predictions, branch_scores, modality_scores, predict

@@ -16,7 +16,7 @@ from mmzoo.bench.plan import Plan, Planned
 from mmzoo.bench.records import best_of
 from mmzoo.bench.store import Store
 from mmzoo.catalogue import Catalogue
-from mmzoo.config import RunSpec, digest
+from mmzoo.config.spec import RunSpec, digest
 from mmzoo.errors import Diverged, Incompatible, MmzooError
 
 #: the first seed that is tried for tuning; those that a bench reports are left out

@@ -13,16 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.config import (
-    GRAMMAR,
-    PROTOCOLS,
-    BenchSpec,
-    check_protocol,
-    parse_override,
-    parse_seeds,
-    parse_setting,
-    read_suite,
-)
+from mmzoo.config.grammar import parse_override, parse_seeds, parse_setting
+from mmzoo.config.methods import GRAMMAR
+from mmzoo.config.spec import PROTOCOLS, BenchSpec, check_protocol
+from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:

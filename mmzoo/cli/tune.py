@@ -25,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     from mmzoo.bench.report import Cell, Table, markdown
     from mmzoo.bench.store import Store
-    from mmzoo.config import shown
+    from mmzoo.config.grammar import shown
 
     if not arguments.out:
         raise BadValue("--out is empty: name the folder of the results.")
