@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -66,6 +66,41 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _Summed.apply(grad)
+
+
+def all_objects(value: Any) -> list[Any]:
+    """What each process has, by rank: any values that can be pickled, tensors on the CPU."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def mean_values(values: Mapping[str, float]) -> dict[str, float]:
+    """name -> the mean over those processes that have it, in the order of the first that has."""
+    if world_size() == 1:
+        return dict(values)
+    found: dict[str, list[float]] = {}
+    for each in all_objects(dict(values)):
+        for name, value in each.items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(each) / len(each) for name, each in found.items()}
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Replace each buffer of numbers with a fraction by its mean over processes, in one message a type: running batch
+    statistics, of which each process has its own."""
+    if world_size() == 1:
+        return
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            by_type.setdefault(buffer.dtype, []).append(buffer)
+    for buffers in by_type.values():
+        flat = mean(torch.cat([b.flatten() for b in buffers]))
+        for b, value in zip(buffers, flat.split([b.numel() for b in buffers])):
+            b.copy_(value.view_as(b))
 
 
 def average_gradients(params: Iterable[nn.Parameter]) -> None:

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmzoo import distributed
 from mmzoo.functional import sampled_shapley, shapley
 from mmzoo.metrics import accuracy, classification, gap, imbalance, modality_gap, utilisation
 from mmzoo.model import MultimodalModel
@@ -57,6 +58,20 @@ class Predictions:
     unimodal: Mapping[str, Tensor]
     features: Mapping[str, Tensor]
     present: Tensor | None = None
+
+    def pooled(self) -> Predictions:
+        """The rows of all processes, each of which holds some, in the order of `index`."""
+        own = {name: map_tensors(value, Tensor.cpu) for name, value in vars(self).items() if value is not None}
+        parts = distributed.all_objects(own)
+        order = torch.cat([p["index"] for p in parts]).argsort()
+
+        def joined(pieces: Sequence[Any]) -> Any:
+            first = pieces[0]
+            if isinstance(first, Mapping):
+                return {m: joined([piece[m] for piece in pieces]) for m in first}
+            return torch.cat(list(pieces))[order]
+
+        return Predictions(**{name: joined([p[name] for p in parts]) for name in own})
 
     def of(self, modality: str, values: Tensor) -> Tensor:
         """The rows of `values` whose items have a modality: what is made of zeros says nothing about it."""
@@ -103,14 +118,18 @@ def predict(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch]
 
 
 # ---------------------------------------------------------------------------------------------- scores
-def evaluate(model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch]) -> dict[str, Any]:
+def evaluate(
+    model: MultimodalModel, strategy: Strategy, batches: Iterable[Batch], *, pooled: bool = False
+) -> dict[str, Any]:
     """Accuracy, macro-F1, MAP and loss of the joint model; the same of each modality's own logits under `unimodal`,
     their gap in accuracy, and under `distance` the modality gap of each pair of features of one width.
 
     For choosing and steering: over the items of which the model sees anything, or all where there is none. A final score
-    is over every item instead (`branch_scores`).
+    is over every item instead (`branch_scores`). pooled: the batches are one process's part of the items, and the scores are
+    over those of all processes.
     """
     p = predict(model, strategy, batches)
+    p = p.pooled() if pooled else p
     own = own_scores(p)
     seen = [p.seen(x) for x in (p.scores, p.target, p.logits)]
     scores, target, logits = seen if len(seen[1]) else (p.scores, p.target, p.logits)

@@ -133,6 +133,7 @@ def _claims(kind: str, cls: Any) -> tuple[tuple[str, ...], dict[str, Any], dict[
         limits = {"min": cls.min_modalities, "max": cls.max_modalities}
         extra: dict[str, Any] = {"modalities": {k: v for k, v in limits.items() if v is not None}}
         extra |= {"owns": sorted(cls.owns), "solo": cls.solo}
+        extra |= {"single_process": cls.single_process} if cls.single_process else {}
         return tuple(sorted(cls.requires)), dict(cls.cost), extra
     if kind == "heads":
         extra = {"how": cls.how, "additive": _additive(cls), "modalities": {"min": cls.min_modalities}}

@@ -173,10 +173,11 @@ class Run:
         yield from train.batches(stream(self.seed, "order", self.epoch))
 
     def train_epoch(self) -> None:
-        """One epoch without its end: evaluate, then call `end_epoch`."""
+        """One epoch without its end: evaluate, then call `end_epoch`. All processes leave it with the same buffers."""
         self.start_epoch()
         for batch in self.epoch_batches():
             self.step(batch)
+        distributed.average_buffers(self.model)
 
     def step(self, batch: Batch) -> None:
         """Train on one batch: every pass that the strategy plans."""
@@ -201,11 +202,12 @@ class Run:
         self.batch_in_epoch += 1
 
     def end_epoch(self, loss: float | None = None) -> dict[str, float]:
-        """End an epoch. loss: what the schedule "plateau" watches. Returns the epoch's mean of every logged value."""
+        """End an epoch. loss: what the schedule "plateau" watches. Returns the mean of every logged value, over the epoch and
+        over processes."""
         self.strategy.epoch_end(self, Lazy(self._slice_metrics) if self._slice is not None else {})
         self._schedule.epoch_done(loss)
         self.epoch += 1
-        return {name: _mean(values) for name, values in self._logged.items()}
+        return distributed.mean_values({name: _mean(values) for name, values in self._logged.items()})
 
     def _slice_metrics(self) -> dict[str, Any]:
         """The scores on the strategy's own slice, which cost forwards: computed when a hook reads them."""
@@ -593,6 +595,8 @@ def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *,
     """Raise Incompatible, with the reason, when a model or its data lacks what a strategy asks for."""
     head, n = model.head, len(model.modalities)
     kind = type(head).__name__
+    if strategy.single_process and distributed.world_size() > 1:
+        raise Incompatible(f"{name} trains in one process: {strategy.single_process}.")
     if n < strategy.min_modalities:
         raise Incompatible(f"{name} needs at least {strategy.min_modalities} modalities, not {n}.")
     if strategy.max_modalities is not None and n > strategy.max_modalities:

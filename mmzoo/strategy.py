@@ -69,6 +69,8 @@ class Strategy:
     owns: ClassVar[frozenset[str]] = frozenset()
     #: whether it is the whole of a method: neither chained with another nor put in a window
     solo: ClassVar[bool] = False
+    #: why several processes cannot train under it together, in words that end a sentence; empty where they can
+    single_process: ClassVar[str] = ""
     #: parameter values at which it equals plain training ("exact": bit for bit; "close": up to rounding), or None
     neutral: ClassVar[Mapping[str, Any] | None] = None
     neutral_how: ClassVar[str] = "exact"
@@ -202,7 +204,8 @@ class Wrapper(Strategy):
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
         for claim in (
-            "requires", "owns", "min_modalities", "max_modalities", "solo", "cost", "stochastic", "expected_failures",
+            "requires", "owns", "min_modalities", "max_modalities", "solo", "cost", "stochastic",
+            "single_process", "expected_failures",
         ):  # fmt: skip
             setattr(self, claim, getattr(inner, claim))
 
@@ -337,6 +340,7 @@ class Chain(Strategy):
             "max_modalities": min(limits) if limits else None,
             "cost": _chained_cost(self.parts),
             "stochastic": any(p.stochastic for p in self.parts),
+            "single_process": next((p.single_process for p in self.parts if p.single_process), ""),
             "expected_failures": {k: v for p in self.parts for k, v in p.expected_failures.items()},
         }
         for name, value in attributes.items():

@@ -75,11 +75,13 @@ def fit(
     selection: Selection | None = None,
     on_epoch: Callable[[dict[str, Any], Selection], None] = lambda record, selection: None,
     on_candidate: Callable[[int], None] = lambda epoch: None,
+    pooled: bool = False,
 ) -> Selection:
     """Train to the end, choosing the epoch on holdout.
 
     holdout: gives the holdout batches; the run itself never sees them. on_epoch is called after every epoch with its
-    record, on_candidate with its number whenever the weights at hand are about to be offered for selection. A run that was
+    record, on_candidate with its number whenever the weights at hand are about to be offered for selection. pooled: the batches
+    of holdout are one process's part, and scores are over those of all. A run that was
     stopped before its first epoch is scored as it stands, as epoch -1. Raises Diverged, naming epoch and loss term, at
     the end of an epoch with a value that is not finite.
     """
@@ -94,7 +96,7 @@ def fit(
             if run.finite():
                 raise
             raise Diverged(f"epoch {epoch}: a loss is not finite. {_CURE}") from error
-        scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()))
+        scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()), pooled=pooled)
         # Before the epoch ends: a strategy may put other weights in place then, and those have not been scored.
         on_candidate(epoch)
         selection.offer(epoch, scores[metric], scores["loss"], run)
@@ -105,7 +107,7 @@ def fit(
         on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
         edited = any(name.startswith("edit/") for name in logged)
     if not selection.weights or edited:  # what the last epoch's end put in place is a candidate too
-        scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()))
+        scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()), pooled=pooled)
         on_candidate(run.epoch - 1)
         selection.offer(run.epoch - 1, scores[metric], scores["loss"], run)
     return selection

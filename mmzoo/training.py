@@ -28,7 +28,7 @@ class Training:
     multiplies it by `gamma` every `step_size` epochs, "plateau" when the holdout loss has not fallen for `patience`
     epochs, "cosine" lets it fall to zero at the end. momentum is SGD's. clip bounds the norm of all gradients
     together (None: no clipping). micro_batch: how many items are encoded at once; the mathematics stays that of
-    the whole batch (batch statistics aside).
+    the whole batch (batch statistics aside). processes: how many share each batch; torchrun decides it, no setting.
 
     How the numbers are computed: precision "bf16" encodes under autocast, in training and in evaluation, while head,
     losses and weights stay fp32; tf32 allows it in matrix products and convolutions of a CUDA GPU; compile hands the
@@ -52,6 +52,7 @@ class Training:
     tf32: bool = False
     compile: bool = False
     fused: bool = False
+    processes: int = 1
 
     def __post_init__(self) -> None:
         faults = list(_faults(self))
@@ -82,7 +83,7 @@ def open_epochs(first: int | float, last: int | float | None, n_epochs: int) -> 
 FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in dataclasses.fields(Training)}
 
 #: how the numbers are computed, and what is usual
-ENGINE: Mapping[str, Any] = {"precision": "fp32", "tf32": False, "compile": False, "fused": False}
+ENGINE: Mapping[str, Any] = {"precision": "fp32", "tf32": False, "compile": False, "fused": False, "processes": 1}
 
 
 def _coerced(name: str, value: Any) -> Any:
@@ -111,7 +112,7 @@ def _faults(t: Training) -> Any:
         yield f"precision must be one of {', '.join(PRECISIONS)}, not {t.precision!r}"
     if t.schedule not in SCHEDULES:
         yield f"schedule must be one of {', '.join(SCHEDULES)}, not {t.schedule!r}"
-    for name in ("lr", "batch_size", "epochs", "step_size", "gamma", "clip", "micro_batch"):
+    for name in ("lr", "batch_size", "epochs", "step_size", "gamma", "clip", "micro_batch", "processes"):
         if (value := getattr(t, name)) is not None and not value > 0:
             yield f"{name} must be positive, not {value!r}"
     for name in ("momentum", "weight_decay", "patience", "warmup_epochs"):

@@ -103,16 +103,19 @@ def is_small(planned: Planned, catalogue: Catalogue) -> bool:
 class Kit:
     """Data, loaders, model and strategy of one run. whole: its data set with all modalities; data: with those that the
     run sees. model: as it is before training. train: what it is trained on, with the slice unless its strategy learns
-    from that (`slice`) or the spec spares it."""
+    from that (`slice`) or the spec spares it. share: of which this process is given its part, see `Loader.shared`."""
 
-    def __init__(self, catalogue: Catalogue, spec: RunSpec, whole: DataModule, device: str) -> None:
+    def __init__(
+        self, catalogue: Catalogue, spec: RunSpec, whole: DataModule, device: str, *,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:  # fmt: skip
         self.catalogue, self.spec, self.whole, self.device = catalogue, spec, whole, device
         self.data = whole if spec.modalities is None else whole.only(spec.modalities)
         self.requires = build_strategy(catalogue, spec.parts).requires
         apart = "slice" in self.requires
         parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
-        self.train = self.loader(*parts)
-        self.slice = self.loader("slice") if apart else None
+        self.train = self.loader(*parts).shared(*share)
+        self.slice = self.loader("slice").shared(*share) if apart else None
         self.model = build_model(catalogue, spec, self.data)
         self._unused = [self.model]
 

@@ -21,6 +21,7 @@ from mmzoo.bench.plan import Planned, make_plan, to_do
 from mmzoo.bench.ready import make_missing
 from mmzoo.bench.report import render, to_csv
 from mmzoo.bench.store import STRATEGY_STATE, WEIGHTS, Store
+from mmzoo.bench.torchrun import processes
 from mmzoo.bench.tune import tuned_plan
 from mmzoo.bench.work import Order, Progress
 from mmzoo.config.datasets import resolve_dataset
@@ -90,6 +91,8 @@ def bench(
     """
     if isinstance(baselines, str) or isinstance(datasets, str) or isinstance(heads, str):
         raise BadValue("baselines, datasets and heads are lists of names: ['ogm'], not 'ogm'.")
+    if processes() > 1:
+        raise BadValue("mmzoo.bench is for one process. Under torchrun call the command: torchrun ... -m mmzoo bench ...")
     chosen = tuple(seeds) if not isinstance(seeds, (int, str)) else parse_seeds(str(seeds))
     spec = BenchSpec(
         method=method, baselines=tuple(baselines), datasets=tuple(datasets), seeds=chosen, epochs=epochs, preset=preset,

@@ -28,10 +28,8 @@ class Checkpoint:
 
     def save(self, epoch: int, state: Mapping[str, Any]) -> None:
         """Keep where the run is. A disk that does not take it costs the checkpoint, not the run."""
-        buffer = io.BytesIO()
-        torch.save({**state, "spec": self._spec}, buffer)
         try:
-            self._store.write_file(self._run_id, NAME, sealed(buffer.getvalue()))
+            self._store.write_file(self._run_id, NAME, sealed(packed({**state, "spec": self._spec})))
         except MmzooError as error:
             self._store.log(self._run_id, f"no checkpoint after epoch {epoch}: {error}")
 
@@ -40,7 +38,7 @@ class Checkpoint:
         if not self._path.exists():
             return None
         try:
-            saved = torch.load(io.BytesIO(unsealed(self._path.read_bytes())), map_location="cpu", weights_only=True)
+            saved = unpacked(unsealed(self._path.read_bytes()))
             if saved["spec"] != self._spec or _KEYS - set(saved):
                 raise BadValue("it is not of this run")
             if bool(saved["watched"]) != self._peers:
@@ -58,6 +56,17 @@ class Checkpoint:
 
     def forget(self) -> None:
         self._path.unlink(missing_ok=True)
+
+
+def packed(state: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def unpacked(data: bytes) -> dict[str, Any]:
+    """What was packed, with its tensors on the CPU. Runs no code that is in it."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def sealed(data: bytes) -> bytes:

@@ -11,11 +11,15 @@ import numpy as np
 import torch
 
 from mmzoo import __version__
+from mmzoo.bench.torchrun import local_rank, processes
 from mmzoo.errors import BadValue
 
 
 def check_device(name: str) -> str:
-    """`auto` or a torch device that is there. Raises BadValue otherwise."""
+    """`auto` or a torch device that is there; under torchrun each process takes the GPU of its number. Raises BadValue
+    otherwise."""
+    if processes() > 1 and name != "cpu":
+        return _own_gpu(name)
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -25,6 +29,20 @@ def check_device(name: str) -> str:
         why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise BadValue(f"device {name!r} cannot be used here: {why}. Try --device auto.") from None
     return str(device)
+
+
+def _own_gpu(name: str) -> str:
+    if name not in ("auto", "cuda"):
+        raise BadValue(
+            f"device {name!r} under torchrun: each process takes the GPU of its own number, --device cuda or cpu."
+        )
+    there = torch.cuda.device_count()
+    if name == "auto" and not there:
+        return "cpu"
+    if local_rank() >= there:
+        raise BadValue(f"process {local_rank()} of this machine has no GPU: there are {there}. Start as many processes "
+                       "(--nproc-per-node), or take --device cpu.")  # fmt: skip
+    return f"cuda:{local_rank()}"
 
 
 @contextlib.contextmanager

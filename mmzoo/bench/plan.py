@@ -168,7 +168,8 @@ def _plan_variant(
     wanted = _wanted(bench, catalogue, settings)
     for text in dict.fromkeys(bench.datasets):
         label, entry, params = resolve_dataset(catalogue, text, settings, stores=stores)
-        training = resolve_training(entry, bench.preset, bench.epochs, settings)
+        training = resolve_training(entry, bench.preset, bench.epochs, settings).replace(processes=bench.processes)
+        _check_shares(training)
         modalities = _modalities(entry, params)
         encoders = _encoders(catalogue, entry, modalities, settings)
         runs_of = partial(
@@ -277,6 +278,17 @@ def _check_windows(method: Method, n_epochs: int) -> None:
         acts.append((part.strategy, epochs))
 
 
+def _check_shares(training: Training) -> None:
+    """Raise BadValue where a batch does not go round among the processes: each would leave some of it out every time."""
+    size, of = training.batch_size, training.processes
+    if of > 1 and (size % of or size < 2 * of):
+        near = max(2 * of, round(size / of) * of)
+        raise BadValue(
+            f"a batch of {size} items does not go round among {of} processes, two or more to each. Take "
+            f"--set train.batch_size={near}, or another --nproc-per-node."
+        )
+
+
 def _modalities(entry: Entry, params: Mapping[str, Any]) -> tuple[str, ...]:
     """The modalities of a data set under its parameters, in its order. Raises UnknownName or BadValue."""
     every = entry.extra["modalities"]
@@ -325,6 +337,8 @@ def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...],
         return reason
     for part in method.parts:
         strategy = catalogue.get("strategies", part.strategy)
+        if training.processes > 1 and (why := strategy.extra.get("single_process")):
+            return f"{strategy.name} trains in one process: {why}."
         if reason := _outside(strategy, strategy.name, n):
             return reason
         bent = [f"train.{k}" for k in ("clip", "micro_batch") if getattr(training, k) is not None]

@@ -110,7 +110,8 @@ def grouped(rows: Sequence[Row], roles: Mapping[str, str]) -> list[Group]:
 
 def _protocol(row: Row, config: str) -> str:
     t = row["spec"]["training"]
-    return f"{t['optimizer']} lr {t['lr']:g}, {t['epochs']} epochs, {config[:6]}"
+    shared = f"{t['processes']} processes, " if t.get("processes", 1) != 1 else ""
+    return f"{t['optimizer']} lr {t['lr']:g}, {t['epochs']} epochs, {shared}{config[:6]}"
 
 
 def at(*path: str) -> Callable[[Row], float]:
@@ -172,6 +173,7 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
     for r in refused:
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
         table.notes.append(f"{r['method']}: {r['reason']}")
+    table.notes += _together(groups)
     table.notes += _reading(groups)
     table.notes += _detectable([d for d in deltas if d])
     return table
@@ -199,6 +201,16 @@ def _excuses(group: Group) -> list[str]:
                            if message in r.get("warnings", {}))  # fmt: skip
         notes.append(f"{group.label}: {message}; times: {counts}")
     return notes
+
+
+def _together(groups: Sequence[Group]) -> list[str]:
+    """What is otherwise in rows that several processes have trained."""
+    said: dict[str, list[str]] = {}
+    for group in groups:
+        for row in group.rows:
+            for text in row.get("per_process", []):
+                said.setdefault(f"trained by {row['processes']} processes together: {text}", []).append(group.label)
+    return [f"{', '.join(dict.fromkeys(labels))}: {text}" for text, labels in said.items()]
 
 
 def _blind(group: Group) -> list[str]:

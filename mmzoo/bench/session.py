@@ -7,34 +7,40 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmzoo.bench import memory
 from mmzoo.bench.building import Kit, data_of, set_threads
 from mmzoo.bench.checkpoint import Checkpoint
-from mmzoo.bench.claims import Claim, Claimed
+from mmzoo.bench.claims import Claim
 from mmzoo.bench.device import environment, tf32
+from mmzoo.bench.fitting import Fitting, Saved, Watcher
+from mmzoo.bench.follower import job_of
 from mmzoo.bench.kept import model_hash, order_hash, write_predictions, write_weights
 from mmzoo.bench.lessons import Row, taught
 from mmzoo.bench.plan import Planned
 from mmzoo.bench.scoring import ends, on_device, peers_scores, predictions, score
+from mmzoo.bench.several import per_process
 from mmzoo.bench.store import Store
+from mmzoo.bench.team import Alone
+from mmzoo.bench.torchrun import team
 from mmzoo.catalogue import Catalogue
 from mmzoo.complexity import complexity
-from mmzoo.data.datamodule import DataModule
+from mmzoo.data.datamodule import DataModule, Loader
 from mmzoo.errors import MmzooError
 from mmzoo.evaluation import EVAL_BATCH
 from mmzoo.metrics import classification
+from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
 from mmzoo.tracker import Trackers
-from mmzoo.trainer import Selection, fit
+from mmzoo.trainer import Selection
 
 #: processes of one bench that may die in a row while they run the same run, no epoch done
 DEATHS = 3
 
 
-class Session:
+class Session(Watcher):
     """The training of one planned run. teach: does a run that this one learns from, and gives its row."""
 
     def __init__(
@@ -50,6 +56,8 @@ class Session:
         self.teacher_seconds = 0.0
         self.eval_batch = EVAL_BATCH
         self._least: int | None = 1
+        self._test: Loader | None = None
+        self.team: Alone = team() or Alone()
         #: the peers' protocol alone: test scores of every epoch, and the seconds they took. Nothing here reads them but
         #: `peers_scores`.
         self.watched: list[dict[str, Any]] = []
@@ -70,6 +78,11 @@ class Session:
     def train_and_score(self) -> Row:
         """All that the row says of how it went; with a smaller micro-batch where memory runs out."""
         spec = self.planned.spec
+        if spec.training.processes != self.team.size:
+            raise MmzooError(
+                f"it was planned for {spec.training.processes} processes, and here {'is' if self.team.size == 1 else 'are'} "
+                f"{self.team.size}: the bench that planned it does it, under torchrun."
+            )
         data = data_of(self.catalogue, spec)
         saved = self.checkpoint.load()
         begun = None if saved is None else saved["micro_batch"]
@@ -98,7 +111,8 @@ class Session:
                 f"out of memory ({reason}), and the head {spec.head} acts between the stages of the encoders: no "
                 "micro-batches. A smaller --set train.batch_size=..., for all methods, is what is left."
             )
-        now = min(micro or spec.training.batch_size, spec.training.batch_size)
+        share = spec.training.batch_size // self.team.size
+        now = min(micro or share, share)
         if now <= self._least:
             raise MmzooError(f"out of memory ({reason}), even in micro-batches of {now}.")
         found = self.store.micro_batch(spec.data_id) or now
@@ -113,7 +127,7 @@ class Session:
     # ------------------------------------------------------------------ one attempt
     def _attempt(self, whole: DataModule, saved: dict[str, Any] | None, micro: int | None) -> Row:
         spec = self.planned.spec
-        kit = Kit(self.catalogue, spec, whole, self.device)
+        kit = Kit(self.catalogue, spec, whole, self.device, share=self.team.share)
         initial = model_hash(kit.model)
         self._least = memory.least(kit.model)
         micro = spec.training.micro_batch if self._least is None else micro
@@ -129,8 +143,11 @@ class Session:
 
         models = {m: teacher for m, (teacher, _) in teachers.items()}
         training = spec.training.replace(micro_batch=micro)
-        run, selection = self._begin(lambda state: kit.run(training, teachers=models, state=state), saved)
-        self._train(run, kit, selection)
+        fitting = Fitting(kit, training, self.team, eval_batch=self.eval_batch)
+        learned_from = {str(t.modality): t.spec for t in self.planned.teachers if str(t.modality) in models}
+        self.team.order(job_of(spec, learned_from, device=self.device, micro_batch=micro, eval_batch=self.eval_batch))
+        run, selection = self.team.together(lambda: self._fit(fitting, models, saved), self.device)
+        differs = per_process(run, kit, self.team.size)
         metrics, chosen = score(run, kit, selection, batch_size=self.eval_batch)
         write_predictions(self.store, spec.run_id, chosen)
         data = kit.data
@@ -144,6 +161,8 @@ class Session:
             "metrics": metrics,
             **({"bayes": data.best} if data.best is not None and data.metric == "acc" else {}),
             "micro_batch": micro,
+            "processes": self.team.size,
+            **({"per_process": differs} if differs else {}),
             "warnings": dict(run.warnings),
             "record": ends(self.history),
             "cost": {"train_items": kit.train.n_seen, "forward": round(run.cost.forward + lessons["forward"], 6),
@@ -156,61 +175,58 @@ class Session:
                          for m, (_, row) in teachers.items()},
         }  # fmt: skip
 
-    def _begin(self, begin: Callable[[Any], Run], saved: dict[str, Any] | None) -> tuple[Run, Selection]:
-        """The run where its checkpoint left it, or at its start where there is none that fits."""
-        if saved is not None:
-            try:
-                run, selection = begin(saved["run"]), Selection(**saved["selection"])
-                self.history, self.train_seconds = list(saved["history"]), float(saved["seconds"])
-                self.watched = list(saved["watched"])
-                self._started(run, f"goes on after epoch {run.epoch} of {run.n_epochs}")
-                return run, selection
-            except Claimed:
-                raise
-            except Exception as error:
-                if memory.ran_out(error):
-                    raise
-                self.checkpoint.set_aside(error)
-        run = begin(None)
-        self.history, self.watched, self.train_seconds, self.watch_seconds = [], [], 0.0, 0.0
-        self._started(run, "starts at epoch 0")
-        return run, Selection()
+    def _fit(
+        self, fitting: Fitting, teachers: Mapping[str, MultimodalModel], saved: Saved | None
+    ) -> tuple[Run, Selection]:
+        run, selection, saved = fitting.begin(teachers, saved, self)
+        self.history = [] if saved is None else list(saved["history"])
+        self.watched = [] if saved is None else list(saved["watched"])
+        self.train_seconds = 0.0 if saved is None else float(saved["seconds"])
+        self._started(
+            run, "starts at epoch 0" if saved is None else f"goes on after epoch {run.epoch} of {run.n_epochs}"
+        )
+        self._test = fitting.kit.loader("test", batch_size=self.eval_batch) if self.planned.peers else None
+        fitting.train(run, selection, self)
+        return run, selection
 
     def _started(self, run: Run, how: str) -> None:
         self.claim.note(run.epoch, run.n_epochs, began=True)
         before = self.claim.before
         gone = "" if before is None or before.released else f"; taken over from {before.owner}, which is gone"
-        self.log(f"process {os.getpid()} on {platform.node()} {how} on {self.device}{gone}")
+        others = f", the first of {self.team.size}," if self.team.size > 1 else ""
+        self.log(f"process {os.getpid()} on {platform.node()}{others} {how} on {self.device}{gone}")
+        self.watch_seconds = 0.0
+        self._seconds_before, self._began, self._saved_at = self.train_seconds, time.monotonic(), time.monotonic()
 
-    def _train(self, run: Run, kit: Kit, selection: Selection) -> None:
-        began, saved_at, before = time.monotonic(), time.monotonic(), self.train_seconds
-        holdout = kit.loader("holdout", batch_size=self.eval_batch)
-        test = kit.loader("test", batch_size=self.eval_batch) if self.planned.peers else None
+    # ------------------------------------------------------------------ what the training tells
+    def unusable(self, error: Exception) -> None:
+        self.checkpoint.set_aside(error)
 
-        def epoch_done(record: dict[str, Any], chosen: Selection) -> None:
-            nonlocal saved_at
-            self.history.append(record)
-            self.train_seconds = before + time.monotonic() - began - self.watch_seconds
-            self.trackers.epoch(record)
-            if time.monotonic() - saved_at >= self.checkpoint_every and run.epoch < run.n_epochs:
-                self.checkpoint.save(run.epoch, {
-                    "run": run.state_dict(), "selection": vars(chosen), "history": self.history,
-                    "seconds": self.train_seconds, "watched": self.watched, "micro_batch": run.training.micro_batch,
-                })  # fmt: skip
-                saved_at = time.monotonic()
-            self.claim.note(run.epoch, run.n_epochs)
-            if run.training.micro_batch != self.planned.spec.training.micro_batch:
-                self._share_micro_batch(run)
-            self.on_epoch(run.epoch, run.n_epochs)
+    def epoch(self, run: Run, record: dict[str, Any]) -> bool:
+        self.history.append(record)
+        self.train_seconds = self._seconds_before + time.monotonic() - self._began - self.watch_seconds
+        self.trackers.epoch(record)
+        return time.monotonic() - self._saved_at >= self.checkpoint_every and run.epoch < run.n_epochs
 
-        def watch(epoch: int) -> None:
-            if test is not None:
-                start = time.monotonic()
-                p = predictions(run, test)
-                self.watched.append({"epoch": epoch, **classification(p.scores, p.target, p.logits)})
-                self.watch_seconds += time.monotonic() - start
+    def save(self, run: Run, selection: Selection, others: list[dict[str, Any]]) -> None:
+        self.checkpoint.save(run.epoch, {
+            "run": run.state_dict(), "selection": vars(selection), "history": self.history, "seconds": self.train_seconds,
+            "watched": self.watched, "micro_batch": run.training.micro_batch, "others": others,
+        })  # fmt: skip
+        self._saved_at = time.monotonic()
 
-        fit(run, holdout.batches, metric=kit.data.metric, selection=selection, on_epoch=epoch_done, on_candidate=watch)
+    def settled(self, run: Run) -> None:
+        self.claim.note(run.epoch, run.n_epochs)
+        if run.training.micro_batch != self.planned.spec.training.micro_batch:
+            self._share_micro_batch(run)
+        self.on_epoch(run.epoch, run.n_epochs)
+
+    def candidate(self, run: Run, epoch: int) -> None:
+        if self._test is not None:
+            start = time.monotonic()
+            p = predictions(run, self._test)
+            self.watched.append({"epoch": epoch, **classification(p.scores, p.target, p.logits)})
+            self.watch_seconds += time.monotonic() - start
 
     def write_history(self) -> None:
         """The epochs so far, one line each; nothing where training never began."""

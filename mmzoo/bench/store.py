@@ -284,12 +284,20 @@ def _fault(row: Any, run_id: str) -> str | None:
         return f"spec.modalities must be a list or null, not {row['spec'].get('modalities', 'missing')!r}"
     if "tuning" in row and (fault := _misfit(row["tuning"], _TUNED, "tuning.")):
         return fault
+    if not isinstance(row.get("processes", 1), int) or not _texts(row.get("per_process", [])):
+        return "processes must be a whole number, and per_process a list of texts"
+    if row.get("per_process") and "processes" not in row:
+        return "per_process is there without processes"
     if not isinstance(row.get("warnings", {}), dict):
         return f"warnings must be a mapping, not {row['warnings']!r}"
     for part in row["spec"]["parts"]:
         if fault := _misfit(part, _PART, "spec.parts."):
             return fault
     return _scores_fault(row) if row["status"] == "ok" else None
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def _scores_fault(row: Mapping[str, Any]) -> str | None:

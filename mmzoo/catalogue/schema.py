@@ -14,7 +14,8 @@ CONDITIONS = ("slice_if", "plain_steps_if", "teachers_unless")
 COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 KEYS: Mapping[str, set[str]] = {
     "methods": COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
-    "strategies": COMMON | {"path", "equation", "owns", "modalities", "presets", "solo", "untuned", *CONDITIONS},
+    "strategies": COMMON | {"path", "equation", "owns", "modalities", "presets", "solo", "single_process",
+                            "untuned", *CONDITIONS},
     "heads": COMMON | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples",
                        "mean_gates", "untuned"},
     "encoders": COMMON | {"path", "input", "files", "example"},
@@ -31,7 +32,7 @@ NEEDED: Mapping[str, set[str]] = {
     "trackers": {"summary", "path"},
 }
 
-_TEXTS = {"install", "untuned", "strategy", "head", "equation", "metric", "licence", "select"}
+_TEXTS = {"install", "untuned", "single_process", "strategy", "head", "equation", "metric", "licence", "select"}
 _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {
     "mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities", "example"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmzoo import __version__
+from mmzoo.bench import torchrun
 from mmzoo.errors import BadValue, MmzooError
 
 COMMANDS = ("bench", "tune", "report", "status", "data", "new", "check", "list", "show", "plugins")
@@ -53,7 +54,15 @@ def _add_plugin_commands(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, or 2 for bad input with one message on stderr; 130 after Ctrl-C."""
+    """Run one command. Returns 0, or 2 for bad input with one message on stderr; 130 after Ctrl-C. Under torchrun, all
+    processes do a bench together, and the first alone does any other command."""
+    if torchrun.processes() > 1:
+        given = sys.argv[1:] if argv is None else argv
+        return torchrun.split(lambda: _main(given), given)
+    return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a table must not fail on a terminal that has no "±"
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmzoo.bench.torchrun import processes
 from mmzoo.config.grammar import parse_override, parse_seeds, parse_setting
 from mmzoo.config.methods import GRAMMAR
 from mmzoo.config.spec import PROTOCOLS, BenchSpec, check_protocol
@@ -132,8 +133,24 @@ def _check_work(arguments: argparse.Namespace) -> None:
 
     if not 0 <= arguments.checkpoint_every < math.inf:
         raise BadValue(f"--checkpoint-every must be a number of seconds from 0, not {arguments.checkpoint_every}.")
+    if processes() > 1:
+        _check_together(arguments)
     _workers(arguments)
     check(arguments.launcher, dict(map(parse_setting, arguments.launcher_arg)))
+
+
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Refuse what is not for processes that torchrun has started."""
+    n = processes()
+    if arguments.launcher != "local":
+        raise BadValue(f"--launcher {arguments.launcher} under torchrun: its {n} processes share one run after the other. "
+                       "Leave --launcher out, or torchrun.")  # fmt: skip
+    if (_workers(arguments) or 1) > 1:
+        raise BadValue(f"{_workers(arguments)} workers under torchrun: its {n} processes share one run after the other. Leave "
+                       "--workers (MMZOO_WORKERS) out, or torchrun.")  # fmt: skip
+    if arguments.tune is not None:
+        raise BadValue("--tune under torchrun: trials are trained in one process each. Tune without torchrun (mmzoo tune), "
+                       "and give what it has chosen with --set.")  # fmt: skip
 
 
 def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = False) -> Plan:
@@ -203,7 +220,7 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     fields["settings"] = (*fields.get("settings", ()), *map(parse_setting, chosen), *map(parse_setting, arguments.settings))
     if "method" not in fields:
         raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")
-    return BenchSpec(**fields)
+    return BenchSpec(**fields, processes=processes())
 
 
 def prepared_plan(spec: BenchSpec, store: Store) -> Plan:
@@ -302,7 +319,7 @@ def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> di
     started = time.monotonic()
     try:
         with Shown(runs=missing) as progress:
-            launch(order, store, progress, launcher=arguments.launcher, workers=_workers(arguments), options=options)
+            launch(order, store, progress, launcher=arguments.launcher, workers=1 if processes() > 1 else _workers(arguments), options=options)
     except KeyboardInterrupt:
         print(f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.",
               file=sys.stderr)  # fmt: skip

@@ -89,6 +89,8 @@ def _facts(e: Entry) -> list[str]:
         lines.append("  teachers: each modality alone, trained first on the same items with the same seed and budget")
     if e.extra.get("solo"):
         lines.append("  alone: cannot be chained with another method or put in a window")
+    if e.extra.get("single_process"):
+        lines.append(f"  one process: {e.extra['single_process']}")
     if e.extra.get("owns"):
         lines.append(f"  replaces: {', '.join(e.extra['owns'])} (cannot be chained with another that does)")
     if e.cost:

@@ -107,6 +107,11 @@ def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Se
     if preset not in known:
         raise unknown(f"training preset of {entry.name}", preset, known, see=f"See: mmzoo show {entry.name}")
     given = settings.take_training()
+    if "processes" in given:
+        raise BadValue(
+            f"train.processes={given['processes']}: torchrun decides how many processes share a run: torchrun "
+            "--nproc-per-node N -m mmzoo bench ..."
+        )
     if epochs is not None:
         if given.get("epochs", epochs) != epochs:
             raise BadValue(f"epochs are given twice: --epochs {epochs} and --set train.epochs={given['epochs']}. "

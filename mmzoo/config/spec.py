@@ -136,6 +136,7 @@ class BenchSpec:
     keep_weights: bool = False
     tune: int | None = None
     track: tuple[str, ...] = ()
+    processes: int = 1
 
 
 def check_protocol(name: str) -> str:

@@ -172,6 +172,22 @@ class Loader:
             transforms=self._transforms, device=self._device, share=(number, of),
         )  # fmt: skip
 
+    def part(self, number: int, of: int) -> Loader:
+        """What one of several processes evaluates: every `of`-th item, and no item is left out.
+
+        Raises BadValue where there are fewer items than processes.
+        """
+        if of == 1:
+            return self
+        if self.n_items < of:
+            raise BadValue(f"{self.n_items} items do not go round among {of} processes: start fewer.")
+        rows = torch.arange(number, self.n_items, of)
+        return Loader(
+            {m: x.select(rows) for m, x in self._columns.items()}, self._target[rows], self._index[rows],
+            None if self._present is None else self._present[rows], batch_size=self._batch_size,
+            order_by=self._order_by[rows], transforms=self._transforms, device=self._device,
+        )  # fmt: skip
+
     @property
     def n_left_out(self) -> int:
         """How many items an epoch leaves out because they do not go round among the processes."""

@@ -54,6 +54,7 @@ class InfoReg(Strategy):
 
     min_modalities = 2
     state = ("traces",)
+    single_process = "it measures what single batches say, of which each of several processes has a share only"
     neutral = {"weight": 0.0, "strength": 0.0, "strengths": None}  # noqa: RUF012
 
     def __init__(
@@ -71,11 +72,6 @@ class InfoReg(Strategy):
         self.start: dict[str, dict[str, Tensor]] = {}
 
     def setup(self, run: Run) -> None:
-        if run.n_processes > 1:
-            raise Incompatible(
-                "InfoReg measures what single batches say, and each of several processes has a share of a batch only. Train in "
-                "one process."
-            )
         named = [*(self.strengths or {}), *([] if self.watch is None else [self.watch])]
         if unknown := sorted(set(named) - set(run.modalities)):
             raise Incompatible(

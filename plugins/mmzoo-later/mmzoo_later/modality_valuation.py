@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmzoo.api import Batch, Incompatible, Run, Strategy
+from mmzoo.api import Batch, Run, Strategy
 from mmzoo.functional import shapley_weights
 
 Benefit = Literal["size", "one"]
@@ -50,10 +50,11 @@ class ModalityValuation(Strategy):
     which every set gets right is repeated too. For more than two modalities all of this is ours.
 
     Items are predicted by the joint logits of the head. Training on more items means more steps an epoch: `cost` is
-    the most that two modalities can take. Raises Incompatible where several processes train together.
+    the most that two modalities can take.
     """
 
     owns = frozenset({"data"})
+    single_process = "it makes epochs of other lengths, which processes that train together must share"
     min_modalities = 2
     cost = {"forward": 6, "backward": 5, "forward_coalition": 1}  # noqa: RUF012
 
@@ -69,13 +70,6 @@ class ModalityValuation(Strategy):
         self.stochastic = level == "modality"  # type: ignore[misc]
         if level == "modality":
             self.cost = {"forward": 3, "backward": 2, "forward_coalition": 1}  # type: ignore[misc]
-
-    def setup(self, run: Run) -> None:
-        if run.n_processes > 1:
-            raise Incompatible(
-                "ModalityValuation makes epochs of other lengths, which processes that train together must share. "
-                "Train in one process."
-            )
 
     def epoch_start(self, run: Run) -> None:
         if run.epoch < self.warmup:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.api import Batch, Incompatible, Run, Strategy
+from mmzoo.api import Batch, Run, Strategy
 
 
 def purity(features: Tensor, target: Tensor, n_clusters: int) -> float:
@@ -52,6 +52,7 @@ class Relearning(Strategy):
 
     requires = frozenset({"slice"})
     state = ("initial", "done")
+    single_process = "it clusters the features of whole splits, of which each of several processes has a share only"
     neutral = {"strength": 0.0}  # noqa: RUF012
     cost = {"forward": 1.05, "backward": 1, "slice": 0.05}  # noqa: RUF012
 
@@ -66,11 +67,6 @@ class Relearning(Strategy):
         self.done = 0
 
     def setup(self, run: Run) -> None:
-        if run.n_processes > 1:
-            raise Incompatible(
-                "Relearning clusters the features of whole splits, of which each of several processes has a share only. "
-                "Train in one process."
-            )
         if self.strength and not self.initial:
             self.initial = {m: run.snapshot(f"encoder:{m}") for m in _trained(run)}
 
