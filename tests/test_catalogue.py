@@ -97,12 +97,14 @@ def test_a_default_lies_within_its_own_limits(entry: Entry) -> None:
 def claims(strategy: type[Strategy] | Strategy) -> dict[str, Any]:
     limits = {"min": strategy.min_modalities, "max": strategy.max_modalities}
     return {"requires": set(strategy.requires), "owns": set(strategy.owns), "cost": dict(strategy.cost),
+            "single_process": strategy.single_process,
             "limits": {k: v for k, v in limits.items() if v not in (1, None)}}  # fmt: skip
 
 
 @each_strategy
 def test_a_strategy_claims_what_its_class_claims(entry: Entry) -> None:
     stated = {"requires": set(entry.requires), "owns": set(entry.extra.get("owns", ())),
+              "single_process": entry.extra.get("single_process", ""),
               "limits": dict(entry.extra.get("modalities", {}))}  # fmt: skip
     of_default = claims(entry.load()())
     assert {**stated, "cost": dict(entry.cost)} == of_default

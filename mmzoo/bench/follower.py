@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from mmzoo.bench import memory
@@ -29,7 +30,7 @@ def follow(team: Team) -> int:
     while "end" not in (job := team.next_order()):
         device = check_device(job["device"])
         with contextlib.suppress(Exception):  # the first process says what came of it
-            team.together(lambda job=job, device=device: _train(team, catalogue(), job, device), device)  # type: ignore[misc]
+            team.together(partial(_train, team, catalogue(), job, device), device)
         memory.free(device)
     return int(job["end"])
 

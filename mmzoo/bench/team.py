@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import traceback
@@ -20,6 +21,8 @@ from mmzoo.errors import Diverged, Incompatible, MmzooError
 
 #: seconds that processes wait for one another within a step, and for the word of one that failed
 PATIENCE = 600
+#: seconds that the others have to hear that all is done
+FAREWELL = 10
 #: seconds between two looks at what the others have said: at first, and at most
 PAUSE = (0.002, 0.2)
 T = TypeVar("T")
@@ -77,14 +80,16 @@ class Team(Alone):
         """What the first process wants done; it may plan or score for hours before."""
         self._job += 1
         self._wait([f"job/{self._job}"])
-        return json.loads(self._store.get(f"job/{self._job}"))
+        job = json.loads(self._store.get(f"job/{self._job}"))
+        if "end" in job:
+            self._store.set(f"heard/{self.rank}", "")
+        return job
 
     def dismiss(self, code: int) -> None:
-        """Tell the others that nothing is left to do."""
-        try:
+        """Tell the others that nothing is left to do, and see that they have heard it: the store may end with this process."""
+        with contextlib.suppress(dist.DistError, Lost):
             self.order({"end": code})
-        except dist.DistError:  # torchrun, which holds the store, is gone
-            return
+            self._wait([f"heard/{r}" for r in range(1, self.size)], FAREWELL)
 
     # ------------------------------------------------------------------ a job
     def together(self, work: Callable[[], T], device: str) -> T:
@@ -106,7 +111,10 @@ class Team(Alone):
             return result
         self._wait([f"{key}/why"], PATIENCE)
         why = json.loads(self._store.get(f"{key}/why"))
-        raise error if error is not None and why["rank"] == self.rank else _repeated(why)
+        # Being left gives no MmzooError: one that is raised here is what this process says of the same matter.
+        if error is not None and (why["rank"] == self.rank or isinstance(error, MmzooError)):
+            raise error
+        raise _repeated(why)
 
     def _form(self, device: str) -> None:
         gpu = device.startswith("cuda")

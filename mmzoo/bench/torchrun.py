@@ -57,12 +57,13 @@ def _lead(command: Callable[[], int]) -> int:
     from mmzoo.bench.team import Team
 
     global _TEAM
-    _TEAM, code = Team.meet(), 1
+    _TEAM = Team.meet()
     try:
         code = command()
-    finally:
-        _TEAM.dismiss(code)
-        _TEAM = None
+    except Exception:
+        _TEAM.dismiss(1)
+        raise
+    _TEAM.dismiss(code)
     return code
 
 
@@ -75,6 +76,6 @@ def _follow() -> int:
 
 def _told_to_end(number: int, frame: Any) -> NoReturn:
     raise Lost(
-        f"one of the {processes()} processes has ended, and torchrun ends the others; its report below says which. All "
-        "finished rows are kept; the same command goes on from the last checkpoint."
+        f"torchrun ends this bench, as it does where one of its {processes()} processes has died; its report below says "
+        "which. All finished rows are kept; the same command goes on from the last checkpoint."
     )

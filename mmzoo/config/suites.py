@@ -17,7 +17,7 @@ from mmzoo.errors import BadValue, MmzooError, near_miss, unknown
 from mmzoo.training import Training
 from mmzoo.yamlfile import Document, read
 
-_KEYS = {f.name for f in dataclasses.fields(BenchSpec)} - {"settings", "track"} | {"set", "schema"}
+_KEYS = {f.name for f in dataclasses.fields(BenchSpec)} - {"settings", "track", "processes"} | {"set", "schema"}
 
 
 def read_suite(path: Path, catalogue: Catalogue) -> dict[str, Any]:

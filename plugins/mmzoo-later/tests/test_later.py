@@ -541,3 +541,13 @@ def test_installed_as_a_stranger(tmp_path: Path) -> None:
           "--out", "results")  # fmt: skip
     rows = json.loads(mmzoo("report", "results", "--format", "json"))["rows"]
     assert sorted(r["status"] for r in rows) == ["ok"] * 16
+
+
+def test_the_registry_says_which_strategies_train_in_one_process() -> None:
+    from mmzoo.catalogue import read_entries
+
+    path = Path(amss.__file__).with_name("registry.yaml")
+    entries = [e for e in read_entries(path, "mmzoo-later") if e.kind == "strategies"]
+    assert {e.name: e.extra.get("single_process", "") for e in entries} == {
+        e.name: e.load().single_process for e in entries
+    }
