@@ -92,7 +92,9 @@ def bench(
     if isinstance(baselines, str) or isinstance(datasets, str) or isinstance(heads, str):
         raise BadValue("baselines, datasets and heads are lists of names: ['ogm'], not 'ogm'.")
     if processes() > 1:
-        raise BadValue("mmzoo.bench is for one process. Under torchrun call the command: torchrun ... -m mmzoo bench ...")
+        raise BadValue(
+            "mmzoo.bench is for one process. Under torchrun call the command: torchrun ... -m mmzoo bench ..."
+        )
     chosen = tuple(seeds) if not isinstance(seeds, (int, str)) else parse_seeds(str(seeds))
     spec = BenchSpec(
         method=method, baselines=tuple(baselines), datasets=tuple(datasets), seeds=chosen, epochs=epochs, preset=preset,
