@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmzoo import distributed
 from mmzoo.curvature import double_backward
+from mmzoo.engine import check_engine, compile_encoders
 from mmzoo.errors import BadValue, Diverged, Incompatible, unknown
 from mmzoo.evaluation import evaluate
 from mmzoo.microbatch import MicroBatches, buffers_kept
@@ -189,7 +190,7 @@ class Run:
             )
         batch = batch.to(self.device)
         step = Step(self, batch)
-        # Fused attention has no second derivative; a strategy that needs one says so.
+        # Fused attention has no second derivative; a strategy that takes one of a step says so.
         twice = "double_backward" in self.strategy.requires
         for pass_ in self.strategy.plan(step, [Pass()]):
             with (
@@ -533,16 +534,13 @@ class Run:
     # ------------------------------------------------------------------ internals
     def _check_requirements(self) -> None:
         check_requirements(type(self.strategy).__name__, self.strategy, self.model, has_slice=self._slice is not None)
-        if self.training.micro_batch is not None and self.model.head.couples:
-            raise Incompatible("micro-batches need a head that does not act between the stages of the encoders.")
         check_engine(type(self.strategy).__name__, self.strategy, self.model, self.training, self.device)
 
     def _prepare_engine(self) -> None:
         """Put the precision on the model and hand its encoders to torch.compile, where the training asks for it."""
         self.model.precision = self.training.precision
         if self.training.compile and not self._forked:
-            for encoder in self.model.encoders.values():
-                encoder.compile()
+            compile_encoders(self.model)
 
     def _param_groups(self, own_rates: bool) -> list[dict[str, Any]]:
         """The groups for the optimizer. own_rates: with the rate and the weight decay of `training`; otherwise those
@@ -619,22 +617,6 @@ def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *,
         raise Incompatible(f"{name} needs features of one width, but they have {head.dims}.")
     if "slice" in strategy.requires and not has_slice:
         raise Incompatible(f"{name} learns from a labelled slice of the training data, and none was given.")
-
-
-def check_engine(
-    name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: torch.device
-) -> None:
-    """Raise Incompatible, with the reason, where the numbers cannot be computed as the training asks."""
-    twice = "double_backward" in strategy.requires
-    if training.precision != "fp32" and twice:
-        raise Incompatible(f"{name} differentiates twice, which is done in fp32: leave out train.precision=bf16.")
-    if training.compile and twice:
-        raise Incompatible(f"{name} differentiates twice, which compiled encoders cannot: leave out train.compile.")
-    if training.compile and model.head.couples:
-        kind = type(model.head).__name__
-        raise Incompatible(f"{kind} acts between the stages of the encoders, which are compiled as a whole only.")
-    if training.tf32 and device.type != "cuda":
-        raise Incompatible(f"train.tf32 is a mode of CUDA GPUs, and this run is on {device}: leave it out.")
 
 
 class _ListBatches:
