@@ -12,11 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmzoo.bench.building import build_model, build_strategy, load_data
+from mmzoo.bench.device import check_device
+from mmzoo.bench.kept import weights_hash
 from mmzoo.bench.launchers import launch
+from mmzoo.bench.lessons import Row
 from mmzoo.bench.plan import Planned, make_plan, to_do
 from mmzoo.bench.ready import make_missing
 from mmzoo.bench.report import render, to_csv
-from mmzoo.bench.runner import Row, build_model, build_strategy, check_device, load_data, weights_hash
 from mmzoo.bench.store import STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.bench.tune import tuned_plan
 from mmzoo.bench.work import Order, Progress

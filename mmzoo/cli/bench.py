@@ -139,7 +139,7 @@ def _check_work(arguments: argparse.Namespace) -> None:
 
 def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = False) -> Plan:
     """The plan with tuned settings; dry: as it is, with what tuning would do told."""
-    from mmzoo.bench.runner import check_device
+    from mmzoo.bench.device import check_device
     from mmzoo.bench.tune import check_tuning, tuned_plan
     from mmzoo.plugins import catalogue
 
@@ -236,7 +236,7 @@ def _print_times(missing: list[Any], store: Store, arguments: argparse.Namespace
     unknown = [p for p in missing if p.dataset not in found]
     how = "by the rows that are there" if found else ""
     if unknown and not arguments.plan:
-        from mmzoo.bench.runner import check_device
+        from mmzoo.bench.device import check_device
 
         measured = probed(unknown, catalogue(), check_device(arguments.device))
         found |= measured
@@ -302,7 +302,7 @@ def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> di
     from mmzoo.bench.work import Order
 
     if arguments.launcher == "local" and arguments.device not in ("auto", "cpu"):
-        from mmzoo.bench.runner import check_device
+        from mmzoo.bench.device import check_device
 
         check_device(arguments.device)  # before anything is written
     order = Order.of(missing, store, device=arguments.device, checkpoint_every=arguments.checkpoint_every)
