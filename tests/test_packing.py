@@ -29,6 +29,7 @@ MakePlan = Callable[..., Plan]
 
 
 # ---------------------------------------------------------------------- the rule
+@settings(max_examples=60)
 @given(BYTES, NEEDS, SEATS)
 def test_alone_always_and_beside_others_only_what_is_known_and_fits(
     room: int, need: int | None, others: Sequence[Seat]
@@ -40,6 +41,7 @@ def test_alone_always_and_beside_others_only_what_is_known_and_fits(
         assert all(s.need is not None for s in others)
 
 
+@settings(max_examples=60)
 @given(BYTES, BYTES, SEATS, BYTES)
 def test_more_room_and_a_smaller_run_never_hurt(room: int, need: int, others: Sequence[Seat], more: int) -> None:
     if admits(room, need + more, others):

@@ -48,7 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         )  # fmt: skip
     add("--launcher", metavar="NAME", default="local", help="local, ray, slurm (default: local)")
     add("--workers", metavar="N", help="how many runs at once (default: MMZOO_WORKERS, else what the launcher finds "
-        "right: locally the cores for small models, one for all others)")  # fmt: skip
+        "right: locally the cores for small models, one for all others, and on a GPU what its memory holds)")  # fmt: skip
     add("--launcher-arg", metavar="KEY=VALUE", action="append", default=[],
         help="an option of the launcher: address=auto for ray, slurm_partition=gpu for slurm ...")
     add("--checkpoint-every", metavar="SECONDS", type=float, default=30.0,
