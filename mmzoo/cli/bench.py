@@ -209,7 +209,7 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
 def _make(unmade: list[str], spec: BenchSpec) -> list[str]:
     """Generate and prepare what the bench needs and can be made without asking; nothing is left to make."""
     from mmzoo.bench.ready import make
-    from mmzoo.cli.data import Bar, tell
+    from mmzoo.cli.stores import Bar, tell
     from mmzoo.plugins import catalogue
 
     for text in unmade:
