@@ -54,7 +54,7 @@ def solves(dataset: str, seed: int, names: Sequence[str]) -> list[dict[str, Any]
     """What every candidate finds at the end of every epoch of one run."""
     from dynamic_gap_study import catalogue, planned
 
-    from mmzoo.bench.runner import build_model, load_data
+    from mmzoo.bench.building import build_model, load_data
     from mmzoo.run import Run
     from mmzoo.strategies.dynamic_gap import DynamicGap
 

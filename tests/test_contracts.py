@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mmzoo.bench.runner import build_strategy
+from mmzoo.bench.building import build_strategy
 from mmzoo.catalogue import BUILT_IN, Entry
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
