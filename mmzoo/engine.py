@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmzoo.errors import Incompatible
-from mmzoo.training import Training, bent
-
 if TYPE_CHECKING:
     from mmzoo.model import MultimodalModel
-    from mmzoo.strategy import Strategy
 
 #: how often code that encoders share may be compiled in one run: for each encoder, mode, and kind of gradient
 COMPILATIONS = 64
@@ -58,22 +54,3 @@ def compile_encoders(model: MultimodalModel) -> None:
     torch._functorch.config.donated_buffer = False  # strategies may go backward through a graph several times
     for encoder in model.encoders.values():
         encoder.compile()
-
-
-def check_engine(
-    name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: torch.device
-) -> None:
-    """Raise Incompatible, with the reason, where the numbers cannot be computed as the training asks."""
-    if "plain_steps" in strategy.requires and (options := bent(training)):
-        raise Incompatible(f"{name} as set follows the steps as they are taken: leave out {' and '.join(options)}.")
-    if training.compile and "double_backward" in strategy.requires:
-        raise Incompatible(
-            f"{name} differentiates its steps twice, which compiled encoders cannot: leave out train.compile."
-        )
-    if model.head.couples and (whole := [f"train.{k}" for k in ("micro_batch", "compile") if getattr(training, k)]):
-        raise Incompatible(
-            f"{type(model.head).__name__} acts between the stages of the encoders, so that they are not run one by one: "
-            f"leave out {' and '.join(whole)}."
-        )
-    if training.tf32 and device.type != "cuda":
-        raise Incompatible(f"train.tf32 is a mode of CUDA GPUs, and this run is on {device}: leave it out.")
