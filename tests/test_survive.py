@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import result_files
 import torch
+from result_files import lasting
 
 from mmzoo.bench import building, claims, memory, session
 from mmzoo.bench.checkpoint import sealed, unsealed
@@ -36,12 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--seeds", "1", "--epochs", "1", "--device", "cpu")
 
 
-def lasting(row: dict[str, Any] | None) -> dict[str, Any]:
-    return {k: v for k, v in (row or {}).items() if k not in ("timing", "environment")}
-
-
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    return {p.parent.name: lasting(json.loads(p.read_text())) for p in sorted(folder.glob("runs/*/result.json"))}
+    return {run: lasting(row) for run, row in result_files.rows_of(folder).items()}
 
 
 def stop_after(epochs: int) -> Callable[[int, int], None]:
@@ -122,13 +120,11 @@ def test_what_stops_a_worker_from_starting_is_told(
 def test_how_many_workers_there_are_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "cores", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [local.default_workers("cpu", n) for n in (1, 4, 60)] == [1, 4, 6]
+    assert [local.default_workers(n) for n in (1, 4, 60)] == [1, 4, 6]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert local.default_workers("cpu", 60) == 2
+    assert local.default_workers(60) == 2
     monkeypatch.setattr(local, "cores", lambda: 200)
-    assert local.default_workers("cpu", 60) == local.MOST
-    monkeypatch.setattr(local, "gpu_likely", lambda: True)
-    assert local.default_workers("auto", 60) == 1
+    assert local.default_workers(60) == local.MOST
 
 
 def test_large_models_are_left_to_one_worker(

@@ -19,8 +19,9 @@ from mmzoo.bench.launchers import launch
 from mmzoo.bench.lessons import Row
 from mmzoo.bench.plan import Planned, make_plan, to_do
 from mmzoo.bench.ready import make_missing
-from mmzoo.bench.report import render, to_csv
+from mmzoo.bench.report import render
 from mmzoo.bench.store import STRATEGY_STATE, WEIGHTS, Store
+from mmzoo.bench.tables import to_csv
 from mmzoo.bench.torchrun import processes
 from mmzoo.bench.tune import tuned_plan
 from mmzoo.bench.work import Order, Progress
@@ -107,11 +108,11 @@ def bench(
     check_protocol(protocol)
     check_trackers(catalogue(), spec.track)
     device = check_device(device)
-    make_plan(spec, catalogue(), stores=False)  # what is wrong with it is told before anything is made
+    make_plan(spec, catalogue(), stores=False, device=device)  # what is wrong with it is told before anything is made
     store = Store(Path(out))
     store.prepare()
     make_missing(spec, catalogue())
-    plan = make_plan(spec, catalogue())
+    plan = make_plan(spec, catalogue(), device=device)
     if tune is not None:
         plan = tuned_plan(plan, catalogue(), store, tune, device=device)
     store.note_bench(plan.methods(), [vars(r) for r in plan.refused])

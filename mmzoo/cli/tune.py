@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mmzoo.bench.torchrun import processes
-from mmzoo.cli.bench import add_spec_options, prepared_plan, spec_of, tune
+from mmzoo.cli.bench import add_spec_options, device_of, prepared_plan, spec_of, tune
 from mmzoo.errors import BadValue
 
 
@@ -24,8 +24,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.bench.report import Cell, Table, markdown
     from mmzoo.bench.store import Store
+    from mmzoo.bench.tables import Cell, Table, markdown
     from mmzoo.config.grammar import shown
 
     if processes() > 1:
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise BadValue("--out is empty: name the folder of the results.")
     spec = spec_of(arguments)
     store = Store(Path(arguments.out))
-    plan = prepared_plan(spec, store)
+    plan = prepared_plan(spec, store, device_of(arguments.device))
     tuned = tune(plan, store, arguments.tune, arguments.device)
     table = Table(
         f"settings chosen on holdout over {arguments.tune} trials",
