@@ -246,7 +246,7 @@ def as_two(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("--workers", "2"), "workers under torchrun"),
         (("--launcher", "slurm"), "--launcher slurm under torchrun"),
-        (("--tune", "3"), "--tune under torchrun"),
+        (("--tune", "3"), "tuning under torchrun"),
         (("--set", "train.processes=2"), "torchrun decides"),
         (("--set", "train.batch_size=63"), "batch of 63 items does not go round among 2 processes"),
         (("--set", "train.batch_size=2"), "train.batch_size=4"),
@@ -264,7 +264,7 @@ def test_only_a_bench_is_for_all_processes(
 ) -> None:
     from mmzoo.bench.calls import bench
 
-    assert "tune under torchrun" in refused("tune", "--method", "ogm", "--trials", "2")
+    assert "tuning under torchrun" in refused("tune", "--method", "ogm", "--trials", "2")
     with pytest.raises(BadValue, match="for one process"):
         bench("ogm")
     monkeypatch.undo()

@@ -149,9 +149,6 @@ def _check_together(arguments: argparse.Namespace) -> None:
     if (_workers(arguments) or 1) > 1:
         raise BadValue(f"{_workers(arguments)} workers under torchrun: its {n} processes share one run after the other. Leave "
                        "--workers (MMZOO_WORKERS) out, or torchrun.")  # fmt: skip
-    if arguments.tune is not None:
-        raise BadValue("--tune under torchrun: trials are trained in one process each. Tune without torchrun (mmzoo tune), "
-                       "and give what it has chosen with --set.")  # fmt: skip
 
 
 def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = False) -> Plan:
@@ -221,6 +218,9 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     fields["settings"] = (*fields.get("settings", ()), *map(parse_setting, chosen), *map(parse_setting, arguments.settings))
     if "method" not in fields:
         raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")
+    if fields.get("tune") is not None and processes() > 1:
+        raise BadValue("tuning under torchrun: trials are trained in one process each. Tune without torchrun (mmzoo tune), and "
+                       "give what it has chosen with --set.")  # fmt: skip
     return BenchSpec(**fields, processes=processes())
 
 
@@ -330,7 +330,8 @@ def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> di
     started = time.monotonic()
     try:
         with Shown(runs=missing) as progress:
-            launch(order, store, progress, launcher=arguments.launcher, workers=1 if processes() > 1 else _workers(arguments), options=options)
+            workers = 1 if processes() > 1 else _workers(arguments)
+            launch(order, store, progress, launcher=arguments.launcher, workers=workers, options=options)
     except KeyboardInterrupt:
         print(f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.",
               file=sys.stderr)  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmzoo.bench.torchrun import processes
 from mmzoo.cli.bench import add_spec_options, device_of, prepared_plan, spec_of, tune
 from mmzoo.errors import BadValue
 
@@ -28,8 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
     from mmzoo.bench.tables import Cell, Table, markdown
     from mmzoo.config.grammar import shown
 
-    if processes() > 1:
-        raise BadValue("mmzoo tune under torchrun: trials are trained in one process each. Call it without.")
     if not arguments.out:
         raise BadValue("--out is empty: name the folder of the results.")
     spec = spec_of(arguments)
