@@ -15,6 +15,7 @@ from mmzoo.optim import build_optimizer
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.ogm import OGM
 from mmzoo.testing.observing import difference, weights
+from mmzoo.testing.reads import Reads
 from mmzoo.testing.tasks import CoupledConcat, build_model, build_run, make_task, train
 from mmzoo.training import ENGINE
 
@@ -61,6 +62,18 @@ def test_bf16_trains_near_fp32_and_hands_on_fp32(micro: int | None) -> None:
     assert difference(narrow, narrow.bfloat16().float()) is None  # it did run in bf16
     assert 0 < float((narrow - wide).detach().abs().max()) < 0.05
     assert difference(weights(runs["fp32"].model), weights(runs["bf16"].model)) is not None
+
+
+@pytest.mark.parametrize("given", [{}, {"clip": 0.1}, {"micro_batch": 2}, {"precision": "bf16"}])
+def test_a_step_never_waits_for_a_value(given: dict[str, Any]) -> None:
+    task = make_task()
+    run = build_run(task, OGM(noise=True), build_model(task, norm="micro_batch" not in given, dropout=0.1), **given)
+    train(run, 1)
+    run.start_epoch()
+    for batch in run.epoch_batches():
+        with Reads() as reads:
+            run.step(batch)
+        assert reads.found == []
 
 
 def test_a_fused_optimizer_takes_the_same_steps() -> None:
