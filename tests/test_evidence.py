@@ -640,7 +640,7 @@ def test_tmc_without_opinions_is_refused(capsys: pytest.CaptureFixture[str]) -> 
 
 CHECKS = ("check_purity", "check_terms", "check_modality_order", "check_sample_order", "check_micro_batches",
           "check_batch_of_one", "check_missing_classes", "check_zero_inputs", "check_large_logits",
-          "check_absent_modalities", "check_alternating_company", "check_prediction", "check_company")  # fmt: skip
+          "check_absent_modalities", "check_alternating_company", "check_prediction", "check_company", "check_no_waiting")  # fmt: skip
 
 
 @pytest.mark.parametrize(
