@@ -145,7 +145,7 @@ def planned(dataset: str, method: str, settings: Mapping[str, Any], seeds: Seque
     import dataclasses
 
     from mmzoo.bench.plan import make_plan
-    from mmzoo.config import BenchSpec
+    from mmzoo.config.spec import BenchSpec
 
     given = dict(settings)
     spare = given.pop(SPARE, False)

@@ -54,7 +54,7 @@ def solves(dataset: str, seed: int, names: Sequence[str]) -> list[dict[str, Any]
     """What every candidate finds at the end of every epoch of one run."""
     from dynamic_gap_study import catalogue, planned
 
-    from mmzoo.bench.runner import build_model, load_data
+    from mmzoo.bench.building import build_model, load_data
     from mmzoo.run import Run
     from mmzoo.strategies.dynamic_gap import DynamicGap
 
@@ -109,7 +109,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    from mmzoo.config import parse_seeds
+    from mmzoo.config.grammar import parse_seeds
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", default="mfeat,mfeat:low_label")

@@ -40,9 +40,11 @@ import torch
 from torch import Tensor
 
 from mmzoo import Batch, Encoder, MultimodalModel, Run
-from mmzoo.bench.runner import build_strategy
+from mmzoo.bench.building import build_strategy
 from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
-from mmzoo.config import Method, Settings, resolve_method
+from mmzoo.config.methods import resolve_method
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import Method
 from mmzoo.errors import MmzooError
 from mmzoo.files import write_bytes
 from mmzoo.strategy import Strategy, Wrapper

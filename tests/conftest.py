@@ -17,7 +17,7 @@ from mmzoo import plugins
 from mmzoo.bench.plan import Plan, make_plan
 from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
 from mmzoo.cli import main
-from mmzoo.config import BenchSpec
+from mmzoo.config.spec import BenchSpec
 
 torch.set_num_threads(1)
 #: a bench that names no data set takes the bundled one alone, and nobody's prepared data is touched

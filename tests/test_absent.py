@@ -13,7 +13,7 @@ from helpers import data, model, run, train, weights
 from torch import Tensor
 
 from mmzoo.api import Loader, Run, Step, Strategy, Training
-from mmzoo.bench import runner
+from mmzoo.bench import building
 from mmzoo.bench.store import Store
 from mmzoo.data import mfeat
 from mmzoo.evaluation import Fitted, branch_scores, evaluate, predict
@@ -113,7 +113,7 @@ def test_a_bench_with_absent_modalities_says_what_was_counted(
     whole = mfeat.load(views=("fou", "zer"))
     present = torch.ones(len(whole.target), 2, dtype=torch.bool)
     present[::4, 0] = False
-    monkeypatch.setattr(runner, "load_data", lambda *_: replace(whole, present=present))
+    monkeypatch.setattr(building, "load_data", lambda *_: replace(whole, present=present))
     done = mmzoo("bench", "--method", "concat", "--seeds", "1", "--epochs", "2", "--out", tmp_path)
     assert done.code == 0
     rows = {r["label"]: r for r in Store(tmp_path).rows()[0]}

@@ -19,7 +19,9 @@ from torch import Tensor
 from mmzoo.api import FusionHead, Incompatible, conditioners
 from mmzoo.bench.plan import make_plan
 from mmzoo.catalogue import Catalogue, read_entries
-from mmzoo.config import BenchSpec, Settings, resolve_method
+from mmzoo.config.methods import resolve_method
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import BenchSpec
 from mmzoo.errors import BadValue
 from mmzoo.heads.affine import Affine
 from mmzoo.heads.concat import Concat

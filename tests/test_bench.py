@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmzoo.bench import runner
+from mmzoo.bench import building, runner, session
 from mmzoo.bench.plan import Plan, Planned
 from mmzoo.bench.runner import run_one
 from mmzoo.bench.store import Store
@@ -233,9 +233,9 @@ def test_a_run_that_fails_is_logged_and_tried_again(
         raise RuntimeError("out of <paper> | ink")
 
     arguments = ("bench", "--method", "ogm", "--baselines", "concat", "--no-references", *SMALL, "--out", tmp_path)
-    real = runner.build_strategy
+    real = building.build_strategy
     monkeypatch.setattr(
-        runner, "build_strategy", lambda c, parts: fail() if parts[0].strategy == "ogm" else real(c, parts)
+        building, "build_strategy", lambda c, parts: fail() if parts[0].strategy == "ogm" else real(c, parts)
     )
     done = mmzoo(*arguments)
     assert done.code == 1 and "1 run failed" in done.err and "Traceback" not in done.err
@@ -243,7 +243,7 @@ def test_a_run_that_fails_is_logged_and_tried_again(
     assert failed["status"] == "failed" and failed["reason"] == "RuntimeError: out of <paper> | ink"
     assert "Traceback" in (tmp_path / "runs" / failed["run_id"] / "log.txt").read_text()
     assert r"out of &lt;paper&gt; \| ink" in done.out
-    monkeypatch.setattr(runner, "build_strategy", real)
+    monkeypatch.setattr(building, "build_strategy", real)
     again = mmzoo(*arguments)
     assert again.code == 0 and "there already: 1, to do: 1" in again.out
     assert {r["status"] for r in rows_of(tmp_path).values()} == {"ok"}
@@ -255,7 +255,7 @@ def test_what_only_the_class_knows_makes_a_refused_row(
     class Choosy(Strategy):
         min_modalities = 3
 
-    monkeypatch.setattr(runner, "build_strategy", lambda catalogue, parts: Choosy())
+    monkeypatch.setattr(building, "build_strategy", lambda catalogue, parts: Choosy())
     arguments = ("bench", "--method", "concat", "--no-references", *SMALL, "--out", tmp_path)
     done = mmzoo(*arguments)
     (row,) = rows_of(tmp_path).values()
@@ -272,7 +272,7 @@ def test_a_disk_that_is_full_stops_with_the_rows_kept(
 
     before = contents(copied / "runs")
     monkeypatch.setattr("mmzoo.bench.store.write_json", full)
-    monkeypatch.setattr(runner._Session, "train_and_score", lambda self: {})
+    monkeypatch.setattr(session.Session, "train_and_score", lambda self: {})
     done = mmzoo("bench", "--method", "sum", "--no-references", *SMALL, "--out", copied)
     assert done.code == 2 and "No space left on device" in done.err and "All finished rows are kept" in done.err
     assert "Traceback" not in done.err and contents(copied / "runs") == before

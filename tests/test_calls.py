@@ -16,8 +16,8 @@ from torch import nn
 
 import mmzoo as package
 from mmzoo.api import Batch, DataModule
+from mmzoo.bench.building import load_data
 from mmzoo.bench.calls import evaluate, load_run
-from mmzoo.bench.runner import load_data
 from mmzoo.bench.store import Store
 from mmzoo.errors import BadValue, CorruptFile, Incompatible, MmzooError, UnknownName
 

@@ -18,7 +18,7 @@ from test_values import FIXED, IN, SEEDS, C, Sgd, Weights, assert_same, batches,
 from torch import Tensor, nn
 
 from mmzoo.api import Encoder, Incompatible, Loader, MultimodalModel, Pass, Run, Strategy, Training
-from mmzoo.bench.runner import build_model
+from mmzoo.bench.building import build_model
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import MmzooError
 from mmzoo.evaluation import predict

@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 from mmzoo.bench.plan import Plan
 from mmzoo.catalogue import Catalogue
-from mmzoo.config import Method, Settings, parse_seeds, parse_setting, read_suite, resolve_method, shown
+from mmzoo.config.grammar import parse_seeds, parse_setting, shown
+from mmzoo.config.methods import resolve_method
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import Method
+from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue, Incompatible, MmzooError
 from mmzoo.training import Training
 from mmzoo.yamlfile import parse

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
-from mmzoo.bench.runner import build_strategy
+from mmzoo.bench.building import build_strategy
 from mmzoo.catalogue import BUILT_IN, Entry
-from mmzoo.config import Method, Settings, resolve_method
+from mmzoo.config.methods import resolve_method
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import Method
 from mmzoo.plugins import catalogue
 from mmzoo.testing import SPECS, check_part, check_strategy
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from mmzoo import Batch, MultimodalModel, Run
 from mmzoo.bench.plan import make_plan
 from mmzoo.cli import main
-from mmzoo.config import BenchSpec
+from mmzoo.config.spec import BenchSpec
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import Incompatible
 from mmzoo.functional import cosine_similarities, info_nce, same_class

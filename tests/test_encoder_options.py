@@ -11,10 +11,11 @@ import torch
 from helpers import NormEncoder
 
 from mmzoo.api import BadValue, Encoder, Incompatible, Loader, MultimodalModel, Run, Training
+from mmzoo.bench.building import build_model, load_data
 from mmzoo.bench.plan import make_plan
-from mmzoo.bench.runner import build_model, load_data
 from mmzoo.catalogue import ENCODER_OPTIONS
-from mmzoo.config import BenchSpec, read_suite
+from mmzoo.config.spec import BenchSpec
+from mmzoo.config.suites import read_suite
 from mmzoo.encoders.backbones import Timm
 from mmzoo.encoders.cnn import CNN
 from mmzoo.encoders.mlp import MLP

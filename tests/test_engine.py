@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmzoo.api import Incompatible, Strategy, Training
-from mmzoo.config import RunSpec
+from mmzoo.config.spec import RunSpec
 from mmzoo.errors import BadValue
 from mmzoo.optim import build_optimizer
 from mmzoo.strategies.dynamic_gap import DynamicGap

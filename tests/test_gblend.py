@@ -57,7 +57,10 @@ from mmzoo.api import (
 from mmzoo.bench.plan import make_plan
 from mmzoo.catalogue import Param, read_entries
 from mmzoo.cli import main
-from mmzoo.config import BenchSpec, Settings, parse_setting, resolve_method, shown
+from mmzoo.config.grammar import parse_setting, shown
+from mmzoo.config.methods import resolve_method
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import BenchSpec
 from mmzoo.evaluation import evaluate
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.sum import Sum

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmzoo.cli import main
-from mmzoo.config import Settings, resolve_method
+from mmzoo.config.methods import resolve_method
+from mmzoo.config.settings import Settings
 from mmzoo.errors import BadValue, MmzooError, UnknownName
 from mmzoo.plugins import catalogue
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+import mmzoo as package
 from mmzoo.data.check import check
 from mmzoo.data.choice import chosen_store
 from mmzoo.data.manifest import own_entry, read_manifest
 from mmzoo.data.prepare import prepare
 from mmzoo.data.prepared import open_module
 from mmzoo.data.source import File, Text, Values
-from mmzoo.errors import BadValue, MmzooError
+from mmzoo.errors import BadValue, MmzooError, UnknownName
 from mmzoo.plugins import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -187,6 +188,26 @@ def test_from_a_manifest_to_a_table_of_results(
     checked = mmzoo("data", "check", manifest, "--quick")
     assert checked.code == 1 and "value: n2 sensors: column x: 'abc'" in checked.out
     assert "no such" in refused("data", "prepare", tmp_path / "nothing.yaml").lower()
+
+
+def test_tuning_and_the_bench_from_python_make_what_is_missing_too(
+    folder: Path, tmp_path: Path, mmzoo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    few = {"epochs": 1, "device": "cpu", "out": tmp_path / "results"}
+    flags = [x for key, value in few.items() for x in (f"--{key}", value)]
+    tuned = mmzoo(
+        "tune", "--method", "concat", "--no-references", "--datasets", folder / "mine.yaml", "--trials", 1, *flags
+    )
+    assert tuned.code == 0 and "prepared: " in tuned.out and "| mine" in tuned.out, tuned.err
+    monkeypatch.setenv("MMZOO_HOME", str(tmp_path / "other"))
+    given = {"datasets": [str(folder / "mine.yaml")], "seeds": 1, "references": False, **few}
+    (row,) = package.bench("concat", tune=1, **given)  # type: ignore[operator]
+    assert row["status"] == "ok" and row["tuning"]["trials"] == 1 and (tmp_path / "other" / "stores").exists()
+    monkeypatch.setenv("MMZOO_HOME", str(tmp_path / "third"))
+    with pytest.raises(UnknownName):
+        package.bench("concatt", **{**given, "out": tmp_path / "none"})  # type: ignore[operator]
+    assert not (tmp_path / "third").exists() and not (tmp_path / "none").exists()
 
 
 def test_a_few_hundred_mutated_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,14 @@ def test_the_wheel_lists_and_benches_from_an_empty_folder(site: Path, tmp_path: 
     rows = json.loads(run(site, tmp_path, "-m", "mmzoo", "report", "out", "--format", "json"))["rows"]
     assert len(rows) == 5 and {r["status"] for r in rows} == {"ok"}
     assert (site / "bin" / "mmzoo").exists()
+    page = run(site, tmp_path, "-m", "mmzoo", "report", "out", "--format", "html")
+    assert page.startswith("<!doctype html>") and "<table>" in page and all(r["label"] in page for r in rows)
+
+
+def test_the_wheel_starts_a_package_from_its_templates(site: Path, tmp_path: Path) -> None:
+    run(site, tmp_path, "-m", "mmzoo", "new", "strategy", "calm")
+    made = [p for p in tmp_path.rglob("*") if p.suffix in (".py", ".toml", ".yaml")]
+    assert {"pyproject.toml", "registry.yaml", "calm.py"} <= {p.name for p in made}
 
 
 def test_the_contract_checks_ship_and_run_from_the_wheel(site: Path, tmp_path: Path) -> None:

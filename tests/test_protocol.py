@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from mmzoo.bench import runner
+from mmzoo.bench.kept import weights_hash
 from mmzoo.bench.plan import Plan, make_plan
 from mmzoo.bench.report import make_tables
 from mmzoo.bench.runner import run_one
 from mmzoo.bench.store import Store
 from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
-from mmzoo.config import BenchSpec, parse_override, read_suite
+from mmzoo.config.grammar import parse_override
+from mmzoo.config.spec import BenchSpec
+from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue, MmzooError, UnknownName
 from mmzoo.tracker import Tracker
 
@@ -236,7 +238,7 @@ def test_kept_weights_are_those_that_were_scored(plan: MakePlan, catalogue: Cata
     with safe_open(next(tmp_path.rglob("*.safetensors")), "pt") as file:
         order = json.loads(file.metadata()["order"])
         tensors = {name: file.get_tensor(name) for name in order}
-    assert runner.weights_hash(tensors) == row["hashes"]["weights"]
+    assert weights_hash(tensors) == row["hashes"]["weights"]
     assert any(name.startswith("extra.") for name in tensors)
     torch.load(next(tmp_path.rglob("strategy.pt")), weights_only=True)
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmzoo.bench import claims, memory, runner
+from mmzoo.bench import building, claims, memory, session
+from mmzoo.bench.checkpoint import sealed, unsealed
 from mmzoo.bench.claims import Claimed, read_claim
 from mmzoo.bench.launchers import launch, local
 from mmzoo.bench.plan import Plan, Planned, planned_runs
@@ -25,7 +26,7 @@ from mmzoo.bench.runner import run_one
 from mmzoo.bench.store import Store
 from mmzoo.bench.work import Order, Progress
 from mmzoo.catalogue import Catalogue
-from mmzoo.config import RunSpec
+from mmzoo.config.spec import RunSpec
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.model import MultimodalModel
 
@@ -139,7 +140,7 @@ def test_large_models_are_left_to_one_worker(
 
     store = Store(tmp_path)
     order = replace(Order.of(plan("concat").runs, store, device="cpu", checkpoint_every=0), small_only=True)
-    monkeypatch.setattr(runner, "SMALL", 10)
+    monkeypatch.setattr(building, "SMALL", 10)
     assert work(order, store, catalogue) == {} and rows_of(tmp_path) == {}
     monkeypatch.undo()
     assert work(order, store, catalogue) == {} and len(rows_of(tmp_path)) == 1
@@ -223,7 +224,7 @@ def test_a_row_that_came_between_two_looks_is_taken(
         return real(folder, bench)
 
     monkeypatch.setattr(claims, "claim", late)
-    monkeypatch.setattr(runner, "build_model", None)
+    monkeypatch.setattr(building, "build_model", None)
     assert run_one(planned, catalogue, store) == Store(results).row(run_id)
     assert not list(store.folder(run_id).glob("claim.*"))
 
@@ -272,8 +273,8 @@ def test_memory_that_runs_out_costs_a_smaller_micro_batch(
         store = Store(tmp_path / "small")
         row = run_one(first, catalogue, store)
         seen = []
-        real = runner._Session._smaller
-        patch.setattr(runner._Session, "_smaller", lambda *a: seen.append(a) or real(*a))
+        real = session.Session._smaller
+        patch.setattr(session.Session, "_smaller", lambda *a: seen.append(a) or real(*a))
         other = run_one(second, catalogue, store)
     assert row["status"] == other["status"] == "ok" and row["micro_batch"] == other["micro_batch"] == 16
     assert not seen  # what the first has found out, the second keeps to from its start
@@ -377,7 +378,7 @@ def test_a_folder_that_cannot_be_written_to_costs_one_row(mmzoo: Command, tmp_pa
 def test_a_data_set_that_is_gone_is_one_message_and_the_rest_goes_on(
     mmzoo: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = runner.load_data
+    real = building.load_data
 
     def load(catalogue: Catalogue, name: str, params: str) -> Any:
         if "low" in params or "0.1" in params or json.loads(params) != json.loads(first):
@@ -386,7 +387,7 @@ def test_a_data_set_that_is_gone_is_one_message_and_the_rest_goes_on(
 
     spec = next(iter(_plan_of(mmzoo, monkeypatch).runs)).spec
     first = json.dumps(spec.as_dict()["data_params"])
-    monkeypatch.setattr(runner, "load_data", load)
+    monkeypatch.setattr(building, "load_data", load)
     done = mmzoo("bench", "--method", "ogm", "--baselines", "concat", "--datasets", "mfeat,mfeat:six",
                  "--no-references", *SMALL, "--out", tmp_path)  # fmt: skip
     assert done.code == 1 and done.err.count("/data/gone.npz") == 1 and "2 runs: FileNotFoundError" in done.err
@@ -396,7 +397,7 @@ def test_a_data_set_that_is_gone_is_one_message_and_the_rest_goes_on(
 
 def _plan_of(mmzoo: Command, monkeypatch: pytest.MonkeyPatch) -> Plan:
     from mmzoo.bench.plan import make_plan
-    from mmzoo.config import BenchSpec
+    from mmzoo.config.spec import BenchSpec
     from mmzoo.plugins import catalogue
 
     return make_plan(BenchSpec("ogm", seeds=(0,), epochs=1, references=False), catalogue())
@@ -408,19 +409,19 @@ def test_the_log_of_a_run_is_kept_and_holds_warnings(
     import warnings
 
     (planned,) = plan("concat").runs
-    store, real = Store(tmp_path), runner.build_strategy
+    store, real = Store(tmp_path), building.build_strategy
 
     def fails(*args: Any) -> Any:
         raise RuntimeError("the first time")
 
-    monkeypatch.setattr(runner, "build_strategy", fails)
+    monkeypatch.setattr(building, "build_strategy", fails)
     assert run_one(planned, catalogue, store)["status"] == "failed"
 
     def warns(*args: Any) -> Any:
         warnings.warn("something is odd", stacklevel=1)
         return real(*args)
 
-    monkeypatch.setattr(runner, "build_strategy", warns)
+    monkeypatch.setattr(building, "build_strategy", warns)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert run_one(planned, catalogue, store)["status"] == "ok"
@@ -446,7 +447,7 @@ def test_a_checkpoint_with_a_payload_is_not_run(plan: MakePlan, catalogue: Catal
     store, trap = Store(tmp_path / "store"), tmp_path / "sprung"
     buffer = io.BytesIO()
     torch.save({"run": Payload(trap), "spec": Payload(trap)}, buffer)
-    store.write_file(planned.spec.run_id, "checkpoint.pt", runner.sealed(buffer.getvalue()))
+    store.write_file(planned.spec.run_id, "checkpoint.pt", sealed(buffer.getvalue()))
     assert run_one(planned, catalogue, store)["status"] == "ok" and not trap.exists()
     assert "could not be used" in (store.folder(planned.spec.run_id) / "log.txt").read_text()
 
@@ -462,7 +463,7 @@ def test_a_checkpoint_that_does_not_fit_is_set_aside(
     state = {"run": {}, "selection": {}, "history": [], "seconds": 0.0, "spec": spec, "micro_batch": None, key: value}
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    store.write_file(planned.spec.run_id, "checkpoint.pt", runner.sealed(buffer.getvalue()))
+    store.write_file(planned.spec.run_id, "checkpoint.pt", sealed(buffer.getvalue()))
     assert lasting(run_one(planned, catalogue, store)) == lasting(Store(results).row(planned.spec.run_id))
 
 
@@ -479,7 +480,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_never_gone_on_from(
         data = bytearray(good)
         data[int((len(data) - 1) * where)] ^= 0x10
         with pytest.raises(CorruptFile, match="damaged"):
-            runner._unsealed(bytes(data))
+            unsealed(bytes(data))
     path.write_bytes(data)
     row = run_one(planned, catalogue, store, checkpoint_every=0)
     assert lasting(row) == lasting(run_one(planned, catalogue, Store(tmp_path / "straight")))
@@ -536,7 +537,7 @@ def test_status_tells_what_is_going_on(
     Order.of(runs, store, device="cpu", checkpoint_every=0)
     done, failed, at_work, _ = runs
     run_one(done, catalogue, store)
-    monkeypatch.setattr(runner, "build_strategy", None)
+    monkeypatch.setattr(building, "build_strategy", None)
     run_one(failed, catalogue, store)
     (store.folder("waiting") / "x").mkdir(parents=True)  # no run's
     with claims.claim(store.folder(at_work.spec.run_id)) as held:

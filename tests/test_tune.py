@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from mmzoo.bench import tune
+from mmzoo.bench.building import load_data
 from mmzoo.bench.plan import Plan, make_plan, to_do
 from mmzoo.bench.records import best_of, summary
-from mmzoo.bench.runner import load_data
 from mmzoo.bench.store import Store
 from mmzoo.bench.tune import search_space, tuned_plan, with_values
 from mmzoo.catalogue import BUILT_IN, Catalogue, Entry, built_in_path, read_entries
-from mmzoo.config import BenchSpec
+from mmzoo.config.spec import BenchSpec
 from mmzoo.errors import BadValue
 
 pytest.importorskip("optuna")

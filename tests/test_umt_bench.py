@@ -13,15 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from mmzoo import evaluation
-from mmzoo.bench import runner
+from mmzoo.bench import building, session
+from mmzoo.bench.building import build_model, build_strategy, load_data
 from mmzoo.bench.plan import Plan, Planned, to_do
-from mmzoo.bench.runner import build_model, build_strategy, load_data, run_one
+from mmzoo.bench.runner import run_one
 from mmzoo.bench.store import WEIGHTS, Store
 from mmzoo.catalogue import Catalogue
 from mmzoo.cli import main
-from mmzoo.config import Settings, resolve_method
+from mmzoo.config.methods import resolve_method
+from mmzoo.config.settings import Settings
 from mmzoo.errors import Incompatible, UnknownName
-from mmzoo.model import MultimodalModel
 
 MakePlan = Callable[..., Plan]
 Command = Callable[..., Any]
@@ -77,13 +78,13 @@ def copied(taught: Path, tmp_path: Path) -> Path:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The labels of the runs that are trained from now on."""
     seen: list[str] = []
-    real = runner._Session.train_and_score
+    real = session.Session.train_and_score
 
     def watched(self: Any) -> Any:
         seen.append(self.planned.label)
         return real(self)
 
-    monkeypatch.setattr(runner._Session, "train_and_score", watched)
+    monkeypatch.setattr(session.Session, "train_and_score", watched)
     return seen
 
 
@@ -368,7 +369,7 @@ def test_a_teacher_that_was_killed_goes_on_where_it_was(
 ) -> None:
     student = by_label(plan("umt", epochs=3))["umt"]
     straight = run_one(student, catalogue, Store(tmp_path / "straight"))
-    store, real, done = Store(tmp_path / "broken"), runner.Run.train_epoch, []
+    store, real, done = Store(tmp_path / "broken"), session.Run.train_epoch, []
 
     def dies(self: Any) -> None:
         real(self)
@@ -376,7 +377,7 @@ def test_a_teacher_that_was_killed_goes_on_where_it_was(
         if len(done) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner.Run, "train_epoch", dies)
+    monkeypatch.setattr(session.Run, "train_epoch", dies)
     with pytest.raises(KeyboardInterrupt):
         run_one(student, catalogue, store, checkpoint_every=0)
     assert (store.folder(student.teachers[0].spec.run_id) / "checkpoint.pt").exists()
@@ -423,9 +424,9 @@ def test_a_teacher_that_fails_fails_its_student_until_it_works(
         raise RuntimeError("out of paper")
 
     arguments = ("bench", "--method", "ume", "--no-references", *SMALL, "--out", tmp_path)
-    real = runner.build_model
+    real = building.build_model
     monkeypatch.setattr(
-        runner, "build_model", lambda c, spec, data: fail() if data.modalities == ("zer",) else real(c, spec, data)
+        building, "build_model", lambda c, spec, data: fail() if data.modalities == ("zer",) else real(c, spec, data)
     )
     assert mmzoo(*arguments).code == 1
     assert {k: r["status"] for k, r in rows_of(tmp_path).items()} == {
@@ -433,7 +434,7 @@ def test_a_teacher_that_fails_fails_its_student_until_it_works(
         "unimodal: zer": "failed",
         "ume": "failed",
     }
-    monkeypatch.setattr(runner, "build_model", real)
+    monkeypatch.setattr(building, "build_model", real)
     assert mmzoo(*arguments).code == 0
     assert {r["status"] for r in rows_of(tmp_path).values()} == {"ok"}
 
@@ -448,10 +449,10 @@ def test_a_scored_row_survives_when_its_weights_cannot_be_made_again(
     (store.folder(teacher.spec.run_id) / WEIGHTS).unlink()
     before = store.row(teacher.spec.run_id)
 
-    def fail(self: Any, model: MultimodalModel) -> None:
+    def fail(*args: Any) -> None:
         raise RuntimeError("the disk is made of cheese")
 
-    monkeypatch.setattr(runner._Session, "_write_weights", fail)
+    monkeypatch.setattr(session, "write_weights", fail)
     row = run_one(student, catalogue, store)
     assert row["status"] == "failed" and "made of cheese" in row["reason"] and teacher.spec.run_id in row["reason"]
     assert store.row(teacher.spec.run_id) == before

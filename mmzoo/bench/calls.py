@@ -12,14 +12,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmzoo.bench.building import build_model, build_strategy, load_data
+from mmzoo.bench.device import check_device
+from mmzoo.bench.kept import weights_hash
 from mmzoo.bench.launchers import launch
+from mmzoo.bench.lessons import Row
 from mmzoo.bench.plan import Planned, make_plan, to_do
+from mmzoo.bench.ready import make_missing
 from mmzoo.bench.report import render, to_csv
-from mmzoo.bench.runner import Row, build_model, build_strategy, check_device, load_data, weights_hash
 from mmzoo.bench.store import STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.bench.tune import tuned_plan
 from mmzoo.bench.work import Order, Progress
-from mmzoo.config import BenchSpec, RunSpec, Settings, check_protocol, parse_seeds, resolve_dataset
+from mmzoo.config.datasets import resolve_dataset
+from mmzoo.config.grammar import parse_seeds
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import BenchSpec, RunSpec, check_protocol
 from mmzoo.data.datamodule import DataModule
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.evaluation import EVAL_BATCH, evaluating
@@ -77,7 +84,7 @@ def bench(
 ) -> Rows:  # fmt: skip
     """What `mmzoo bench` does with the flags of the same names, without printing.
 
-    settings: what --set takes, e.g. {"ogm.alpha": 0.8}. on_row is told of every row that was missing and is there now.
+    Data that can be made without asking is made first. settings: what --set takes, e.g. {"ogm.alpha": 0.8}. on_row is told of every row that was missing and is there now.
     What is in `out` already is not run again. One worker is this process; more are processes of their own. Raises
     MmzooError for what the command refuses, and for a row that could not be kept; a run that fails is a row that says so.
     """
@@ -95,9 +102,11 @@ def bench(
     check_protocol(protocol)
     check_trackers(catalogue(), spec.track)
     device = check_device(device)
-    plan = make_plan(spec, catalogue())
+    make_plan(spec, catalogue(), stores=False)  # what is wrong with it is told before anything is made
     store = Store(Path(out))
     store.prepare()
+    make_missing(spec, catalogue())
+    plan = make_plan(spec, catalogue())
     if tune is not None:
         plan = tuned_plan(plan, catalogue(), store, tune, device=device)
     store.note_bench(plan.methods(), [vars(r) for r in plan.refused])

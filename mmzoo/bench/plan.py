@@ -8,19 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmzoo.catalogue import ENCODER_OPTIONS, Catalogue, Entry
-from mmzoo.config import (
-    BenchSpec,
-    Method,
-    RunSpec,
-    Settings,
-    canonical,
-    holds,
-    register_manifests,
-    resolve_dataset,
-    resolve_method,
-    resolve_training,
-    shown,
-)
+from mmzoo.config.datasets import register_manifests, resolve_dataset, resolve_training
+from mmzoo.config.grammar import shown
+from mmzoo.config.methods import canonical, holds, resolve_method
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import BenchSpec, Method, RunSpec
 from mmzoo.errors import BadValue, Incompatible, unknown
 from mmzoo.training import Training, open_epochs
 

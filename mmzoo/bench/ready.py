@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.catalogue import Catalogue, Entry
-from mmzoo.config import Settings, register_manifests, resolve_dataset
+from mmzoo.config.datasets import register_manifests, resolve_dataset
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import BenchSpec
 from mmzoo.data.choice import MINI, Unprepared, chosen_store
 from mmzoo.data.home import mini_root
 from mmzoo.errors import BadValue, MmzooError, UnknownName
@@ -54,6 +58,27 @@ def to_make(texts: Iterable[str], catalogue: Catalogue, settings: tuple[tuple[st
         if entry is not None and (not _has_store(entry, params) if twin else _source(entry).root is not None):
             found.append(text)
     return found
+
+
+def make_missing(
+    bench: BenchSpec, catalogue: Catalogue, progress: Callable[[], AbstractContextManager[Progress]] | None = None,
+    on_made: Callable[[Prepared], None] = lambda made: None,
+) -> None:  # fmt: skip
+    """Make what the data sets of a bench lack and can be made without asking, before it is planned with its run ids.
+
+    progress: opens what is told of each as it goes (None: nobody is). on_made is told of what was not there before.
+    """
+    for text in to_make(bench.datasets, catalogue, bench.settings):
+        with _silent() if progress is None else progress() as telling:
+            made = make(text, catalogue, bench.settings, telling)
+        if made.made:
+            on_made(made)
+
+
+def _silent() -> AbstractContextManager[Progress]:
+    from mmzoo.data.prepare import Progress
+
+    return contextlib.nullcontext(Progress())
 
 
 def make(text: str, catalogue: Catalogue, settings: tuple[tuple[str, Any], ...], progress: Progress) -> Prepared:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmzoo.config import digest
+from mmzoo.config.spec import digest
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.files import write_bytes, write_json
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -68,13 +67,13 @@ def _cost(planned: Planned, catalogue: Catalogue) -> float:
 
 def _step_seconds(planned: Planned, catalogue: Catalogue, device: str) -> tuple[float, int]:
     """Seconds of one step of plain training on a data set, and the steps of an epoch."""
-    from mmzoo.bench.runner import build_model, load_data, set_threads
+    from mmzoo.bench.building import build_model, data_of, set_threads
     from mmzoo.run import Run
     from mmzoo.seeding import stream
     from mmzoo.strategies.plain import Plain
 
     spec = planned.spec
-    data = load_data(catalogue, spec.dataset, json.dumps(spec.as_dict()["data_params"], sort_keys=True))
+    data = data_of(catalogue, spec)
     data = data if spec.modalities is None else data.only(spec.modalities)
     model = build_model(catalogue, spec, data)
     set_threads(model, device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from mmzoo.bench.plan import Plan, Planned
 from mmzoo.bench.records import best_of
 from mmzoo.bench.store import Store
 from mmzoo.catalogue import Catalogue
-from mmzoo.config import RunSpec, digest
+from mmzoo.config.spec import RunSpec, digest
 from mmzoo.errors import Diverged, Incompatible, MmzooError
 
 #: the first seed that is tried for tuning; those that a bench reports are left out
@@ -180,29 +179,21 @@ def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str
 
     The test items are not there. Teachers are trained within, and counted. A run that diverges or is refused scores zero.
     """
-    from mmzoo.bench.runner import EVAL_BATCH, build_model, build_strategy, load_data, set_threads
-    from mmzoo.run import Run
+    from mmzoo.bench.building import Kit, data_of, set_threads
+    from mmzoo.evaluation import EVAL_BATCH
     from mmzoo.trainer import fit
 
     spec = planned.spec
-    data = load_data(catalogue, spec.dataset, json.dumps(spec.as_dict()["data_params"], sort_keys=True))
-    data = replace(data, splits={k: v for k, v in data.splits.items() if k != "test"})
-    data = data if spec.modalities is None else data.only(spec.modalities)
-    model, strategy = build_model(catalogue, spec, data), build_strategy(catalogue, spec.parts)
-    apart, size = "slice" in strategy.requires, spec.training.batch_size
-    parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
-    set_threads(model, device)
+    data = data_of(catalogue, spec)
+    kit = Kit(catalogue, spec, replace(data, splits={k: v for k, v in data.splits.items() if k != "test"}), device)
+    set_threads(kit.model, device)
     cost = {"forward": 0.0, "backward": 0.0}
     found: dict[str, Any] = {"score": 0.0, "loss": 1e9, "epoch": -1, "status": "ok", "reason": ""}
     started = time.monotonic()
     try:
-        run = Run(
-            model, strategy, train=data.loader(*parts, batch_size=size),
-            slice=data.loader("slice", batch_size=size) if apart else None, training=spec.training, seed=spec.seed,
-            device=device,
-        )  # fmt: skip
+        run = kit.run()
         cost = vars(run.cost)
-        best = fit(run, data.loader("holdout", batch_size=EVAL_BATCH).batches, metric=data.metric)
+        best = fit(run, kit.loader("holdout", batch_size=EVAL_BATCH).batches, metric=data.metric)
         found |= {"score": best.score, "loss": best.loss if math.isfinite(best.loss) else 1e9, "epoch": best.epoch}
     except Diverged as error:
         found |= {"status": "diverged", "reason": str(error)}

@@ -86,9 +86,11 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
     more: nothing else would be kept either.
     """
     from mmzoo.bench import runner
+    from mmzoo.bench.building import is_small
+    from mmzoo.bench.device import check_device
 
     progress = Progress() if progress is None else progress
-    device = runner.check_device(order.device)
+    device = check_device(order.device)
     waiting = {p.spec.run_id: p for p in order.runs}
     others: set[str] = set()
     pause = PAUSE[0]
@@ -101,7 +103,7 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
                 continue
             if any(t.spec.run_id in waiting for t in planned.teachers):
                 continue
-            if order.small_only and (run_id in others or not runner.is_small(planned, catalogue)):
+            if order.small_only and (run_id in others or not is_small(planned, catalogue)):
                 others.add(run_id)
                 continue
             try:

@@ -13,16 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.config import (
-    GRAMMAR,
-    PROTOCOLS,
-    BenchSpec,
-    check_protocol,
-    parse_override,
-    parse_seeds,
-    parse_setting,
-    read_suite,
-)
+from mmzoo.config.grammar import parse_override, parse_seeds, parse_setting
+from mmzoo.config.methods import GRAMMAR
+from mmzoo.config.spec import PROTOCOLS, BenchSpec, check_protocol
+from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
@@ -108,13 +102,13 @@ def run(arguments: argparse.Namespace) -> int:
     _check_work(arguments)
     spec = spec_of(arguments)
     ours = arguments.datasets is None and arguments.suite is None
-    unmade = to_make(spec.datasets, catalogue(), spec.settings)
     store = Store(Path(arguments.out))
-    if not arguments.plan:
-        make_plan(spec, catalogue(), stores=False)  # what is wrong with it is told before anything is made
-        store.prepare()
-        unmade = _make(unmade, spec)
-    plan = make_plan(spec, catalogue(), stores=not unmade)
+    if arguments.plan:
+        unmade = to_make(spec.datasets, catalogue(), spec.settings)
+        plan = make_plan(spec, catalogue(), stores=not unmade)
+    else:
+        unmade = []
+        plan = prepared_plan(spec, store)
     check_trackers(catalogue(), plan.bench.track)
     if spec.tune is not None:
         plan = tune(plan, store, spec.tune, arguments.device, dry=arguments.plan)
@@ -144,7 +138,7 @@ def _check_work(arguments: argparse.Namespace) -> None:
 
 def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = False) -> Plan:
     """The plan with tuned settings; dry: as it is, with what tuning would do told."""
-    from mmzoo.bench.runner import check_device
+    from mmzoo.bench.device import check_device
     from mmzoo.bench.tune import check_tuning, tuned_plan
     from mmzoo.plugins import catalogue
 
@@ -212,18 +206,17 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     return BenchSpec(**fields)
 
 
-def _make(unmade: list[str], spec: BenchSpec) -> list[str]:
-    """Generate and prepare what the bench needs and can be made without asking; nothing is left to make."""
-    from mmzoo.bench.ready import make
+def prepared_plan(spec: BenchSpec, store: Store) -> Plan:
+    """The plan, and what it needs: a folder that takes results, and the data that can be made without asking."""
+    from mmzoo.bench.plan import make_plan
+    from mmzoo.bench.ready import make_missing
     from mmzoo.cli.data import Bar, tell
     from mmzoo.plugins import catalogue
 
-    for text in unmade:
-        with Bar() as progress:
-            made = make(text, catalogue(), spec.settings, progress)
-        if made.made:
-            tell(made)
-    return []
+    make_plan(spec, catalogue(), stores=False)  # what is wrong with it is told before anything is made
+    store.prepare()
+    make_missing(spec, catalogue(), Bar, tell)
+    return make_plan(spec, catalogue())
 
 
 def _print_times(missing: list[Any], store: Store, arguments: argparse.Namespace) -> float:
@@ -235,7 +228,7 @@ def _print_times(missing: list[Any], store: Store, arguments: argparse.Namespace
     unknown = [p for p in missing if p.dataset not in found]
     how = "by the rows that are there" if found else ""
     if unknown and not arguments.plan:
-        from mmzoo.bench.runner import check_device
+        from mmzoo.bench.device import check_device
 
         measured = probed(unknown, catalogue(), check_device(arguments.device))
         found |= measured
@@ -301,7 +294,7 @@ def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> di
     from mmzoo.bench.work import Order
 
     if arguments.launcher == "local" and arguments.device not in ("auto", "cpu"):
-        from mmzoo.bench.runner import check_device
+        from mmzoo.bench.device import check_device
 
         check_device(arguments.device)  # before anything is written
     order = Order.of(missing, store, device=arguments.device, checkpoint_every=arguments.checkpoint_every)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.config import is_manifest
+from mmzoo.config.datasets import is_manifest
 from mmzoo.errors import BadValue, CorruptFile, UnknownName, near_miss
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmzoo.cli.bench import add_spec_options, spec_of, tune
+from mmzoo.cli.bench import add_spec_options, prepared_plan, spec_of, tune
 from mmzoo.errors import BadValue
 
 
@@ -23,18 +23,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.bench.plan import make_plan
     from mmzoo.bench.report import Cell, Table, markdown
     from mmzoo.bench.store import Store
-    from mmzoo.config import shown
-    from mmzoo.plugins import catalogue
+    from mmzoo.config.grammar import shown
 
     if not arguments.out:
         raise BadValue("--out is empty: name the folder of the results.")
     spec = spec_of(arguments)
-    plan = make_plan(spec, catalogue())
     store = Store(Path(arguments.out))
-    store.prepare()
+    plan = prepared_plan(spec, store)
     tuned = tune(plan, store, arguments.tune, arguments.device)
     table = Table(
         f"settings chosen on holdout over {arguments.tune} trials",

@@ -146,16 +146,16 @@ class AGM(Strategy):
 
     @torch.no_grad()
     def gradients(self, step: Step, out: Outputs, grads: Grads) -> None:
+        by: dict[str, Tensor] = {}
         if self.alpha != 0.0 and self.gradient == "detached" and len(out.features) > 1:
             found = self._seen(step, out, self._responses(step, out))
-            self._scale(grads, found)
+            by = self._by_group(grads, found)
             self._remember(step, found)
         elif self in step.scratch:
             found = step.scratch.pop(self)
             step.run.cost.backward += found.backwards
             self._remember(step, found)
-        if self.clip is not None:
-            _clip(grads, self.clip)
+        _scale(grads, by, self.clip)
 
     def _responses(self, step: Step, out: Outputs) -> Tensor:
         """(M, B, C), of the modalities that the pass feeds; what the model gave to all of them is not computed again."""
@@ -196,25 +196,34 @@ class AGM(Strategy):
             step.run.log(f"agm/{m}", factor)
 
     @staticmethod
-    def _scale(grads: Grads, found: _Seen) -> None:
-        for m, factor in zip(found.modalities, found.factors):
-            grads.scale(f"encoder:{m}", factor)
-            grads.scale(f"head:{m}", factor)
-        if "head:shared" in list(grads):
-            grads.scale("head:shared", found.factors.mean())
+    def _by_group(grads: Grads, found: _Seen) -> dict[str, Tensor]:
+        """What the gradients of each group are multiplied by."""
+        factors = dict(zip(found.modalities, found.factors))
+        return {
+            g: found.factors.mean() if g == "head:shared" else factors[m]
+            for g in grads if (m := g.partition(":")[2]) in factors or g == "head:shared"
+        }  # fmt: skip
 
 
 def _columns(step: Step, modalities: Sequence[str]) -> list[int]:
     return [step.run.modalities.index(m) for m in modalities]
 
 
-def _clip(grads: Grads, limit: float) -> None:
-    """Scale all gradients to a norm of at most `limit` where an entry of the head's is larger than `limit`."""
-    of_head = [p.grad.abs().max() for g in grads if g.startswith("head:") for p in grads.params(g)]  # type: ignore[union-attr]
-    if not of_head:
-        return
-    every = [p.grad for g in grads for p in grads.params(g)]
-    norm = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in every]).norm()
-    factor = torch.where(torch.stack(of_head).max() > limit, (limit / (norm + 1e-6)).clamp_max(1.0), 1.0)
-    for g in grads:
-        grads.scale(g, factor)
+def _scale(grads: Grads, by: Mapping[str, Tensor], limit: float | None) -> None:
+    """Multiply each group by its factor (1 where it has none); then, where an entry of the head's gradient is larger
+    than `limit`, everything to a norm of at most `limit`. In one pass, since it is bound by memory."""
+    clip = None if limit is None else _clip(grads, by, limit)
+    for g in grads if clip is not None else by:
+        grads.scale(g, by[g] if clip is None else clip * by.get(g, 1.0))
+
+
+def _clip(grads: Grads, by: Mapping[str, Tensor], limit: float) -> Tensor | None:
+    """What clipping multiplies all gradients by, once those of each group are multiplied by its factor."""
+    found = {g: [p.grad for p in grads.params(g)] for g in grads}
+    largest = [by.get(g, 1.0) * each.abs().max() for g in found if g.startswith("head:") for each in found[g]]  # type: ignore[union-attr]
+    if not largest:
+        return None
+    # In the gradients' own dtype, four times as fast as in float64: a norm beyond it is infinite, and the step is none.
+    norms = [by.get(g, 1.0) * torch.linalg.vector_norm(each).double() for g in found for each in found[g]]  # type: ignore[arg-type]
+    norm = torch.stack(norms).norm()
+    return torch.where(torch.stack(largest).max() > limit, (limit / (norm + 1e-6)).clamp_max(1.0), 1.0)

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from mmzoo import local
 from mmzoo.catalogue import KINDS, SINGULAR, Catalogue, Entry
-from mmzoo.config import Settings, resolve_method
+from mmzoo.config.methods import resolve_method
+from mmzoo.config.settings import Settings
 from mmzoo.errors import BadValue, MmzooError, UnknownName, near_miss, unknown
 from mmzoo.testing.api import part_case
 from mmzoo.testing.cases import SPECS

@@ -1,0 +1,103 @@
+"""How settings and seeds are written in one line: read, and written again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from mmzoo.errors import BadValue
+
+#: more are a slip
+MOST_SEEDS = 10_000
+#: settings of the encoder of a modality: encoder.MODALITY=NAME, encoder.MODALITY.KEY=VALUE
+ENCODER = "encoder"
+
+
+def divided_key(key: str) -> tuple[str, str]:
+    """`WHAT.KEY` as its two parts, where WHAT may be a class in a file: `./mine.py:Mine.weight`."""
+    local = re.match(r"(.*\.py:[A-Za-z_]\w*)\.(.*)", key)
+    if local is not None:
+        return local[1], local[2]
+    scope, _, name = key.partition(".")
+    return scope, name
+
+
+def of_encoder(key: str) -> bool:
+    """Whether a setting of a data set is about the encoder of one of its modalities."""
+    return key.startswith(f"{ENCODER}.")
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE` with the value read as YAML, so that 0.3, true, null and [a, b] mean what they look like."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BadValue(f"--set {text!r}: write WHAT.KEY=VALUE, e.g. ogm.alpha=0.3.")
+    return key.strip(), _scalar(value, text)
+
+
+def parse_override(text: str) -> tuple[tuple[str, Any], ...]:
+    """`KEY=VALUE KEY=VALUE ...`: settings that hold together, parted by blanks as a shell parts words."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise BadValue(f"--override {text!r}: {error}. Write 'WHAT.KEY=VALUE WHAT.KEY=VALUE'.") from None
+    if not words:
+        raise BadValue("--override is empty: write 'WHAT.KEY=VALUE WHAT.KEY=VALUE'.")
+    return tuple(map(parse_setting, words))
+
+
+def _scalar(value: str, text: str) -> Any:
+    try:
+        read = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise BadValue(
+            f"--set {text!r}: the value is not plain YAML. Write a number, a word, true, false, null, [A, B] or "
+            "{A: 1, B: 2}."
+        ) from None
+    return {k: _number(v) for k, v in read.items()} if isinstance(read, dict) else _number(read)
+
+
+def _number(read: Any) -> Any:
+    """YAML 1.1 takes 1e-3 for a text; nobody who writes it means one."""
+    if isinstance(read, str):
+        try:
+            return float(read)
+        except ValueError:
+            return read
+    return read
+
+
+def shown(value: Any) -> str:
+    """A parameter's value as it is written after --set, on one line."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k}: {shown(v)}' for k, v in value.items())}}}"
+    if isinstance(value, str) and value.isprintable() and value:
+        return value
+    return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`3` is 0, 1, 2; `0,4` and `7,` list seeds; `5-14` is a range, both ends included."""
+    faulty = BadValue(f"seeds {text!r}: write how many (3), a list (0,4 or 7,) or a range (5-14).")
+    pieces = [p.strip() for p in text.split(",")]
+    if len(pieces) > 1 and not pieces[-1]:
+        pieces.pop()  # `7,` is a list of one
+    if not all(re.fullmatch(r"[0-9]{1,18}(-[0-9]{1,18})?", p) for p in pieces):
+        raise faulty
+    if "," not in text and "-" not in text:
+        ranges = [range(int(text))]
+    else:
+        ranges = [range(int(first), int(last or first) + 1) for first, _, last in (p.partition("-") for p in pieces)]
+    if not all(ranges):
+        raise faulty
+    if sum(map(len, ranges)) > MOST_SEEDS:
+        raise BadValue(f"seeds {text!r}: those are more than {MOST_SEEDS:,}. A list of seeds is written 7, or 0,4.")
+    return tuple(dict.fromkeys(itertools.chain(*ranges)))
