@@ -82,3 +82,14 @@ def test_targets() -> None:
 def test_what_cannot_be_checked_is_bad_input(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", given]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_strategy_is_checked_under_the_head_of_a_method_that_uses_it() -> None:
+    """Some work under few heads; and a package's methods stand for their strategies, which are not checked twice."""
+    every = catalogue()
+    labels = [t.label for t in find(every, "mmzoo")]
+    assert "method domfn" in labels and not [label for label in labels if label.startswith("strategy ")]
+    for name, head in (("domfn", "Separate"), ("mla", "Shared"), ("greedy", "Channel"), ("ogm", "Concat")):
+        (target,) = find(every, f"strategies/{name}")
+        case = target.case()
+        assert type(case.head({"a": 3, "b": 3}, 2)).__name__ == head

@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     missing = to_do(plan, store)
     _print_plan(plan, len(missing), store)
     if unmade:
-        print(f"  made first: {', '.join(unmade)}")
+        print(f"  made, or checked for changes, first: {', '.join(unmade)}")
     seconds = _print_times(missing, store, arguments)
     if arguments.plan:
         return 0
@@ -276,8 +276,11 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
     for role, text in titles.items():
         if named := [label for label, r in methods.items() if r == role]:
             print(f"  {text}: {', '.join(named)}")
+    reasons: dict[tuple[str, str], list[str]] = {}
     for refused in plan.refused:
-        print(f"  not on {refused.dataset}: {refused.method}: {refused.reason}")
+        reasons.setdefault((refused.method, refused.reason), []).append(refused.dataset)
+    for (method, reason), datasets in reasons.items():
+        print(f"  not on {', '.join(datasets)}: {method}: {reason}")
     done = len(plan.runs) - missing
     print(f"  results: {store.root}" + (f" (there already: {done}, to do: {missing})" if done else ""))
     sys.stdout.flush()

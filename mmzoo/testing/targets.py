@@ -54,7 +54,7 @@ def find(catalogue: Catalogue, text: str) -> list[Target]:
     if kind in KINDS and name:
         entries = [catalogue.get(kind, name)]
     else:
-        entries = _named(catalogue, text) or [e for e in catalogue if e.package == text]
+        entries = _named(catalogue, text) or _of_package(catalogue, text)
     found = [t for e in entries if e.kind in (*CHECKED, "methods") for t in _targets(e, catalogue)]
     if not entries:
         known = {e.name for e in catalogue} | {e.package for e in catalogue}
@@ -72,6 +72,17 @@ def _named(catalogue: Catalogue, name: str) -> list[Entry]:
     return [e for e in found if not (e.kind == "strategies" and any(o.kind == "methods" for o in found))]
 
 
+def _of_package(catalogue: Catalogue, package: str) -> list[Entry]:
+    """All entries of a package; its methods stand for their strategies."""
+    found = [e for e in catalogue if e.package == package]
+    stood_for = {_strategy_of(catalogue, e).id for e in found if e.kind == "methods"}
+    return [e for e in found if e.id not in stood_for]
+
+
+def _strategy_of(catalogue: Catalogue, recipe: Entry) -> Entry:
+    return catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
+
+
 def _targets(entry: Entry, catalogue: Catalogue) -> Iterator[Target]:
     """The parts of an entry: one, or of an encoder one for each kind of input that it takes."""
     name = catalogue.name_of(entry) if entry.package != local.PACKAGE else entry.name
@@ -79,6 +90,9 @@ def _targets(entry: Entry, catalogue: Catalogue) -> Iterator[Target]:
         yield Target(f"method {name}", "strategy", partial(_method_case, entry, catalogue))
         return
     kind = CHECKED[entry.kind]
+    if kind == "strategy" and (using := _method_with(entry, catalogue)):
+        yield Target(f"strategy {name}", kind, lambda: _method_case(using, catalogue, entry.defaults()))
+        return
     if kind != "encoder":
         yield Target(f"{kind} {name}", kind, lambda: part_case(kind, _class(entry), entry.defaults()))
         return
@@ -87,12 +101,18 @@ def _targets(entry: Entry, catalogue: Catalogue) -> Iterator[Target]:
         yield Target(f"encoder {name} ({takes})", kind, partial(_encoder_case, entry, takes))
 
 
-def _method_case(entry: Entry, catalogue: Catalogue) -> Any:
-    """A recipe's strategy with its parameters, and the head that the recipe names."""
+def _method_with(strategy: Entry, catalogue: Catalogue) -> Entry | None:
+    """The first method that uses a strategy: it names a head that suits it."""
+    return next((e for e in catalogue.entries("methods") if _strategy_of(catalogue, e) is strategy), None)
+
+
+def _method_case(entry: Entry, catalogue: Catalogue, params: dict[str, Any] | None = None) -> Any:
+    """A recipe's strategy with its parameters (params: with these), and the head that the recipe names."""
     method = resolve_method(catalogue, catalogue.name_of(entry), Settings(catalogue, ()))
     (part,), head = method.parts, catalogue.get("heads", method.head).load()
     options = {"head": lambda dims, n: head(dims, n, **method.head_params)}
-    return part_case("strategy", _class(catalogue.get("strategies", part.strategy)), part.params, **options)
+    given = part.params if params is None else params
+    return part_case("strategy", _class(catalogue.get("strategies", part.strategy)), given, **options)
 
 
 def _encoder_case(entry: Entry, takes: str) -> Any:
