@@ -572,12 +572,12 @@ def test_of_many_the_fastest_is_cut_off(m: int, drawn: list[float]) -> None:
     rows = torch.tensor(drawn, dtype=torch.float64)[: 2 * m].reshape(2, m)
     speeds = (rows[0] / rows[1]).log10()
     spread = float(speeds.max() - speeds.min())
-    assume(abs(spread - 0.1) > 1e-9)
-    many = greedy(m)
-    many._observe(rows, True)
-    assert int(many.left) == (3 if spread > 0.1 else 0)
-    if spread > 0.1:
-        assert int(many.cut) == int(speeds.argmax())
+    assume(spread > 1e-6)
+    for share, left in ((0.999, 3), (1.001, 0)):
+        many = greedy(m, epsilon=share * spread)
+        many._observe(rows, True)
+        assert int(many.left) == left
+        assert int(many.cut) == (int(speeds.argmax()) if left else 0)
 
 
 @FIXED

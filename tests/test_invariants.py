@@ -77,8 +77,12 @@ LOSSES = st.lists(st.integers(1, 40).map(lambda n: n / 8), min_size=6, max_size=
 def test_mses_stops_each_modality_by_its_own_losses_and_for_good(
     a: list[float], b: list[float], c: list[float], patience: int
 ) -> None:
-    (one, first), (two, _) = (_ended(MSES(patience=patience), {"a": a, "b": x}, "loss") for x in (b, c))
-    assert ("a" in one.stopped) == ("a" in two.stopped) and one.watched["a"] == two.watched["a"]  # type: ignore[attr-defined]
+    for order in ("ab", "ba"):  # whoever is listed first
+        (one, first), (two, _) = (
+            _ended(MSES(patience=patience), {m: {"a": a, "b": x}[m] for m in order}, "loss") for x in (b, c)
+        )
+        assert ("a" in one.stopped) == ("a" in two.stopped)  # type: ignore[attr-defined]
+        assert one.watched["a"] == two.watched["a"]  # type: ignore[attr-defined]
     for before, after in itertools.pairwise(first):
         assert set(before["stopped"]) <= set(after["stopped"])
 
