@@ -224,6 +224,6 @@ def _clip(grads: Grads, by: Mapping[str, Tensor], limit: float) -> Tensor | None
     if not largest:
         return None
     # In the gradients' own dtype, four times as fast as in float64: a norm beyond it is infinite, and the step is none.
-    norms = [by.get(g, 1.0) * torch.linalg.vector_norm(each).double() for g in found for each in found[g]]  # type: ignore[arg-type]
+    norms = [by.get(g, 1.0) * torch.linalg.vector_norm(each).double() for g in found for each in found[g]]
     norm = torch.stack(norms).norm()
     return torch.where(torch.stack(largest).max() > limit, (limit / (norm + 1e-6)).clamp_max(1.0), 1.0)

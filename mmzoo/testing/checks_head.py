@@ -92,14 +92,14 @@ def check_head_shapes(case: HeadCase) -> None:
 
     kinds = list(itertools.product((1, 2, 3, 4), (True, False), (torch.float32, torch.float64)))
     for kind in kinds:
-        build(*kind, classes=3, batch=2, seed=0)
+        build(*kind, 3, 2, 0)
 
     @examples(
         case.draws, kind=st.sampled_from(kinds), classes=st.integers(2, 5), batch=st.integers(1, 6),
         seed=st.integers(0, 99),
     )  # fmt: skip
-    def one(kind: tuple[int, bool, torch.dtype], **drawn: int) -> None:
-        build(*kind, **drawn)
+    def one(kind: tuple[int, bool, torch.dtype], classes: int, batch: int, seed: int) -> None:
+        build(*kind, classes, batch, seed)
 
     require(
         bool(built),
