@@ -44,3 +44,10 @@ def unknown(what: str, given: str, known: Iterable[str], *, see: str = "") -> Un
     return UnknownName(
         f"no {what} {given!r}.{near_miss(given, names)} Known: {listed or 'none'}." + (f" {see}" if see else "")
     )
+
+
+def undefined(owner: object, method: str) -> TypeError:
+    """The error that a class lacks a method which its base leaves to it. That is a defect of the class, nothing that a user
+    has given."""
+    name = owner.__name__ if isinstance(owner, type) else type(owner).__name__
+    return TypeError(f"{name} does not define {method}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.encoder import Encoder
-from mmzoo.errors import Incompatible, near_miss
+from mmzoo.errors import Incompatible, near_miss, undefined
 from mmzoo.types import Lazy, Outputs, Pass
 
 How = Literal["exact", "slice", "ablated"]
@@ -79,7 +79,7 @@ class FusionHead(nn.Module):
 
         present: (B, M) bool, or None when all are there. The features of absent modalities are zeros.
         """
-        raise TypeError(f"{type(self).__name__} does not define fuse")
+        raise undefined(self, "fuse")
 
     def split(
         self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]

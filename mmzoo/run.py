@@ -7,32 +7,26 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmzoo import distributed
+from mmzoo.batches import Batches, as_batches
 from mmzoo.curvature import double_backward
 from mmzoo.errors import BadValue, Diverged, Incompatible, unknown
 from mmzoo.evaluation import evaluate
 from mmzoo.microbatch import MicroBatches, buffers_kept
 from mmzoo.model import MultimodalModel
 from mmzoo.optim import Schedule, build_optimizer
+from mmzoo.requirements import check_engine, check_requirements
 from mmzoo.seeding import seeded, stream
 from mmzoo.strategy import Group, Strategy
 from mmzoo.teachers import OneModality, Teachers, one_modality
 from mmzoo.training import Training
 from mmzoo.types import Batch, Lazy, Outputs, Pass, Step, batch_bounds, map_tensors
-
-
-class Batches(Protocol):
-    """A loader: re-iterable batches in an order that a generator decides (None: the stored order)."""
-
-    def __len__(self) -> int: ...
-    def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]: ...
-    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches: ...
 
 
 @dataclass
@@ -84,8 +78,8 @@ class Run:
         self.cost: Cost = Cost() if _forked_from is None else _forked_from.cost
         self._forked = _forked_from is not None
         self._build_optimizer = optimizer
-        self._train = _as_batches(train)
-        self._slice = None if slice is None else _as_batches(slice)
+        self._train = as_batches(train)
+        self._slice = None if slice is None else as_batches(slice)
         self._sampling: tuple[Tensor, Tensor | None] | None = None
         self._lr_scale: dict[str, float] = {}
         self._logged: dict[str, list[Any]] = {}
@@ -587,77 +581,6 @@ class Run:
     def count_forward(self, pass_: Pass) -> None:
         """Note the cost of encoding a batch in a pass."""
         self.cost.forward += len(pass_.fed(self.modalities)) / len(self.modalities)
-
-
-def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *, has_slice: bool) -> None:
-    """Raise Incompatible, with the reason, when a model or its data lacks what a strategy asks for."""
-    head, n = model.head, len(model.modalities)
-    kind = type(head).__name__
-    if n < strategy.min_modalities:
-        raise Incompatible(f"{name} needs at least {strategy.min_modalities} modalities, not {n}.")
-    if strategy.max_modalities is not None and n > strategy.max_modalities:
-        raise Incompatible(f"{name} is defined for at most {strategy.max_modalities} modalities, not {n}.")
-    if "unimodal" in strategy.requires and head.how == "ablated":
-        raise Incompatible(
-            f"{name} needs logits of each modality; head {kind} has none of its own. "
-            "Use a head whose `how` is exact or slice: mmzoo list heads."
-        )
-    if "additive" in strategy.requires and not head.additive:
-        raise Incompatible(f"{name} needs a head whose unimodal logits add up to the joint ones; {kind} is not one.")
-    if "evidence" in strategy.requires and not head.evidential:
-        raise Incompatible(
-            f"{name} needs a head whose logits are log alpha of opinions; {kind} is not one. Use head evidential."
-        )
-    if "staged" in strategy.requires and not head.couples:
-        raise Incompatible(f"{name} needs a head that acts between encoder stages; {kind} does not.")
-    if "mean_gates" in strategy.requires and not head.mean_gates:
-        raise Incompatible(
-            f"{name} needs a head with gates between encoder stages whose running means can stand in for them; {kind} "
-            "has none. Use such a head (channel): mmzoo list heads."
-        )
-    if "equal_dims" in strategy.requires and len(set(head.dims.values())) > 1:
-        raise Incompatible(f"{name} needs features of one width, but they have {head.dims}.")
-    if "slice" in strategy.requires and not has_slice:
-        raise Incompatible(f"{name} learns from a labelled slice of the training data, and none was given.")
-
-
-def check_engine(
-    name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: torch.device
-) -> None:
-    """Raise Incompatible, with the reason, where the numbers cannot be computed as the training asks."""
-    twice = "double_backward" in strategy.requires
-    if training.precision != "fp32" and twice:
-        raise Incompatible(f"{name} differentiates twice, which is done in fp32: leave out train.precision=bf16.")
-    if training.compile and twice:
-        raise Incompatible(f"{name} differentiates twice, which compiled encoders cannot: leave out train.compile.")
-    if training.compile and model.head.couples:
-        kind = type(model.head).__name__
-        raise Incompatible(f"{kind} acts between the stages of the encoders, which are compiled as a whole only.")
-    if training.tf32 and device.type != "cuda":
-        raise Incompatible(f"train.tf32 is a mode of CUDA GPUs, and this run is on {device}: leave it out.")
-
-
-class _ListBatches:
-    """Any iterable of batches as a loader; its order is its own."""
-
-    def __init__(self, source: Iterable[Batch]) -> None:
-        self._source = source
-
-    def __len__(self) -> int:
-        try:
-            return len(self._source)  # type: ignore[arg-type]
-        except TypeError:
-            raise BadValue("give Run a list of batches or a loader: it is gone through once an epoch.") from None
-
-    def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
-        return iter(self._source)
-
-    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches:
-        raise Incompatible("this loader cannot be resampled: give Run an mmzoo Loader.")
-
-
-def _as_batches(source: Any) -> Batches:
-    return source if hasattr(source, "batches") else _ListBatches(source)
 
 
 def _on(value: Any, device: torch.device) -> Any:

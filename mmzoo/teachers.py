@@ -18,7 +18,8 @@ from mmzoo.seeding import seeded
 from mmzoo.types import Batch
 
 if TYPE_CHECKING:
-    from mmzoo.run import Batches, Run
+    from mmzoo.batches import Batches
+    from mmzoo.run import Run
 
 
 class Alone(FusionHead):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from result_files import contents, lasting, rows_of
 
 from mmzoo.bench import building, runner, session
 from mmzoo.bench.plan import Plan, Planned
@@ -24,22 +25,6 @@ from mmzoo.strategy import Strategy
 Command = Callable[..., Any]
 MakePlan = Callable[..., Plan]
 SMALL = ("--seeds", "1", "--epochs", "1", "--device", "cpu")
-
-
-def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """run_id -> row, read from the files themselves."""
-    rows = [json.loads(p.read_text()) for p in sorted(folder.glob("runs/*/result.json"))]
-    return {r["run_id"]: r for r in rows}
-
-
-def lasting(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without the facts of clock and machine."""
-    return {k: v for k, v in row.items() if k not in ("timing", "environment")}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, byte for byte."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture

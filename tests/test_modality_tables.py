@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from mmzoo.bench.modalities import modality_tables
-from mmzoo.bench.report import DASH, Table, render
+from mmzoo.bench.report import render
 from mmzoo.bench.runner import run_one
 from mmzoo.bench.store import ABLATIONS, Store
+from mmzoo.bench.tables import DASH, Table
 from mmzoo.catalogue import Catalogue
 from mmzoo.data import mfeat
 from mmzoo.errors import CorruptFile

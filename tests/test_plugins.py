@@ -14,6 +14,7 @@ from site_packages import HEADER, LISTS, Site
 from mmzoo import plugins
 from mmzoo.catalogue import Entry
 from mmzoo.errors import BadValue, MmzooError
+from mmzoo.testing import CheckFailed, check_installed, run_program
 
 
 @pytest.fixture
@@ -182,3 +183,10 @@ def test_an_entry_points_file_that_cannot_be_read_is_reported(monkeypatch: pytes
     assert [p.status for p in loaded.plugins] == ["loaded", "failed"]
     assert "not enough values" in loaded.plugins[1].reason
     assert isinstance(loaded.catalogue.get("methods", "ogm"), Entry)
+
+
+def test_a_package_sees_that_it_is_not_installed(tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match=r"mmzoo-nowhere is installed.*\n.*not found"):
+        check_installed("mmzoo-nowhere", tmp_path)
+    with pytest.raises(CheckFailed, match=r"mmzoo show nothing succeeds\n.*exit code 2\n.*nothing"):
+        run_program("show", "nothing", cwd=tmp_path)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import result_files
 import torch
 
 from mmzoo.bench.kept import weights_hash
@@ -30,8 +31,7 @@ MakePlan = Callable[..., Plan]
 
 def lasting(row: dict[str, Any]) -> dict[str, Any]:
     """A row without clock and machine, and without what the peers' protocol adds."""
-    kept = {k: v for k, v in row.items() if k not in ("timing", "environment")}
-    return kept | {"metrics": {k: v for k, v in row["metrics"].items() if k != "peers"}}
+    return result_files.lasting(row) | {"metrics": {k: v for k, v in row["metrics"].items() if k != "peers"}}
 
 
 # ---------------------------------------------------------------------- the peers' protocol

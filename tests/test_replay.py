@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from mmzoo.testing import CheckFailed, check_vectors
 from mmzoo.testing.replay import Case, Check, replay, replays, skip
 from mmzoo.testing.replay.command import load_own, main, read
 from mmzoo.testing.replay.registry import cases_of, difference
@@ -36,6 +37,18 @@ def test_every_value_of_a_vector_is_compared_or_skipped_for_a_reason(path: Path)
     assert [r.missed for r in results if r.missed] == []
     assert sum(len(r.compared) for r in results) > 0
     assert max(r.error for r in results) < 1e-9
+
+
+def test_a_vector_that_is_not_met_fails_the_check(tmp_path: Path) -> None:
+    given = json.loads(VECTORS[0].read_text(encoding="utf-8"))
+    path = Path(write(tmp_path / "same.json", given))
+    check_vectors(path)
+    case = given["cases"][0]
+    case["expected"] = _nudged(case["expected"], [next(iter(case["expected"]))])
+    with pytest.raises(CheckFailed, match=r"same\.json.*\n.*FAILED"):
+        check_vectors(Path(write(path, given)))
+    with pytest.raises(CheckFailed, match="no replay of"):
+        check_vectors(Path(write(path, {**given, "method": "nothing", "cases": [case]})))
 
 
 def _nudged(value: Any, path: list[str]) -> Any:

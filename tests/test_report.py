@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from mmzoo.bench.report import DASH, Table, latex, make_tables, markdown, render, to_csv
+from mmzoo.bench.report import make_tables, render
 from mmzoo.bench.stats import paired, smallest_p, spread
 from mmzoo.bench.store import Store
+from mmzoo.bench.tables import DASH, Table, latex, markdown, to_csv
 
 Command = Callable[..., Any]
 Row = dict[str, Any]

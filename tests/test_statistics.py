@@ -19,9 +19,10 @@ from scipy import stats
 
 from mmzoo.bench import significance as sig
 from mmzoo.bench.comparison import comparison_tables, rank_methods, right_items
-from mmzoo.bench.report import Cell, Group, Table, to_html
+from mmzoo.bench.groups import Group
 from mmzoo.bench.stats import detectable, enough_seeds, smallest_p
 from mmzoo.bench.store import Store
+from mmzoo.bench.tables import Cell, Table, to_html
 
 Command = Callable[..., Any]
 profile = settings(max_examples=40, deadline=None, derandomize=True)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import result_files
 import torch
+from result_files import lasting
 
 from mmzoo.bench import building, claims, memory, session
 from mmzoo.bench.checkpoint import sealed, unsealed
@@ -36,12 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--seeds", "1", "--epochs", "1", "--device", "cpu")
 
 
-def lasting(row: dict[str, Any] | None) -> dict[str, Any]:
-    return {k: v for k, v in (row or {}).items() if k not in ("timing", "environment")}
-
-
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    return {p.parent.name: lasting(json.loads(p.read_text())) for p in sorted(folder.glob("runs/*/result.json"))}
+    return {run: lasting(row) for run, row in result_files.rows_of(folder).items()}
 
 
 def stop_after(epochs: int) -> Callable[[int, int], None]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from result_files import rows_by_label
 
 from mmzoo.bench.ready import make_twin
 from mmzoo.catalogue import Catalogue
@@ -30,11 +30,6 @@ def run_ok(mmzoo: Callable[..., Any], *arguments: object) -> str:
     result = mmzoo(*arguments)
     assert result.code == 0, result.err
     return str(result.out)
-
-
-def rows_of(out: Path) -> dict[str, dict[str, Any]]:
-    rows = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(out.glob("runs/*/result.json"))]
-    return {row["label"]: row for row in rows}
 
 
 def twin_of(catalogue: Catalogue, name: str) -> Any:
@@ -70,7 +65,7 @@ def test_the_planted_truth_is_recovered(mmzoo: Callable[..., Any], home: Path, t
     )
     text = run_ok(mmzoo, *bench)
     assert "sarcasm (mini)" in text and "closed" in text and "Bayes" in text
-    rows = rows_of(out)
+    rows = rows_by_label(out)
     for m in ("image", "text"):
         row = rows[f"unimodal: {m}"]
         assert row["metrics"]["acc"] == pytest.approx(row["bayes"], abs=0.06), m
@@ -89,6 +84,7 @@ def test_every_twin_goes_from_files_to_a_row(
     facts = generate(twin, home / "mini" / name, share=SHARE[name])
     out = run_ok(mmzoo, "data", "prepare", name, "--mini", "--jobs", 0)
     assert "(mini)" in out and "fault" not in out
+    assert sum("no split" in line for line in out.splitlines()) <= 1  # nobody publishes lists for a twin
     (store,) = find_stores(name, mini=True)
     assert len(store) == sum(facts["items"].values())
     assert set(store.bayes) and store.bayes["+".join(store.modalities)] == pytest.approx(max(facts["bayes"].values()))
@@ -97,7 +93,7 @@ def test_every_twin_goes_from_files_to_a_row(
     results = tmp_path / "out"
     run_ok(mmzoo, "bench", "--method", "concat", "--no-references", "--datasets", f"{name}:mini", "--seeds", "1", "--epochs", 1,
            "--device", "cpu", "--out", results)  # fmt: skip
-    row = rows_of(results)["concat"]
+    row = rows_by_label(results)["concat"]
     assert row["dataset"] == f"{name} (mini)" and row["status"] == "ok"
     assert row["metrics"]["n_scored"] == facts["items"]["test"]
     generate(twin, tmp_path / "again", share=SHARE[name])
@@ -206,7 +202,7 @@ def benched(mmzoo: Callable[..., Any], manifest: Path, out: Path) -> dict[str, A
     run_ok(mmzoo, "data", "prepare", manifest, "--jobs", 0)
     run_ok(mmzoo, "bench", "--method", "ogm", "--no-references", "--datasets", manifest, "--seeds", "1", "--epochs", 1,
            "--device", "cpu", "--out", out)  # fmt: skip
-    (row,) = rows_of(out).values()
+    (row,) = rows_by_label(out).values()
     assert row["status"] == "ok", row["reason"]
     return row
 

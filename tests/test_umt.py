@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import Linear, Sgd, Weights, assert_same, cross_entropy, encode, gradient, weights_of
 from helpers import NormEncoder, data, equal, loader, model, run, train, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmzoo.api import Batch, Chain, Encoder, MultimodalModel, Run, Step, Strategy, Training, Window
+from mmzoo.api import Batch, Chain, MultimodalModel, Run, Step, Strategy, Training, Window
 from mmzoo.errors import BadValue, Diverged, Incompatible, UnknownName
 from mmzoo.evaluation import evaluate, predict
 from mmzoo.head import FusionHead
@@ -40,23 +41,10 @@ SEEDS = st.integers(0, 10_000)
 MODALITIES = ("a", "v", "t")
 IN, OUT = {"a": 5, "v": 2, "t": 3}, {"a": 3, "v": 4, "t": 2}
 N, C = 7, 4
-WEIGHTS = Mapping[str, Any]
 Mean = partial(Sum, reduce="mean")
 
 
 # ---------------------------------------------------------------------- whole steps, by hand
-class Linear(Encoder):
-    """One linear layer."""
-
-    def __init__(self, width: int, out: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, out)
-        self.out_dim = out
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x)
-
-
 class Needs(Strategy):
     """Plain training that has teachers."""
 
@@ -97,50 +85,6 @@ def linear_run(strategy: Strategy, present: bool = False, head: Any = Concat, **
     return Run(linear_model(head=head), strategy, **options)
 
 
-def weights_of(module: nn.Module) -> dict[str, Any]:
-    return {name: p.detach().numpy().copy() for name, p in module.named_parameters()}
-
-
-def encode(w: WEIGHTS, m: str, x: Tensor) -> Any:
-    return x.numpy() @ w[f"encoders.{m}.linear.weight"].T + w[f"encoders.{m}.linear.bias"]
-
-
-def cross_entropy(z: Any, y: Any) -> Any:
-    z = z - z.real.max(1, keepdims=True)
-    return -(z - np.log(np.exp(z).sum(1, keepdims=True)))[np.arange(len(y)), y].mean()
-
-
-def gradient(loss: Callable[[WEIGHTS], Any], w: WEIGHTS) -> dict[str, Any]:
-    """The exact gradient by a complex step of 1e-30 in every entry."""
-    grads = {name: np.zeros_like(value) for name, value in w.items()}
-    for name, value in w.items():
-        for at in np.ndindex(value.shape):
-            moved = value.astype(complex)
-            moved[at] += 1e-30j
-            grads[name][at] = loss({**w, name: moved}).imag / 1e-30
-    return grads
-
-
-class Sgd:
-    """v <- 0.9 v + g + 0.03 w, then w <- w - 0.2 v."""
-
-    def __init__(self) -> None:
-        self.velocity: dict[str, Any] = {}
-
-    def step(self, w: WEIGHTS, g: WEIGHTS) -> dict[str, Any]:
-        moved = {}
-        for name in w:
-            total = g[name] + 0.03 * w[name]
-            self.velocity[name] = 0.9 * self.velocity[name] + total if name in self.velocity else total
-            moved[name] = w[name] - 0.2 * self.velocity[name]
-        return moved
-
-
-def assert_same(module: nn.Module, w: WEIGHTS) -> None:
-    for name, value in weights_of(module).items():
-        np.testing.assert_allclose(value, w[name], rtol=0, atol=1e-11, err_msg=name)
-
-
 @pytest.mark.parametrize("present", [False, True], ids=["complete", "absent modalities"])
 def test_umt_step_by_hand(present: bool) -> None:
     weight, teachers = 2.5, given_teachers()
@@ -148,7 +92,7 @@ def test_umt_step_by_hand(present: bool) -> None:
     w = weights_of(r.model)
     theirs = {m: weights_of(t) for m, t in teachers.items()}
 
-    def loss(u: WEIGHTS, batch: Batch) -> Any:
+    def loss(u: Weights, batch: Batch) -> Any:
         there = torch.ones(N, 3, dtype=torch.bool) if batch.present is None else batch.present
         logits, distance = u["head.bias"], 0.0
         for i, m in enumerate(MODALITIES):
@@ -179,7 +123,7 @@ def test_a_teacher_by_hand() -> None:
     w |= {f"head.layer.{n}": value for n, value in weights_of(head).items()}
     sgd = Sgd()
 
-    def loss(u: WEIGHTS, batch: Batch) -> Any:
+    def loss(u: Weights, batch: Batch) -> Any:
         here = batch.present[:, 1]  # type: ignore[index]
         z = encode(u, "v", batch.inputs["v"][here])
         return cross_entropy(z @ u["head.layer.weight"].T + u["head.layer.bias"], batch.target[here].numpy())

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from result_files import contents, lasting, rows_by_label
 from safetensors.torch import load_file
 
 from mmzoo import evaluation
@@ -32,20 +33,6 @@ BENCH = ("bench", "--method", "umt", "--baselines", "ume", *SMALL)
 
 def by_label(plan: Plan) -> dict[str, Planned]:
     return {p.label: p for p in plan.runs}
-
-
-def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """label -> row."""
-    rows = [json.loads(p.read_text()) for p in sorted(folder.glob("runs/*/result.json"))]
-    return {r["label"]: r for r in rows}
-
-
-def lasting(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in row.items() if k not in ("timing", "environment")}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def no_probe(features: torch.Tensor, target: torch.Tensor, n_classes: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -184,7 +171,7 @@ def test_a_plan_says_who_is_a_teacher(mmzoo: Command) -> None:
 
 # ---------------------------------------------------------------------- rows
 def test_a_row_names_its_teachers_and_holds_their_cost(taught: Path) -> None:
-    rows = rows_of(taught)
+    rows = rows_by_label(taught)
     assert set(rows) == {"umt", "ume", "unimodal: fou", "unimodal: zer"}
     alone = {m: rows[f"unimodal: {m}"] for m in ("fou", "zer")}
     steps = 2 * 16  # two epochs of 1,000 items in batches of 64
@@ -204,7 +191,7 @@ def test_a_row_names_its_teachers_and_holds_their_cost(taught: Path) -> None:
 
 
 def test_ume_is_made_of_the_rows_of_its_members(taught: Path) -> None:
-    rows = rows_of(taught)
+    rows = rows_by_label(taught)
     row = rows["ume"]
     assert row["metrics"]["epochs"] == 0 and row["metrics"]["selected_epoch"] == -1 and row["record"] == {}
     assert row["metrics"]["own_logits"] == "exact" and row["warnings"] == {}
@@ -222,7 +209,7 @@ def test_the_weights_that_are_kept_are_those_that_were_scored(
     taught: Path, plan: MakePlan, catalogue: Catalogue
 ) -> None:
     kept = {p.parent.name for p in taught.glob(f"runs/*/{WEIGHTS}")}
-    rows = rows_of(taught)
+    rows = rows_by_label(taught)
     assert kept == {rows[f"unimodal: {m}"]["run_id"] for m in ("fou", "zer")}
     student = by_label(plan("umt", epochs=2))["umt"]
     teacher = student.teachers[0]
@@ -239,7 +226,7 @@ def test_the_weights_that_are_kept_are_those_that_were_scored(
 
 def test_a_row_of_a_teacher_is_that_of_a_plain_reference(taught: Path, tmp_path: Path) -> None:
     assert main(["bench", "--method", "unimodal", "--no-references", *SMALL, "--out", str(tmp_path)]) == 0
-    alone, kept = rows_of(tmp_path), rows_of(taught)
+    alone, kept = rows_by_label(tmp_path), rows_by_label(taught)
     assert {k: lasting(r) for k, r in alone.items()} == {k: lasting(kept[k]) for k in alone}
     assert not list(tmp_path.glob(f"runs/*/{WEIGHTS}"))
 
@@ -258,7 +245,7 @@ def test_alone_in_the_report_means_trained_on_all_items(mmzoo: Command, tmp_path
     arguments = ("bench", "--method", "umt+joint_unimodal", "--no-references", "--seeds", "1", "--epochs", "1",
                  "--out", tmp_path)  # fmt: skip
     assert mmzoo(*arguments).code == 0
-    rows = rows_of(tmp_path)
+    rows = rows_by_label(tmp_path)
     folder = tmp_path / "runs" / rows["unimodal: fou"]["run_id"]
     row = json.loads((folder / "result.json").read_text())
     row["spec"]["spare_slice"] = True
@@ -294,12 +281,12 @@ def test_a_finished_bench_needs_no_weights(copied: Path, mmzoo: Command, trained
 def test_a_bench_before_without_teachers_lends_its_rows(tmp_path: Path, mmzoo: Command, trained: list[str]) -> None:
     """Its unimodal rows have left no weights: they are trained again, and their rows stay what they were."""
     assert mmzoo("bench", "--method", "concat", *SMALL, "--out", tmp_path).code == 0
-    first = rows_of(tmp_path)
+    first = rows_by_label(tmp_path)
     trained.clear()
     done = mmzoo(*BENCH, "--no-references", "--out", tmp_path)
     assert done.code == 0 and "there already" not in done.out
     assert trained == ["unimodal: fou", "unimodal: zer", "umt", "ume"]
-    again = rows_of(tmp_path)
+    again = rows_by_label(tmp_path)
     assert all(lasting(again[f"unimodal: {m}"]) == lasting(first[f"unimodal: {m}"]) for m in ("fou", "zer"))
 
 
@@ -336,7 +323,7 @@ def test_a_student_without_a_plan_around_it_has_its_teachers_trained(
     student = by_label(plan("umt", epochs=2))["umt"]
     row = run_one(student, catalogue, Store(tmp_path))
     assert trained == ["umt", "unimodal: fou", "unimodal: zer"]
-    assert lasting(row) == lasting(rows_of(taught)["umt"])
+    assert lasting(row) == lasting(rows_by_label(taught)["umt"])
     assert to_do(plan("umt", epochs=2), Store(tmp_path)) == []
 
 
@@ -407,7 +394,7 @@ def test_a_teacher_that_diverges_refuses_its_student(mmzoo: Command, tmp_path: P
     arguments = ("bench", "--method", "umt", "--no-references", *SMALL, "--set", "train.lr=1000000000.0", "--set",
                  "train.momentum=1000000000.0", "--out", tmp_path)  # fmt: skip
     assert mmzoo(*arguments).code == 0
-    rows = rows_of(tmp_path)
+    rows = rows_by_label(tmp_path)
     assert rows["unimodal: fou"]["status"] == "diverged" and not list(tmp_path.glob(f"runs/*/{WEIGHTS}"))
     assert rows["umt"]["status"] == "refused"
     assert (
@@ -429,14 +416,14 @@ def test_a_teacher_that_fails_fails_its_student_until_it_works(
         building, "build_model", lambda c, spec, data: fail() if data.modalities == ("zer",) else real(c, spec, data)
     )
     assert mmzoo(*arguments).code == 1
-    assert {k: r["status"] for k, r in rows_of(tmp_path).items()} == {
+    assert {k: r["status"] for k, r in rows_by_label(tmp_path).items()} == {
         "unimodal: fou": "ok",
         "unimodal: zer": "failed",
         "ume": "failed",
     }
     monkeypatch.setattr(building, "build_model", real)
     assert mmzoo(*arguments).code == 0
-    assert {r["status"] for r in rows_of(tmp_path).values()} == {"ok"}
+    assert {r["status"] for r in rows_by_label(tmp_path).values()} == {"ok"}
 
 
 def test_a_scored_row_survives_when_its_weights_cannot_be_made_again(
@@ -471,7 +458,7 @@ def test_a_weight_of_zero_counts_no_teachers(mmzoo: Command, tmp_path: Path) -> 
         "umt.weight=0",
     )
     assert mmzoo(*arguments, "--out", tmp_path).code == 0
-    rows = rows_of(tmp_path)
+    rows = rows_by_label(tmp_path)
     row, plain = rows["umt[weight=0.0]"], rows["concat"]
     assert set(rows) == {"umt[weight=0.0]", "concat"}  # and no teacher is trained for nothing
     assert row["teachers"] == {} and row["cost"] == plain["cost"]
@@ -485,13 +472,13 @@ def test_a_reference_is_called_as_the_recipe_that_it_is(plan: MakePlan) -> None:
 
 def test_a_head_that_cannot_hold_the_members_makes_a_refused_row(mmzoo: Command, tmp_path: Path) -> None:
     done = mmzoo("bench", "--method", "ume@weight", "--no-references", *SMALL, "--out", tmp_path)
-    row = rows_of(tmp_path)["ume@weight"]
+    row = rows_by_label(tmp_path)["ume@weight"]
     assert done.code == 0 and row["status"] == "refused" and "Use the head sum: ume@sum" in row["reason"]
 
 
 def test_a_window_and_a_chain_have_teachers_too(mmzoo: Command, tmp_path: Path) -> None:
     done = mmzoo("bench", "--method", "umt:0-0+ogm@sum", "--no-references", *SMALL, "--out", tmp_path)
-    row = rows_of(tmp_path)["umt:0-0+ogm@sum"]
+    row = rows_by_label(tmp_path)["umt:0-0+ogm@sum"]
     assert done.code == 0 and row["status"] == "ok" and set(row["teachers"]) == {"fou", "zer"}
     assert row["record"]["loss/task"] and "loss/umt/fou" not in row["record"]  # gone by the last epoch
 

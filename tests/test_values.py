@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import Linear, Sgd, Weights, assert_same, cross_entropy, encode, gradient, log_softmax, weights_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmzoo import Batch, Encoder, MultimodalModel, Run, Strategy
+from mmzoo import Batch, MultimodalModel, Run, Strategy
 from mmzoo.autodiff import (
     conjugate_gradients,
     gauss_newton_operator,
@@ -40,22 +41,9 @@ FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40
 SEEDS = st.integers(0, 10_000)
 N, D, C = 7, 3, 4
 IN = {"a": 5, "v": 2}
-Weights = dict[str, Any]
 
 
 # ---------------------------------------------------------------------- whole steps, by hand
-class Linear(Encoder):
-    """One linear layer."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, D)
-        self.out_dim = D
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x)
-
-
 def batches(seed: int = 3, widths: Mapping[str, int] = IN) -> list[Batch]:
     g = torch.Generator().manual_seed(seed)
     rows = []
@@ -68,28 +56,13 @@ def batches(seed: int = 3, widths: Mapping[str, int] = IN) -> list[Batch]:
 
 def run_of(strategy: Strategy) -> Run:
     torch.manual_seed(0)
-    model = MultimodalModel({m: Linear(d) for m, d in IN.items()}, Concat(dict.fromkeys(IN, D), C)).double()
+    model = MultimodalModel({m: Linear(d, D) for m, d in IN.items()}, Concat(dict.fromkeys(IN, D), C)).double()
     training = Training(optimizer="sgd", lr=0.2, momentum=0.9, weight_decay=0.03, epochs=3)
     return Run(model, strategy, train=batches(), training=training, seed=5)
 
 
-def weights_of(run: Run) -> Weights:
-    return {name: p.detach().numpy().copy() for name, p in run.model.named_parameters()}
-
-
 def features_of(w: Weights, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {
-        m: x.numpy() @ w[f"encoders.{m}.linear.weight"].T + w[f"encoders.{m}.linear.bias"] for m, x in inputs.items()
-    }
-
-
-def log_softmax(z: Any) -> Any:
-    z = z - z.real.max(1, keepdims=True)
-    return z - np.log(np.exp(z).sum(1, keepdims=True))
-
-
-def cross_entropy(z: Any, y: Any) -> Any:
-    return -log_softmax(z)[np.arange(len(y)), y].mean()
+    return {m: encode(w, m, x) for m, x in inputs.items()}
 
 
 def unimodal_of(w: Weights, z: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,43 +78,12 @@ def true_class_sum(z: Any, y: Any) -> float:
     return float(np.exp(log_softmax(z))[np.arange(len(y)), y].sum())
 
 
-def gradient(loss: Callable[[Weights], Any], w: Weights) -> Weights:
-    """The exact gradient by a complex step of 1e-30 in every entry."""
-    grads = {name: np.zeros_like(value) for name, value in w.items()}
-    for name, value in w.items():
-        for at in np.ndindex(value.shape):
-            moved = value.astype(complex)
-            moved[at] += 1e-30j
-            grads[name][at] = loss({**w, name: moved}).imag / 1e-30
-    return grads
-
-
-class Sgd:
-    """v <- 0.9 v + g + 0.03 w, then w <- w - 0.2 v."""
-
-    def __init__(self) -> None:
-        self.velocity: Weights = {}
-
-    def step(self, w: Weights, g: Weights) -> Weights:
-        moved = {}
-        for name in w:
-            total = g[name] + 0.03 * w[name]
-            self.velocity[name] = 0.9 * self.velocity[name] + total if name in self.velocity else total
-            moved[name] = w[name] - 0.2 * self.velocity[name]
-        return moved
-
-
-def assert_same(run: Run, w: Weights) -> None:
-    for name, value in weights_of(run).items():
-        np.testing.assert_allclose(value, w[name], rtol=0, atol=1e-11, err_msg=name)
-
-
 def train_both(
     strategy: Strategy, by_hand: Callable[[Weights, Batch, int, int, Weights], Weights], epochs: int = 2
 ) -> None:
     """Compare the weights after each step. by_hand: (w, batch, epoch, step, w at epoch start) -> gradient."""
     run, sgd, step = run_of(strategy), Sgd(), 0
-    w = weights_of(run)
+    w = weights_of(run.model)
     for epoch in range(epochs):
         run.start_epoch()
         at_start = w
@@ -149,7 +91,7 @@ def train_both(
             run.step(batch)
             w = sgd.step(w, by_hand(w, batch, epoch, step, at_start))
             step += 1
-            assert_same(run, w)
+            assert_same(run.model, w)
         run.end_epoch()
 
 

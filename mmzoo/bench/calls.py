@@ -19,8 +19,9 @@ from mmzoo.bench.launchers import launch
 from mmzoo.bench.lessons import Row
 from mmzoo.bench.plan import Planned, make_plan, to_do
 from mmzoo.bench.ready import make_missing
-from mmzoo.bench.report import render, to_csv
+from mmzoo.bench.report import render
 from mmzoo.bench.store import STRATEGY_STATE, WEIGHTS, Store
+from mmzoo.bench.tables import to_csv
 from mmzoo.bench.tune import tuned_plan
 from mmzoo.bench.work import Order, Progress
 from mmzoo.config.datasets import resolve_dataset

@@ -8,21 +8,10 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.bench.report import (
-    DASH,
-    METRICS,
-    Cell,
-    Group,
-    Row,
-    Table,
-    compared,
-    grouped,
-    main_metric,
-    main_score,
-    percent,
-)
+from mmzoo.bench.groups import METRICS, Group, Row, compared, grouped, main_metric, main_score
 from mmzoo.bench.stats import detectable, enough_seeds, smallest_p, spread
 from mmzoo.bench.store import Store
+from mmzoo.bench.tables import DASH, Cell, Table, percent
 from mmzoo.errors import CorruptFile, MmzooError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.bench.comparison import rank_methods
-from mmzoo.bench.report import METRICS, Group, Row, grouped, main_metric, main_score
+from mmzoo.bench.groups import METRICS, Group, Row, grouped, main_metric, main_score
 from mmzoo.bench.store import Store
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.files import write_bytes

@@ -5,22 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmzoo.bench.report import (
-    DASH,
-    METRICS,
-    Cell,
-    Group,
-    Row,
-    Table,
-    alone_of,
-    at,
-    grouped,
-    main_metric,
-    main_score,
-    number,
-    percent,
-)
+from mmzoo.bench.groups import METRICS, Group, Row, alone_of, at, grouped, main_metric, main_score
 from mmzoo.bench.store import ABLATIONS
+from mmzoo.bench.tables import DASH, Cell, Table, number, percent
 
 WORDS = {key: key.replace("_", "-") for key in ABLATIONS}
 
@@ -56,7 +43,9 @@ def _measures(dataset: str, inside: Sequence[Group], groups: Sequence[Group]) ->
         cells = [Cell(group.label), Cell(m)]
         cells += [Cell(percent(group.spread(at("metrics", "modalities", m, key, main)))) for key in measures]
         by_itself = alone_of(m, group, groups)
-        cells.append(Cell(percent(by_itself.spread(at("metrics", "modalities", m, "own", main))) if by_itself else DASH))
+        cells.append(
+            Cell(percent(by_itself.spread(at("metrics", "modalities", m, "own", main))) if by_itself else DASH)
+        )
         table.body.append([*cells, Cell(", ".join(dict.fromkeys(_own_words(group, m))))])
     table.notes.append(
         "Over the test items that have the modality. own: its own logits inside the joint model; the last column says "

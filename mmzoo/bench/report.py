@@ -1,64 +1,22 @@
-"""Tables from rows: Markdown, LaTeX, HTML, CSV, JSON. No torch at import."""
+"""The report of a bench: scores and cost, each modality inside and alone, paired differences. No torch at import."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from mmzoo.bench.groups import METRICS, Group, Row, alone_of, at, compared, grouped, main_metric, main_score, plain_of
 from mmzoo.bench.stats import Spread, detectable, paired, smallest_p, spread
 from mmzoo.bench.store import SCHEMA
-from mmzoo.errors import MmzooError
-from mmzoo.training import TUNED as TUNED_TRAINING
+from mmzoo.bench.tables import DASH, Cell, Table, latex, markdown, number, percent, to_csv, to_html
 
-Row = Mapping[str, Any]
 FORMATS = ("md", "csv", "json", "latex", "html")
-DASH = "–"  # noqa: RUF001
 #: the columns of `--protocol peers`
 PEERS = ("peers' protocol: epoch chosen on test", "flatters by")
 TUNED = ("tuned: trials", "tuning seconds", "tuning backwards")
-METRICS = {"acc": "ACC", "macro_f1": "macro-F1", "map": "MAP"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    best: bool = False
-
-
-@dataclass
-class Table:
-    """A titled table of cells, with notes below it."""
-
-    title: str
-    header: list[str]
-    body: list[list[Cell]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Group:
-    """All seeds of one configuration on one data set."""
-
-    label: str
-    role: str
-    rows: tuple[Row, ...]
-
-    @property
-    def alone(self) -> bool:
-        return self.rows[0]["modality"] is not None
-
-    def by_seed(self, get: Callable[[Row], float]) -> dict[int, float]:
-        return {r["seed"]: get(r) for r in self.rows if r["status"] == "ok"}
-
-    def spread(self, get: Callable[[Row], float]) -> Spread:
-        return spread(list(self.by_seed(get).values()))
 
 
 def render(
@@ -77,7 +35,6 @@ def render(
     return "\n".join((markdown if fmt == "md" else latex)(table) for table in shown)
 
 
-# ---------------------------------------------------------------------------------------------- content
 def make_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
     """For each data set: scores and cost, each modality inside and alone, and paired differences."""
     tables = []
@@ -90,44 +47,6 @@ def make_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
         if difference := _differences(dataset, groups):
             tables.append(difference)
     return tables
-
-
-def grouped(rows: Sequence[Row], roles: Mapping[str, str]) -> list[Group]:
-    """The configurations of one data set in the order of `roles`, each with its seeds."""
-    by_config: dict[str, list[Row]] = {}
-    for row in rows:
-        by_config.setdefault(row["config_id"], []).append(row)
-    order = {label: i for i, label in enumerate(roles)}
-    # The same method under two protocols is two configurations; tell them apart by what differs.
-    labels = [g[0]["label"] for g in by_config.values()]
-    groups = []
-    for config, members in by_config.items():
-        label = members[0]["label"]
-        shown = label if labels.count(label) == 1 else f"{label} ({_protocol(members[0], config)})"
-        groups.append(Group(shown, roles.get(label, "other"), tuple(sorted(members, key=lambda r: r["seed"]))))
-    return sorted(groups, key=lambda g: (order.get(g.rows[0]["label"], len(order)), g.label))
-
-
-def _protocol(row: Row, config: str) -> str:
-    t = row["spec"]["training"]
-    return f"{t['optimizer']} lr {t['lr']:g}, {t['epochs']} epochs, {config[:6]}"
-
-
-def at(*path: str) -> Callable[[Row], float]:
-    """A number of a row by its path; NaN where there is none."""
-
-    def get(row: Row) -> float:
-        value: Any = row
-        for key in path:
-            value = value.get(key, {}) if isinstance(value, Mapping) else {}
-        return math.nan if isinstance(value, Mapping) else value
-
-    return get
-
-
-def main_score(row: Row) -> float:
-    """The score that a run is known by."""
-    return row["metrics"][row["metrics"]["main_metric"]]
 
 
 def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str, str]]) -> Table:
@@ -151,7 +70,7 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
     best = [_best([columns[i][c] for i in joint]) for c in range(len(metrics) + 1)]
     for i, group in enumerate(groups):
         cells = [Cell(percent(s), i in joint and s.n > 0 and s.mean == best[c]) for c, s in enumerate(columns[i])]
-        plain = _plain_of(group, groups)
+        plain = plain_of(group, groups)
         delta = paired(group.by_seed(main_score), plain.by_seed(main_score)) if plain and not group.alone else None
         delta = None if plain is group else delta
         deltas.append(delta)
@@ -287,16 +206,6 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
     return table
 
 
-def compared(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
-    """Each method that the bench is about with every other joint one of the same budget and a common seed."""
-    joint = [g for g in groups if not g.alone and g.by_seed(main_score)]
-    return [
-        (a, b) for a in joint for b in joint
-        if a.role == "method" and a is not b and _budget(a) == _budget(b)
-        and set(a.by_seed(main_score)) & set(b.by_seed(main_score))
-    ]  # fmt: skip
-
-
 def _differences(dataset: str, groups: Sequence[Group]) -> Table | None:
     main = main_metric(groups)
     table = Table(
@@ -328,140 +237,5 @@ def _detectable(differences: Sequence[Spread]) -> list[str]:
     ]
 
 
-def main_metric(groups: Sequence[Group]) -> str:
-    """The metric that the runs of a data set are known by."""
-    return next((r["metrics"]["main_metric"] for g in groups for r in g.rows if r["status"] == "ok"), "acc")
-
-
-def _plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
-    """Plain training with the same head, encoders, budget and training items."""
-
-    def key(of: Group) -> tuple[Any, ...]:
-        spec = of.rows[0]["spec"]
-        # Where every method was tuned, the head's numbers were too.
-        same = ("head", "encoders", "data_params", "modalities", *(() if spec.get("tuning") else ("head_params",)))
-        return (of.spread(at("cost", "train_items")).mean, _budget(of),
-                *(json.dumps(spec[k], sort_keys=True) for k in same))  # fmt: skip
-
-    for other in groups:
-        parts = other.rows[0]["spec"]["parts"]
-        if len(parts) == 1 and parts[0]["strategy"] == "plain" and key(other) == key(group):
-            return other
-    return None
-
-
-def _budget(group: Group) -> str:
-    """What two methods must share to be compared: all of training, or what of it is not tuned and the number of trials."""
-    spec = group.rows[0]["spec"]
-    if not spec.get("tuning"):
-        return json.dumps(spec["training"], sort_keys=True)
-    shared = {k: v for k, v in spec["training"].items() if k not in TUNED_TRAINING}
-    return json.dumps([shared, spec["tuning"]["trials"]], sort_keys=True)
-
-
-def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | None:
-    """The runs of one modality by itself with the encoder and the budget of a joint run."""
-
-    def key(of: Group) -> str:
-        spec = of.rows[0]["spec"]
-        return json.dumps([_budget(of), spec["data_params"], spec["encoders"].get(modality)], sort_keys=True)
-
-    found = (g for g in groups if g.alone and g.rows[0]["modality"] == modality and key(g) == key(group))
-    return next((g for g in found if not g.rows[0]["spec"].get("spare_slice")), None)
-
-
 def _best(spreads: Iterable[Spread]) -> float:
     return max((s.mean for s in spreads if s.n), default=math.nan)
-
-
-def percent(s: Spread, *, sign: bool = False) -> str:
-    """Mean and deviation times 100; a dash where there is nothing."""
-    if not s.n:
-        return DASH
-    mean = round(100 * s.mean, 1) + 0.0  # adding zero makes -0.0 a plain zero
-    text = f"{mean:{'+' if sign else ''}.1f}"
-    return text if s.deviation is None else f"{text} ± {100 * s.deviation:.1f}"
-
-
-def number(s: Spread, digits: int = 1) -> str:
-    """The mean; a dash where there is nothing."""
-    return f"{s.mean:.{digits}f}" if s.n else DASH
-
-
-# ---------------------------------------------------------------------------------------------- form
-def markdown(table: Table) -> str:
-    """A Markdown table with aligned columns, so that it reads well in a terminal too."""
-    lines = [[_md(c) for c in table.header]]
-    lines += [[f"**{_md(c.text)}**" if c.best else _md(c.text) for c in row] for row in table.body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
-
-    def row(line: Sequence[str]) -> str:
-        first, *rest = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
-        return "| " + " | ".join([first, *rest]) + " |"
-
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    parts = [f"### {_md(table.title)}", "", row(lines[0]), rule, *map(row, lines[1:]), ""]
-    return "\n".join(parts + [f"- {_md(note)}" for note in table.notes] + [""] * bool(table.notes))
-
-
-def latex(table: Table) -> str:
-    """A tabular with booktabs rules."""
-    body = [" & ".join(rf"\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in row) + r" \\"
-            for row in table.body]  # fmt: skip
-    return "\n".join([
-        f"% {_one_line(table.title)}", rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", r"\toprule",
-        " & ".join(map(_tex, table.header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}",
-        *(f"% {_one_line(note)}" for note in table.notes), "",
-    ])  # fmt: skip
-
-
-def to_html(tables: Sequence[Table]) -> str:
-    """One page that loads nothing; every text in it is escaped."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MmzooError(f"HTML needs jinja2 ({error}). Install it: pip install jinja2") from None
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["visible"] = _one_line
-    return environment.get_template("report.html.j2").render(tables=tables) + "\n"
-
-
-def to_csv(rows: Sequence[Row]) -> str:
-    """One line a run, nested values as dotted columns."""
-    flat = [dict(_flat(r)) for r in rows]
-    first = ["run_id", "dataset", "label", "seed", "status"]
-    names = first + sorted({k for r in flat for k in r} - set(first))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return out.getvalue()
-
-
-def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, v in value.items():
-        if isinstance(v, Mapping):
-            yield from _flat(v, f"{prefix}{key}.")
-        else:
-            yield prefix + key, json.dumps(v) if isinstance(v, (list, tuple)) else v
-
-
-def _md(text: str) -> str:
-    """Names come from outside: nothing in them may act as markup or steer a terminal."""
-    return "".join(_MARKUP.get(c, c) for c in _one_line(text)).replace("](", "]\\(")
-
-
-_MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "Δ": r"$\Delta$", "φ": r"$\varphi$", DASH: "--",
-        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # fmt: skip
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in _one_line(text))
-
-
-def _one_line(text: str) -> str:
-    """The text without line breaks, and with a replacement mark for control and other invisible characters."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))

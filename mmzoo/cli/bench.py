@@ -210,7 +210,7 @@ def prepared_plan(spec: BenchSpec, store: Store) -> Plan:
     """The plan, and what it needs: a folder that takes results, and the data that can be made without asking."""
     from mmzoo.bench.plan import make_plan
     from mmzoo.bench.ready import make_missing
-    from mmzoo.cli.data import Bar, tell
+    from mmzoo.cli.stores import Bar, tell
     from mmzoo.plugins import catalogue
 
     make_plan(spec, catalogue(), stores=False)  # what is wrong with it is told before anything is made

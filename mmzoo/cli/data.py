@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmzoo.cli.stores import Bar, lacking_splits, store_line, tell
 from mmzoo.config.datasets import is_manifest
 from mmzoo.errors import BadValue, CorruptFile, UnknownName, near_miss
 
 if TYPE_CHECKING:
     from mmzoo.catalogue import Entry
-    from mmzoo.data.prepare import Prepared, Progress
+    from mmzoo.data.prepare import Progress
     from mmzoo.data.source import Source
-    from mmzoo.data.store import DataStore
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,10 +27,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     prepare = actions.add_parser("prepare", help="make the store of a data set", description=(
         "Makes the store, with a worker process a core. It goes on where it was stopped, and does nothing where all is done."))  # fmt: skip
     _add_name(prepare, _prepare)
-    _add_root(prepare)
-    prepare.add_argument(
-        "--recipe", metavar="NAME", help="how files become arrays (default: the first; mmzoo data show NAME)"
-    )
+    _add_files(prepare)
     prepare.add_argument(
         "--mini", action="store_true", help="the generated twin below MMZOO_HOME (mmzoo data mini NAME)"
     )
@@ -41,17 +37,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     prepare.add_argument(
         "--allow-missing", action="store_true", help="leave out what is not there: --on-bad missing=drop"
     )
-    _add_jobs(prepare)
     check = actions.add_parser("check", help="what is wrong with a data set or its store", description=(
         "With --root, or for FILE.yaml: reads and decodes everything and names each fault. Otherwise: sees that the stores of NAME "
         "are as they were written. Exit code 1 when something is wrong."))  # fmt: skip
     _add_name(check, _check)
-    _add_root(check)
-    check.add_argument("--recipe", metavar="NAME", help="the recipe to decode with (default: the first)")
+    _add_files(check)
     check.add_argument(
         "--quick", action="store_true", help="annotations and whether the files are there; decode nothing"
     )
-    _add_jobs(check)
     mini = actions.add_parser("mini", help="generate a twin of a data set, in its published layout", description=(
         "Writes a small generated data set with planted imbalance and known Bayes accuracies, in the layout and file formats of "
         "the real one. Its rows are marked (mini) everywhere."))  # fmt: skip
@@ -68,49 +61,37 @@ def _add_name(parser: argparse.ArgumentParser, command: Callable[[argparse.Names
     parser.set_defaults(command=command)
 
 
-def _add_root(parser: argparse.ArgumentParser) -> None:
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """Which files are read, and how: see `_files`."""
     parser.add_argument("--root", metavar="DIR", help="the folder of the published files")
     parser.add_argument("--splits", metavar="DIR", help="where split lists lie, if not below --root")
-
-
-def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="how files become arrays (default: the first; mmzoo data show NAME)"
+    )
     parser.add_argument("--jobs", metavar="N", type=int, help="worker processes (default: one a core; 0: none)")
 
 
 # ---------------------------------------------------------------------------------------------- prepare
 def _prepare(arguments: argparse.Namespace) -> int:
-    source = source_of(arguments.data)
-    root = _root(arguments, source)
-    _check_jobs(arguments.jobs)
+    source = _source_of(arguments.data)
+    root, splits, recipe = _files(arguments, source)
     chosen = [*arguments.on_bad, *(["missing=drop"] if arguments.allow_missing else [])]
-    splits = None if arguments.splits is None else _folder(arguments.splits, "--splits")
     with Bar() as progress:
         from mmzoo.data.prepare import prepare
 
-        recipe = arguments.recipe or usual_recipe(arguments.data, root)
         done = prepare(source, root, recipe, splits_dir=splits, on_bad=chosen or None, jobs=arguments.jobs,
                        progress=progress)  # fmt: skip
     tell(done)
     return 0
 
 
-def tell(done: Prepared) -> None:
-    """What a prepare has made, in a few lines."""
-    from mmzoo.data.faults import summary
-
-    store = done.store
-    marked = " (mini)" if store.mini else ""
-    print(f"{store.name}{marked}: {len(store):,} items, {', '.join(f'{m} {_form(store, m)}' for m in store.modalities)}, "
-          f"{_size(store)}")  # fmt: skip
-    for split, body in store.meta["splits"].items():
-        print(f"  split {split}: {body['source']}")
-    for split, why in store.meta.get("unavailable", {}).items():
-        print(f"  no split {split}: {why}")
-    for line in summary(done.faults):
-        print(f"  {line}")
-    if done.faults:
-        print(f"  all of it: {done.report}")
-    print(f"  {'prepared' if done.made else 'nothing to do, it was prepared already'}: {store.folder}")
+def _files(arguments: argparse.Namespace, source: Source) -> tuple[Path, Path | None, str | None]:
+    """The folder to read, the folder of split lists, and the recipe, as they are asked for. Raises BadValue."""
+    if arguments.jobs is not None and not 0 <= arguments.jobs <= 4096:
+        raise BadValue(f"--jobs must lie between 0 and 4096, not {arguments.jobs}.")
+    root = _root(arguments, source)
+    splits = None if arguments.splits is None else _folder(arguments.splits, "--splits")
+    return root, splits, arguments.recipe or _usual_recipe(arguments.data, root)
 
 
 def _root(arguments: argparse.Namespace, source: Source) -> Path:
@@ -147,25 +128,16 @@ def _folder(text: str, option: str) -> Path:
     return path.absolute()
 
 
-def _check_jobs(jobs: int | None) -> None:
-    if jobs is not None and not 0 <= jobs <= 4096:
-        raise BadValue(f"--jobs must lie between 0 and 4096, not {jobs}.")
-
-
 # ---------------------------------------------------------------------------------------------- check
 def _check(arguments: argparse.Namespace) -> int:
-    source = source_of(arguments.data)
+    source = _source_of(arguments.data)
     if arguments.root is None and source.root is None:
         return _check_stores(source)
     from mmzoo.data.check import check
     from mmzoo.data.faults import FAULTS, told
 
-    _check_jobs(arguments.jobs)
-    arguments.mini = False
-    root = _root(arguments, source)
-    splits = None if arguments.splits is None else _folder(arguments.splits, "--splits")
+    root, splits, recipe = _files(arguments, source)
     with Bar() as progress:
-        recipe = arguments.recipe or usual_recipe(arguments.data, root)
         listed, faults = check(source, root, recipe, splits_dir=splits, quick=arguments.quick,
                                jobs=arguments.jobs, progress=progress)  # fmt: skip
     for fault in faults:
@@ -213,7 +185,7 @@ def _mini(arguments: argparse.Namespace) -> int:
     from mmzoo.data.home import mini_root
     from mmzoo.plugins import catalogue
 
-    source = source_of(arguments.data)
+    source = _source_of(arguments.data)
     root = mini_root(source.name) if arguments.root is None else Path(arguments.root).expanduser().absolute()
     with Bar() as progress:
         made = make_twin(catalogue().get("datasets", arguments.data), root, arguments.seed,
@@ -237,7 +209,7 @@ def _list(arguments: argparse.Namespace) -> int:
             print(f"{entry.name}: comes with {entry.package}, nothing to prepare")
             continue
         name = entry.name
-        found = [_store_line(s) for mini in (False, True) for s in find_stores(name, mini=mini)]
+        found = [store_line(s) for mini in (False, True) for s in find_stores(name, mini=mini)]
         if not found:
             there = mini_root(name).is_dir()
             found = [f"not prepared: mmzoo data prepare {name} --root DIR" + (
@@ -247,15 +219,10 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _store_line(store: DataStore) -> str:
-    marked = " (mini)" if store.mini else ""
-    return f"{store.meta['recipe']['name']}{marked}, {len(store):,} items, {_size(store)}, splits {', '.join(store.meta['splits'])}"
-
-
 def _show(arguments: argparse.Namespace) -> int:
     from mmzoo.data.store import find_stores
 
-    source = source_of(arguments.data)
+    source = _source_of(arguments.data)
     print(f"{source.name}\n  layout:\n{_indented(source.layout, 4)}")
     if source.obtain:
         print(f"  where it comes from:\n{_indented(source.obtain, 4)}")
@@ -273,23 +240,10 @@ def _show(arguments: argparse.Namespace) -> int:
     stores = [s for mini in (False, True) for s in find_stores(source.name, mini=mini)]
     print("  stores:" if stores else "  stores: none")
     for store in stores:
-        print(f"    {_store_line(store)}: {store.folder}")
-        for split, why in store.meta.get("unavailable", {}).items():
-            print(f"      no split {split}: {why}")
+        print(f"    {store_line(store)}: {store.folder}")
+        for lacking in lacking_splits(store):
+            print(f"      {lacking}")
     return 0
-
-
-def _form(store: DataStore, modality: str) -> str:
-    return "+".join("x".join(map(str, shape)) + f" {dtype}" for shape, dtype in store.parts(modality).values())
-
-
-def _size(store: DataStore) -> str:
-    size = float(sum(f["bytes"] for f in store.meta["files"].values()))
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 def _indented(text: str, by: int = 2) -> str:
@@ -297,7 +251,7 @@ def _indented(text: str, by: int = 2) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- names
-def source_of(text: str) -> Source:
+def _source_of(text: str) -> Source:
     """The source of a data set or of a manifest. Raises UnknownName for another name, BadValue for a faulty manifest."""
     from mmzoo.plugins import catalogue
 
@@ -305,10 +259,10 @@ def source_of(text: str) -> Source:
         from mmzoo.data.manifest import own_entry
 
         return own_entry(Path(text), catalogue()).load()
-    return published(catalogue().get("datasets", text)) if catalogue().has("datasets", text) else _nobody(text)
+    return _published(catalogue().get("datasets", text)) if catalogue().has("datasets", text) else _nobody(text)
 
 
-def published(entry: Entry) -> Source:
+def _published(entry: Entry) -> Source:
     if not entry.extra.get("prepared"):
         raise BadValue(
             f"{entry.name} comes with {entry.package}: there is nothing to prepare. See: mmzoo show {entry.name}"
@@ -316,7 +270,7 @@ def published(entry: Entry) -> Source:
     return entry.load()()
 
 
-def usual_recipe(text: str, root: Path) -> str | None:
+def _usual_recipe(text: str, root: Path) -> str | None:
     """The recipe of a data set unless another is asked for: of its twin, the one that the catalogue names for it."""
     from mmzoo.data.choice import as_mini
     from mmzoo.data.home import is_mini
@@ -334,39 +288,3 @@ def _nobody(text: str) -> Any:
     names = [e.name for e in catalogue().entries("datasets")]
     hint = " A manifest of your own ends in .yaml." if Path(text).exists() else ""
     raise UnknownName(f"no data set {text!r}.{near_miss(text, names)}{hint} All that there are: mmzoo data list")
-
-
-class Bar:
-    """The progress of a prepare on the terminal: what it says on lines, its steps as a bar where stderr is a terminal."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._stage = ""
-
-    def __enter__(self) -> Progress:
-        from mmzoo.data.prepare import Progress
-
-        return Progress(self._say, self._step)
-
-    def __exit__(self, *exc: object) -> None:
-        self._close()
-
-    def _say(self, text: str) -> None:
-        self._close()
-        print(text, flush=True)
-
-    def _step(self, stage: str, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        if stage != self._stage:
-            from tqdm import tqdm
-
-            self._close()
-            units: dict[str, Any] = {"unit": "B", "unit_scale": True} if stage == "hash" else {"unit": " items"}
-            self._bar, self._stage = tqdm(total=total, desc=stage, dynamic_ncols=True, leave=False, **units), stage
-        self._bar.update(done - self._bar.n)
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._bar, self._stage = None, ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
-    from mmzoo.bench.report import Table
+    from mmzoo.bench.tables import Table
 
 FORMATS = ("md", "csv", "json", "latex", "html")
 

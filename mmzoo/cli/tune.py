@@ -23,8 +23,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.bench.report import Cell, Table, markdown
     from mmzoo.bench.store import Store
+    from mmzoo.bench.tables import Cell, Table, markdown
     from mmzoo.config.grammar import shown
 
     if not arguments.out:

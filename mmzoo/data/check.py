@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmzoo.data.faults import scan
+from mmzoo.data.judging import duplicates, found_in
 from mmzoo.data.listing import Listed, list_all
-from mmzoo.data.prepare import CHUNK_ITEMS, Progress, duplicates, fitted, found_in
+from mmzoo.data.prepare import CHUNK_ITEMS, Progress, fitted
 from mmzoo.data.source import Fault, Item, Recipe, Source
 from mmzoo.data.workers import PATIENCE, decode
 from mmzoo.errors import unknown

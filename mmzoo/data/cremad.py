@@ -64,26 +64,19 @@ class CremaD(Source):
         else:
             found = _from_names(root, splits_dir, by_actor=split == "speaker")
         media = _Media(root)
-        items, faults = [], found.faults
         for clip, label, side, group, where in found.rows:
-            items.append(Item(clip, label, media.of(clip), side, group, where))
+            found.items.append(Item(clip, label, media.of(clip), side, group, where))
             if clip in KNOWN:
-                faults.append(Fault("mislabelled", KNOWN[clip], clip, "video"))
-        if not items:
-            raise BadValue(
-                f"no clip of CREMA-D is named in {', '.join(map(str, found.sources))}. Layout: {self.layout}."
-            )
-        return Listing(items, tuple(CLASSES.values()), tuple(faults), found.words, tuple(found.sources))
+                found.faults.append(Fault("mislabelled", KNOWN[clip], clip, "video"))
+        return found.listing(tuple(CLASSES.values()), found.words)
 
 
 @dataclass
-class _Found:
-    """rows: clip, label, side, group, where."""
+class _Found(textfiles.Reading):
+    """rows: clip, label, side, group, where. words: where the split comes from."""
 
-    words: str
+    words: str = ""
     rows: list[tuple[str, int, str | None, str | None, str]] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    sources: list[Path] = field(default_factory=list)
 
 
 def _folders(root: Path, splits_dir: Path | None) -> list[Path]:
@@ -95,7 +88,7 @@ def _folders(root: Path, splits_dir: Path | None) -> list[Path]:
 def _from_lists(root: Path, split: str, splits_dir: Path | None) -> _Found:
     """The clips of a pair of published lists. No groups: their test holds the same actors as their train."""
     names, whose, origin = LISTS[split]
-    found = _Found(f"{whose} published lists ({' and '.join(names)})")
+    found = _Found(words=f"{whose} published lists ({' and '.join(names)})")
     for side, name in zip(("train", "test"), names):
         path = textfiles.first_file(_folders(root, splits_dir), [name])
         if path is None:
@@ -104,9 +97,8 @@ def _from_lists(root: Path, split: str, splits_dir: Path | None) -> _Found:
                 "the split hash or speaker, which need no lists but compare with nobody's numbers."
             )
         found.sources.append(path)
-        for n, line in enumerate(textfiles.lines_of(path), 1):
-            if line.strip():
-                _row(found, line, split, side, f"{path.name}:{n}")
+        for where, line in textfiles.rows_of(path):
+            _row(found, line, split, side, where)
     return found
 
 
@@ -118,7 +110,7 @@ def _row(found: _Found, line: str, split: str, side: str, where: str) -> None:
     code = told if split == "ogm" else WORDS.get(told.lower(), told)
     if match is None or match["code"] not in CLASSES or code not in CLASSES:
         wanted = "1001_IEO_NEU_XX,NEU" if split == "ogm" else "1085_IWL_SAD_XX.flv Sad"
-        found.faults.append(Fault("annotation", f"{textfiles.shortened(line)} is not like {wanted}", where=where))
+        found.annotation(f"{textfiles.shortened(line)} is not like {wanted}", where)
         return
     if code != match["code"]:
         message = f"the list says {code}, the clip's name {match['code']}; the name is used"
@@ -133,13 +125,11 @@ def _from_names(root: Path, splits_dir: Path | None, *, by_actor: bool) -> _Foun
         if by_actor
         else "a hash of each clip's name, by actors"
     )
-    found = _Found(words + " (mmzoo's own)")
+    found = _Found(words=words + " (mmzoo's own)")
     for clip, where in _all_clips(root, splits_dir, found):
         match = CLIP.fullmatch(clip)
         if match is None or match["code"] not in CLASSES:
-            found.faults.append(
-                Fault("annotation", f"{textfiles.shortened(clip)} is not like 1001_IEO_NEU_XX", where=where)
-            )
+            found.annotation(f"{textfiles.shortened(clip)} is not like 1001_IEO_NEU_XX", where)
             continue
         actor = int(match["actor"])
         side = "test" if actor >= TEST_ACTOR else "holdout" if actor >= HOLDOUT_ACTOR else "train"
@@ -151,17 +141,15 @@ def _all_clips(root: Path, splits_dir: Path | None, found: _Found) -> Iterator[t
     """The names of all clips, from SentenceFilenames.csv, else from the lists, else from the folder of recordings."""
     if (path := root / "SentenceFilenames.csv").is_file():
         found.sources.append(path)
-        for n, line in enumerate(textfiles.lines_of(path)[1:], 2):
-            if line.strip():
-                yield line.rpartition(",")[2].strip().strip('"'), f"{path.name}:{n}"
+        for where, line in textfiles.rows_of(path, header=True):
+            yield line.rpartition(",")[2].strip().strip('"'), where
         return
     lists = [p for name in LISTS["ogm"][0] if (p := textfiles.first_file(_folders(root, splits_dir), [name]))]
     if len(lists) == 2:
         for path in lists:
             found.sources.append(path)
-            for n, line in enumerate(textfiles.lines_of(path), 1):
-                if line.strip():
-                    yield line.partition(",")[0].strip(), f"{path.name}:{n}"
+            for where, line in textfiles.rows_of(path):
+                yield line.partition(",")[0].strip(), where
         return
     names = sorted(n.removesuffix(".wav") for n in textfiles.names_in(root / "AudioWAV") if n.endswith(".wav"))
     if not names:

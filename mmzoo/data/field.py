@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mmzoo.errors import undefined
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -43,12 +45,12 @@ class Field:
 
     def arrays(self) -> Mapping[str, Array]:
         """Name of a part -> its form; the name is empty where there is one part only (`<modality>.npy`)."""
-        raise TypeError(f"{type(self).__name__} defines no arrays")
+        raise undefined(self, "arrays")
 
     def read(self, media: Media) -> Mapping[str, np.ndarray]:
         """Part -> array of exactly that form. Deterministic. Raises MediaFault for whatever is wrong with the file; any
         other exception is a defect of the field."""
-        raise TypeError(f"{type(self).__name__} defines no read")
+        raise undefined(self, "read")
 
     def blank(self) -> Mapping[str, np.ndarray]:
         """What stands for an item that cannot be read."""

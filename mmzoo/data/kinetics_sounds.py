@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +13,7 @@ from typing import ClassVar
 from mmzoo.data import textfiles
 from mmzoo.data.fields.audio import Filterbank, Spectrogram
 from mmzoo.data.fields.video import Frames, listed
-from mmzoo.data.source import Fault, File, Item, Listing, Media, Recipe, Source
+from mmzoo.data.source import File, Item, Listing, Media, Recipe, Source
 from mmzoo.errors import BadValue
 
 #: the index is the label in OGM-GE's lists
@@ -60,14 +60,12 @@ class KineticsSounds(Source):
 
     def list(self, root: Path, *, split: str, splits_dir: Path | None = None) -> Listing:  # type: ignore[override]
         textfiles.folder(root)
-        found = _read(root, split, splits_dir)
-        if not found.rows:
-            raise BadValue(f"no clip of Kinetics-Sounds is named in {', '.join(map(str, found.sources))}.")
+        folders = [splits_dir] if splits_dir is not None else [root / p for p in PLACES]
+        found = _hashed(folders, root) if split == "hash" else _published(FORMS[split], folders, root)
         media = _Media(root, {row.video for row in found.rows})
-        items = [
-            Item(r.id, r.label, media.of(r), None if split == "hash" else r.side, r.video, r.where) for r in found.rows
-        ]
-        return Listing(items, CLASSES, tuple(found.faults), found.words, tuple(found.sources))
+        for r in found.rows:
+            found.items.append(Item(r.id, r.label, media.of(r), None if split == "hash" else r.side, r.video, r.where))
+        return found.listing(CLASSES, found.words)
 
 
 @dataclass(frozen=True)
@@ -84,163 +82,141 @@ class _Row:
 
 
 @dataclass
-class _Found:
-    words: str
+class _Found(textfiles.Reading):
+    """words: where the split comes from."""
+
+    words: str = ""
     rows: list[_Row] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    sources: list[Path] = field(default_factory=list)
-
-    def add(self, name: str, label: int | None, side: str, where: str, line: str, wanted: str) -> None:
-        match = NAME.fullmatch(name)
-        if match is None or label is None:
-            self.faults.append(Fault("annotation", f"{textfiles.shortened(line)} is not like {wanted}", where=where))
-            return
-        start = None if match["start"] is None else int(match["start"])
-        self.rows.append(_Row(match["video"], start, label, side, where))
 
 
-def _read(root: Path, split: str, splits_dir: Path | None) -> _Found:
-    folders = [splits_dir] if splits_dir is not None else [root / p for p in PLACES]
-    if split == "hash":
-        return _all(folders, root)
-    forms = {"ogm": _ogm, "mla": _mla, "njust": _njust, "k400": _k400}
-    return forms[split](folders, root)
+#: what one line of a list says: place, name of the clip, label (None for no class of the 31), and the line as it is shown
+Told = tuple[str, str, int | None, str]
 
 
-def _all(folders: Sequence[Path], root: Path) -> _Found:
+@dataclass(frozen=True)
+class _Form:
+    """How somebody writes split lists. words: of whom they are. files: side -> what the list may be called. rows: reads one
+    file. wanted: what a line is like. fits: whether the first line of a csv file is the one of this form."""
+
+    words: str
+    whose: str
+    files: Mapping[str, Sequence[str]]
+    rows: Callable[[Path], Iterable[Told]]
+    wanted: str
+    fits: Callable[[Sequence[str]], bool] | None = None
+
+    def find(self, folders: Sequence[Path], side: str, root: Path) -> Path:
+        """The list of one side. Raises BadValue that says where to get it."""
+        for path in (folder / name for folder in folders for name in self.files[side]):
+            if path.is_file() and (self.fits is None or self.fits(_header(path))):
+                return path
+        raise BadValue(
+            f"Kinetics-Sounds: {self.whose} list {' or '.join(self.files[side])} is neither in {root} nor in --splits DIR. "
+            "OGM-GE's lists are in data/KineticSound of github.com/GeWu-Lab/OGM-GE_CVPR2022; the csv files come with Kinetics-400."
+        )
+
+
+def _published(form: _Form, folders: Sequence[Path], root: Path) -> _Found:
+    """The clips of a pair of lists."""
+    found = _Found(words=form.words)
+    for side in form.files:
+        path = form.find(folders, side, root)
+        found.sources.append(path)
+        for where, name, label, line in form.rows(path):
+            match = NAME.fullmatch(name)
+            if match is None or label is None:
+                found.annotation(f"{textfiles.shortened(line)} is not like {form.wanted}", where)
+            else:
+                start = None if match["start"] is None else int(match["start"])
+                found.rows.append(_Row(match["video"], start, label, side, where))
+    return found
+
+
+def _hashed(folders: Sequence[Path], root: Path) -> _Found:
+    """The clips of OGM-GE's lists, else of Kinetics-400's."""
     try:
-        found = _ogm(folders, root)
+        found = _published(FORMS["ogm"], folders, root)
     except BadValue as error:
         try:
-            found = _k400(folders, root)
+            found = _published(FORMS["k400"], folders, root)
         except BadValue:
             raise error from None
     found.words = "a hash of each clip's id (mmzoo's own)"
     return found
 
 
-def _need(folders: Sequence[Path], names: Sequence[str], root: Path, whose: str) -> Path:
-    path = textfiles.first_file(folders, names)
-    if path is None:
-        raise BadValue(
-            f"Kinetics-Sounds: {whose} list {' or '.join(names)} is neither in {root} nor in --splits DIR. OGM-GE's lists are in "
-            "data/KineticSound of github.com/GeWu-Lab/OGM-GE_CVPR2022; the csv files come with Kinetics-400."
-        )
-    return path
-
-
-def _ogm(folders: Sequence[Path], root: Path) -> _Found:
+def _ogm(path: Path) -> Iterator[Told]:
     """`<id>,10,<label>`; ids of train have start and end, those of test the start alone."""
-    found = _Found("OGM-GE's published lists (my_train.txt and my_test.txt)")
-    for side in ("train", "test"):
-        path = _need(folders, [f"my_{side}.txt"], root, "OGM-GE's")
-        found.sources.append(path)
-        for n, line in _lines(path):
-            name, _, rest = line.partition(",")
-            label = rest.rpartition(",")[2].strip()
-            valid = label.isascii() and label.isdigit() and int(label[:9]) < len(CLASSES) and rest.count(",") == 1
-            found.add(
-                name.strip(),
-                int(label) if valid else None,
-                side,
-                f"{path.name}:{n}",
-                line,
-                "-00nar1nEPc_000033_000043,10,13",
-            )
-    return found
+    for where, line in textfiles.rows_of(path):
+        name, _, rest = line.partition(",")
+        label = rest.rpartition(",")[2].strip()
+        valid = label.isascii() and label.isdigit() and int(label[:9]) < len(CLASSES) and rest.count(",") == 1
+        yield where, name.strip(), int(label) if valid else None, line
 
 
-def _mla(folders: Sequence[Path], root: Path) -> _Found:
+def _mla(path: Path) -> Iterator[Told]:
     """`<name>.mp4 <class name>`."""
-    found = _Found("lists in MLA's form (my_train_ks.txt and my_test_ks.txt)")
-    for side in ("train", "test"):
-        path = _need(folders, [f"my_{side}_ks.txt"], root, "MLA's")
-        found.sources.append(path)
-        for n, line in _lines(path):
-            name, _, label = line.strip().partition(" ")
-            name = name.removesuffix(".mp4")
-            found.add(
-                name,
-                LABEL.get(label.strip().lower()),
-                side,
-                f"{path.name}:{n}",
-                line,
-                "-00nar1nEPc.mp4 playing harmonica",
-            )
-    return found
+    for where, line in textfiles.rows_of(path):
+        name, _, label = line.strip().partition(" ")
+        yield where, name.removesuffix(".mp4"), LABEL.get(label.strip().lower()), line
 
 
-def _njust(folders: Sequence[Path], root: Path) -> _Found:
+def _njust(path: Path) -> Iterator[Told]:
     """csv with the columns label and youtube_id. The class is found by its name, not by its first appearance in the file."""
-    found = _Found("lists in the form of AMSS and BSS (train.csv and test.csv)")
-    for side in ("train", "test"):
-        path = _need(
-            [f for f in folders if _header(f / f"{side}.csv") == ["label", "youtube_id"]],
-            [f"{side}.csv"],
-            root,
-            "AMSS's",
-        )
-        found.sources.append(path)
-        for where, cells in _table(path):
-            label = LABEL.get(cells.get("label", "").strip().lower())
-            found.add(
-                cells.get("youtube_id", ""),
-                label,
-                side,
-                where,
-                str(list(cells.values())),
-                "a class of the 31 and an id",
-            )
-    return found
+    for where, cells in _table(path):
+        label = LABEL.get(cells.get("label", "").strip().lower())
+        yield where, cells.get("youtube_id", ""), label, str(list(cells.values()))
 
 
-def _k400(folders: Sequence[Path], root: Path) -> _Found:
+def _k400(path: Path) -> Iterator[Told]:
     """The annotation files of Kinetics-400, of whose 400 classes 31 are taken."""
-    found = _Found("the lists of Kinetics-400: train, and validation as test")
-    names = {"train": ("kinetics-400_train.csv", "kinetics_train.csv", "train.csv"),
-             "test": ("kinetics-400_val.csv", "kinetics_val.csv", "validate.csv", "val.csv")}  # fmt: skip
-    for side, known in names.items():
-        here = [f for f in folders if any("time_start" in _header(f / name) for name in known)]
-        path = _need(
-            here,
-            [n for n in known if any("time_start" in _header(f / n) for f in here)] or known,
-            root,
-            "Kinetics-400's",
-        )
-        found.sources.append(path)
-        for where, cells in _table(path):
-            label = LABEL.get(cells.get("label", "").strip().lower())
-            if label is not None:
-                name = f"{cells.get('youtube_id', '')}_{cells.get('time_start', '').strip()}"
-                found.add(
-                    name, label, side, where, str(list(cells.values())), "label,youtube_id,time_start,time_end,split"
-                )
-    return found
+    for where, cells in _table(path):
+        label = LABEL.get(cells.get("label", "").strip().lower())
+        if label is not None:
+            name = f"{cells.get('youtube_id', '')}_{cells.get('time_start', '').strip()}"
+            yield where, name, label, str(list(cells.values()))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    return ((n, line) for n, line in enumerate(textfiles.lines_of(path), 1) if line.strip())
+FORMS = {
+    "ogm": _Form(
+        "OGM-GE's published lists (my_train.txt and my_test.txt)", "OGM-GE's",
+        {"train": ["my_train.txt"], "test": ["my_test.txt"]}, _ogm, "-00nar1nEPc_000033_000043,10,13",
+    ),
+    "mla": _Form(
+        "lists in MLA's form (my_train_ks.txt and my_test_ks.txt)", "MLA's",
+        {"train": ["my_train_ks.txt"], "test": ["my_test_ks.txt"]}, _mla, "-00nar1nEPc.mp4 playing harmonica",
+    ),
+    "njust": _Form(
+        "lists in the form of AMSS and BSS (train.csv and test.csv)", "AMSS's",
+        {"train": ["train.csv"], "test": ["test.csv"]}, _njust, "a class of the 31 and an id",
+        lambda header: header == ["label", "youtube_id"],
+    ),
+    "k400": _Form(
+        "the lists of Kinetics-400: train, and validation as test", "Kinetics-400's",
+        {"train": ["kinetics-400_train.csv", "kinetics_train.csv", "train.csv"],
+         "test": ["kinetics-400_val.csv", "kinetics_val.csv", "validate.csv", "val.csv"]},
+        _k400, "label,youtube_id,time_start,time_end,split", lambda header: "time_start" in header,
+    ),
+}  # fmt: skip
 
 
-def _header(path: Path) -> Sequence[str]:
+def _header(path: Path) -> list[str]:
     try:
         first = next(iter(textfiles.lines_of(path)), "")
     except BadValue:
-        return ()
+        return []
     return [cell.strip() for cell in first.split(",")]
 
 
 def _table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Place and cells by column, of each row. A row of another width lacks its last cells."""
-    lines = textfiles.lines_of(path)
-    header = [cell.strip() for cell in lines[0].split(",")]
-    for n, line in enumerate(lines[1:], 2):
-        if line.strip():
-            try:
-                cells = next(csv.reader([line], strict=False), [])
-            except csv.Error:
-                cells = []
-            yield f"{path.name}:{n}", dict(zip(header, cells))
+    header = _header(path)
+    for where, line in textfiles.rows_of(path, header=True):
+        try:
+            cells = next(csv.reader([line], strict=False), [])
+        except csv.Error:
+            cells = []
+        yield where, dict(zip(header, cells))
 
 
 class _Media:

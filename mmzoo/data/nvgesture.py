@@ -11,7 +11,7 @@ from typing import ClassVar
 from mmzoo.data import textfiles
 from mmzoo.data.fields.flow import Flow
 from mmzoo.data.fields.video import Frames
-from mmzoo.data.source import Fault, File, Item, Listing, Media, Recipe, Source
+from mmzoo.data.source import File, Item, Listing, Media, Recipe, Source
 from mmzoo.errors import BadValue
 
 #: in the order of the labels, which the lists count from 1
@@ -65,29 +65,24 @@ class NVGesture(Source):
                                    ("flow", flow, ("computed", "stored", "none"))):  # fmt: skip
             if given not in known:
                 raise BadValue(f"{name} must be {' or '.join(known)}, not {given!r}.")
-        items: list[Item] = []
-        faults: list[Fault] = []
-        sources: list[Path] = []
+        reading = textfiles.Reading()
         for side in ("train", "test"):
             names = [name.format(side) for name in LISTS[lists]]
             path = textfiles.first_file([splits_dir or root], names)
             if path is None:
                 raise BadValue(f"there is no {names[0]} in {splits_dir or root}. Layout: {self.layout}.")
-            sources.append(path)
-            lines = [(n, line) for n, line in enumerate(textfiles.lines_of(path), 1) if line.strip()]
-            for index, (n, line) in enumerate(lines):
-                row, where = parsed(line), f"{path.name}:{n}"
+            reading.sources.append(path)
+            for index, (where, line) in enumerate(textfiles.rows_of(path)):
+                row = parsed(line)
                 if isinstance(row, str):
-                    faults.append(Fault("annotation", row, where=where))
+                    reading.annotation(row, where)
                     continue
                 media = row.media(root / "Video_data", colour)
                 if flow != "none":
                     stored = File(root / "Video_data" / "flow_data" / side / f"{index}.npy")
                     media = {**media, "flow": stored if flow == "stored" else media["rgb"]}
-                items.append(Item(row.clip, row.label, media, side, f"subject{row.subject}", where))
-        if not items:
-            raise BadValue(f"no row of {', '.join(map(str, sources))} can be used.")
-        return Listing(items, CLASSES, tuple(faults), f"NVIDIA's lists, version {lists[1]}", tuple(sources))
+                reading.items.append(Item(row.clip, row.label, media, side, f"subject{row.subject}", where))
+        return reading.listing(CLASSES, f"NVIDIA's lists, version {lists[1]}")
 
 
 @dataclass(frozen=True)

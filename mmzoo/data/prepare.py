@@ -19,12 +19,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mmzoo import __version__
-from mmzoo.data.faults import KEEPABLE, policy_of, scan, summary, write_report
+from mmzoo.data.faults import policy_of, scan
 from mmzoo.data.field import Field
+from mmzoo.data.growing import JOURNAL, Growing, overwrite, read_journal, row_bytes, sync, write_header, write_present
 from mmzoo.data.home import MARKER, is_mini, store_folder
+from mmzoo.data.judging import Judge, below
 from mmzoo.data.listing import Listed, list_all
 from mmzoo.data.source import Fault, Item, Recipe, Source
 from mmzoo.data.splits import completed_split
@@ -41,11 +43,11 @@ from mmzoo.data.store import (
     index_bytes,
     sha256_of,
 )
-from mmzoo.data.workers import PATIENCE, Chunk, decode
+from mmzoo.data.workers import PATIENCE, decode
 from mmzoo.errors import BadValue, CorruptFile, MmzooError, unknown
 from mmzoo.files import sync_folder, write_bytes, write_json
 
-PLAN, JOURNAL = "plan.json", "journal.jsonl"
+PLAN = "plan.json"
 #: a chunk has at most so many items and about so many bytes
 CHUNK_ITEMS, CHUNK_BYTES = 256, 16 << 20
 #: libraries whose version may change what is decoded
@@ -86,8 +88,9 @@ def prepare(
     name = next(iter(recipes)) if recipe is None else recipe
     if name not in recipes:
         raise unknown(f"recipe of {source.name}", name, recipes, see=f"See: mmzoo data show {source.name}")
-    work = _Work(source, root.absolute(), recipes[name], splits_dir, policy_of(on_bad or ()), progress or Progress(),
-                 folder or store_folder(source, recipes[name], mini=is_mini(root)))  # fmt: skip
+    target = folder or store_folder(source, recipes[name], mini=is_mini(root))
+    judge = Judge(source.name, root.absolute(), policy_of(on_bad or ()), target.with_name(target.name + ".report.csv"))
+    work = _Work(source, root.absolute(), recipes[name], splits_dir, judge, progress or Progress(), target)
     try:
         with _lock(work.target, work.progress):
             return work.run(on_bad is not None, os.cpu_count() or 1 if jobs is None else jobs, patience, sync_every)
@@ -104,19 +107,14 @@ class _Work:
     root: Path
     recipe: Recipe
     splits_dir: Path | None
-    policy: Mapping[str, str]
+    judge: Judge
     progress: Progress
     target: Path
-    faults: list[Fault] = field(default_factory=list)
     fitted: Mapping[str, Field] = field(default_factory=dict)
 
     @property
     def part(self) -> Path:
         return self.target.with_name(self.target.name + ".part")
-
-    @property
-    def report(self) -> Path:
-        return self.target.with_name(self.target.name + ".report.csv")
 
     # ------------------------------------------------------------------ the way through
     def run(self, policy_given: bool, jobs: int, patience: float, sync_every: float) -> Prepared:
@@ -125,18 +123,18 @@ class _Work:
         listed = list_all(self.source, self.root, self.recipe, self.splits_dir)
         print_of_input = listed.fingerprint(self.root)
         if (store := self._up_to_date(print_of_input, policy_given)) is not None:
-            return Prepared(store, False, _recorded(store), self.report)
-        self.faults = [*listed.faults, *scan(listed.items)]
-        items = self._admitted(listed.items)
+            return Prepared(store, False, _recorded(store), self.judge.report)
+        self.judge.faults += [*listed.faults, *scan(listed.items)]
+        items = self.judge.admitted(listed.items)
         plan = self._plan(listed, items, print_of_input)
         self._begin(plan)
         self.fitted = fitted(self.recipe, listed, items)
         notes = self._decode(items, plan, jobs, patience, sync_every)
         self._finish(listed, items, notes, plan)
-        noted = {"fingerprint": print_of_input, "policy": dict(self.policy), "root": str(self.root),
+        noted = {"fingerprint": print_of_input, "policy": dict(self.judge.policy), "root": str(self.root),
                  "seconds": round(time.monotonic() - started, 1), "mmzoo": __version__}  # fmt: skip
         store = self._publish(noted)
-        return Prepared(store, True, _recorded(store), self.report)
+        return Prepared(store, True, _recorded(store), self.judge.report)
 
     def _up_to_date(self, fingerprint: str, policy_given: bool) -> DataStore | None:
         """The store that is there, if it was made of just these files under the same policy."""
@@ -144,7 +142,9 @@ class _Work:
             store = DataStore(self.target)
             noted = json.loads((self.target / PREPARED).read_text(encoding="utf-8"))
             same = noted.get("fingerprint") == fingerprint
-            agreed = noted.get("policy") == dict(self.policy) or not (policy_given or _unsettled(store, self.policy))
+            agreed = noted.get("policy") == dict(self.judge.policy) or not (
+                policy_given or _unsettled(store, self.judge.policy)
+            )
             if same and agreed and store.recipe_hash == self.recipe.hash:
                 for name in store.meta["files"]:
                     store.check_file(name)
@@ -163,47 +163,10 @@ class _Work:
             )
         return None
 
-    def _admitted(self, items: Sequence[Item]) -> list[Item]:
-        """The items that are to be decoded: without those that are known to be faulty and to be dropped."""
-        self._refuse_errors(len(items))
-        dropped = {
-            f.item
-            for f in self.faults
-            if self.policy[f.kind] == "drop" and f.item is not None and f.kind != "collision"
-        }
-        kept = [i for i in items if i.id not in dropped]
-        if not kept:
-            raise BadValue(f"{self.source.name}: no item is left. {self._told()}")
-        return kept
-
-    def _refuse_errors(self, n: int) -> None:
-        judged = self._judged()
-        write_report(self.report, judged)
-        if errors := [(f, a) for f, a in judged if a == "error"]:
-            touched = len({f.item for f, _ in errors if f.item}) or len(errors)
-            kinds = sorted({f.kind for f, _ in errors})
-            raise BadValue(
-                f"{self.source.name}: {touched:,} of {n:,} items ({100 * touched / max(n, 1):.1f} %) cannot be used as they are:\n"
-                + "\n".join(f"  {line}" for line in summary(errors))
-                + f"\nAll of them: {self.report}\n"
-                + _advice(kinds)
-            )
-
-    def _judged(self) -> list[tuple[Fault, str]]:
-        """The faults and what becomes of each, told without the folder that the data lies in."""
-        told = [
-            dataclasses.replace(f, where=_below(f.where, self.root), message=_below(f.message, self.root))
-            for f in self.faults
-        ]
-        return [(f, self.policy[f.kind]) for f in told]
-
-    def _told(self) -> str:
-        return " ".join(summary(self._judged())) + f" All of it: {self.report}"
-
     # ------------------------------------------------------------------ the plan
     def _plan(self, listed: Listed, items: Sequence[Item], fingerprint: str) -> dict[str, Any]:
         sizes = {
-            array_name(m, p): _row_bytes(a.shape, a.dtype)
+            array_name(m, p): row_bytes(a.shape, a.dtype)
             for m, f in self.recipe.fields.items()
             for p, a in f.arrays().items()
         }
@@ -219,7 +182,7 @@ class _Work:
         """Make the folder of the unfinished store; one that was to become something else is removed."""
         try:
             there = json.loads((self.part / PLAN).read_text(encoding="utf-8"))
-            same = there.pop("blanked", None) in (None, self._blanked()) and there == plan
+            same = there.pop("blanked", None) in (None, self.judge.blanked()) and there == plan
         except (OSError, ValueError, AttributeError, RecursionError):
             same = False
         if not same:
@@ -237,7 +200,7 @@ class _Work:
         """Append what is not there yet to the arrays. Returns what was found in each item: its faults and hashes."""
         size = plan["chunk"]
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
-        notes = self._journal(chunks)
+        notes = read_journal(self.part, chunks)
         done = len(notes)
         tasks = [(n, [i.media for i in chunks[n]]) for n in range(done, len(chunks))]
         count = sum(map(len, chunks[:done]))
@@ -249,74 +212,41 @@ class _Work:
             self.progress.step("decode", min(count, len(items)), len(items))
 
         rows = sum(map(len, chunks[:done]))
-        with _Arrays(self.part, plan["row_bytes"], rows, sync_every) as arrays:
+        with Growing(self.part, plan["row_bytes"], rows, sync_every) as arrays:
             for chunk in decode(self.fitted, tasks, jobs=min(jobs, len(tasks)), on_item=on_item, patience=patience):
                 notes.append({"faults": chunk.faults, "hashes": chunk.hashes})
                 arrays.append(chunk, notes[-1])
         return [{"faults": f, "hashes": h} for note in notes for f, h in zip(note["faults"], note["hashes"])]
 
-    def _journal(self, chunks: Sequence[Sequence[Item]]) -> list[dict[str, Any]]:
-        """The whole lines of the journal. A line that was cut short by the kill is as if it was never written."""
-        notes: list[dict[str, Any]] = []
-        path = self.part / JOURNAL
-        try:
-            lines = path.read_bytes().split(b"\n")[:-1]
-        except OSError:
-            return []
-        for line in lines:
-            try:
-                note = json.loads(line)
-                if note["chunk"] != len(notes) or len(note["faults"]) != len(chunks[len(notes)]):
-                    break
-                notes.append({"faults": note["faults"], "hashes": note["hashes"]})
-            except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-                break
-        whole = b"".join(line + b"\n" for line in lines[: len(notes)])
-        if path.stat().st_size != len(whole):
-            write_bytes(path, whole)
-        return notes
-
     # ------------------------------------------------------------------ the end
     def _finish(
         self, listed: Listed, items: Sequence[Item], notes: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]
     ) -> None:
-        self._note_decoded(listed, items, notes)
-        self._refuse_errors(len(listed.items))
-        bad = {(f.item, self.policy[f.kind]) for f in self.faults}
-        rows = [Row(i.id, i.label, _below(i.where, self.root), n, listed.sides[i.id], listed.groups[i.id])
+        self.judge.note_decoded(listed, items, notes)
+        self.judge.refuse_errors(len(listed.items))
+        bad = {(f.item, self.judge.policy[f.kind]) for f in self.judge.faults}
+        rows = [Row(i.id, i.label, below(i.where, self.root), n, listed.sides[i.id], listed.groups[i.id])
                 for n, i in enumerate(items) if (i.id, "drop") not in bad]  # fmt: skip
         if not rows:
-            raise BadValue(f"{self.source.name}: no item is left. {self._told()}")
+            raise self.judge.nothing_left()
         self._blank(items, plan)
         files = list(plan["row_bytes"])
         for m, f in self.recipe.fields.items():
             for part, form in f.arrays().items():
-                _write_header(self.part / array_name(m, part), (len(items), *form.shape), form.dtype)
+                write_header(self.part / array_name(m, part), (len(items), *form.shape), form.dtype)
         if any(set(i.media) != set(self.recipe.fields) for i in items):
-            _write_present(self.part / PRESENT, items, list(self.recipe.fields))
+            write_present(self.part / PRESENT, items, list(self.recipe.fields))
             files.append(PRESENT)
         write_bytes(self.part / INDEX, index_bytes(rows, list(listed.split_sources)))
         self._write_meta(listed, rows, len(items), [*files, INDEX])
-
-    def _note_decoded(self, listed: Listed, items: Sequence[Item], notes: Sequence[Mapping[str, Any]]) -> None:
-        for fault, usable in zip(found_in(items, notes), _usable(notes)):
-            if self.policy[fault.kind] == "keep" and not usable:
-                fault = dataclasses.replace(
-                    fault, kind="broken", message=f"{fault.message} (nothing can be kept of it)"
-                )
-            self.faults.append(fault)
-        self.faults += duplicates(listed, items, notes)
-
-    def _blanked(self) -> list[str]:
-        return [kind for kind in KEEPABLE if self.policy[kind] == "blank"]
 
     def _blank(self, items: Sequence[Item], plan: Mapping[str, Any]) -> None:
         """Zeros in place of what was decoded all the same but is to be blank. The plan says so first, since this cannot be
         taken back."""
         import numpy as np
 
-        kinds = self._blanked()
-        wanted = {(f.item, f.modality) for f in self.faults if f.kind in kinds and f.modality is not None}
+        kinds = self.judge.blanked()
+        wanted = {(f.item, f.modality) for f in self.judge.faults if f.kind in kinds and f.modality is not None}
         if not wanted:
             return
         write_json(self.part / PLAN, {**plan, "blanked": kinds})
@@ -324,11 +254,7 @@ class _Work:
             numbers = [n for n, i in enumerate(items) if (i.id, m) in wanted]
             blank = f.blank() if numbers else {}
             for part, array in blank.items():
-                row = np.ascontiguousarray(array).tobytes()
-                with (self.part / array_name(m, part)).open("r+b") as file:
-                    for n in numbers:
-                        file.seek(_HEADER + n * len(row))
-                        file.write(row)
+                overwrite(self.part / array_name(m, part), np.ascontiguousarray(array).tobytes(), numbers)
 
     def _write_meta(self, listed: Listed, rows: Sequence[Row], n: int, files: Sequence[str]) -> None:
         sizes = {name: (self.part / name).stat().st_size for name in files}
@@ -339,14 +265,14 @@ class _Work:
             done += count
             self.progress.step("hash", done, sum(sizes.values()))
 
-        judged = self._judged()
+        judged = self.judge.judged()
         meta: dict[str, Any] = {
             "format": FORMAT, "dataset": self.source.name, "mini": is_mini(self.root), "mini_facts": _marker(self.root),
             "recipe": {"name": self.recipe.name, "hash": self.recipe.hash, "doc": self.recipe.doc, **self.recipe.as_dict()},
             "classes": list(listed.classes), "rows": n, "items": len(rows),
             "modalities": {m: _described(f) for m, f in self.fitted.items()},
             "splits": {s: {"source": told} for s, told in listed.split_sources.items()}, "unavailable": dict(listed.unavailable),
-            "sources": [{"file": _below(str(p), self.root), "sha256": sha256_of(p)} for p in listed.sources],
+            "sources": [{"file": below(str(p), self.root), "sha256": sha256_of(p)} for p in listed.sources],
             "versions": _versions(),
             "faults": [{"item": f.item, "modality": f.modality, "kind": f.kind, "action": action, "message": f.message,
                         "where": f.where} for f, action in judged],
@@ -354,7 +280,7 @@ class _Work:
         }  # fmt: skip
         meta["content"] = content_hash(meta)
         for name in files:
-            _sync(self.part / name)
+            sync(self.part / name)
         text = json.dumps(meta, indent=1, allow_nan=False)  # in this order: the first split is the default
         write_bytes(self.part / META, text.encode())
 
@@ -376,125 +302,6 @@ class _Work:
         """Remove what only the making of the store needed; a kill may have left it."""
         for name in (JOURNAL, PLAN):
             (self.target / name).unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------------------------------------- what decoding found
-def found_in(items: Sequence[Item], notes: Sequence[Mapping[str, Any]]) -> list[Fault]:
-    """The faults that decoding noted."""
-    return [Fault(kind, message, item.id, modality, item.where)
-            for item, note in zip(items, notes) for modality, kind, message, _ in note["faults"]]  # fmt: skip
-
-
-def _usable(notes: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """For each fault that decoding noted, whether there is content all the same."""
-    return [bool(usable) for note in notes for *_, usable in note["faults"]]
-
-
-def duplicates(listed: Listed, items: Sequence[Item], notes: Sequence[Mapping[str, Any]]) -> list[Fault]:
-    """Items whose files have the content of an earlier item's, unless it is the very same file."""
-    first: dict[tuple[str, str], Item] = {}
-    faults = []
-    for item, note in zip(items, notes):
-        for modality, found in note["hashes"].items():
-            other = first.setdefault((modality, found), item)
-            if other.media[modality] != item.media[modality]:
-                message = f"the same content as that of {other.id}" + listed.difference(item, other)
-                faults.append(Fault("duplicate", message, item.id, modality, item.where))
-    return faults
-
-
-# ---------------------------------------------------------------------------------------------- arrays on disk
-#: bytes of a .npy header as numpy writes it, which leaves room for the number of rows to grow
-_HEADER = 128
-
-
-class _Arrays:
-    """The growing arrays. Rows are appended; now and then they are flushed, and only then told to the journal."""
-
-    def __init__(self, folder: Path, row_bytes: Mapping[str, int], rows: int, sync_every: float) -> None:
-        self.folder, self.sync_every = folder, sync_every
-        self.files: dict[str, BinaryIO] = {}
-        self.pending: list[bytes] = []
-        self.written = 0
-        for name, size in row_bytes.items():
-            path = folder / name
-            path.touch()
-            self.files[name] = path.open("r+b")
-            self.files[name].truncate(_HEADER + rows * size)
-            self.files[name].seek(0, os.SEEK_END)
-        journal = folder / JOURNAL
-        self.written = journal.read_bytes().count(b"\n") if journal.exists() else 0
-        self.journal = journal.open("ab")
-        self.synced = time.monotonic()
-
-    def __enter__(self) -> _Arrays:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        try:
-            self.sync()  # after an error too: what is decoded is decoded
-        finally:
-            for file in (*self.files.values(), self.journal):
-                file.close()
-
-    def append(self, chunk: Chunk, note: Mapping[str, Any]) -> None:
-        for name, block in chunk.arrays.items():
-            self.files[name].write(block)
-        line = {"chunk": self.written + len(self.pending), **note}
-        self.pending.append(json.dumps(line, ensure_ascii=True).encode() + b"\n")
-        if time.monotonic() - self.synced >= self.sync_every:
-            self.sync()
-
-    def sync(self) -> None:
-        if not self.pending:
-            return
-        for file in self.files.values():
-            file.flush()
-            os.fsync(file.fileno())
-        self.journal.write(b"".join(self.pending))
-        self.journal.flush()
-        os.fsync(self.journal.fileno())
-        self.written += len(self.pending)
-        self.pending, self.synced = [], time.monotonic()
-
-
-def _row_bytes(shape: Sequence[int], dtype: str) -> int:
-    import numpy as np
-
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-
-
-def _write_header(path: Path, shape: tuple[int, ...], dtype: str) -> None:
-    """The .npy header in front of an array's bytes, for which room was left."""
-    import io
-
-    import numpy as np
-
-    buffer = io.BytesIO()
-    told = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, told)
-    header = buffer.getvalue()
-    if len(header) > _HEADER:
-        raise MmzooError(f"{path.name}: the header of shape {shape} has {len(header)} bytes, more than {_HEADER}.")
-    if len(header) < _HEADER:  # a length within the format: spaces before the closing newline
-        header = header[:8] + (_HEADER - 10).to_bytes(2, "little") + header[10:-1].ljust(_HEADER - 11) + b"\n"
-    with path.open("r+b") as file:
-        file.write(header)
-
-
-def _write_present(path: Path, items: Sequence[Item], modalities: Sequence[str]) -> None:
-    import io
-
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.save(buffer, np.array([[m in i.media for m in modalities] for i in items], dtype=bool))
-    write_bytes(path, buffer.getvalue())
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 # ---------------------------------------------------------------------------------------------- small things
@@ -545,22 +352,6 @@ def _unsettled(store: DataStore, policy: Mapping[str, str]) -> bool:
 def _recorded(store: DataStore) -> list[tuple[Fault, str]]:
     names = [f.name for f in dataclasses.fields(Fault)]
     return [(Fault(**{n: f.get(n) for n in names}), f["action"]) for f in store.meta["faults"]]
-
-
-def _advice(kinds: Sequence[str]) -> str:
-    lines = []
-    if "missing" in kinds:
-        lines.append(
-            "--allow-missing leaves out what is not there (videos vanish: few have all of a set made from the web)."
-        )
-    lines.append("--on-bad drop leaves all of these items out, --on-bad blank puts zeros in their place, and "
-                 f"--on-bad {kinds[0]}=drop decides for one kind.")  # fmt: skip
-    return "\n".join(lines)
-
-
-def _below(where: str, root: Path) -> str:
-    """A place without the folder that the data lies in: a store does not depend on it."""
-    return where.replace(str(root) + os.sep, "").replace(os.sep, "/")
 
 
 def _marker(root: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from mmzoo.data import textfiles
 from mmzoo.data.fields.image import Image
 from mmzoo.data.fields.text import Tokens
-from mmzoo.data.source import Fault, File, Item, Listing, Media, Recipe, Source, Text
+from mmzoo.data.source import File, Item, Listing, Media, Recipe, Source, Text
 from mmzoo.errors import BadValue
 
 CLASSES = ("not sarcastic", "sarcastic")
@@ -55,31 +55,26 @@ class Sarcasm(Source):
         if filter not in FILTERS:
             raise BadValue(f"filter must be one of {', '.join(FILTERS)}, not {filter!r}.")
         places = [splits_dir] if splits_dir is not None else [root / "text", root]
-        items, faults, sources, left_out = [], [], [], 0
+        reading, left_out = textfiles.Reading(), 0
         for side, names in FILES.items():
             path = textfiles.first_file(places, names)
             if path is None:
                 raise BadValue(f"there is no {names[0]} in {places[0]} or {root}. Layout: {self.layout}.")
-            sources.append(path)
-            for n, line in enumerate(textfiles.lines_of(path), 1):
-                where = f"{path.name}:{n}"
-                if not line.strip():
-                    continue
+            reading.sources.append(path)
+            for where, line in textfiles.rows_of(path):
                 row = parsed(line, labels=1 if side == "train" else 2)
                 if isinstance(row, str):
-                    faults.append(Fault("annotation", row, where=where))
+                    reading.annotation(row, where)
                 elif side != "train" or FILTERS[filter](row[1]):
                     media: dict[str, Media] = {
                         "image": File(root / "dataset_image" / f"{row[0]}.jpg"),
                         "text": Text(row[1]),
                     }
-                    items.append(Item(row[0], row[2], media, side, None, where))
+                    reading.items.append(Item(row[0], row[2], media, side, None, where))
                 else:
                     left_out += 1
-        if not items:
-            raise BadValue(f"no row of {', '.join(map(str, sources))} can be used.")
         words = f"the authors' files; {left_out:,} rows of train with a word of their filter ({filter}) left out"
-        return Listing(items, CLASSES, tuple(faults), words, tuple(sources))
+        return reading.listing(CLASSES, words)
 
 
 def parsed(line: str, *, labels: int) -> tuple[str, str, int] | str:

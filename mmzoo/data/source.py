@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmzoo.data.field import Field
+from mmzoo.errors import undefined
 
 #: kind of a fault -> what it means; reports count by kind
 FAULTS = {
@@ -148,7 +149,7 @@ class Source:
     @classmethod
     def recipes(cls) -> Mapping[str, Recipe]:
         """All recipes, the default first."""
-        raise TypeError(f"{cls.__name__} defines no recipes")
+        raise undefined(cls, "recipes")
 
     def list(self, root: Path, *, split: str, splits_dir: Path | None = None, **options: Any) -> Listing:
         """The items below `root`. split: a key of `splits`. splits_dir: where split lists lie if not in `root`.
@@ -156,4 +157,4 @@ class Source:
         Reads annotation files only, never media, and never fails on a faulty line: that is a Fault. Raises BadValue, naming
         the path and the next step, where `root` is not this data set at all or the split lists are not there.
         """
-        raise TypeError(f"{type(self).__name__} defines no list")
+        raise undefined(self, "list")

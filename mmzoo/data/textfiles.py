@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmzoo.data.source import Fault, Item, Listing
 from mmzoo.errors import BadValue
 
 #: bytes of the largest annotation file that is read
@@ -29,6 +31,32 @@ def lines_of(path: Path) -> list[str]:
         raise BadValue(f"{path} is a Git LFS pointer, not the file: run git lfs pull in its repository.")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def rows_of(path: Path, *, header: bool = False) -> Iterator[tuple[str, str]]:
+    """Place (`name:line`) and text of each line that is not blank. header: the first line is no row. Raises as `lines_of`."""
+    for n, line in enumerate(lines_of(path), 1):
+        if line.strip() and not (header and n == 1):
+            yield f"{path.name}:{n}", line
+
+
+@dataclass
+class Reading:
+    """What the annotation files of a data set have given so far: items, what is wrong, and the files that were read."""
+
+    items: list[Item] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    sources: list[Path] = field(default_factory=list)
+
+    def annotation(self, message: str, where: str) -> None:
+        """Note a line that gives no item."""
+        self.faults.append(Fault("annotation", message, where=where))
+
+    def listing(self, classes: Sequence[str], words: str) -> Listing:
+        """All of it. words: where the split comes from. Raises BadValue where no line gave an item."""
+        if not self.items:
+            raise BadValue(f"no row of {', '.join(map(str, self.sources))} can be used.")
+        return Listing(self.items, tuple(classes), tuple(self.faults), words, tuple(self.sources))
 
 
 def folder(root: Path) -> Path:

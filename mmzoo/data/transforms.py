@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmzoo.errors import BadValue
+from mmzoo.errors import BadValue, undefined
 
 #: mean and deviation of ImageNet's pixels in [0, 1], which pretrained image encoders expect
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,7 +54,7 @@ class Transform:
     shape: tuple[int, ...]
 
     def __call__(self, raw: Any, draws: Draws | None) -> Any:
-        raise NotImplementedError
+        raise undefined(self, "__call__")
 
 
 class Vectors(Transform):

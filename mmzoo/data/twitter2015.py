@@ -52,22 +52,20 @@ class Twitter2015(Source):
         pictures = next(
             (d for p in PLACES if (d := root / p / "twitter2015_images").is_dir()), root / "twitter2015_images"
         )
-        items: list[Item] = []
-        faults: list[Fault] = []
-        sources: list[Path] = []
+        reading = textfiles.Reading()
         for side, stem in FILES.items():
             path = textfiles.first_file(places, [f"{stem}.tsv", f"{stem}.txt"])
             if path is None:
                 raise BadValue(f"there is no {stem}.tsv or {stem}.txt in {places[0]}. Layout: {self.layout}.")
-            sources.append(path)
+            reading.sources.append(path)
             rows = read_tsv(path) if path.suffix == ".tsv" else read_txt(path)
             other = path.with_suffix(".txt")
             second = dict(read_txt(other)) if path.suffix == ".tsv" and other.is_file() else {}
             for n, row in rows:
-                if isinstance(row, str):
-                    faults.append(Fault("annotation", row, where=f"{path.name}, row {n}"))
-                    continue
                 name, where = f"{stem}-{n}", f"{path.name}, row {n}"
+                if isinstance(row, str):
+                    reading.annotation(row, where)
+                    continue
                 beside = second.get(n)
                 if (
                     isinstance(beside, Row)
@@ -75,12 +73,10 @@ class Twitter2015(Source):
                     and beside.label != row.label
                 ):
                     message = f"{path.name} says {CLASSES[row.label]}, {other.name} {CLASSES[beside.label]}; the first is used"
-                    faults.append(Fault("mislabelled", message, name, None, where))
+                    reading.faults.append(Fault("mislabelled", message, name, None, where))
                 media: dict[str, Media] = {"image": File(pictures / row.picture), "text": row.shown(text)}
-                items.append(Item(name, row.label, media, side, row.picture, where))
-        if not items:
-            raise BadValue(f"no row of {', '.join(map(str, sources))} can be used.")
-        return Listing(items, CLASSES, tuple(faults), "the authors' files", tuple(sources))
+                reading.items.append(Item(name, row.label, media, side, row.picture, where))
+        return reading.listing(CLASSES, "the authors' files")
 
 
 @dataclass(frozen=True)

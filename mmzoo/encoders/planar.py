@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from mmzoo.encoder import Encoder, InputSpec
-from mmzoo.errors import BadValue
+from mmzoo.errors import BadValue, undefined
 from mmzoo.functional import in_steps
 
 Temporal = Literal["mean", "max"]
@@ -45,11 +45,11 @@ class Planar(Encoder):
 
     def block(self, stage: int, x: Tensor) -> Tensor:
         """One stage."""
-        raise NotImplementedError
+        raise undefined(self, "block")
 
     def pool(self, x: Tensor) -> Tensor:
         """(N, out_dim) from the map of the last stage."""
-        raise NotImplementedError
+        raise undefined(self, "pool")
 
     def to_map(self, x: Tensor) -> Tensor:
         """(N, C, *spatial) of a map in the backbone's own form."""

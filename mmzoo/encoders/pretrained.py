@@ -14,7 +14,7 @@ from mmzoo.encoder import Encoder, InputSpec
 from mmzoo.encoders.backbones import read_tensors
 from mmzoo.encoders.planar import Temporal
 from mmzoo.encoders.tokens import check_text, masked_mean
-from mmzoo.errors import BadValue, Incompatible, MmzooError, unknown
+from mmzoo.errors import BadValue, Incompatible, MmzooError, undefined, unknown
 from mmzoo.weights import transformers_files
 
 Pooling = Literal["cls", "mean", "pooler"]
@@ -95,7 +95,7 @@ class Layered(Encoder):
 
     def pooled(self, out: Any, state: Inside) -> Tensor:
         """(N, out_dim) of what the model gives."""
-        raise NotImplementedError
+        raise undefined(self, "pooled")
 
     def enter(self, state: Inside) -> Inside:
         """The state before the first layer; as it is where there are no stages."""

@@ -19,9 +19,10 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "check_encoder": "api", "check_head": "api", "check_part": "api", "check_strategy": "api",
-    "parametrize_with_checks": "api", "SPECS": "cases", "CheckFailed": "report", "CheckResult": "report", "Report": "report",
-    "build_model": "tasks", "build_run": "tasks", "make_task": "tasks",
+    "check_encoder": "api", "check_head": "api", "check_part": "api", "check_strategy": "api", "check_vectors": "api",
+    "parametrize_with_checks": "api", "SPECS": "cases", "check_installed": "program", "run_program": "program",
+    "CheckFailed": "report", "CheckResult": "report", "Report": "report", "build_model": "tasks", "build_run": "tasks",
+    "make_task": "tasks",
 }  # fmt: skip
 __all__ = sorted(_PUBLIC)
 

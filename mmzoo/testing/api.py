@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mmzoo.encoder import Encoder
@@ -21,7 +22,9 @@ from mmzoo.testing import (
 )
 from mmzoo.testing.cases import EncoderCase, HeadCase, Inputs, StrategyCase
 from mmzoo.testing.observing import needs_hypothesis
-from mmzoo.testing.report import Check, CheckResult, Kind, Report, chosen, run_check, run_checks
+from mmzoo.testing.replay import replay
+from mmzoo.testing.replay.command import line, read
+from mmzoo.testing.report import Check, CheckResult, Kind, Report, chosen, require, run_check, run_checks
 from mmzoo.testing.tasks import EncoderBuilder, HeadBuilder, TinyEncoder
 
 #: the modules that hold the checks; importing them registers the checks
@@ -162,3 +165,16 @@ def _checked(
 def _expected(case: Any, given: Mapping[str, str] | None) -> dict[str, str]:
     """The checks that a part says cannot hold by design (`expected_failures`), and those that the caller names."""
     return {**getattr(case.first, "expected_failures", {}), **(given or {})}
+
+
+def check_vectors(path: Path) -> None:
+    """Replay a file of test vectors: every value of every case is compared or skipped for a reason, and agrees within 1e-9.
+
+    Raises CheckFailed that names the case, BadValue for a file that holds no vectors. See mmzoo.testing.replay.
+    """
+    results = [replay(case) for case in read(str(path))]
+    todo = "compare the formula with the vector's source"
+    for result in results:
+        good = result.known and not result.failed and not result.missed
+        require(good, f"the numbers of {path.name}", line(path.name, result), todo)
+    require(any(r.compared for r in results), f"the numbers of {path.name}", "nothing was compared", todo)

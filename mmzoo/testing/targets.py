@@ -139,7 +139,7 @@ def reports(targets: list[Target], only: Sequence[str] = ()) -> Iterator[Report]
     for target in targets:
         try:
             case = target.case()
-        except (MmzooError, TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError) as error:
+        except (MmzooError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             yield target.unusable(error)
             continue
         chosen = [n for n in CHECKS[target.kind] if n in wanted] if only else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mmzoo.data.field import Array, Field, MediaFault
 from mmzoo.data.fields.files import container_options, decoding, head
 from mmzoo.data.source import File, Media
-from mmzoo.errors import BadValue
+from mmzoo.errors import BadValue, undefined
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,7 +135,7 @@ class Sound(Field):
 
     def of(self, sound: np.ndarray) -> np.ndarray:
         """What is stored of `samples` samples, as float32."""
-        raise TypeError(f"{type(self).__name__} defines no of")
+        raise undefined(self, "of")
 
     def read(self, media: Media) -> Mapping[str, np.ndarray]:
         import numpy as np

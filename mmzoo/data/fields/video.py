@@ -12,7 +12,7 @@ from mmzoo.data.field import Array, Field, MediaFault
 from mmzoo.data.fields.files import container_options, decoding, head, pictures
 from mmzoo.data.fields.image import Fit, check_form, fitted, open_picture
 from mmzoo.data.source import File, Files, Media
-from mmzoo.errors import BadValue
+from mmzoo.errors import BadValue, undefined
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,11 +101,11 @@ class Clip:
     lacks: str = ""
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        raise undefined(self, "__len__")
 
     def at(self, wanted: Sequence[int], made: Made) -> dict[int, Any]:
         """number -> `made(picture)` for each wanted frame. Raises MediaFault, or _Fewer once it knows its length better."""
-        raise NotImplementedError
+        raise undefined(self, "at")
 
 
 class _Fewer(Exception):

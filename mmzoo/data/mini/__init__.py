@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmzoo.data.home import MARKER
-from mmzoo.errors import BadValue
+from mmzoo.errors import BadValue, undefined
 from mmzoo.files import write_json
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Twin:
 
     def write(self, root: Path, parts: Mapping[str, Sequence[Drawn]], streams: Streams) -> None:
         """Write annotation files, split lists and media below the empty folder `root`. streams: the only source of chance."""
-        raise TypeError(f"{type(self).__name__} defines no write")
+        raise undefined(self, "write")
 
 
 class Streams:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from mmzoo.api import Batch, Step
-from mmzoo.testing import parametrize_with_checks
+from mmzoo.testing import check_installed, parametrize_with_checks, run_program
 
 _module = pytest.importorskip("mmzoo_dropout.modality_dropout", reason="mmzoo-dropout is not installed")
 ModalityDropout = _module.ModalityDropout
@@ -42,15 +41,8 @@ def test_share_of_dropped_features(p: float) -> None:
 
 def test_installed_as_a_stranger(tmp_path: Path) -> None:
     """The installed program finds it, says where it is from, and benches it beside the built-in methods."""
-
-    def mmzoo(*arguments: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "mmzoo", *arguments], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    plugins = {p["name"]: p for p in json.loads(mmzoo("plugins", "--json"))}
-    assert plugins["mmzoo-dropout"]["status"] == "loaded"
-    assert plugins["mmzoo-dropout"]["notes"] == []
+    mmzoo = partial(run_program, cwd=tmp_path)
+    check_installed("mmzoo-dropout", tmp_path)
     listed = json.loads(mmzoo("list", "methods", "--json"))["methods"]
     assert {e["name"]: e["package"] for e in listed}["modality_dropout"] == "mmzoo-dropout"
     mmzoo("bench", "--method", "modality_dropout:0-50%+ogm", "--no-references", "--seeds", "1", "--epochs", "2",

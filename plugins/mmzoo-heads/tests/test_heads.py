@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,7 @@ from mmzoo.api import Incompatible, InputSpec, MultimodalModel
 from mmzoo.encoders.cnn import CNN
 from mmzoo.encoders.mlp import MLP
 from mmzoo.encoders.tokens import TextTransformer
-from mmzoo.testing import parametrize_with_checks
-from mmzoo.testing.replay import replay
-from mmzoo.testing.replay.command import read
+from mmzoo.testing import check_installed, check_vectors, parametrize_with_checks, run_program
 
 VECTORS = sorted((Path(__file__).parent / "vectors").glob("*.json"))
 
@@ -53,10 +50,7 @@ def test_contract_of_heads_between_stages(check) -> None:  # type: ignore[no-unt
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda p: p.stem)
 def test_recorded_numbers(path: Path) -> None:
-    for case in read(str(path)):
-        result = replay(case)
-        assert result.known and not result.failed and not result.missed, result
-        assert result.compared and result.error < 1e-9
+    check_vectors(path)
 
 
 @settings(deadline=None, max_examples=25)
@@ -153,13 +147,8 @@ def test_a_shared_classifier_needs_equal_widths() -> None:
 
 
 def test_installed_as_a_stranger(tmp_path: Path) -> None:
-    def mmzoo(*arguments: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "mmzoo", *arguments], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    plugins = {p["name"]: p for p in json.loads(mmzoo("plugins", "--json"))}
-    assert plugins["mmzoo-heads"]["status"] == "loaded" and plugins["mmzoo-heads"]["notes"] == []
+    mmzoo = partial(run_program, cwd=tmp_path)
+    check_installed("mmzoo-heads", tmp_path)
     mmzoo("bench", "--method", "ogm@bottleneck", "--baselines", "tfn,lmf,bilinear,cross_attention", "--no-references",
           "--seeds", "1", "--epochs", "1", "--datasets", "mfeat:six", "--out", "results")  # fmt: skip
     rows = json.loads(mmzoo("report", "results", "--format", "json"))["rows"]

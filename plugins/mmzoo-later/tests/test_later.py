@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +38,7 @@ from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
 from mmzoo.strategies.gblend import GBlend
 from mmzoo.strategies.mla import MLA
-from mmzoo.testing import parametrize_with_checks
-from mmzoo.testing.replay import replay
-from mmzoo.testing.replay.command import read
+from mmzoo.testing import check_installed, check_vectors, parametrize_with_checks, run_program
 from mmzoo.testing.tasks import build_model, make_task
 
 VECTORS = sorted((Path(__file__).parent / "vectors").glob("*.json"))
@@ -79,10 +76,7 @@ def test_contract_of_the_head(check) -> None:  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda p: p.stem)
 def test_recorded_numbers(path: Path) -> None:
-    for case in read(str(path)):
-        result = replay(case)
-        assert result.known and not result.failed and not result.missed, result
-        assert result.compared and result.error < 1e-9
+    check_vectors(path)
 
 
 # ---------------------------------------------------------------------- helpers
@@ -524,14 +518,8 @@ def test_what_cannot_work_says_why() -> None:
 
 def test_installed_as_a_stranger(tmp_path: Path) -> None:
     """The installed program finds the package and benches all its methods beside the built-in ones."""
-
-    def mmzoo(*arguments: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "mmzoo", *arguments], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    plugins = {p["name"]: p for p in json.loads(mmzoo("plugins", "--json"))}
-    assert plugins["mmzoo-later"]["status"] == "loaded" and plugins["mmzoo-later"]["notes"] == []
+    mmzoo = partial(run_program, cwd=tmp_path)
+    check_installed("mmzoo-later", tmp_path)
     listed = json.loads(mmzoo("list", "methods", "--json"))["methods"]
     mine = sorted(e["name"] for e in listed if e["package"] == "mmzoo-later")
     assert len(mine) == 15

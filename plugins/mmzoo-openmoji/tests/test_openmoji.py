@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from mmzoo_openmoji.svg import Drawing
 from mmzoo.data.field import MediaFault
 from mmzoo.data.source import File, Listing
 from mmzoo.data.splits import completed_split
+from mmzoo.testing import check_installed, run_program
 
 SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><g id="color"><rect width="8" height="4" fill="#ff0000"/></g>'
@@ -89,16 +88,8 @@ def test_files_that_cannot_be_drawn(tmp_path: Path, content: str | None, kind: s
 
 def test_installed_as_a_stranger(tmp_path: Path) -> None:
     """It is listed, prepared without being asked for, and benched."""
-    env = {**os.environ, "MMZOO_HOME": str(tmp_path / "home")}
-
-    def mmzoo(*arguments: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "mmzoo", *arguments], cwd=tmp_path, env=env, capture_output=True,
-                              text=True)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    plugins = {p["name"]: p for p in json.loads(mmzoo("plugins", "--json"))}
-    assert plugins["mmzoo-openmoji"]["status"] == "loaded" and plugins["mmzoo-openmoji"]["notes"] == []
+    mmzoo = partial(run_program, cwd=tmp_path, MMZOO_HOME=str(tmp_path / "home"))
+    check_installed("mmzoo-openmoji", tmp_path)
     mmzoo("bench", "--method", "ogm", "--no-references", "--seeds", "1", "--epochs", "1", "--datasets", "openmoji", "--out",
           "results")  # fmt: skip
     (row,) = json.loads(mmzoo("report", "results", "--format", "json"))["rows"]
