@@ -64,7 +64,7 @@ def forward(w: Weights, inputs: Mapping[str, Tensor], scale: float, instead: Map
 @pytest.mark.parametrize(("final", "scale"), [("mean", 1.0), ("sum", 2.0)])
 def test_plain_training_with_the_channel_head(final: Any, scale: float) -> None:
     run, sgd = run_of(Strategy(), final=final, scale=scale), Sgd()
-    w = weights_of(run)
+    w = weights_of(run.model)
     assert len(w["head.exchange.-1.bias"]) == int(2 * (4 + 3) / 4)
     run.start_epoch()
     for batch in run.epoch_batches():
@@ -75,7 +75,7 @@ def test_plain_training_with_the_channel_head(final: Any, scale: float) -> None:
 
         run.step(batch)
         w = sgd.step(w, gradient(loss, w))
-        assert_same(run, w)
+        assert_same(run.model, w)
 
 
 def ratio(w: Weights, g: Weights, *parts: str) -> float:
@@ -93,7 +93,7 @@ def test_greedy(schedule: Any, loss_of: Any, log: Any, more: dict[str, int]) -> 
     epsilon, window, widths = 0.05, 2, {**IN, **more}
     kind = GreedyMany if more else Greedy
     run = run_of(kind(epsilon=epsilon, window=window, schedule=schedule, loss=loss_of, log=log), widths)
-    w, sgd, at, names = weights_of(run), Sgd(), "head.exchange.-1", list(widths)
+    w, sgd, at, names = weights_of(run.model), Sgd(), "head.exchange.-1", list(widths)
     across = {m: (f"{at}.squeeze", f"{at}.bias", f"{at}.gate.{m}") for m in names}
     main = {m: (f"encoders.{m}", f"head.final.linear.{m}") for m in names}
     means, n = {m: np.zeros(WIDTHS[m]) for m in names}, 0
@@ -131,7 +131,7 @@ def test_greedy(schedule: Any, loss_of: Any, log: Any, more: dict[str, int]) -> 
                     left, cut = window, fastest
             run.step(batch)
             w = sgd.step(w, g)
-            assert_same(run, w)
+            assert_same(run.model, w)
             for m in names:
                 np.testing.assert_allclose(run.model.head.exchange["-1"].gate[m].mean.numpy(), means[m], atol=1e-12)
         logged = run.end_epoch()
