@@ -21,13 +21,13 @@ from mmzoo.curvature import (
     double_backward,
     flat_grad,
     frozen_statistics,
-    full_precision,
     gauss_newton_operator,
     hessian_operator,
     moving_only,
     not_still,
     scoped_parameters,
 )
+from mmzoo.engine import full_precision
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.solvers import (
     Operator,
@@ -44,8 +44,8 @@ from mmzoo.solvers import (
 
 __all__ = [
     "Hypergradient", "Inner", "Mixing", "Operator", "Solution", "Solver", "Upper", "Warm", "conjugate_gradients",
-    "double_backward", "flat_grad", "frozen_statistics", "gauss_newton_operator", "hessian_operator", "hypergradient",
-    "implicit_gradient", "largest_eigenvalue", "minres", "neumann", "not_still", "power_iteration",
+    "double_backward", "flat_grad", "frozen_statistics", "full_precision", "gauss_newton_operator", "hessian_operator",
+    "hypergradient", "implicit_gradient", "largest_eigenvalue", "minres", "neumann", "not_still", "power_iteration",
     "scoped_parameters",
 ]  # fmt: skip
 

@@ -9,9 +9,8 @@ through batch norm in train mode, and differences of gradients are useless acros
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +22,12 @@ from mmzoo.solvers import Operator
 
 
 # ---------------------------------------------------------------------- contexts
-def double_backward() -> AbstractContextManager[None]:
-    """Attention by plain matrix products, which can be differentiated twice."""
-    return sdpa_kernel(SDPBackend.MATH)
+@contextlib.contextmanager
+def double_backward() -> Iterator[None]:
+    """What can be differentiated twice: attention by plain matrix products, and compiled modules as they were written."""
+    loaded = "torch._dynamo" in sys.modules  # otherwise nothing is compiled, and loading it takes a second
+    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager") if loaded else contextlib.nullcontext():
+        yield
 
 
 @contextlib.contextmanager
@@ -55,19 +57,6 @@ def _moves(module: nn.Module) -> bool:
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return module.dropout > 0
     return bool(getattr(module, "drop_prob", 0))  # stochastic depth, as timm and transformers have it
-
-
-@contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Autocast off, and float32 products on a GPU without TF32."""
-    cudnn: Any = torch.backends.cudnn
-    kinds = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn] if device.type == "cuda" else []
-    with contextlib.ExitStack() as stack:
-        for kind in kinds:
-            stack.callback(setattr, kind, "fp32_precision", kind.fp32_precision)
-            kind.fp32_precision = "ieee"
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        yield
 
 
 @contextlib.contextmanager

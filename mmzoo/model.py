@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.encoder import Encoder
+from mmzoo.engine import autocast
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.head import FusionHead
 from mmzoo.types import Outputs, Pass, map_tensors
@@ -22,7 +23,7 @@ class MultimodalModel(nn.Module):
     widths are not those of the encoders, or where it asks for stages that they lack.
     """
 
-    #: "bf16": encode under autocast; features are handed on in fp32
+    #: "bf16": encode under autocast, full_precision aside; features are handed on in fp32
     precision = "fp32"
 
     def __init__(self, encoders: Mapping[str, Encoder], head: FusionHead) -> None:
@@ -82,9 +83,7 @@ class MultimodalModel(nn.Module):
 
     def _cast(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast where the precision asks for it."""
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(next(self.parameters()).device.type, dtype=torch.bfloat16)
+        return autocast(self.precision, next(self.parameters()).device)
 
     def outputs(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
         """The head's outputs for features of any non-empty subset of modalities."""

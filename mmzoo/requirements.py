@@ -7,7 +7,7 @@ import torch
 from mmzoo.errors import Incompatible
 from mmzoo.model import MultimodalModel
 from mmzoo.strategy import Strategy
-from mmzoo.training import Training
+from mmzoo.training import Training, bent
 
 
 def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *, has_slice: bool) -> None:
@@ -46,13 +46,16 @@ def check_engine(
     name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: torch.device
 ) -> None:
     """Raise Incompatible, with the reason, where the numbers cannot be computed as the training asks."""
-    twice = "double_backward" in strategy.requires
-    if training.precision != "fp32" and twice:
-        raise Incompatible(f"{name} differentiates twice, which is done in fp32: leave out train.precision=bf16.")
-    if training.compile and twice:
-        raise Incompatible(f"{name} differentiates twice, which compiled encoders cannot: leave out train.compile.")
-    if training.compile and model.head.couples:
-        kind = type(model.head).__name__
-        raise Incompatible(f"{kind} acts between the stages of the encoders, which are compiled as a whole only.")
+    if "plain_steps" in strategy.requires and (options := bent(training)):
+        raise Incompatible(f"{name} as set follows the steps as they are taken: leave out {' and '.join(options)}.")
+    if training.compile and "double_backward" in strategy.requires:
+        raise Incompatible(
+            f"{name} differentiates its steps twice, which compiled encoders cannot: leave out train.compile."
+        )
+    if model.head.couples and (whole := [f"train.{k}" for k in ("micro_batch", "compile") if getattr(training, k)]):
+        raise Incompatible(
+            f"{type(model.head).__name__} acts between the stages of the encoders, so that they are not run one by one: "
+            f"leave out {' and '.join(whole)}."
+        )
     if training.tf32 and device.type != "cuda":
         raise Incompatible(f"train.tf32 is a mode of CUDA GPUs, and this run is on {device}: leave it out.")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmzoo import distributed
 from mmzoo.batches import Batches, as_batches
 from mmzoo.curvature import double_backward
+from mmzoo.engine import compile_encoders
 from mmzoo.errors import BadValue, Diverged, Incompatible, unknown
 from mmzoo.evaluation import evaluate
 from mmzoo.microbatch import MicroBatches, buffers_kept
@@ -183,7 +184,7 @@ class Run:
             )
         batch = batch.to(self.device)
         step = Step(self, batch)
-        # Fused attention has no second derivative; a strategy that needs one says so.
+        # Fused attention has no second derivative; a strategy that takes one of a step says so.
         twice = "double_backward" in self.strategy.requires
         for pass_ in self.strategy.plan(step, [Pass()]):
             with (
@@ -527,16 +528,13 @@ class Run:
     # ------------------------------------------------------------------ internals
     def _check_requirements(self) -> None:
         check_requirements(type(self.strategy).__name__, self.strategy, self.model, has_slice=self._slice is not None)
-        if self.training.micro_batch is not None and self.model.head.couples:
-            raise Incompatible("micro-batches need a head that does not act between the stages of the encoders.")
         check_engine(type(self.strategy).__name__, self.strategy, self.model, self.training, self.device)
 
     def _prepare_engine(self) -> None:
         """Put the precision on the model and hand its encoders to torch.compile, where the training asks for it."""
         self.model.precision = self.training.precision
         if self.training.compile and not self._forked:
-            for encoder in self.model.encoders.values():
-                encoder.compile()
+            compile_encoders(self.model)
 
     def _param_groups(self, own_rates: bool) -> list[dict[str, Any]]:
         """The groups for the optimizer. own_rates: with the rate and the weight decay of `training`; otherwise those

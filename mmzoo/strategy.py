@@ -39,8 +39,8 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
 }
 OWNABLE = frozenset({"task", "backward", "predict", "data"})
 REQUIREMENTS = frozenset({
-    "unimodal", "additive", "evidence", "slice", "staged", "mean_gates", "double_backward", "index", "equal_dims",
-    "teachers",
+    "unimodal", "additive", "evidence", "slice", "staged", "mean_gates", "double_backward", "plain_steps", "index",
+    "equal_dims", "teachers",
 })  # fmt: skip
 
 
@@ -61,7 +61,9 @@ class Strategy:
     updated; `features`, `outputs` and `losses` may be called again by a probe or a fork.
     """
 
-    #: what the method needs: any of REQUIREMENTS
+    #: what the method needs: any of REQUIREMENTS. double_backward: a training step is differentiated twice, so that its
+    #: attention is that of mmzoo.autodiff.double_backward and no encoder is compiled; what is differentiated twice
+    #: apart from the steps needs no mark. plain_steps: it follows the steps, and `bent` of mmzoo.training is refused.
     requires: ClassVar[frozenset[str]] = frozenset()
     min_modalities: ClassVar[int] = 1
     max_modalities: ClassVar[int | None] = None

@@ -21,7 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.hooks import RemovableHandle
 
 from mmzoo.autodiff import Mixing
-from mmzoo.curvature import frozen_statistics, full_precision
+from mmzoo.curvature import frozen_statistics
+from mmzoo.engine import full_precision
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.solvers import dot, length
 from mmzoo.tangent_rules import (

@@ -31,8 +31,8 @@ class Training:
     the whole batch (batch statistics aside).
 
     How the numbers are computed: precision "bf16" encodes under autocast, in training and in evaluation, while head,
-    losses and weights stay fp32; tf32 allows it in matrix products and convolutions of a CUDA GPU; compile hands the
-    encoders to torch.compile; fused takes the optimizer's fused step.
+    losses and weights stay fp32, and so does a forward that a method differentiates twice; tf32 allows it in matrix products and convolutions of a CUDA GPU; compile hands the
+    encoders to torch.compile, such forwards aside; fused takes the optimizer's fused step.
     """
 
     optimizer: str = "sgd"
@@ -69,6 +69,14 @@ class Training:
         """All values; of how the numbers are computed only what is not the default, which leaves a run what it was."""
         given = dataclasses.asdict(self)
         return {k: v for k, v in given.items() if k not in ENGINE or v != ENGINE[k]}
+
+
+def bent(training: Training) -> list[str]:
+    """The options that make a step more than the forward, the backward and the update of one batch in full precision."""
+    t = training
+    asked = {"clip": t.clip is not None, "micro_batch": t.micro_batch is not None, "precision": t.precision != "fp32",
+             "compile": t.compile, "fused": t.fused}  # fmt: skip
+    return [f"train.{name}" for name, given in asked.items() if given]
 
 
 def open_epochs(first: int | float, last: int | float | None, n_epochs: int) -> range:

@@ -31,6 +31,7 @@ from mmzoo.autodiff import (
     double_backward,
     flat_grad,
     frozen_statistics,
+    full_precision,
     gauss_newton_operator,
     hessian_operator,
     hypergradient,
@@ -41,7 +42,6 @@ from mmzoo.autodiff import (
     power_iteration,
     scoped_parameters,
 )
-from mmzoo.curvature import full_precision
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.functional import cosine_similarities, info_nce
 from mmzoo.heads.concat import Concat

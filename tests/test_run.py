@@ -453,7 +453,7 @@ def test_the_released_form_keeps_its_factor_without_matching() -> None:
 
 def test_the_tangent_refuses_what_it_does_not_follow() -> None:
     strategy = DynamicGap(schedule="learned", solver="tangent", upper="train")
-    with pytest.raises(Incompatible, match="neither clipping nor micro-batches"):
+    with pytest.raises(Incompatible, match="as they are taken: leave out"):
         run(strategy, training=Training(epochs=1, clip=1.0))
 
 

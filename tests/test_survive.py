@@ -120,13 +120,11 @@ def test_what_stops_a_worker_from_starting_is_told(
 def test_how_many_workers_there_are_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "cores", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [local.default_workers("cpu", n) for n in (1, 4, 60)] == [1, 4, 6]
+    assert [local.default_workers(n) for n in (1, 4, 60)] == [1, 4, 6]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert local.default_workers("cpu", 60) == 2
+    assert local.default_workers(60) == 2
     monkeypatch.setattr(local, "cores", lambda: 200)
-    assert local.default_workers("cpu", 60) == local.MOST
-    monkeypatch.setattr(local, "gpu_likely", lambda: True)
-    assert local.default_workers("auto", 60) == 1
+    assert local.default_workers(60) == local.MOST
 
 
 def test_large_models_are_left_to_one_worker(

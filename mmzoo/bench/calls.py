@@ -103,11 +103,11 @@ def bench(
     check_protocol(protocol)
     check_trackers(catalogue(), spec.track)
     device = check_device(device)
-    make_plan(spec, catalogue(), stores=False)  # what is wrong with it is told before anything is made
+    make_plan(spec, catalogue(), stores=False, device=device)  # what is wrong with it is told before anything is made
     store = Store(Path(out))
     store.prepare()
     make_missing(spec, catalogue())
-    plan = make_plan(spec, catalogue())
+    plan = make_plan(spec, catalogue(), device=device)
     if tune is not None:
         plan = tuned_plan(plan, catalogue(), store, tune, device=device)
     store.note_bench(plan.methods(), [vars(r) for r in plan.refused])

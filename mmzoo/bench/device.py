@@ -42,10 +42,16 @@ def tf32(wanted: bool) -> Iterator[None]:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What the numbers were made on."""
+    """What the numbers were made on; of a GPU also the bytes that torch reserved at most since `forget_peak`."""
     facts = {"mmzoo": __version__, "torch": torch.__version__, "numpy": np.__version__,
              "python": platform.python_version(), "machine": platform.machine(), "device": device,
              "threads": torch.get_num_threads()}  # fmt: skip
     if device.startswith("cuda"):
-        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts |= {"gpu": torch.cuda.get_device_name(device), "peak_memory": torch.cuda.max_memory_reserved(device)}
     return facts
+
+
+def forget_peak(device: str) -> None:
+    """Let the peak of a GPU's memory be that of what follows."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmzoo.bench.obstacles import check_options, obstacle
 from mmzoo.catalogue import ENCODER_OPTIONS, Catalogue, Entry
 from mmzoo.config.datasets import register_manifests, resolve_dataset, resolve_training
 from mmzoo.config.grammar import shown
-from mmzoo.config.methods import canonical, holds, resolve_method
+from mmzoo.config.methods import canonical, resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec, Method, RunSpec
 from mmzoo.errors import BadValue, Incompatible, unknown
@@ -131,9 +132,9 @@ def to_do(plan: Plan, store: Store) -> list[Planned]:
     return [p for run_id, p in ids.items() if run_id in missing]
 
 
-def make_plan(bench: BenchSpec, catalogue: Catalogue, *, stores: bool = True) -> Plan:
+def make_plan(bench: BenchSpec, catalogue: Catalogue, *, stores: bool = True, device: str = "auto") -> Plan:
     """All runs of a bench, each once. stores: False for a plan to be looked at only, while data is not prepared yet; its run
-    ids are not the later ones.
+    ids are not the later ones. device: where it will be run, for what cannot be there; "auto" where that is not known.
 
     Raises UnknownName or BadValue for what cannot be understood, Incompatible when the method that the bench is about
     cannot work on any of the data sets.
@@ -144,7 +145,7 @@ def make_plan(bench: BenchSpec, catalogue: Catalogue, *, stores: bool = True) ->
         raise BadValue("no data set was named: mmzoo list datasets.")
     register_manifests(catalogue, bench.datasets)
     for override in bench.overrides or ((),):
-        _plan_variant(replace(bench, settings=(*bench.settings, *override)), catalogue, runs, refused, stores)
+        _plan_variant(replace(bench, settings=(*bench.settings, *override)), catalogue, runs, refused, stores, device)
     plan = Plan(tuple(_asked(p, bench) for p in runs.values()), tuple(dict.fromkeys(refused)), bench)
     if not any(p.role == "method" for p in plan.runs) and refused:
         about = next(r for r in refused if r.role == "method")
@@ -161,7 +162,7 @@ def _asked(planned: Planned, bench: BenchSpec) -> Planned:
 
 
 def _plan_variant(
-    bench: BenchSpec, catalogue: Catalogue, runs: dict[str, Planned], refused: list[Refused], stores: bool
+    bench: BenchSpec, catalogue: Catalogue, runs: dict[str, Planned], refused: list[Refused], stores: bool, device: str
 ) -> None:
     """Add the runs of a bench under one set of overrides."""
     settings = Settings(catalogue, bench.settings)
@@ -177,7 +178,7 @@ def _plan_variant(
         )  # fmt: skip
         for method, role, spare in wanted:
             _check_windows(method, training.epochs)
-            if reason := _obstacle(catalogue, method, modalities, training):
+            if reason := obstacle(catalogue, method, modalities, training, device):
                 refused.append(Refused(label, method.label, role, reason))
                 continue
             alone: dict[int, list[Planned]] = {}
@@ -311,46 +312,11 @@ def _encoders(
             )
         given = encoder.check_params(choice.get("params", {})) if encoder.id == usual.id else {}
         given |= encoder.check_params(settings.take(encoder)) | encoder.check_params(asked)
+        check_options(encoder, given)
         # An option that is off leaves the run what it is without it.
         given = {k: v for k, v in given.items() if k not in ENCODER_OPTIONS or v != ENCODER_OPTIONS[k].default}
         found[m] = (encoder, {**encoder.defaults(), **given})
     return found
-
-
-def _obstacle(catalogue: Catalogue, method: Method, modalities: tuple[str, ...], training: Training) -> str | None:
-    """Why a method cannot work here, as far as the catalogue tells."""
-    n = 1 if method.each_modality else len(modalities)
-    head = catalogue.get("heads", method.head)
-    if reason := _outside(head, f"head {head.name}", n):
-        return reason
-    for part in method.parts:
-        strategy = catalogue.get("strategies", part.strategy)
-        if reason := _outside(strategy, strategy.name, n):
-            return reason
-        bent = [f"train.{k}" for k in ("clip", "micro_batch") if getattr(training, k) is not None]
-        if bent and holds(strategy.extra.get("plain_steps_if", []), part.params):
-            return f"{strategy.name} as set follows the steps as they are taken: leave out {' and '.join(bent)}."
-        if "unimodal" in strategy.requires and head.extra["how"] == "ablated":
-            return f"{strategy.name} needs logits of each modality; head {head.name} has none of its own."
-        if "additive" in strategy.requires and not head.extra.get("additive"):
-            return f"{strategy.name} needs unimodal logits that add up; those of head {head.name} do not."
-        if "evidence" in strategy.requires and not head.extra.get("evidential"):
-            return f"{strategy.name} needs a head that gives opinions; head {head.name} does not."
-        if "staged" in strategy.requires and not head.extra.get("couples"):
-            return f"{strategy.name} needs a head that acts between encoder stages; {head.name} does not."
-        if "mean_gates" in strategy.requires and not head.extra.get("mean_gates"):
-            return f"{strategy.name} needs a head with gates between encoder stages; {head.name} has none."
-    return None
-
-
-def _outside(entry: Entry, name: str, n: int) -> str | None:
-    """Why an entry does not take n modalities."""
-    limits = entry.extra.get("modalities", {})
-    if n < limits.get("min", 1):
-        return f"{name} needs at least {limits['min']} modalities; there {'is' if n == 1 else 'are'} {n}."
-    if n > limits.get("max", n):
-        return f"{name} is defined for at most {limits['max']} modalities, not {n}."
-    return None
 
 
 def _runs(

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmzoo.bench import claims
 from mmzoo.bench.claims import Claimed
-from mmzoo.bench.device import environment
+from mmzoo.bench.device import environment, forget_peak
 from mmzoo.bench.lessons import Row
 from mmzoo.bench.plan import Planned
 from mmzoo.bench.records import summary
@@ -27,6 +27,7 @@ from mmzoo.errors import Diverged, Incompatible
 def run_one(
     planned: Planned, catalogue: Catalogue, store: Store, *, device: str = "cpu", checkpoint_every: float = 30.0,
     on_epoch: Callable[[int, int], None] = lambda done, of: None, bench: str = "",
+    crowded: Callable[[], bool] = lambda: False,
 ) -> Row:  # fmt: skip
     """Train and score one run and write its row; the row alone if it is there already.
 
@@ -36,8 +37,10 @@ def run_one(
     out not to be possible, or that has taken several processes of this bench down with it, gives a row that says so. The
     runs that it learns from are done first where the store lacks them or their weights.
 
-    Raises Claimed while another process works on it or on one that it learns from, MmzooError where the store cannot be
-    written to.
+    crowded: whether other processes may take of the device's memory, so that a smaller micro-batch is not the first cure.
+
+    Raises Claimed while another process works on it or on one that it learns from, Crowded where memory runs out and is
+    crowded, MmzooError where the store cannot be written to.
     """
     run_id = planned.spec.run_id
     row = store.finished(run_id, weights=planned.keep, peers=planned.peers)
@@ -50,10 +53,10 @@ def run_one(
         if row is None:
             stack.enter_context(_warnings_logged(lambda text: store.log(run_id, text)))
             teach = partial(run_one, catalogue=catalogue, store=store, device=device,
-                            checkpoint_every=checkpoint_every, bench=bench)  # fmt: skip
+                            checkpoint_every=checkpoint_every, bench=bench, crowded=crowded)  # fmt: skip
             row = _run(Session(
                 planned, catalogue, store, device=device, checkpoint_every=checkpoint_every, on_epoch=on_epoch,
-                held=held, teach=teach,
+                held=held, teach=teach, crowded=crowded,
             ))  # fmt: skip
         held.release(done=True)
     return row
@@ -65,6 +68,7 @@ def _run(session: Session) -> Row:
     spec = planned.spec
     before = store.finished(spec.run_id)
     started = time.time()
+    forget_peak(session.device)
     row: Row = {
         "schema": SCHEMA, "run_id": spec.run_id, "config_id": spec.config_id, "dataset": planned.dataset,
         "method": planned.method, "label": planned.label, "modality": planned.modality, "seed": spec.seed,

@@ -17,6 +17,7 @@ from mmzoo.bench.claims import Claim, Claimed
 from mmzoo.bench.device import environment, tf32
 from mmzoo.bench.kept import model_hash, order_hash, write_predictions, write_weights
 from mmzoo.bench.lessons import Row, taught
+from mmzoo.bench.packing import Crowded
 from mmzoo.bench.plan import Planned
 from mmzoo.bench.scoring import ends, on_device, peers_scores, predictions, score
 from mmzoo.bench.store import Store
@@ -35,14 +36,17 @@ DEATHS = 3
 
 
 class Session:
-    """The training of one planned run. teach: does a run that this one learns from, and gives its row."""
+    """The training of one planned run. teach: does a run that this one learns from, and gives its row. crowded: whether
+    others may take of the device's memory."""
 
     def __init__(
         self, planned: Planned, catalogue: Catalogue, store: Store, *, device: str, checkpoint_every: float,
         on_epoch: Callable[[int, int], None], held: Claim, teach: Callable[[Planned], Row],
+        crowded: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self.planned, self.catalogue, self.store, self.device = planned, catalogue, store, device
         self.checkpoint_every, self.on_epoch, self.claim, self.teach = checkpoint_every, on_epoch, held, teach
+        self.crowded = crowded
         self.checkpoint = Checkpoint(planned, store)
         self.trackers = Trackers(catalogue, planned.track, store.root)
         self.history: list[dict[str, Any]] = []
@@ -86,6 +90,10 @@ class Session:
                 self.log(traceback.format_exc())
                 reason = memory.told(error)
             # Out here nothing holds the tensors of the attempt any more.
+            if self.crowded():
+                memory.free(self.device)
+                self.log("out of memory beside other runs: goes on when it has the card to itself")
+                raise Crowded(f"{spec.run_id} does not fit beside other runs.")
             micro, saved = self._smaller(micro, reason), None
             memory.free(self.device)
             self.log(f"out of memory: starts anew in micro-batches of {micro}")

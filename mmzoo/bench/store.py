@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmzoo.config.spec import digest
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
@@ -35,6 +35,8 @@ _SCORED = {"metrics": {**_SCORES, "last": _SCORES, "main_metric": str, "modaliti
            "cost": {"forward": float, "backward": float, "train_items": float}, "hashes": dict}  # fmt: skip
 _PLANNED = {"spec": dict, "dataset": str, "method": str, "role": str, "teachers": list, "track": list}
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+#: in place of a peak of memory: a run of this kind ran out of it beside others
+ALONE: Literal["alone"] = "alone"
 _RECORD = {"label": str, "dataset": str, "space": dict, "seed": int, "trials": list}
 _TUNED = {"trials": int, "seconds": float, "forward": float, "backward": float, "chosen": dict}
 _PART = {"strategy": str, "params": dict}
@@ -221,6 +223,21 @@ class Store:
         if size < (self.micro_batch(data) or math.inf):
             with self.guard():
                 write_json(self.root / "memory" / f"{data}.json", {**facts, "micro_batch": size})
+
+    def peak(self, kind: str, card: str) -> int | Literal["alone"] | None:
+        """The bytes that a run of a kind (its config_id) takes on a card at most; ALONE where it did not fit beside others,
+        None where none has run there yet."""
+        try:
+            found = json.loads((self.root / "memory" / f"peak.{kind}.json").read_text(encoding="utf-8"))
+            peak = found["peak"] if found["card"] == card else None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return peak if peak == ALONE or (isinstance(peak, int) and peak >= 0) else None
+
+    def note_peak(self, kind: str, card: str, peak: int | Literal["alone"]) -> None:
+        """Keep it for later runs of the kind."""
+        with self.guard():
+            write_json(self.root / "memory" / f"peak.{kind}.json", {"card": card, "peak": peak})
 
     def _obstacle(self) -> Path:
         """The file that stands where a folder should be."""

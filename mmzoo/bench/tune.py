@@ -180,6 +180,7 @@ def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str
     The test items are not there. Teachers are trained within, and counted. A run that diverges or is refused scores zero.
     """
     from mmzoo.bench.building import Kit, data_of, set_threads
+    from mmzoo.bench.device import tf32
     from mmzoo.evaluation import EVAL_BATCH
     from mmzoo.trainer import fit
 
@@ -191,9 +192,10 @@ def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str
     found: dict[str, Any] = {"score": 0.0, "loss": 1e9, "epoch": -1, "status": "ok", "reason": ""}
     started = time.monotonic()
     try:
-        run = kit.run()
-        cost = vars(run.cost)
-        best = fit(run, kit.loader("holdout", batch_size=EVAL_BATCH).batches, metric=data.metric)
+        with tf32(spec.training.tf32):
+            run = kit.run()
+            cost = vars(run.cost)
+            best = fit(run, kit.loader("holdout", batch_size=EVAL_BATCH).batches, metric=data.metric)
         found |= {"score": best.score, "loss": best.loss if math.isfinite(best.loss) else 1e9, "epoch": best.epoch}
     except Diverged as error:
         found |= {"status": "diverged", "reason": str(error)}

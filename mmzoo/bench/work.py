@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.bench.claims import Claimed
+from mmzoo.bench.packing import Card, CudaGauge, Unshared
 from mmzoo.bench.plan import Planned, planned_runs
 from mmzoo.bench.store import Store
 from mmzoo.catalogue import Catalogue
@@ -27,8 +28,8 @@ PAUSE = (0.05, 2.0)
 @dataclass(frozen=True)
 class Order:
     """What one bench wants done. before: the rows of these runs that were there before it (failed, or without the
-    weights that are wanted), as `Store.stamp` has them: such a run is tried again, once. small_only: leave models that
-    train on all cores to another worker."""
+    weights that are wanted), as `Store.stamp` has them: such a run is tried again, once. small_only: on a CPU, leave models
+    that train on all cores to another worker. packed: on a GPU, start runs beside those of others by measured memory."""
 
     runs: tuple[Planned, ...]
     device: str = "auto"
@@ -36,6 +37,7 @@ class Order:
     bench: str = field(default_factory=lambda: secrets.token_hex(8))
     before: dict[str, int] = field(default_factory=dict)
     small_only: bool = False
+    packed: bool = False
 
     @classmethod
     def of(cls, runs: Sequence[Planned], store: Store, *, device: str, checkpoint_every: float) -> Order:
@@ -48,7 +50,8 @@ class Order:
 
     def as_dict(self) -> dict[str, Any]:
         return {"runs": [p.spec.run_id for p in self.runs], "device": self.device, "bench": self.bench,
-                "checkpoint_every": self.checkpoint_every, "before": self.before, "small_only": self.small_only}  # fmt: skip
+                "checkpoint_every": self.checkpoint_every, "before": self.before, "small_only": self.small_only,
+                "packed": self.packed}  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], store: Store) -> Order:
@@ -91,6 +94,9 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
 
     progress = Progress() if progress is None else progress
     device = check_device(order.device)
+    on_gpu = device.startswith("cuda")
+    card = Card(store, CudaGauge(device)) if order.packed and on_gpu else Unshared()
+    small_only = order.small_only and not on_gpu
     waiting = {p.spec.run_id: p for p in order.runs}
     others: set[str] = set()
     pause = PAUSE[0]
@@ -103,14 +109,15 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
                 continue
             if any(t.spec.run_id in waiting for t in planned.teachers):
                 continue
-            if order.small_only and (run_id in others or not is_small(planned, catalogue)):
+            if small_only and (run_id in others or not is_small(planned, catalogue)):
                 others.add(run_id)
                 continue
             try:
-                row = runner.run_one(
-                    planned, catalogue, store, device=device, checkpoint_every=order.checkpoint_every,
-                    bench=order.bench, on_epoch=partial(_epoch, progress, planned),
-                )  # fmt: skip
+                with card.seat(planned):
+                    row = runner.run_one(
+                        planned, catalogue, store, device=device, checkpoint_every=order.checkpoint_every,
+                        bench=order.bench, on_epoch=partial(_epoch, progress, card, planned), crowded=card.crowded,
+                    )  # fmt: skip
                 progress.settled(planned, row)
             except Claimed:
                 continue
@@ -124,7 +131,8 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
     return progress.unsaved
 
 
-def _epoch(progress: Progress, planned: Planned, done: int, of: int) -> None:
+def _epoch(progress: Progress, card: Unshared, planned: Planned, done: int, of: int) -> None:
+    card.epoch_done()
     progress.epoch(planned, done)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 STATUSES = ("stable", "experimental", "deprecated")
 #: conditions on the parameters, under which something holds of a strategy: it learns from the slice; it follows the
-#: steps as they are taken, without clipping and micro-batches; it needs no teachers
+#: steps as they are taken (`bent` of mmzoo.training is refused); it needs no teachers
 CONDITIONS = ("slice_if", "plain_steps_if", "teachers_unless")
 COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 KEYS: Mapping[str, set[str]] = {
@@ -17,7 +17,7 @@ KEYS: Mapping[str, set[str]] = {
     "strategies": COMMON | {"path", "equation", "owns", "modalities", "presets", "solo", "untuned", *CONDITIONS},
     "heads": COMMON | {"path", "equation", "how", "additive", "equal_dims", "modalities", "evidential", "couples",
                        "mean_gates", "untuned"},
-    "encoders": COMMON | {"path", "input", "files", "example"},
+    "encoders": COMMON | {"path", "input", "files", "example", "convolutions"},
     "datasets": COMMON | {"path", "modalities", "n_classes", "metric", "presets", "training", "encoders", "licence",
                           "select", "prepared", "mini"},
     "trackers": {"summary", "aliases", "status", "version", "path", "install"},
@@ -36,7 +36,8 @@ _LISTS = {"aliases", "requires", "owns"}
 _MAPPINGS = {
     "mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities", "example"
 }  # fmt: skip
-_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared"}
+_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared",
+          "convolutions"}  # fmt: skip
 
 
 def shape_fault(kind: str, key: str, value: Any) -> str | None:

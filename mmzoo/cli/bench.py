@@ -48,7 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         )  # fmt: skip
     add("--launcher", metavar="NAME", default="local", help="local, ray, slurm (default: local)")
     add("--workers", metavar="N", help="how many runs at once (default: MMZOO_WORKERS, else what the launcher finds "
-        "right: locally the cores for small models, one for all others)")  # fmt: skip
+        "right: locally the cores for small models, one for all others, and on a GPU what its memory holds)")  # fmt: skip
     add("--launcher-arg", metavar="KEY=VALUE", action="append", default=[],
         help="an option of the launcher: address=auto for ray, slurm_partition=gpu for slurm ...")
     add("--checkpoint-every", metavar="SECONDS", type=float, default=30.0,
@@ -103,12 +103,13 @@ def run(arguments: argparse.Namespace) -> int:
     spec = spec_of(arguments)
     ours = arguments.datasets is None and arguments.suite is None
     store = Store(Path(arguments.out))
+    device = device_of(arguments.device, arguments.launcher)
     if arguments.plan:
         unmade = to_make(spec.datasets, catalogue(), spec.settings)
-        plan = make_plan(spec, catalogue(), stores=not unmade)
+        plan = make_plan(spec, catalogue(), stores=not unmade, device=device)
     else:
         unmade = []
-        plan = prepared_plan(spec, store)
+        plan = prepared_plan(spec, store, device)
     check_trackers(catalogue(), plan.bench.track)
     if spec.tune is not None:
         plan = tune(plan, store, spec.tune, arguments.device, dry=arguments.plan)
@@ -206,17 +207,24 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     return BenchSpec(**fields)
 
 
-def prepared_plan(spec: BenchSpec, store: Store) -> Plan:
+def device_of(asked: str, launcher: str = "local") -> str:
+    """Where runs will be trained, as far as is known without torch; "auto" where it is not."""
+    from mmzoo.bench.launchers.local import gpu_likely
+
+    return "cpu" if asked == "auto" and launcher == "local" and not gpu_likely() else asked
+
+
+def prepared_plan(spec: BenchSpec, store: Store, device: str) -> Plan:
     """The plan, and what it needs: a folder that takes results, and the data that can be made without asking."""
     from mmzoo.bench.plan import make_plan
     from mmzoo.bench.ready import make_missing
     from mmzoo.cli.stores import Bar, tell
     from mmzoo.plugins import catalogue
 
-    make_plan(spec, catalogue(), stores=False)  # what is wrong with it is told before anything is made
+    make_plan(spec, catalogue(), stores=False, device=device)  # what is wrong with it is told before anything is made
     store.prepare()
     make_missing(spec, catalogue(), Bar, tell)
-    return make_plan(spec, catalogue())
+    return make_plan(spec, catalogue(), device=device)
 
 
 def _print_times(missing: list[Any], store: Store, arguments: argparse.Namespace) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmzoo.cli.bench import add_spec_options, prepared_plan, spec_of, tune
+from mmzoo.cli.bench import add_spec_options, device_of, prepared_plan, spec_of, tune
 from mmzoo.errors import BadValue
 
 
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise BadValue("--out is empty: name the folder of the results.")
     spec = spec_of(arguments)
     store = Store(Path(arguments.out))
-    plan = prepared_plan(spec, store)
+    plan = prepared_plan(spec, store, device_of(arguments.device))
     tuned = tune(plan, store, arguments.tune, arguments.device)
     table = Table(
         f"settings chosen on holdout over {arguments.tune} trials",

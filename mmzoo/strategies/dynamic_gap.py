@@ -22,6 +22,7 @@ from mmzoo.autodiff import (
     double_backward,
     flat_grad,
     frozen_statistics,
+    full_precision,
     hessian_operator,
     implicit_gradient,
     scoped_parameters,
@@ -88,7 +89,8 @@ class DynamicGap(Strategy):
     solver: "gauss_newton" with conjugate gradients; "hessian" with MINRES, the paper's formula; "neumann", a series in
     the Gauss-Newton matrix; "identity", first order; or "tangent", which needs no inverse: the derivative of the
     weights in alpha is carried forward through the steps of the epoch as they were taken, batch statistics, momentum
-    and weight decay included (no clipping, no micro-batches, about three backwards a step). damping is relative to the
+    and weight decay included (no clipping, micro-batches, bf16, compiled encoders or fused optimizer; about three backwards
+    a step). damping is relative to the
     largest eigenvalue; scope is "all" parameters, "heads", "last" (heads and the last layer of each encoder), or
     "pattern:REGEX" on their names; those outside count as constants, and no product passes through the layers below
     (with matching on features L_mm does not move a head, so that "heads" can hardly do anything but lower alpha);
@@ -157,7 +159,7 @@ class DynamicGap(Strategy):
         self._solves = self.schedule == "learned" and not tangent
         self._on_features = self.matching in ("infonce", "class")
         requires = set() if self._on_features and not self.unimodal else {"unimodal"}
-        requires |= {"double_backward"} if learns else set()
+        requires |= {"double_backward", "plain_steps"} if tangent else set()
         requires |= {"slice"} if learns and self.upper == "slice" else set()
         self.requires = frozenset(requires)  # type: ignore[misc]
         if tangent:
@@ -187,11 +189,6 @@ class DynamicGap(Strategy):
         self.stochastic = self.schedule == "learned"  # type: ignore[misc]  # batches and power iteration are drawn
 
     def setup(self, run: Run) -> None:
-        if "backward" in self.owns and (run.training.clip is not None or run.training.micro_batch is not None):
-            raise Incompatible(
-                "solver tangent follows the steps as they are taken, and neither clipping nor micro-batches: leave out "
-                "train.clip and train.micro_batch, or take another solver."
-            )
         self._dims = dict(run.model.head.dims)
         if self._solves:
             try:
@@ -319,7 +316,7 @@ class DynamicGap(Strategy):
         """One step of the authors' second script, on eight items of the slice."""
         batch = self._upper_batches(run)[0].map(lambda t: t[: -(-8 // run.n_processes)])
         params = [p for p in run.model.parameters() if p.requires_grad]
-        with torch.enable_grad(), double_backward():
+        with torch.enable_grad(), double_backward(), full_precision(run.device):
             cls, mm = self._inner(run, batch, self._outputs(run, batch))
             surrogate = released_surrogate(self._mixing().total(cls, mm), cls, params, run.reduce)
         run.cost.backward += 4

@@ -46,7 +46,7 @@ def launch(
     from mmzoo.plugins import catalogue
 
     check(launcher, options or {})
-    if launcher == "local" and (workers or local.default_workers(order.device, len(order.runs))) == 1:
+    if launcher == "local" and (workers or local.default_workers(len(order.runs))) == 1:
         work(order, store, catalogue(), progress)
     else:
         _module(launcher).launch(order, store, progress, workers=workers, options=dict(options or {}))

@@ -33,10 +33,8 @@ def check(options: Mapping[str, Any]) -> None:
         raise BadValue(f"--launcher local takes no --launcher-arg; given: {', '.join(options)}.")
 
 
-def default_workers(device: str, runs: int) -> int:
-    """As many as there are runs, and cores for the threads of each; one where the runs may use a GPU."""
-    if not device.startswith("cpu") and gpu_likely():
-        return 1
+def default_workers(runs: int) -> int:
+    """As many as there are runs, and cores for the threads of each."""
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     return max(1, min(cores() // max(1, int(threads) if threads.isdecimal() else 1), runs, MOST))
 
@@ -80,17 +78,18 @@ class Worker:
             self.process.stdin.close()
 
 
-def launch(
-    order: Order, store: Store, progress: Progress, *, workers: int | None, options: Mapping[str, Any]
-) -> None:
+def launch(order: Order, store: Store, progress: Progress, *, workers: int | None, options: Mapping[str, Any]) -> None:
     """`work` in so many processes; one that is killed is replaced.
 
     workers: None for as many as the machine has cores. As large models train on all of them, one worker alone then
-    takes these.
+    takes these; on a GPU all do, as its memory allows.
     """
-    size = default_workers(order.device, len(order.runs)) if workers is None else workers
-    orders = [replace(order, small_only=workers is None and i > 0 and "OMP_NUM_THREADS" not in os.environ)
-              for i in range(size)]  # fmt: skip
+    size = default_workers(len(order.runs)) if workers is None else workers
+    ours = workers is None
+    orders = [
+        replace(order, packed=ours, small_only=ours and i > 0 and "OMP_NUM_THREADS" not in os.environ)
+        for i in range(size)
+    ]
     team = _Team(orders, store, progress)
     try:
         watch(order, store, progress, team.at_work)
@@ -120,7 +119,9 @@ class _Team:
                 self._workers[i] = Worker(worker.order, self._root)
             elif code > 0:
                 said = worker.complained()
-                raise MmzooError(said.removeprefix("mmzoo: ") if code == 2 else f"a worker ended with an error:\n{said}")
+                raise MmzooError(
+                    said.removeprefix("mmzoo: ") if code == 2 else f"a worker ended with an error:\n{said}"
+                )
         for worker in [w for w in self._workers if w.process.poll() == 0]:
             self._progress.unsaved |= json.loads(worker.said()[-1])
             self._workers.remove(worker)
