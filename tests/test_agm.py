@@ -56,7 +56,7 @@ def batches(modalities: Sequence[str], n: int = 3) -> list[Batch]:
 
 def run_of(strategy: Strategy, modalities: Sequence[str], head: Any) -> Run:
     torch.manual_seed(0)
-    encoders: dict[str, Encoder] = {m: Linear(IN[m]) for m in modalities}
+    encoders: dict[str, Encoder] = {m: Linear(IN[m], 3) for m in modalities}
     model = MultimodalModel(encoders, head({m: e.out_dim for m, e in encoders.items()}, C)).double()
     training = Training(optimizer="sgd", lr=0.2, momentum=0.9, weight_decay=0.03, epochs=3)
     return Run(model, strategy, train=batches(modalities), training=training, seed=5)
@@ -139,13 +139,13 @@ def test_agm(how: Any, clip: float | None, modalities: tuple[str, ...]) -> None:
         return clipped(g, clip)
 
     run, sgd = run_of(AGM(alpha=alpha, clip=clip, gradient=how), modalities, Concat), Sgd()
-    w = weights_of(run)
+    w = weights_of(run.model)
     for _ in range(2):
         run.start_epoch()
         for batch in run.epoch_batches():
             run.step(batch)
             w = sgd.step(w, by_hand(w, batch))
-            assert_same(run, w)
+            assert_same(run.model, w)
         run.end_epoch()
     assert min(found) < 0.9 and max(found) > 1.1 and any(clips) == (clip is not None)
     assert run.cost.forward == 2 * t and run.cost.backward == (2 if how == "exact" else 1) * t
@@ -155,7 +155,7 @@ def test_agm(how: Any, clip: float | None, modalities: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("projection", ["owm", "owm_normalized", "released", "none"])
 def test_mla(projection: Any, modalities: tuple[str, ...]) -> None:
     run, velocity = run_of(MLA(projection=projection), modalities, Shared), {}
-    w, p, calls = weights_of(run), np.eye(3), 0
+    w, p, calls = weights_of(run.model), np.eye(3), 0
     epochs, atol = (1, 1e-8) if projection == "released" else (2, 1e-11)  # its P multiplies errors
     for _ in range(epochs):
         run.start_epoch()
@@ -181,7 +181,7 @@ def test_mla(projection: Any, modalities: tuple[str, ...]) -> None:
                     total = g[key] + 0.03 * w[key]
                     velocity[key] = 0.9 * velocity[key] + total if key in velocity else total
                     w[key] = w[key] - 0.2 * velocity[key]
-            for name, value in weights_of(run).items():
+            for name, value in weights_of(run.model).items():
                 np.testing.assert_allclose(value, w[name], rtol=0, atol=atol, err_msg=name)
         logged = run.end_epoch()
     assert run.cost.forward == pytest.approx(3 * epochs) == run.cost.backward
@@ -362,7 +362,7 @@ def test_for_a_head_that_adds_up_detached_factors_give_the_encoders_the_exact_gr
 
     class NoBias(Linear):
         def __init__(self, width: int) -> None:
-            super().__init__(width)
+            super().__init__(width, 3)
             self.linear.bias = None  # type: ignore[assignment]
 
     found = []
@@ -467,7 +467,7 @@ class Tokens(Encoder):
 
 def test_inputs_of_several_tensors_are_zeroed_as_a_whole() -> None:
     torch.manual_seed(0)
-    model = MultimodalModel({"text": Tokens(), "x": Linear(2)}, Concat({"text": 3, "x": 3}, 3)).double()
+    model = MultimodalModel({"text": Tokens(), "x": Linear(2, 3)}, Concat({"text": 3, "x": 3}, 3)).double()
     text = {"ids": torch.randint(1, 9, (4, 5)), "mask": torch.ones(4, 5, dtype=torch.bool)}
     batch = Batch({"text": text, "x": rows(0, 4, 2)}, torch.arange(4) % 3, torch.arange(4))
     run = Run(model, AGM(), train=[batch])

@@ -369,3 +369,16 @@ strategies:
         "presets.bad.l: no parameter 'l'",
     ):
         assert any(part in f for f in faults), part
+
+
+def test_presets_named_after_a_data_set_name_its_modalities() -> None:
+    known = Catalogue(read_entries(built_in_path(), BUILT_IN))
+    modalities = {e.name: set(e.extra["modalities"]) for e in known.entries("datasets")}
+    checked = []
+    for entry in known.entries("strategies"):
+        for name, given in entry.extra.get("presets", {}).items():
+            for param, value in given.items():
+                if name in modalities and entry.params[param].type.startswith("numbers"):
+                    assert set(value) <= modalities[name] | {"fused"}, (entry.name, name)
+                    checked.append((entry.name, name))
+    assert {("mslr", "cremad"), ("gblend", "kinetics_sounds")} <= set(checked)

@@ -25,19 +25,20 @@ from mmzoo.evaluation import predict
 from mmzoo.heads.channel import FINALS, Channel, Exchange, Gate, squeezed
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.sum import Sum
+from mmzoo.seeding import stream
 from mmzoo.strategies.greedy import Greedy, GreedyMany, relative_change
 from mmzoo.testing import check_encoder
 
-WIDTHS = {"a": 4, "v": 3}
+WIDTHS = {"a": 4, "v": 3, "t": 2}
 
 
 # ---------------------------------------------------------------------- whole steps, by hand
-def run_of(strategy: Strategy, **head: Any) -> Run:
+def run_of(strategy: Strategy, widths: Mapping[str, int] = IN, **head: Any) -> Run:
     torch.manual_seed(0)
-    encoders = {m: MLP((d,), hidden=(WIDTHS[m],), width=3) for m, d in IN.items()}
-    model = MultimodalModel(encoders, Channel(dict.fromkeys(IN, 3), C, **head)).double()
+    encoders = {m: MLP((d,), hidden=(WIDTHS[m],), width=3) for m, d in widths.items()}
+    model = MultimodalModel(encoders, Channel(dict.fromkeys(widths, 3), C, **head)).double()
     training = Training(optimizer="sgd", lr=0.2, momentum=0.9, weight_decay=0.03, epochs=4)
-    return Run(model, strategy, train=batches(), training=training, seed=5)
+    return Run(model, strategy, train=batches(widths=widths), training=training, seed=5)
 
 
 def relu(x: Any) -> Any:
@@ -63,7 +64,7 @@ def forward(w: Weights, inputs: Mapping[str, Tensor], scale: float, instead: Map
 @pytest.mark.parametrize(("final", "scale"), [("mean", 1.0), ("sum", 2.0)])
 def test_plain_training_with_the_channel_head(final: Any, scale: float) -> None:
     run, sgd = run_of(Strategy(), final=final, scale=scale), Sgd()
-    w = weights_of(run)
+    w = weights_of(run.model)
     assert len(w["head.exchange.-1.bias"]) == int(2 * (4 + 3) / 4)
     run.start_epoch()
     for batch in run.epoch_batches():
@@ -74,7 +75,7 @@ def test_plain_training_with_the_channel_head(final: Any, scale: float) -> None:
 
         run.step(batch)
         w = sgd.step(w, gradient(loss, w))
-        assert_same(run, w)
+        assert_same(run.model, w)
 
 
 def ratio(w: Weights, g: Weights, *parts: str) -> float:
@@ -83,52 +84,60 @@ def ratio(w: Weights, g: Weights, *parts: str) -> float:
     return sum((g[n] ** 2).sum() for n in names) / sum((w[n] ** 2).sum() for n in names)
 
 
-@pytest.mark.parametrize(("loss_of", "log"), [("branches", "log10"), ("joint", "ln")])
-def test_greedy(loss_of: Any, log: Any) -> None:
-    epsilon, window = 0.05, 2
-    run, sgd = run_of(Greedy(epsilon=epsilon, window=window, loss=loss_of, log=log)), Sgd()
-    w, at = weights_of(run), "head.exchange.-1"
-    across = {m: (f"{at}.squeeze", f"{at}.bias", f"{at}.gate.{m}") for m in IN}
-    main = {m: (f"encoders.{m}", f"head.final.linear.{m}") for m in IN}
-    means, n = {m: np.zeros(d) for m, d in WIDTHS.items()}, 0
-    sums: dict[str, list[float]] = {m: [0.0, 0.0] for m in IN}
+@pytest.mark.parametrize(
+    ("schedule", "loss_of", "log", "more"),
+    [("speed", "branches", "log10", {}), ("speed", "joint", "ln", {}), ("speed", "branches", "log10", {"t": 3}),
+     ("random", "branches", "log10", {})],
+)  # fmt: skip
+def test_greedy(schedule: Any, loss_of: Any, log: Any, more: dict[str, int]) -> None:
+    epsilon, window, widths = 0.05, 2, {**IN, **more}
+    kind = GreedyMany if more else Greedy
+    run = run_of(kind(epsilon=epsilon, window=window, schedule=schedule, loss=loss_of, log=log), widths)
+    w, sgd, at, names = weights_of(run.model), Sgd(), "head.exchange.-1", list(widths)
+    across = {m: (f"{at}.squeeze", f"{at}.bias", f"{at}.gate.{m}") for m in names}
+    main = {m: (f"encoders.{m}", f"head.final.linear.{m}") for m in names}
+    means, n = {m: np.zeros(WIDTHS[m]) for m in names}, 0
+    sums: dict[str, list[float]] = {m: [0.0, 0.0] for m in names}
     left, cut, seen = 0, "a", []
     for epoch in range(4):
         run.start_epoch()
         for batch in run.epoch_batches():
             y = batch.target.numpy()
             _, gates = forward(w, batch.inputs, 1.0, {})
+            if schedule == "random":
+                draw = int(torch.randint(3, (), generator=stream(5, "step", "greedy", n, "joint"))) - 1
+                left, cut = int(draw >= 0 and epoch >= 1), names[draw]
             n += 1
-            means = {m: means[m] + (gates[m].mean(0) - means[m]) / n for m in IN}
+            means = {m: means[m] + (gates[m].mean(0) - means[m]) / n for m in names}
             instead = {cut: means[cut]} if left else {}
             seen.append(cut if left else "")
 
             def loss(u: Weights, batch: Any = batch, instead: Any = instead, y: Any = y) -> Any:
                 logits, _ = forward(u, batch.inputs, 1.0, instead)
                 if loss_of == "joint":
-                    return cross_entropy((logits["a"] + logits["v"]) / 2, y)
-                return cross_entropy(logits["a"], y) + cross_entropy(logits["v"], y)
+                    return cross_entropy(sum(logits.values()) / len(names), y)
+                return sum(cross_entropy(z, y) for z in logits.values())
 
             g = gradient(loss, w)
             if left:
                 left -= 1
-            else:
-                for m in IN:
+            elif schedule == "speed":
+                for m in names:
                     sums[m][0] += ratio(w, g, *across[m])
                     sums[m][1] += ratio(w, g, *main[m])
                 speed = {m: (math.log10 if log == "log10" else math.log)(s[0] / s[1]) for m, s in sums.items()}
-                d = speed["a"] - speed["v"]
-                if epoch >= 1 and abs(d) > epsilon:
-                    left, cut = window, "a" if d > 0 else "v"
+                fastest = max(names, key=speed.__getitem__)
+                if epoch >= 1 and speed[fastest] - min(speed.values()) > epsilon:
+                    left, cut = window, fastest
             run.step(batch)
             w = sgd.step(w, g)
-            assert_same(run, w)
-            for m in IN:
+            assert_same(run.model, w)
+            for m in names:
                 np.testing.assert_allclose(run.model.head.exchange["-1"].gate[m].mean.numpy(), means[m], atol=1e-12)
         logged = run.end_epoch()
-        for m in IN:
+        for m in names:
             assert logged[f"greedy/cut/{m}"] == seen[-2:].count(m) / 2
-    assert seen[:3] == ["", "", ""] and any(seen) and "" in seen[3:]
+    assert not any(seen[: 2 + (schedule == "speed")]) and any(seen) and "" in seen[3:]
     np.testing.assert_allclose(run.strategy.sums.numpy(), np.array(list(sums.values())).T, rtol=1e-9)
 
 
@@ -563,12 +572,12 @@ def test_of_many_the_fastest_is_cut_off(m: int, drawn: list[float]) -> None:
     rows = torch.tensor(drawn, dtype=torch.float64)[: 2 * m].reshape(2, m)
     speeds = (rows[0] / rows[1]).log10()
     spread = float(speeds.max() - speeds.min())
-    assume(abs(spread - 0.1) > 1e-9)
-    many = greedy(m)
-    many._observe(rows, True)
-    assert int(many.left) == (3 if spread > 0.1 else 0)
-    if spread > 0.1:
-        assert int(many.cut) == int(speeds.argmax())
+    assume(spread > 1e-6)
+    for share, left in ((0.999, 3), (1.001, 0)):
+        many = greedy(m, epsilon=share * spread)
+        many._observe(rows, True)
+        assert int(many.left) == left
+        assert int(many.cut) == (int(speeds.argmax()) if left else 0)
 
 
 @FIXED

@@ -43,6 +43,20 @@ def parts(kind: str) -> list[tuple[str, dict]]:
     return found
 
 
+def heads() -> list[tuple[str, dict]]:
+    """Each head with its defaults, with each other choice, and as each recipe has it."""
+    found = parts("heads")
+    for entry in built_in("methods"):
+        pair = (entry.extra["head"], dict(entry.extra.get("head_args", {})))
+        found += [] if pair in found else [pair]
+    return found
+
+
+def test_every_strategy_and_head_of_the_catalogue_is_checked() -> None:
+    assert {p.strategy for m in methods() for p in m.parts} == {e.name for e in built_in("strategies")}
+    assert {name for name, _ in heads()} == {e.name for e in built_in("heads")}
+
+
 @pytest.mark.parametrize("method", methods(), ids=lambda m: m.label)
 def test_strategy(method: Method) -> None:
     head = catalogue().get("heads", method.head).load()
@@ -54,7 +68,7 @@ def test_strategy(method: Method) -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "params"), parts("heads"), ids=str)
+@pytest.mark.parametrize(("name", "params"), heads(), ids=str)
 def test_head(name: str, params: dict) -> None:
     cls = catalogue().get("heads", name).load()
     sequences = params.get("mode") == "tokens"  # features of several steps side by side

@@ -23,6 +23,7 @@ from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.ogm import OGM
 from mmzoo.testing import SPECS
 from mmzoo.testing.observing import difference, weights
+from mmzoo.testing.reads import Reads
 from mmzoo.testing.tasks import CoupledConcat, build_model, build_run, make_task, train
 from mmzoo.training import ENGINE
 
@@ -130,6 +131,18 @@ def test_code_that_is_compiled_too_often_is_an_error(quick: None, monkeypatch: p
     task = make_task()
     with pytest.raises(Exception, match="recompile_limit"):
         train(build_run(task, Strategy(), build_model(task), compile=True), 1)
+
+
+@pytest.mark.parametrize("given", [{}, {"clip": 0.1}, {"micro_batch": 2}, {"precision": "bf16"}])
+def test_a_step_never_waits_for_a_value(given: dict[str, Any]) -> None:
+    task = make_task()
+    run = build_run(task, OGM(noise=True), build_model(task, norm="micro_batch" not in given, dropout=0.1), **given)
+    train(run, 1)
+    run.start_epoch()
+    for batch in run.epoch_batches():
+        with Reads() as reads:
+            run.step(batch)
+        assert reads.found == []
 
 
 def test_a_fused_optimizer_takes_the_same_steps() -> None:

@@ -90,7 +90,7 @@ def through_disk(state: Any) -> Any:
 def run_with_slice(strategy: Strategy, epochs: int = 3) -> Run:
     """The run of test_values with a slice, for what is done by hand."""
     torch.manual_seed(0)
-    m = MultimodalModel({m: Linear(d) for m, d in IN.items()}, Concat(dict.fromkeys(IN, D), C)).double()
+    m = MultimodalModel({m: Linear(d, D) for m, d in IN.items()}, Concat(dict.fromkeys(IN, D), C)).double()
     training = Training(optimizer="sgd", lr=0.2, momentum=0.9, weight_decay=0.03, epochs=epochs)
     return Run(m, strategy, train=batches(), slice=SLICE, training=training, seed=5)
 
@@ -272,7 +272,7 @@ def estimate(w: Weights, sgd: Sgd, epochs: int, eps: float, least: float) -> dic
 
 def test_the_online_estimates_and_the_training_between_them() -> None:
     r, sgd = run_with_slice(GBlend(warmup=2, super_epoch=1, eps=0.3, least=0.05)), Sgd()
-    w = weights_of(r)
+    w = weights_of(r.model)
     blend: dict[str, float] = {}
     for epoch, length in enumerate((2, 0, 1)):
         if length:
@@ -284,7 +284,7 @@ def test_the_online_estimates_and_the_training_between_them() -> None:
             r.step(batch)
             total = gradient(lambda u: sum(blend[k] * v for k, v in branch_losses(u, batch).items()), w)  # noqa: B023
             w = sgd.step(w, total)
-            assert_same(r, w)
+            assert_same(r.model, w)
         r.end_epoch()
     assert len(set(blend.values())) == 3
 
@@ -493,13 +493,13 @@ def test_a_step_adds_the_losses_of_the_modalities_that_move() -> None:
         return gradient(loss, w)
 
     r, sgd = run_with_slice(MSES(weight=0.7, patience=9)), Sgd()
-    w = weights_of(r)
+    w = weights_of(r.model)
     for epoch in range(2):
         r.start_epoch()
         for i, batch in enumerate(r.epoch_batches()):
             r.step(batch)
             w = sgd.step(w, by_hand(w, batch, epoch, i, w))
-            assert_same(r, w)
+            assert_same(r.model, w)
         r.end_epoch()
 
 
@@ -679,14 +679,14 @@ def test_kept_rates_scale_the_update(scope: Any) -> None:
         Sgd(),
         {"a": 0.25, "v": 1.5},
     )
-    w = weights_of(r)
+    w = weights_of(r.model)
     for _ in range(2):
         r.start_epoch()
         for batch in r.epoch_batches():
             r.step(batch)
             g = gradient(lambda u, batch=batch: task_loss(u, batch), w)
             w = scaled_step(sgd, w, g, factors, scope)
-            assert_same(r, w)
+            assert_same(r.model, w)
         r.end_epoch()
 
 
@@ -694,7 +694,7 @@ def test_kept_rates_scale_the_update(scope: Any) -> None:
 def test_dynamic_rates_follow_the_accuracies_on_the_slice(compound: bool, current: bool, period: int) -> None:
     strategy = MSLR(memory=2, compound=compound, include_current=current, period=period, factors={"a": 0.5})
     r, sgd = run_with_slice(strategy, epochs=6), Sgd()
-    w, seen, q, used = weights_of(r), {"a": [], "v": []}, {"a": 1.0, "v": 1.0}, []
+    w, seen, q, used = weights_of(r.model), {"a": [], "v": []}, {"a": 1.0, "v": 1.0}, []
     for epoch in range(6):
         factors = {"a": 0.5 * q["a"], "v": q["v"]}
         used.append(tuple(factors.values()))
@@ -702,7 +702,7 @@ def test_dynamic_rates_follow_the_accuracies_on_the_slice(compound: bool, curren
         for batch in r.epoch_batches():
             r.step(batch)
             w = scaled_step(sgd, w, gradient(lambda u, batch=batch: task_loss(u, batch), w), factors, "branch")
-            assert_same(r, w)
+            assert_same(r.model, w)
         r.end_epoch()
         own = [(unimodal_of(w, features_of(w, b.inputs)), b.target.numpy()) for b in SLICE]
         for m, past in seen.items():

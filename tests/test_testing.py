@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmzoo.api import Chain, Encoder, FusionHead, Grads, Outputs, Pass, Run, Step, Strategy, Terms, Window
@@ -29,6 +30,7 @@ from mmzoo.strategies.plain import Plain
 from mmzoo.strategies.pmr import PMR
 from mmzoo.testing import SPECS, check_encoder, check_head, check_part, check_strategy, parametrize_with_checks
 from mmzoo.testing.observing import difference, weights
+from mmzoo.testing.reads import Reads
 from mmzoo.testing.report import CHECKS
 from mmzoo.testing.tasks import CoupledConcat, Mixing, build_model, build_run, make_task, train
 
@@ -43,7 +45,6 @@ DRAWS = 4
     [
         Plain(), JointUnimodal(), OGM(), OGM(noise=True), PMR(), PMR(variant="code", fraction=1.0), DynamicGap(),
         DynamicGap(matching="js", schedule="stepwise"), DynamicGap(matching="class", unimodal=0.5), DynamicGap(schedule="learned"),
-        DynamicGap(schedule="learned", every=2, items=3),
         DynamicGap(schedule="learned", solver="hessian", upper="train"), Chain(OGM(), JointUnimodal()),
         Window(PMR(fraction=1.0), 1, 2),
     ],
@@ -53,6 +54,11 @@ def test_strategies_keep_the_contract(strategy: Strategy) -> None:
     report = check_strategy(strategy, draws=DRAWS)
     assert [r.name for r in report] == list(CHECKS["strategy"])
     assert sum(r.status == "passed" for r in report) >= len(report) - 6
+
+
+def test_a_solve_within_an_epoch_is_what_a_gpu_waits_for_and_nothing_else() -> None:
+    waits = {"check_no_waiting": "once every two steps the solver looks at its residual"}
+    assert check_strategy(DynamicGap(schedule="learned", every=2, items=3), draws=DRAWS, expected_failures=waits).ok
 
 
 @pytest.mark.parametrize(
@@ -290,6 +296,16 @@ class DrawsInGradients(Strategy):
         grads.scale("head:shared", 1.0 + torch.rand(()))
 
 
+class Waits(Strategy):
+    def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
+        return {**terms, "task": 0.5 * terms["task"]} if terms["task"] > 1.0 else terms
+
+
+class Lists(Strategy):
+    def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
+        step.run.log("lists/first", out.logits.detach()[0].tolist()[0])
+
+
 class DrawsFromNumpy(Strategy):
     def epoch_start(self, run: Run) -> None:
         np.random.rand()
@@ -447,6 +463,8 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_terms", Detached, "no gradient"),
     ("check_gradients", MovesWeights, "head.bias differs"),
     ("check_gradients", BrokenGradients, "not finite: head.bias"),
+    ("check_no_waiting", Waits, "`losses` leaves the values of tensors where they are\nseen: it uses a number taken out"),
+    ("check_no_waiting", Lists, "it uses tolist"),
     ("check_random_streams", DrawsInGradients, "random state changed: torch"),
     ("check_random_streams", DrawsFromNumpy, "random state changed: numpy"),
     ("check_frozen", FillsGradients, "audio: "),
@@ -488,6 +506,28 @@ def test_a_refusal_that_does_not_come_is_caught(
 ) -> None:
     monkeypatch.setattr(broken, lambda *args, **kwargs: None)
     _is_caught(check_strategy(cls, only=[check], raise_failures=False), check, "")
+
+
+@pytest.mark.parametrize(
+    ("do", "seen"),
+    [
+        (lambda x, y: x.sum().item(), "a number"), (lambda x, y: float(x.detach().sum()), "a number"),
+        (lambda x, y: 1 if x.sum() > 0 else 2, "a number"), (lambda x, y: x.cpu(), "cpu"),
+        (lambda x, y: x.detach().numpy(), "numpy"), (lambda x, y: x[y > 0], "nonzero"),
+        (lambda x, y: x.index_put((y > 0,), x[:2]), "nonzero"), (lambda x, y: torch.equal(x, x), "torch.equal"),
+        (lambda x, y: torch.bincount(y, minlength=3), "bincount"), (lambda x, y: F.one_hot(y), "a number"),
+        (lambda x, y: x.repeat_interleave(y, 0), "repeat_interleave"), (lambda x, y: x.new_zeros(2).tolist(), "tolist"),
+        (lambda x, y: F.cross_entropy(x, y).backward(), None), (lambda x, y: F.one_hot(y, 3), None),
+        (lambda x, y: x[[0, 1]] + torch.where(x > 0, x, 0.0)[:2], None),
+        (lambda x, y: x.index_put((y > 0,), x.sum()), None), (lambda x, y: bool(torch.rand(()) < 0.5), None),
+        (lambda x, y: ["abc"[i] for i in torch.randperm(3)] and torch.tensor([0.5]).tolist(), None),
+    ],
+)  # fmt: skip
+def test_what_a_gpu_would_have_to_wait_for(do: Callable[[Tensor, Tensor], Any], seen: str | None) -> None:
+    x, y = torch.ones(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
+    with Reads() as reads:
+        do(x, y)
+    assert reads.found == [] if seen is None else [f for f in reads.found if f.startswith(seen)]
 
 
 def test_every_strategy_check_has_caught_a_fault() -> None:
@@ -598,6 +638,12 @@ class Evidence(FaultyHead):
         return logits.exp(), aux
 
 
+class PicksRows(FaultyHead):
+    def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
+        logits, aux = super().fuse(features, present)
+        return logits if present is None else logits.index_put((present.any(1),), logits[present.any(1)]), aux
+
+
 class NegativeEvidence(FaultyHead):
     evidential = True
 
@@ -663,6 +709,7 @@ HEAD_FAULTS: Sequence[tuple[str, type[FusionHead], str]] = [
     ("check_head_state", UnsavedGate, "differs by up to"),
     ("check_head_pure", RunningInEval, "calls"),
     ("check_head_pure", EditsFeatures, "differs by up to"),
+    ("check_head_no_waiting", PicksRows, "an index of booleans"),
     ("check_head_extremes", Evidence, "not finite: logits"),
     ("check_head_groups", OwnedTwice, "linear.audio.weight in 3"),
     ("check_head_couples", ShrinkingCouple, "audio at stage"),

@@ -44,11 +44,11 @@ IN = {"a": 5, "v": 2}
 
 
 # ---------------------------------------------------------------------- whole steps, by hand
-def batches(seed: int = 3) -> list[Batch]:
+def batches(seed: int = 3, widths: Mapping[str, int] = IN) -> list[Batch]:
     g = torch.Generator().manual_seed(seed)
     rows = []
     for i in range(2):
-        inputs = {m: torch.randn(N, d, generator=g, dtype=torch.float64) for m, d in IN.items()}
+        inputs = {m: torch.randn(N, d, generator=g, dtype=torch.float64) for m, d in widths.items()}
         target = torch.cat([torch.arange(C), torch.randint(C, (N - C,), generator=g)])
         rows.append(Batch(inputs, target, torch.arange(N) + N * i))
     return rows

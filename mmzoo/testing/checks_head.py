@@ -15,6 +15,7 @@ from mmzoo.model import MultimodalModel
 from mmzoo.seeding import stream
 from mmzoo.testing.cases import HeadCase, rows
 from mmzoo.testing.observing import difference, examples, needs_hypothesis, not_finite, random_state, weights
+from mmzoo.testing.reads import Reads
 from mmzoo.testing.report import CheckFailed, Skipped, contract, require
 from mmzoo.testing.tasks import NAMES, build_model, make_task
 from mmzoo.types import Outputs, Pass
@@ -77,16 +78,7 @@ def check_head_shapes(case: HeadCase) -> None:
     st = needs_hypothesis().strategies
     built = []
 
-    @examples(
-        2 * case.draws,
-        n=st.integers(1, 4),
-        equal=st.booleans(),
-        classes=st.integers(2, 5),
-        batch=st.integers(1, 6),
-        dtype=st.sampled_from([torch.float32, torch.float64]),
-        seed=st.integers(0, 99),
-    )
-    def one(n: int, equal: bool, classes: int, batch: int, dtype: torch.dtype, seed: int) -> None:
+    def build(n: int, equal: bool, dtype: torch.dtype, classes: int, batch: int, seed: int) -> None:
         dims = _widths(case, n, equal or case.first.equal_dims)
         try:
             head = case.build(dims, classes, seed=seed, dtype=dtype)
@@ -97,6 +89,17 @@ def check_head_shapes(case: HeadCase) -> None:
         for size in range(1, n + 1):
             for subset in itertools.combinations(dims, size):
                 _check_shapes(head({m: full[m] for m in subset}), subset, (batch, classes), dtype)
+
+    kinds = list(itertools.product((1, 2, 3, 4), (True, False), (torch.float32, torch.float64)))
+    for kind in kinds:
+        build(*kind, 3, 2, 0)
+
+    @examples(
+        case.draws, kind=st.sampled_from(kinds), classes=st.integers(2, 5), batch=st.integers(1, 6),
+        seed=st.integers(0, 99),
+    )  # fmt: skip
+    def one(kind: tuple[int, bool, torch.dtype], classes: int, batch: int, seed: int) -> None:
+        build(*kind, classes, batch, seed)
 
     require(
         bool(built),
@@ -346,6 +349,21 @@ def check_head_pure(case: HeadCase) -> None:
         "it draws no random number in eval mode": difference(random, random_state()),
     }.items():
         require(gap is None, claim, str(gap), "write to new tensors; move statistics only while self.training")
+
+
+@contract("head")
+def check_head_no_waiting(case: HeadCase) -> None:
+    """No value of a tensor is read on the way to logits and back, for which a GPU would have to finish what is queued."""
+    dims = _dims(case, 3)
+    for present in (None, torch.tensor([[True] * 3, [True, False, True], [False, False, True]])):
+        head, feats = case.build(dims), {m: z.requires_grad_() for m, z in _features(dims, 3).items()}
+        with Reads() as reads:
+            out = head.train()(feats, present)
+            torch.stack([out.logits, *out.unimodal.values()]).sum().backward()
+        require(
+            not reads.found, "the values of tensors are left where they are", f"it uses {'; '.join(reads.found)}",
+            "compute with tensors: torch.where and masked_fill in place of an if and of an index of booleans",
+        )  # fmt: skip
 
 
 @contract("head")

@@ -16,6 +16,7 @@ from mmzoo.strategy import HOOKS
 from mmzoo.testing.cases import StrategyCase
 from mmzoo.testing.checks_strategy import REGULARISED
 from mmzoo.testing.observing import attributes, difference, not_finite, random_state, weights
+from mmzoo.testing.reads import Reads
 from mmzoo.testing.report import Skipped, contract, require
 from mmzoo.testing.spies import Restricted, Spy, versions
 from mmzoo.testing.tasks import Task, edited, train
@@ -174,6 +175,26 @@ def _gradients_watched(name: str, hook: Callable[..., Any], values: tuple[Any, .
     if name == "gradients":
         bad = not_finite({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
         require(not bad, "gradients are finite", f"not finite: {', '.join(bad)}", "guard divisions and deviations")
+    return result
+
+
+@contract("strategy")
+def check_no_waiting(case: StrategyCase) -> None:
+    """No hook of a step reads a value of a tensor, for which a GPU would have to finish all that is queued."""
+    run = case.run(case.task(), Spy(case.new(), _reads_watched), **REGULARISED)
+    train(run, 1)
+
+
+def _reads_watched(name: str, hook: Callable[..., Any], values: tuple[Any, ...]) -> Any:
+    if "step" not in HOOKS[name]:
+        return hook(*values)
+    with Reads() as reads:
+        result = hook(*values)
+    require(
+        not reads.found, f"`{name}` leaves the values of tensors where they are", f"it uses {'; '.join(reads.found)}",
+        "compute with tensors (torch.where in place of an if), and hand tensors to run.log; what is read around an epoch "
+        "costs nothing",
+    )  # fmt: skip
     return result
 
 
