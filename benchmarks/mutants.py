@@ -78,7 +78,8 @@ def with_others(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     found = {}
     if path.exists():
         with path.open(encoding="utf-8", newline="") as file:
-            found = {r["mutant"]: r for r in csv.DictReader(file) if r["what"] == every.get(r["mutant"], {}).get("what")}
+            same = ((r, every.get(r["mutant"], {})) for r in csv.DictReader(file))
+            found = {r["mutant"]: r for r, m in same if (r["file"], r["what"]) == (m.get("file"), m.get("what"))}
     found |= {r["mutant"]: r for r in rows}
     return [found[name] for name in every if name in found]
 
