@@ -319,6 +319,16 @@ def test_a_row_says_what_is_otherwise_than_in_a_single_process(
     assert len(found) == len(said) and all(a.startswith(b) for a, b in zip(found, said))
 
 
+def test_a_row_says_whose_batch_statistics_these_are_and_what_the_method_draws(catalogue: Catalogue) -> None:
+    (planned,) = planned_for(2, catalogue=catalogue).runs
+    kit = Kit(catalogue, planned.spec, data_of(catalogue, planned.spec), "cpu", share=(0, 2))
+    run = kit.run()
+    run.model.encoders["fou"].add_module("norm", torch.nn.BatchNorm1d(3))
+    run.strategy.stochastic = True  # type: ignore[misc]
+    statistics, drawn = per_process(run, kit, 2)
+    assert "batch statistics are those of 32 items" in statistics and "are drawn for 32" in drawn
+
+
 # ---------------------------------------------------------------------- what processes make of their parts
 def parts_of(n: int) -> Loader:
     g = torch.Generator().manual_seed(0)

@@ -24,7 +24,9 @@ def per_process(run: Run, kit: Kit, size: int) -> list[str]:
     if draws(run, next(on_device(kit.train, run.device))):
         found.append(f"the model draws random numbers (dropout) for {share} items, the same ones in each process")
     if run.strategy.stochastic:
-        found.append(f"what the method draws for the items of a batch is drawn for {share}, the same in each process")
+        found.append(
+            f"the method draws random numbers; those for the items of a batch are drawn for {share}, the same in each process"
+        )
     if kit.train.n_left_out:
         found.append(f"{kit.train.n_left_out} of {kit.train.n_items} training items are left out of every epoch, others each "
                      "time, since they do not go round among the processes")  # fmt: skip
