@@ -149,7 +149,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) 
         (transformers_files, {"model": "/nowhere/m", "weights": "none"}, ["no folder /nowhere/m"]),
         (transformers_files, {"model": "bert", "weights": "/nowhere/m"}, ["/nowhere/m"]),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", None) or str(value),  # the same in every process
 )  # fmt: skip
 def test_what_is_missing_is_named_with_the_next_step(files: Any, params: Any, said: list[str]) -> None:
     with pytest.raises(MmzooError) as caught:
