@@ -71,7 +71,7 @@ def test_targets() -> None:
     assert labels == {"ogm": ["method ogm"], "concat": ["method concat", "head concat"],
                       "strategies/ogm": ["strategy ogm"], "text_bag": ["encoder text_bag (text)"]}  # fmt: skip
     every = {t.label for t in find(catalogue(), "mmzoo")}
-    assert {"method dynamic_gap_lb", "head channel", "strategy umt", "encoder mlp (vector)"} <= every
+    assert {"method dynamic_gap_lb", "head channel", "method umt", "encoder mlp (vector)"} <= every
     with pytest.raises(UnknownName, match="Did you mean 'ogm'"):
         find(catalogue(), "ogmm")
     with pytest.raises(BadValue, match="mfeat is a data set"):

@@ -122,7 +122,7 @@ def test_a_coupling_head_acts_between_aligned_stages() -> None:
     assert bool(torch.isfinite(m(d["inputs"], present).logits).all())
     with pytest.raises(Incompatible, match="stages"):
         MultimodalModel({"a": NormEncoder(4)}, Mixing({"a": 5}, 3))
-    with pytest.raises(Incompatible, match="micro-batches"):
+    with pytest.raises(Incompatible, match="micro_batch"):
         Run(m, Strategy(), train=Loader(**d, batch_size=3), training=Training(micro_batch=2))
 
 

@@ -52,7 +52,7 @@ def test_two_owners_fail_when_the_chain_is_made() -> None:
 def test_a_chain_is_flat_and_adds_up_its_claims() -> None:
     chain = Chain(OGM(), Chain(PMR(), DynamicGap(schedule="learned")))
     assert len(chain.parts) == 3
-    assert chain.requires >= {"unimodal", "slice", "double_backward"}
+    assert chain.requires >= {"unimodal", "slice"}
     assert chain.owns == {"task"} and chain.min_modalities == 2
     assert chain.cost["forward"] == pytest.approx(1.1)
     with pytest.raises(BadValue, match="3 has parts"):

@@ -48,10 +48,10 @@ def test_training_is_searched_for_all_alike_and_what_is_chosen_stays(plan: MakeP
     assert space(plan, catalogue, "ogm") == training | {"0.alpha"}
     assert space(plan, catalogue, "ogm", ("ogm.alpha", 0.5)) == training
     assert space(plan, catalogue, "ogm", ("train.lr", 0.1)) == {"train.weight_decay", "0.alpha"}
-    assert space(plan, catalogue, "ogm+pmr") == training | {"0.alpha", "1.alpha", "1.mu"}
+    assert space(plan, catalogue, "ogm+pmr") == training | {"0.alpha", "1.alpha", "1.mu", "1.momentum", "1.entropy_epochs"}
     # A recipe is its parameters, and a number that means nothing there is no dimension.
     assert space(plan, catalogue, "weight_unimodal") == training
-    assert space(plan, catalogue, "pmr_code") == training | {"0.alpha"}
+    assert space(plan, catalogue, "pmr_code") == training | {"0.alpha", "0.momentum"}
     assert "0.eta" in space(plan, catalogue, "dynamic_gap_lb") and "0.eta" not in space(
         plan, catalogue, "dynamic_gap_h"
     )

@@ -49,13 +49,21 @@ quick = settings(deadline=None, max_examples=25, derandomize=True)
 # ---------------------------------------------------------------------- contracts
 @parametrize_with_checks(
     [
-        MMPareto, lambda: OPM(warmup=0, execute=1.0), lambda: Relearning(every=1, times=2),
+        MMPareto, lambda: Relearning(every=1, times=2),
         lambda: ModalityValuation(warmup=0), lambda: ModalityValuation(warmup=0, level="modality", part=1.0, strength=3.0), CML, InfoReg,
         lambda: AMSS(mode="amss_plus"), AMSS,
     ],
     draws=2,
 )  # fmt: skip
 def test_contract(check) -> None:  # type: ignore[no-untyped-def]
+    check()
+
+
+@parametrize_with_checks(
+    [lambda: OPM(warmup=0, execute=1.0)], draws=2,
+    expected_failures={"check_no_waiting": "items of which nothing is left are taken out of the loss by an index"},
+)  # fmt: skip
+def test_contract_of_dropping(check) -> None:  # type: ignore[no-untyped-def]
     check()
 
 
