@@ -40,6 +40,23 @@ def encode(w: Weights, m: str, x: Tensor) -> Any:
     return x.numpy() @ w[f"encoders.{m}.linear.weight"].T + w[f"encoders.{m}.linear.bias"]
 
 
+def pass_of_head(head: Any, z: Mapping[str, Tensor], present: Tensor, target: Tensor) -> tuple[Any, Weights, Weights]:
+    """A forward and backward of cross-entropy: what the head said, its weights and features (`z.NAME`), their gradients."""
+    values = {**weights_of(head), **{f"z.{m}": x.numpy().copy() for m, x in z.items()}}
+    for x in z.values():
+        x.requires_grad_()
+    out = head(z, present)
+    nn.functional.cross_entropy(out.logits, target).backward()
+    found = {**dict(head.named_parameters()), **{f"z.{m}": x for m, x in z.items()}}
+    return out, values, {name: x.grad.numpy() for name, x in found.items()}
+
+
+def assert_gradients(seen: Weights, exact: Weights) -> None:
+    assert set(seen) == set(exact)
+    for name, grad in exact.items():
+        np.testing.assert_allclose(seen[name], grad, rtol=0, atol=1e-12, err_msg=name)
+
+
 def log_softmax(z: Any) -> Any:
     z = z - z.real.max(1, keepdims=True)
     return z - np.log(np.exp(z).sum(1, keepdims=True))

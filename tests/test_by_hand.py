@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from by_hand import Weights, cross_entropy, gradient, log_softmax
+from by_hand import Weights, assert_gradients, cross_entropy, gradient, log_softmax, pass_of_head
 from test_affine import N, built, dims_of, features_of, layer, softmax
 from test_values import C, task_loss, train_both, true_class_sum
 from test_values import features_of as encoded
@@ -170,24 +169,15 @@ def test_heads(name: str, m: int) -> None:
     present = torch.rand(N, m, generator=torch.Generator().manual_seed(m)) < 0.6
     present[0], present[:, 0] = True, True  # no item lacks everything
     here, target = present.numpy(), torch.tensor([0, 1, 2, 0, 1])
-    w = {k: v.numpy().copy() for k, v in head.state_dict().items()}
-    x = {k: v.numpy().copy() for k, v in z.items()}
-    for z_m in z.values():
-        z_m.requires_grad_()
-    out = head(z, present)
-    F.cross_entropy(out.logits, target).backward()
+    out, every, seen = pass_of_head(head, z, present, target)
+    w = head.state_dict()
 
     def answer(values: Weights) -> Answer:
-        absent = {k: values[f"z.{k}"] * here[:, [i]] for i, k in enumerate(x)}
+        absent = {k: values[f"z.{k}"] * here[:, [i]] for i, k in enumerate(z)}
         return by_hand({k: values[k] for k in w}, absent, here)
 
-    every = {**w, **{f"z.{k}": v for k, v in x.items()}}
     joint, own = answer(every)
     np.testing.assert_allclose(out.logits.detach(), joint, rtol=0, atol=1e-12)
-    for i, k in enumerate(x):  # of an item that has the modality: what it says of the others is its bias, or nothing
+    for i, k in enumerate(z):  # of an item that has the modality: what it says of the others is its bias, or nothing
         np.testing.assert_allclose(out.unimodal[k].detach()[here[:, i]], own[k][here[:, i]], rtol=0, atol=1e-12)
-    exact = gradient(lambda u: cross_entropy(answer(u)[0], target.numpy()), every)
-    ours = {**{k: p.grad for k, p in head.named_parameters()}, **{f"z.{k}": v.grad for k, v in z.items()}}
-    assert set(ours) == set(exact)
-    for key, grad in exact.items():
-        np.testing.assert_allclose(ours[key], grad, rtol=0, atol=1e-12, err_msg=key)
+    assert_gradients(seen, gradient(lambda u: cross_entropy(answer(u)[0], target.numpy()), every))

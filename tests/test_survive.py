@@ -550,7 +550,7 @@ def test_status_tells_what_is_going_on(
 
 
 def test_status_of_what_is_no_folder_of_results(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "there are no runs in" in refused("status", tmp_path / "none")
+    assert "there are no runs in the folder" in refused("status", tmp_path / "none")
     (tmp_path / "file").write_text("")
     assert "is a file" in refused("status", tmp_path / "file")
 
