@@ -201,7 +201,7 @@ def test_usage_errors_are_argparse_s_own(mmzoo: Command) -> None:
     (("show", "ogn"), ["nothing called 'ogn'", "Did you mean 'ogm'?", "mmzoo list"]),
     (("show", ""), ["nothing called ''"]),
     (("show", "methods/ogn"), ["no method 'ogn'"]),
-    (("report", "/nowhere"), ["no results in /nowhere", "mmzoo bench --method NAME --out /nowhere"]),
+    (("report", "/nowhere"), ["no results in the folder /nowhere", "mmzoo bench --method NAME --out /nowhere"]),
     (("report", ""), ["folder of the results is empty"]),
 ])  # fmt: skip
 def test_other_commands_say_what_is_wrong(refused: Refused, arguments: tuple[str, ...], parts: list[str]) -> None:
