@@ -26,8 +26,9 @@ def next_matrix(matrix: Tensor, mean: Tensor, a: float, projection: Projection =
 
     owm: P - k k^T / (a + r^T k), recursive least squares as in OWM; P stays symmetric with eigenvalues in [0, 1].
     owm_normalized: the same, divided by its Frobenius norm. released: P - k k^T / (a + k r^T), divided entry by entry,
-    then by the norm; it is neither symmetric nor positive, and entries explode where the denominator is small. A result
-    that is not finite is dropped.
+    then by the norm; it is neither symmetric nor positive, and entries explode where the denominator is small: it multiplies
+    rounding errors too, so that after a few hundred passes two runs that began 1e-16 apart have nothing in common. A
+    result that is not finite is dropped.
     """
     k = matrix @ mean
     below = a + torch.outer(k, mean) if projection == "released" else a + (mean @ k).clamp_min(0.0)
