@@ -35,6 +35,15 @@ def test_a_package_is_complete(kind: str, tmp_path: Path, capsys: pytest.Capture
     assert not list(tmp_path.glob(".my-thing*"))
 
 
+def test_what_to_install_is_a_folder_for_pip_and_for_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "head", "my_thing"]) == 0 and "Next: pip install ./my-thing " in capsys.readouterr().out
+    assert main(["new", "head", "my_thing", "--dir", "my work"]) == 0
+    assert "Next: pip install './my work/my-thing' " in capsys.readouterr().out
+
+
 def test_its_own_tests_pass(tmp_path: Path) -> None:
     """A package with one part of each kind, tested where nothing but mmzoo can be imported beside it."""
     assert main(["new", "plugin", "my_zoo", "--dir", str(tmp_path)]) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 from pathlib import Path
 
 #: kind -> what is written, for --help
@@ -31,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = write_package(arguments.kind, arguments.name, Path(arguments.dir), catalogue())
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         print(path)
-    print(f"\nNext: pip install {folder}  then  mmzoo check {folder.name}  and  "
-          f"python -m pytest {folder}")  # fmt: skip
+    # A bare name would have pip look for a stranger's package of that name.
+    there = shlex.quote(str(folder) if folder.is_absolute() else os.path.join(".", folder))
+    print(f"\nNext: pip install {there}  then  mmzoo check {folder.name}  and  python -m pytest {there}")
     return 0
