@@ -285,7 +285,9 @@ def test_factors_never_are_infinite() -> None:
 def test_without_a_cap_clipping_still_bounds_the_step(gradient: Any) -> None:
     """The preset avmnist in float32: a factor of 1e15 must not turn into infinite norms or NaN."""
     task = make_task(2)
-    run = build_run(task, AGM(alpha=2.5, cap=1000.0, gradient=gradient), build_model(task), momentum=0.0, weight_decay=0.0)
+    run = build_run(
+        task, AGM(alpha=2.5, cap=1000.0, gradient=gradient), build_model(task), momentum=0.0, weight_decay=0.0
+    )
     run.strategy.means, run.strategy.counts = torch.tensor([0.0, 18.0]), torch.ones(2)
     before = weights(run.model)
     run.start_epoch()

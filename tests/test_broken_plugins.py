@@ -94,7 +94,9 @@ def test_what_is_broken_when_it_is_listed_is_reported(site: Site) -> None:
 @pytest.mark.parametrize("name", TRAINING)
 def test_what_is_broken_in_training_is_found_by_its_check(site: Site, name: str) -> None:
     _, check, said = TRAINING[name]
-    done = site.run("check", f"strategies/{name}", "--json", "--only", check if check.startswith("check_") else "purity")
+    done = site.run(
+        "check", f"strategies/{name}", "--json", "--only", check if check.startswith("check_") else "purity"
+    )
     assert done.returncode == 1, done.stderr
     (part,) = json.loads(done.stdout)
     failed = {c["name"]: c["reason"] for c in part["checks"] if c["status"] == "failed"}

@@ -427,7 +427,9 @@ def test_the_weights_of_all_stages_come_from_the_stream_of_the_seed(catalogue: A
     shown = SimpleNamespace(modalities=("a", "b"), n_classes=3, spec=lambda m: (3,))
 
     def built(seed: int, glob: int) -> dict[str, Tensor]:
-        spec = SimpleNamespace(seed=seed, head="channel", head_params={}, encoders={"a": mlp, "b": mlp}, training=Training())
+        spec = SimpleNamespace(
+            seed=seed, head="channel", head_params={}, encoders={"a": mlp, "b": mlp}, training=Training()
+        )
         torch.manual_seed(glob)
         state = torch.get_rng_state()
         model = build_model(catalogue, spec, shown)  # type: ignore[arg-type]

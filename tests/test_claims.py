@@ -107,9 +107,7 @@ def test_an_owner_elsewhere_is_believed_while_its_claim_is_touched(tmp_path: Pat
             pass
 
 
-def test_the_age_is_taken_between_two_times_of_the_file_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_age_is_taken_between_two_times_of_the_file_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left_by(tmp_path, place="another machine")
     monkeypatch.setattr(time, "time", lambda: 4e9)  # a clock that goes wrong
     with pytest.raises(Claimed), claim(tmp_path):

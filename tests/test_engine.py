@@ -45,7 +45,9 @@ def test_the_usual_does_not_enter_the_run_id_and_anything_else_does() -> None:
     assert {f.name: f.default for f in dataclasses.fields(Training) if f.name in ENGINE} == ENGINE
 
 
-@pytest.mark.parametrize("given", [{"precision": "fp16"}, {"tf32": 1}, {"fused": "yes"}, {"lr": True}, {"epochs": False}])
+@pytest.mark.parametrize(
+    "given", [{"precision": "fp16"}, {"tf32": 1}, {"fused": "yes"}, {"lr": True}, {"epochs": False}]
+)
 def test_what_is_no_such_value_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(BadValue, match=next(iter(given))):
         Training().replace(**given)
@@ -200,7 +202,9 @@ def test_the_plan_refuses_it_before_anything_is_written(
 
 
 def test_a_baseline_that_cannot_is_marked_and_the_rest_is_planned(plan: Callable[..., Plan]) -> None:
-    made = plan("dynamic_gap_lb", baselines=("channel",), settings=(("train.compile", True), ("train.precision", "bf16")))
+    made = plan(
+        "dynamic_gap_lb", baselines=("channel",), settings=(("train.compile", True), ("train.precision", "bf16"))
+    )
     assert [r.method for r in made.refused] == ["channel"]
     assert "dynamic_gap_lb" in {p.method for p in made.runs}
 

@@ -173,7 +173,11 @@ def test_from_a_manifest_to_a_table_of_results(
     assert "Nothing is wrong" in mmzoo("data", "check", manifest).out
     out = ("--epochs", "1", "--seeds", "1", "--device", "cpu", "--out", tmp_path / "results")
     planned = mmzoo("bench", "--method", "ogm", "--datasets", manifest, "--plan", *out)
-    assert planned.code == 0 and "made, or checked for changes, first" in planned.out and not (tmp_path / "home" / "stores").exists()
+    assert (
+        planned.code == 0
+        and "made, or checked for changes, first" in planned.out
+        and not (tmp_path / "home" / "stores").exists()
+    )
     done = mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, "--set", "mine.modalities=[words, sensors]",
                  "--baselines", "concat", *out)  # fmt: skip
     assert done.code == 0 and "mine[modalities=[words,sensors]]" in done.out and "prepared: " in done.out

@@ -54,7 +54,9 @@ RUN = ("bench", "report", "status", "list", "show", "plugins", "data list", "dat
 @pytest.mark.parametrize("command", mmzoo_commands(), ids=" ".join)
 def test_every_command_is_understood(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "agree.py").write_text(next(b for b in blocks("python") if b.startswith("# agree.py")), encoding="utf-8")
+    (tmp_path / "agree.py").write_text(
+        next(b for b in blocks("python") if b.startswith("# agree.py")), encoding="utf-8"
+    )
     if not " ".join(command).startswith(RUN):
         assert build_parser().parse_args(command).command
         return

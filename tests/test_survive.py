@@ -201,9 +201,7 @@ def test_a_run_that_another_is_at_is_left_alone(plan: MakePlan, catalogue: Catal
     assert run_one(planned, catalogue, store)["status"] == "ok"
 
 
-def test_a_student_waits_for_a_teacher_that_another_is_at(
-    plan: MakePlan, catalogue: Catalogue, tmp_path: Path
-) -> None:
+def test_a_student_waits_for_a_teacher_that_another_is_at(plan: MakePlan, catalogue: Catalogue, tmp_path: Path) -> None:
     student = next(p for p in plan("umt").runs if p.teachers)
     store = Store(tmp_path)
     with claims.claim(store.folder(student.teachers[1].spec.run_id)), pytest.raises(Claimed):
@@ -260,7 +258,9 @@ def small_machine(monkeypatch: pytest.MonkeyPatch, most: int, error: Callable[[]
 
 OUT = {
     "gpu": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    "cpu": lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    "cpu": lambda: RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    ),
     "numpy": lambda: MemoryError("Unable to allocate 3 GiB"),
 }
 

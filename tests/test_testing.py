@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -463,7 +462,11 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_terms", Detached, "no gradient"),
     ("check_gradients", MovesWeights, "head.bias differs"),
     ("check_gradients", BrokenGradients, "not finite: head.bias"),
-    ("check_no_waiting", Waits, "`losses` leaves the values of tensors where they are\nseen: it uses a number taken out"),
+    (
+        "check_no_waiting",
+        Waits,
+        "`losses` leaves the values of tensors where they are\nseen: it uses a number taken out",
+    ),
     ("check_no_waiting", Lists, "it uses tolist"),
     ("check_random_streams", DrawsInGradients, "random state changed: torch"),
     ("check_random_streams", DrawsFromNumpy, "random state changed: numpy"),
@@ -905,12 +908,6 @@ def test_factories() -> None:
     assert check_part("head", Sum, {"reduce": "mean"}, only=["check_head_tags"])[0].status == "passed"
     with pytest.raises(TypeError, match="must give a Strategy"):
         check_strategy(lambda: 3)  # type: ignore[arg-type, return-value]
-
-
-def test_without_hypothesis_the_next_step_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "hypothesis", None)
-    with pytest.raises(ImportError, match=r"pip install 'mmzoo\[test\]'"):
-        check_strategy(Plain)
 
 
 def test_a_strategy_that_restricts_passes_composes_with_frozen_ones() -> None:

@@ -48,7 +48,13 @@ def test_training_is_searched_for_all_alike_and_what_is_chosen_stays(plan: MakeP
     assert space(plan, catalogue, "ogm") == training | {"0.alpha"}
     assert space(plan, catalogue, "ogm", ("ogm.alpha", 0.5)) == training
     assert space(plan, catalogue, "ogm", ("train.lr", 0.1)) == {"train.weight_decay", "0.alpha"}
-    assert space(plan, catalogue, "ogm+pmr") == training | {"0.alpha", "1.alpha", "1.mu", "1.momentum", "1.entropy_epochs"}
+    assert space(plan, catalogue, "ogm+pmr") == training | {
+        "0.alpha",
+        "1.alpha",
+        "1.mu",
+        "1.momentum",
+        "1.entropy_epochs",
+    }
     # A recipe is its parameters, and a number that means nothing there is no dimension.
     assert space(plan, catalogue, "weight_unimodal") == training
     assert space(plan, catalogue, "pmr_code") == training | {"0.alpha", "0.momentum"}

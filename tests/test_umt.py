@@ -598,4 +598,3 @@ def test_a_run_begun_with_given_teachers_wants_them_again() -> None:
     with pytest.raises(BadValue, match=r"teachers of a, b .* give the same again"):
         run(UMT(), state=state)
     run(UMT(), teachers=given, state=state)
-

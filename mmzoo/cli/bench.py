@@ -50,8 +50,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--launcher", metavar="NAME", default="local", help="local, ray, slurm (default: local)")
     add("--workers", metavar="N", help="how many runs at once (default: MMZOO_WORKERS, else what the launcher finds "
         "right: locally the cores for small models, one for all others, and on a GPU what its memory holds)")  # fmt: skip
-    add("--launcher-arg", metavar="KEY=VALUE", action="append", default=[],
-        help="an option of the launcher: address=auto for ray, slurm_partition=gpu for slurm ...")
+    add(
+        "--launcher-arg",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an option of the launcher: address=auto for ray, slurm_partition=gpu for slurm ...",
+    )
     add("--checkpoint-every", metavar="SECONDS", type=float, default=30.0,
         help="how often a run is saved, between its epochs, to go on from there after a kill (default: 30)"
         )  # fmt: skip
@@ -215,7 +220,11 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
 
         fields["datasets"] = default_datasets(catalogue())
     chosen = [] if arguments.encoders is None else [f"encoder.{pair}" for pair in _names(arguments.encoders)]
-    fields["settings"] = (*fields.get("settings", ()), *map(parse_setting, chosen), *map(parse_setting, arguments.settings))
+    fields["settings"] = (
+        *fields.get("settings", ()),
+        *map(parse_setting, chosen),
+        *map(parse_setting, arguments.settings),
+    )
     if "method" not in fields:
         raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")
     if fields.get("tune") is not None and processes() > 1:

@@ -30,10 +30,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     from mmzoo.plugins import catalogue
-    from mmzoo.testing.observing import needs_hypothesis
     from mmzoo.testing.targets import find, reports
 
-    needs_hypothesis()
     targets = find(catalogue(), arguments.target)
     done: list[Report] = []
     only = [name.strip() for name in arguments.only.split(",") if name.strip()]

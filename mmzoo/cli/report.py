@@ -55,7 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     rows, errors = store.rows()
     if not rows and not errors:
         where = arguments.folder
-        raise BadValue(f"there are no results in the folder {where}: make some with: mmzoo bench --method NAME --out {where}")
+        raise BadValue(
+            f"there are no results in the folder {where}: make some with: mmzoo bench --method NAME --out {where}"
+        )
     if rows:
         made: dict[str, Callable[..., list[Table]]] = {
             "modalities": modality_tables, "stats": partial(comparison_tables, store=store),

@@ -33,7 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     found = states(Store(Path(arguments.folder)))
     if not found:
         where = arguments.folder
-        raise BadValue(f"there are no runs in the folder {where}: make some with: mmzoo bench --method NAME --out {where}")
+        raise BadValue(
+            f"there are no runs in the folder {where}: make some with: mmzoo bench --method NAME --out {where}"
+        )
     left = time_left(found)
     if arguments.json:
         counts = {state: sum(s["state"] == state for s in found) for state in ("running", "done", "failed", "waiting")}

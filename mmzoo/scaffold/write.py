@@ -43,7 +43,9 @@ def write_package(kind: str, name: str, where: Path, catalogue: Catalogue) -> Pa
         where.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=where))
     except OSError as error:
-        raise MmzooError(f"cannot write to {where}: {error.strerror or error}. Choose another place with --dir.") from None
+        raise MmzooError(
+            f"cannot write to {where}: {error.strerror or error}. Choose another place with --dir."
+        ) from None
     try:
         _fill(draft, kind, name)
         draft.chmod(0o755)

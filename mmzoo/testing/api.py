@@ -21,7 +21,6 @@ from mmzoo.testing import (
     checks_strategy,
 )
 from mmzoo.testing.cases import EncoderCase, HeadCase, Inputs, StrategyCase
-from mmzoo.testing.observing import needs_hypothesis
 from mmzoo.testing.replay import replay
 from mmzoo.testing.replay.command import line, read
 from mmzoo.testing.report import Check, CheckResult, Kind, Report, chosen, require, run_check, run_checks
@@ -155,7 +154,6 @@ def _checked(
     expected: Mapping[str, str] | None,
     raise_failures: bool,
 ) -> Report:
-    needs_hypothesis()
     report = run_checks(kind, case, _expected(case, expected), only)
     if raise_failures:
         report.raise_if_failed()

@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from mmzoo.errors import Incompatible
@@ -17,7 +18,7 @@ from mmzoo.seeding import stream
 from mmzoo.strategy import OWNABLE, Chain, Strategy, Window
 from mmzoo.testing.cases import StrategyCase
 from mmzoo.testing.checks_strategy import REGULARISED
-from mmzoo.testing.observing import difference, examples, needs_hypothesis, not_finite, weights
+from mmzoo.testing.observing import difference, examples, not_finite, weights
 from mmzoo.testing.report import CheckFailed, Skipped, contract, require
 from mmzoo.testing.spies import Alternating, Halved, Marker, Owner, combined
 from mmzoo.testing.tasks import Task, random_present, train
@@ -39,7 +40,6 @@ def _skip_if_random(case: StrategyCase) -> None:
 def check_modality_order(case: StrategyCase) -> None:
     """The order in which modalities are listed does not matter: reordering them permutes the result."""
     _skip_if_random(case)
-    st = needs_hypothesis().strategies
 
     @examples(case.draws, data=st.data(), n=st.sampled_from(_sorted_sizes(case)), seed=st.integers(0, 999))
     def one(data: Any, n: int, seed: int) -> None:
@@ -73,7 +73,6 @@ def _copy_weights(base: Run, other: Run, task: Task) -> None:
 def check_sample_order(case: StrategyCase) -> None:
     """The order of the items within a batch does not matter."""
     _skip_if_random(case)
-    st = needs_hypothesis().strategies
 
     @examples(case.draws, seed=st.integers(0, 999))
     def one(seed: int) -> None:
@@ -180,7 +179,6 @@ def check_large_logits(case: StrategyCase) -> None:
 @contract("strategy")
 def check_absent_modalities(case: StrategyCase) -> None:
     """Items, batches and whole epochs that lack a modality leave everything finite."""
-    st = needs_hypothesis().strategies
 
     @examples(
         case.draws,

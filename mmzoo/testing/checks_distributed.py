@@ -55,5 +55,7 @@ def check_processes(case: StrategyCase) -> None:
     require(apart is None, "all processes hold the same weights", str(apart), CURE)
     gap = difference(trained(case), ranks[0], APART)
     if gap is not None and case.first.stochastic:
-        raise Skipped(f"declared stochastic: draws belong to positions in a batch ({gap}); the processes agree, however")
+        raise Skipped(
+            f"declared stochastic: draws belong to positions in a batch ({gap}); the processes agree, however"
+        )
     require(gap is None, claim, str(gap), CURE)

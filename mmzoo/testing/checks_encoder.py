@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmzoo.autodiff import double_backward
 from mmzoo.encoder import Encoder
 from mmzoo.seeding import seeded, stream
 from mmzoo.testing.cases import EncoderCase, rows
-from mmzoo.testing.observing import difference, examples, needs_hypothesis, not_finite, random_state, weights
+from mmzoo.testing.observing import difference, examples, not_finite, random_state, weights
 from mmzoo.testing.report import CheckFailed, Skipped, contract, require
 from mmzoo.types import map_tensors
 
@@ -40,7 +41,6 @@ def check_encoder_shape(case: EncoderCase) -> None:
 @contract("encoder")
 def check_encoder_rows(case: EncoderCase) -> None:
     """In eval mode each item is encoded on its own: order, company and size of the batch do not matter."""
-    st = needs_hypothesis().strategies
     encoder = case.build().double()
 
     @examples(case.draws, seed=st.integers(0, 99), order=st.permutations(range(4)))

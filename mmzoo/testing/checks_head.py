@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from mmzoo.errors import Incompatible
@@ -14,7 +15,7 @@ from mmzoo.head import How
 from mmzoo.model import MultimodalModel
 from mmzoo.seeding import stream
 from mmzoo.testing.cases import HeadCase, rows
-from mmzoo.testing.observing import difference, examples, needs_hypothesis, not_finite, random_state, weights
+from mmzoo.testing.observing import difference, examples, not_finite, random_state, weights
 from mmzoo.testing.reads import Reads
 from mmzoo.testing.report import CheckFailed, Skipped, contract, require
 from mmzoo.testing.tasks import NAMES, build_model, make_task
@@ -75,7 +76,6 @@ def _check_refused(case: HeadCase, dims: Mapping[str, int], claim: str, tag: str
 @contract("head")
 def check_head_shapes(case: HeadCase) -> None:
     """Any non-empty subset of 1 to 4 modalities gives (B, C) logits, joint and unimodal, of the features' dtype."""
-    st = needs_hypothesis().strategies
     built = []
 
     def build(n: int, equal: bool, dtype: torch.dtype, classes: int, batch: int, seed: int) -> None:
@@ -253,7 +253,6 @@ def check_head_feature_gradients(case: HeadCase) -> None:
 @contract("head")
 def check_head_rows(case: HeadCase) -> None:
     """In eval mode each item is fused on its own: the order and the size of the batch do not matter."""
-    st = needs_hypothesis().strategies
 
     @examples(case.draws, n=st.integers(2, 4), seed=st.integers(0, 99), data=st.data())
     def one(n: int, seed: int, data: Any) -> None:
@@ -281,7 +280,6 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 @contract("head")
 def check_head_absent(case: HeadCase) -> None:
     """The data of an absent modality changes nothing, and leaving a modality out equals masking it in every row."""
-    st = needs_hypothesis().strategies
 
     @examples(case.draws, n=st.integers(2, 4), seed=st.integers(0, 99))
     def one(n: int, seed: int) -> None:

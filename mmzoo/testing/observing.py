@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import hypothesis
 import torch
 from torch import Tensor, nn
 
@@ -167,7 +168,6 @@ def examples(count: int, **drawn: Any) -> Callable[[Callable[..., None]], None]:
 
     drawn: argument -> hypothesis strategy. Nothing is written to disk and no clock is read.
     """
-    hypothesis = needs_hypothesis()
 
     def run(test: Callable[..., None]) -> None:
         settings = hypothesis.settings(
@@ -177,13 +177,3 @@ def examples(count: int, **drawn: Any) -> Callable[[Callable[..., None]], None]:
         settings(hypothesis.given(**drawn)(test))()
 
     return run
-
-
-def needs_hypothesis() -> Any:
-    """The module hypothesis. Raises ImportError with the next step where it is missing."""
-    try:
-        import hypothesis
-        import hypothesis.strategies
-    except ImportError as error:
-        raise ImportError("The contract checks draw examples with hypothesis: pip install 'mmzoo[test]'.") from error
-    return hypothesis

@@ -32,15 +32,15 @@ def check(options: Mapping[str, Any]) -> None:
             raise BadValue(f"--launcher-arg {key}={value}: it is {word}: {OPTIONS[key]}.")
 
 
-def launch(
-    order: Order, store: Store, progress: Progress, *, workers: int | None, options: Mapping[str, Any]
-) -> None:
+def launch(order: Order, store: Store, progress: Progress, *, workers: int | None, options: Mapping[str, Any]) -> None:
     """`work` in so many tasks; None: one for each slot of the cluster."""
     import ray
 
     ours = not ray.is_initialized()
     if ours:
-        ray.init(address=options.get("address"), log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+        ray.init(
+            address=options.get("address"), log_to_driver=False, logging_level=logging.ERROR, configure_logging=True
+        )
     try:
         gpus = options.get("num_gpus", 1 if order.device.startswith("cuda") else 0)
         cpus = options.get("num_cpus", 1)
@@ -86,5 +86,3 @@ class _Tasks:
         for task in self._pending:
             with contextlib.suppress(self._ray.exceptions.RayError):
                 self._ray.cancel(task, force=False)
-
-

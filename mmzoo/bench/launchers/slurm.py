@@ -47,9 +47,7 @@ class Task:
         return DelayedSubmission(self, root, order)
 
 
-def launch(
-    order: Order, store: Store, progress: Progress, *, workers: int | None, options: Mapping[str, Any]
-) -> None:
+def launch(order: Order, store: Store, progress: Progress, *, workers: int | None, options: Mapping[str, Any]) -> None:
     """`work` in an array of so many jobs; None: one a run, at most 16. options: those of submitit's AutoExecutor."""
     import submitit
 

@@ -31,7 +31,10 @@ def load_installed() -> None:
         try:
             implementation.function()
         except Exception as error:
-            print(f"note: replays of {implementation.plugin_name} are left out: {type(error).__name__}: {error}", file=sys.stderr)
+            print(
+                f"note: replays of {implementation.plugin_name} are left out: {type(error).__name__}: {error}",
+                file=sys.stderr,
+            )
 
 
 def read(path: str) -> list[Case]:
