@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class MmzooError(Exception):
@@ -51,3 +53,14 @@ def undefined(owner: object, method: str) -> TypeError:
     has given."""
     name = owner.__name__ if isinstance(owner, type) else type(owner).__name__
     return TypeError(f"{name} does not define {method}")
+
+
+def told(error: BaseException) -> str:
+    """`KIND: MESSAGE (FOLDER/FILE:LINE)` of an error that nobody foresaw. The line is the innermost one outside of torch,
+    which is where whoever wrote a part has to look. An error of ours says enough by itself."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MmzooError):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if "torch" not in Path(f.filename).parts] or frames
+    return f"{text} ({'/'.join(Path(ours[-1].filename).parts[-2:])}:{ours[-1].lineno})" if ours else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -225,7 +226,9 @@ def test_a_run_that_fails_is_logged_and_tried_again(
     done = mmzoo(*arguments)
     assert done.code == 1 and "1 run failed" in done.err and "Traceback" not in done.err
     failed = next(r for r in rows_of(tmp_path).values() if r["label"] == "ogm")
-    assert failed["status"] == "failed" and failed["reason"] == "RuntimeError: out of <paper> | ink"
+    assert failed["status"] == "failed" and re.fullmatch(
+        r"RuntimeError: out of <paper> \| ink \(tests/test_bench\.py:\d+\)", failed["reason"]
+    )
     assert "Traceback" in (tmp_path / "runs" / failed["run_id"] / "log.txt").read_text()
     assert r"out of &lt;paper&gt; \| ink" in done.out
     monkeypatch.setattr(building, "build_strategy", real)

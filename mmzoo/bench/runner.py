@@ -21,7 +21,7 @@ from mmzoo.bench.scoring import check_finite
 from mmzoo.bench.session import Session
 from mmzoo.bench.store import FINAL, SCHEMA, Store
 from mmzoo.catalogue import Catalogue
-from mmzoo.errors import Diverged, Incompatible
+from mmzoo.errors import Diverged, Incompatible, told
 
 
 def run_one(
@@ -89,7 +89,7 @@ def _run(session: Session) -> Row:
     except Incompatible as error:
         row |= {"status": "refused", "reason": str(error)}
     except Exception as error:
-        row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        row |= {"status": "failed", "reason": told(error)}
         session.log(traceback.format_exc())
     except BaseException:
         session.log("is stopped")

@@ -17,7 +17,7 @@ from torch.distributed import rendezvous
 from mmzoo import distributed
 from mmzoo.bench import memory
 from mmzoo.bench.torchrun import Lost
-from mmzoo.errors import Diverged, Incompatible, MmzooError
+from mmzoo.errors import Diverged, Incompatible, MmzooError, told
 
 #: seconds that processes wait for one another within a step, and for the word of one that failed
 PATIENCE = 600
@@ -172,7 +172,7 @@ def _said(error: Exception) -> dict[str, str]:
     kind = next((k for k, cls in kinds.items() if isinstance(error, cls)), "failed")
     if memory.ran_out(error):
         kind = "memory"
-    text = memory.told(error) if kind in ("memory", *kinds) else f"{type(error).__name__}: {error}"
+    text = memory.told(error) if kind in ("memory", *kinds) else told(error)
     return {"kind": kind, "text": text, "trace": "".join(traceback.format_exception(error))}
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from mmzoo.errors import unknown
+from mmzoo.errors import told, unknown
 
 Kind = Literal["strategy", "head", "encoder"]
 Status = Literal["passed", "failed", "skipped", "expected"]
@@ -133,13 +133,5 @@ def _explained(check: Check, error: Exception) -> str:
     if isinstance(error, CheckFailed):
         return str(error) + notes
     claim = (check.__doc__ or check.__name__).strip().splitlines()[0]
-    crash = CheckFailed(claim, f"{type(error).__name__}: {error}{_where(error)}", "make this case work")
+    crash = CheckFailed(claim, told(error), "make this case work")
     return str(crash) + notes
-
-
-def _where(error: Exception) -> str:
-    """The innermost line of the traceback."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
