@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmzoo.encoder import Encoder
 from mmzoo.errors import Incompatible, near_miss, undefined
+from mmzoo.readouts import to_one_width
 from mmzoo.types import Lazy, Outputs, Pass
 
 How = Literal["exact", "slice", "ablated"]
@@ -44,12 +45,13 @@ class FusionHead(nn.Module):
 
     @classmethod
     def readout(cls, encoders: Mapping[str, Encoder], **params: Any) -> Mapping[str, Encoder]:
-        """The encoders as a head with these parameters reads them; `dims` are then theirs. Default: as they are.
+        """The encoders as a head with these parameters reads them; `dims` are then theirs. Default: as they are, and for a
+        head that needs equal widths in that of the narrowest (`mmzoo.readouts.to_one_width`).
 
-        For heads that want more of an encoder than its feature, e.g. a sequence (mmzoo.steps). Called before the head is
-        built. Raises Incompatible for an encoder that cannot be read so.
+        For heads that want more of an encoder than its feature, e.g. a sequence (`mmzoo.readouts.Steps`). Called before
+        the head is built. Raises Incompatible for an encoder that cannot be read so.
         """
-        return encoders
+        return to_one_width(encoders) if cls.equal_dims else encoders
 
     def __init__(self, dims: Mapping[str, int], n_classes: int) -> None:
         """dims: modality -> feature width, in order.
@@ -64,8 +66,8 @@ class FusionHead(nn.Module):
             )
         if self.equal_dims and len(set(dims.values())) > 1:
             raise Incompatible(
-                f"head {type(self).__name__} needs features of one width, but got {dict(dims)}. "
-                "Give all encoders the same output width."
+                f"head {type(self).__name__} needs features of one width, but got {dict(dims)}. Give it encoders of one "
+                f"output width, or those that {type(self).__name__}.readout makes of yours."
             )
         self.dims = dict(dims)
         self.n_classes = n_classes

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmzoo.encoder import Encoder
 from mmzoo.errors import Incompatible
 from mmzoo.head import FusionHead
-from mmzoo.steps import Steps
+from mmzoo.readouts import Steps
 
 Mode = Literal["concat_step", "modality_sequence", "tokens"]
 

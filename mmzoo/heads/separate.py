@@ -8,16 +8,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmzoo.encoder import Encoder
 from mmzoo.errors import Incompatible
 from mmzoo.head import FusionHead, mean_over_present
 from mmzoo.heads.concat import Concat
+from mmzoo.readouts import to_one_width
 
 
 class Separate(FusionHead):
     """l_m = W_m z_m + b_m for each modality, and l = V relu(U x + c) + d from the joined features x.
 
     join: x is the features side by side ("concat"), their mean, or their maximum in each place; the last two need
-    equal widths and raise Incompatible otherwise. hidden: width of the joint classifier's hidden layer; 0 leaves one
+    equal widths (`readout` makes them) and raise Incompatible otherwise. hidden: width of the joint classifier's hidden layer; 0 leaves one
     linear layer. The networks of DOMFN (Yang et al., ACM MM 2022) from the features on; their code has 64 hidden units
     and a sigmoid after each classifier, which here belongs to the strategy.
 
@@ -35,7 +37,7 @@ class Separate(FusionHead):
         if join != "concat" and len(widths) > 1:
             raise Incompatible(
                 f"head {type(self).__name__} with join={join} needs features of one width, but got {dict(dims)}. "
-                "Give all encoders the same output width, or take join=concat."
+                "Give it encoders of one output width, those that Separate.readout makes of yours, or join=concat."
             )
         self.join = join
         self.equal_dims = join != "concat"  # type: ignore[misc]
@@ -44,6 +46,10 @@ class Separate(FusionHead):
         self.blocks = Concat(dims, width) if join == "concat" else None
         first = [] if join == "concat" else [nn.Linear(next(iter(widths)), width)]
         self.joint = nn.Sequential(*first, *([nn.ReLU(), nn.Linear(hidden, n_classes)] if hidden else []))
+
+    @classmethod
+    def readout(cls, encoders: Mapping[str, Encoder], *, join: str = "concat", **params: Any) -> Mapping[str, Encoder]:
+        return encoders if join == "concat" else to_one_width(encoders)
 
     def own(self, modality: str) -> Iterable[nn.Parameter]:
         blocks = [] if self.blocks is None else self.blocks.own(modality)

@@ -14,7 +14,8 @@ from mmzoo.head import FusionHead, mean_over_present
 class Shared(FusionHead):
     """l_m = W z_m + b with one W, b for every modality; l is the mean of the l_m of the modalities that are there.
 
-    The classifier of MLA (Zhang et al., CVPR 2024), whose decision rule belongs to its strategy. Needs equal widths.
+    The classifier of MLA (Zhang et al., CVPR 2024), whose decision rule belongs to its strategy. Needs equal widths, which
+    `readout` makes of others.
     """
 
     how = "exact"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmzoo.api import FusionHead, Incompatible, Pass, mean_over_present
+from mmzoo.api import Encoder, FusionHead, Incompatible, Pass, mean_over_present, to_one_width
 
 
 class TokenHead(FusionHead):
@@ -32,14 +32,21 @@ class TokenHead(FusionHead):
             raise Incompatible(f"{type(self).__name__}: heads must divide dim, and {heads} does not divide {dim}.")
         if shared_classifier and len(set(dims.values())) > 1:
             raise Incompatible(
-                f"{type(self).__name__}: one classifier for all needs features of one width, not {dict(dims)}. Give all "
-                "encoders the same output width, or set shared_classifier to false."
+                f"{type(self).__name__}: one classifier for all needs features of one width, not {dict(dims)}. Give it "
+                f"encoders of one output width, those that {type(self).__name__}.readout makes of yours, or set "
+                "shared_classifier to false."
             )
         self.dim, self.heads, self.layers, self.shared_classifier = dim, heads, layers, shared_classifier
         one = nn.Linear(next(iter(dims.values())), n_classes) if shared_classifier else None
         self.classify = nn.ModuleDict({"all": one} if one else {m: nn.Linear(d, n_classes) for m, d in dims.items()})
         self.enter, self.leave = nn.ModuleDict(), nn.ModuleDict()
         self._widths: dict[str, int] = {}
+
+    @classmethod
+    def readout(
+        cls, encoders: Mapping[str, Encoder], *, shared_classifier: bool = False, **params: Any
+    ) -> Mapping[str, Encoder]:
+        return to_one_width(encoders) if shared_classifier else encoders
 
     def build_stages(self, widths: Mapping[str, Sequence[int]]) -> None:
         """Raises Incompatible for encoders that do not say the width of their last map, and for other widths than before."""
