@@ -26,14 +26,30 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 
 @contextlib.contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """Whether float32 products, convolutions and recurrent layers on CUDA GPUs are in TF32 within a block; as it was
+    afterwards. By itself torch has TF32 off for products and on for the others.
+
+    Through `allow_tf32` alone: torch 2.14 refuses to multiply where that and the newer `fp32_precision` disagree, and only
+    the former keeps both in step.
+    """
+    kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    was = [kind.allow_tf32 for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.allow_tf32 = wanted
+        yield
+    finally:
+        for kind, value in zip(kinds, was):
+            kind.allow_tf32 = value
+
+
+@contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Autocast off, also that of a model that is trained under it, and float32 products on a GPU without TF32."""
-    cudnn: Any = torch.backends.cudnn
-    kinds = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn] if device.type == "cuda" else []
     with contextlib.ExitStack() as stack:
-        for kind in kinds:
-            stack.callback(setattr, kind, "fp32_precision", kind.fp32_precision)
-            kind.fp32_precision = "ieee"
+        if device.type == "cuda":
+            stack.enter_context(tf32(False))
         stack.callback(_FULL.reset, _FULL.set(True))
         stack.enter_context(torch.autocast(device.type, enabled=False))
         yield

@@ -93,7 +93,7 @@ class Run:
         own = Teachers(self.model, teachers or {}, wanted=wanted and _forked_from is None)
         self._teachers: Teachers = own if _forked_from is None else _forked_from._teachers
         if state is not None:
-            strategy.load_state_dict(_on(state["strategy"], self.device))
+            strategy.load_state_dict(on_device(state["strategy"], self.device))
             self._teachers.load(self, state["teachers"] if "teachers" in state else self._teachers.state_dict())
         strategy.setup(self)
         groups = self._param_groups(own_rates=optimizer is None)
@@ -520,7 +520,7 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(copy.deepcopy(dict(state["optimizer"])))
         self._schedule.load_state_dict(state["schedule"])
-        self.strategy.load_state_dict(_on(state["strategy"], self.device))  # once more: setup may have reset it
+        self.strategy.load_state_dict(on_device(state["strategy"], self.device))  # once more: setup may have reset it
         self.epoch, self.global_step = state["epoch"], state["global_step"]
         self.stopped, self._lr_scale = state["stopped"], dict(state["lr_scale"])
         self.warnings = dict(state["warnings"])
@@ -583,13 +583,13 @@ class Run:
         self.cost.forward += len(pass_.fed(self.modalities)) / len(self.modalities)
 
 
-def _on(value: Any, device: torch.device) -> Any:
+def on_device(value: Any, device: torch.device) -> Any:
     """A state with all its tensors on a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, Mapping):
-        return {k: _on(v, device) for k, v in value.items()}
-    return type(value)(_on(v, device) for v in value) if isinstance(value, (list, tuple)) else value
+        return {k: on_device(v, device) for k, v in value.items()}
+    return type(value)(on_device(v, device) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _mean(values: list[Any]) -> float:

@@ -157,8 +157,9 @@ def _check_given(model: MultimodalModel, modality: str, teacher: MultimodalModel
 
 
 def _like(model: MultimodalModel, teacher: MultimodalModel) -> MultimodalModel:
-    """The teacher on the device and in the precision of the model."""
+    """The teacher on the device and in the precision of the model, that of its products too."""
     some = next(model.parameters())
+    teacher.precision = model.precision
     return teacher.to(some.device, some.dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from mmzoo.errors import BadValue, Diverged, Incompatible
 from mmzoo.evaluation import evaluate
 from mmzoo.gradients import Grads
-from mmzoo.run import Run
+from mmzoo.run import Run, on_device
 from mmzoo.types import Batch, Step
 
 _CURE = "A smaller learning rate (--set train.lr=...) or gradient clipping (--set train.clip=1) usually helps."
@@ -64,7 +64,7 @@ class Selection:
         """
         run.model.remove_extra(self.weights)
         run.model.load_state_dict(self.weights)
-        run.strategy.load_state_dict(self.strategy)
+        run.strategy.load_state_dict(on_device(self.strategy, run.device))  # a checkpoint keeps it on the CPU
 
 
 def fit(
@@ -86,7 +86,14 @@ def fit(
     the end of an epoch with a value that is not finite.
     """
     selection = Selection() if selection is None else selection
-    edited = False
+
+    def offer(epoch: int, scores: Mapping[str, Any]) -> None:
+        on_candidate(epoch)
+        selection.offer(epoch, scores[metric], scores["loss"], run)
+
+    def scored() -> dict[str, Any]:
+        return evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()), pooled=pooled)
+
     while run.epoch < run.n_epochs and not run.stopped:
         epoch = run.epoch
         try:
@@ -96,18 +103,17 @@ def fit(
             if run.finite():
                 raise
             raise Diverged(f"epoch {epoch}: a loss is not finite. {_CURE}") from error
-        scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()), pooled=pooled)
+        scores = scored()
         # Before the epoch ends: a strategy may put other weights in place then, and those have not been scored.
-        on_candidate(epoch)
-        selection.offer(epoch, scores[metric], scores["loss"], run)
+        offer(epoch, scores)
         logged = run.end_epoch(scores["loss"])
         for name, value in {**logged, "holdout loss": scores["loss"]}.items():
             if not math.isfinite(value):
                 raise Diverged(f"epoch {epoch}: {name} is {value}. {_CURE}")
+        last = run.stopped or run.epoch >= run.n_epochs
+        if last and any(name.startswith("edit/") for name in logged):
+            offer(epoch, scored())  # what the last epoch's end put in place is a candidate too, in a checkpoint as well
         on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
-        edited = any(name.startswith("edit/") for name in logged)
-    if not selection.weights or edited:  # what the last epoch's end put in place is a candidate too
-        scores = evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()), pooled=pooled)
-        on_candidate(run.epoch - 1)
-        selection.offer(run.epoch - 1, scores[metric], scores["loss"], run)
+    if not selection.weights:
+        offer(run.epoch - 1, scored())
     return selection

@@ -40,7 +40,8 @@ class Batch:
         return Batch(inputs, fn(self.target), fn(self.index), present)
 
     def to(self, device: torch.device | str) -> Batch:
-        return self.map(lambda x: x.to(device, non_blocking=True))
+        # Towards the CPU nothing would wait for a copy that is still under way.
+        return self.map(lambda x: x.to(device, non_blocking=torch.device(device).type == "cuda"))
 
 
 def map_tensors(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:

@@ -42,6 +42,7 @@ from mmzoo.autodiff import (
     power_iteration,
     scoped_parameters,
 )
+from mmzoo.engine import tf32
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.functional import cosine_similarities, info_nce
 from mmzoo.heads.concat import Concat
@@ -849,13 +850,22 @@ def test_autocast_is_switched_off_inside() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
-def test_tf32_is_switched_off_inside_and_comes_back() -> None:
+@pytest.mark.parametrize("wanted", [False, True])
+def test_tf32_is_what_is_asked_for_off_in_a_solve_and_comes_back(wanted: bool) -> None:
     cudnn: Any = torch.backends.cudnn
-    kinds = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
-    before = [kind.fp32_precision for kind in kinds]
-    with full_precision(torch.device("cuda")):
-        assert [kind.fp32_precision for kind in kinds] == ["ieee"] * 3
-    assert [kind.fp32_precision for kind in kinds] == before
+
+    def seen() -> list[bool]:
+        # What torch asks itself before it multiplies, which raises where its two ways of setting it disagree.
+        return [torch._C._get_cublas_allow_tf32(), torch._C._get_cudnn_allow_tf32(),
+                *(kind.fp32_precision == "tf32" for kind in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn))]  # fmt: skip
+
+    before = seen()
+    with tf32(wanted):
+        assert seen() == [wanted] * 5
+        with full_precision(torch.device("cuda")):
+            assert seen() == [False] * 5
+        assert seen() == [wanted] * 5
+    assert seen() == before
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -127,6 +127,16 @@ def test_a_foreign_module_is_scored_on_every_item_by_other_peoples_metrics() -> 
     assert evaluate(model, "mfeat", call=ask, split="holdout")["acc"] != found["acc"]
 
 
+def test_a_foreign_module_is_left_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, moved = Foreign(), []
+    monkeypatch.setattr(model, "to", lambda where: moved.append(where))
+    evaluate(model, "mfeat", call=ask)
+    evaluate(model, "mfeat", call=ask, device="cpu")
+    assert moved == []
+    with pytest.raises(BadValue, match="Try --device auto"):
+        evaluate(model, "mfeat", call=ask, device="cuda:77")
+
+
 @pytest.mark.parametrize("call, said", [
     (lambda m, b: torch.zeros(len(b), 3), "logits of shape"), (lambda m, b: "yes", "not str"),
     (lambda m, b: torch.full((len(b), 10), float("nan")), "not finite"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -35,7 +35,7 @@ from mmzoo.heads.sum import Sum
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
-from mmzoo.trainer import Selection
+from mmzoo.trainer import Selection, fit
 
 
 def through_disk(state: dict[str, Any]) -> dict[str, Any]:
@@ -520,3 +520,34 @@ def test_noise_is_drawn_where_the_weights_are_and_replayed_there() -> None:
 
     first, second = after(), after()
     assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+class Zeroes(Strategy):
+    """Puts other weights in place at the end of its last epoch, and may stop there."""
+
+    def __init__(self, last: int, stops: bool) -> None:
+        self.last, self.stops = last, stops
+
+    def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
+        if run.epoch == self.last:
+            run.edit("head:shared", lambda name, value: value * 0.5)
+            if self.stops:
+                run.stop()
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_what_the_last_epoch_put_in_place_is_offered_before_the_checkpoint(stops: bool) -> None:
+    seen: list[int] = []
+    saved: dict[str, Any] = {}
+
+    def keep(record: dict[str, Any], chosen: Selection) -> None:
+        saved.update(run=copy.deepcopy(r.state_dict()), selection=copy.deepcopy(vars(chosen)), seen=list(seen))
+
+    epochs = 4 if stops else 3
+    r = run(Zeroes(2, stops), training=Training(lr=0.01, epochs=epochs))
+    straight = fit(r, lambda: loader(seed=3).batches(), on_epoch=keep, on_candidate=seen.append)
+    assert seen == saved["seen"] == [0, 1, 2, 2]
+    again = run(Zeroes(2, stops), training=Training(lr=0.01, epochs=epochs), state=saved["run"])
+    resumed = fit(again, lambda: loader(seed=3).batches(), selection=Selection(**saved["selection"]))
+    assert (resumed.epoch, resumed.score, resumed.loss) == (straight.epoch, straight.score, straight.loss)
+    assert equal(resumed.weights, straight.weights)

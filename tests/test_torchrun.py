@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -198,7 +200,9 @@ def test_what_goes_wrong_in_one_process_is_a_row_and_the_rest_goes_on(
     assert "not on mfeat: mine.py:Single: mine.py:Single trains in one process: it says so." in done.stdout
     stumbled, apart = rows["mine.py:Stumbles"], rows["mine.py:Apart"]
     assert stumbled["status"] == apart["status"] == "failed"
-    assert stumbled["reason"] == "MmzooError: process 1: ZeroDivisionError: division by zero"
+    assert re.fullmatch(
+        r"MmzooError: process 1: ZeroDivisionError: division by zero \(\S+/mine\.py:\d+\)", stumbled["reason"]
+    )
     assert "1 / 0" in (place / "two" / "runs" / stumbled["run_id"] / "log.txt").read_text()
     assert "MmzooError: process 1 has other weights than the first" in apart["reason"]
     assert "come apart in epoch 0" in apart["reason"]
@@ -327,6 +331,19 @@ def test_a_row_says_whose_batch_statistics_these_are_and_what_the_method_draws(c
     run.strategy.stochastic = True  # type: ignore[misc]
     statistics, drawn = per_process(run, kit, 2)
     assert "batch statistics are those of 32 items" in statistics and "are drawn for 32" in drawn
+
+
+def test_a_row_says_how_many_items_lack_a_modality(catalogue: Catalogue) -> None:
+    (planned,) = planned_for(2, catalogue=catalogue).runs
+    data = data_of(catalogue, planned.spec)
+    present = torch.ones(len(data.target), len(data.modalities), dtype=torch.bool)
+    present[data.splits["train"][:7], 0] = False
+    present[data.splits["test"][:5], 1] = False
+    kit = Kit(catalogue, planned.spec, dataclasses.replace(data, present=present), "cpu", share=(0, 2))
+    assert per_process(kit.run(), kit, 1) == []
+    assert [text.partition(":")[0] for text in per_process(kit.run(), kit, 2)] == [
+        "7 of 1000 training items lack a modality"
+    ]
 
 
 # ---------------------------------------------------------------------- what processes make of their parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from mmzoo.bench import tune
+from mmzoo.bench import claims, tune
 from mmzoo.bench.building import load_data
 from mmzoo.bench.plan import Plan, make_plan, to_do
 from mmzoo.bench.records import best_of, summary
@@ -94,6 +96,45 @@ def fake(planned: Any, catalogue: Catalogue, device: str) -> dict[str, Any]:
 
 def lasting(record: dict[str, Any]) -> list[Any]:
     return [(t["number"], t["values"], t["score"], t["loss"]) for t in record["trials"]]
+
+
+def test_a_study_that_another_bench_is_at_is_waited_for(
+    plan: MakePlan, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, calls = plan("ogm", seeds=(0,)), []
+    monkeypatch.setattr(tune, "score_trial", lambda *given: (calls.append(1), fake(*given))[1])
+    store = Store(tmp_path)
+    tuned_plan(asked, catalogue, store, 2)
+    (study,) = (tmp_path / "tuning").iterdir()
+    assert not [*study.glob("claim.*")]
+
+    def others(seconds: float) -> None:
+        assert seconds == tune.WAIT and len(calls) == 2
+        holding.close()
+
+    monkeypatch.setattr("mmzoo.bench.tune.time.sleep", others)
+    holding = contextlib.ExitStack()
+    holding.enter_context(claims.claim(study))
+    tuned_plan(asked, catalogue, store, 3)
+    assert len(calls) == 3 and not [*study.glob("claim.*")]
+
+
+def test_a_trial_that_fails_scores_zero_and_says_why(
+    plan: MakePlan, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan("ogm").runs[0]
+
+    def fail(error: Exception) -> Any:
+        def failing(*given: Any, **named: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr("mmzoo.trainer.fit", failing)
+        return tune.score_trial(planned, catalogue, "cpu")
+
+    found = fail(ZeroDivisionError("by nought"))
+    assert (found["status"], found["score"]) == ("failed", 0.0)
+    assert found["reason"].startswith("ZeroDivisionError: by nought (tests/test_tune.py:")
+    assert fail(torch.OutOfMemoryError("no room\nat all"))["reason"] == "no room"
 
 
 def test_a_killed_study_goes_on_and_a_longer_one_begins_alike(

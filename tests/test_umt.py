@@ -134,6 +134,16 @@ def test_a_teacher_by_hand() -> None:
     assert_same(r.teacher("v"), w)
 
 
+def test_a_teacher_computes_as_the_run_does_after_a_resume_too() -> None:
+    def started(**given: Any) -> Run:
+        return run(Needs(), training=Training(lr=0.01, epochs=2, precision="bf16"), **given)
+
+    r = started()
+    assert r.teacher("a").precision == "bf16"
+    assert started(state=r.state_dict()).teacher("a").precision == "bf16"
+    assert started(teachers={"a": model({"a": 4})}).teacher("a").precision == "bf16"
+
+
 def test_a_teacher_sees_the_batches_in_the_order_of_the_run() -> None:
     seen: list[Tensor] = []
 

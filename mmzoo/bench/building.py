@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mmzoo.bench import memory
 from mmzoo.bench.plan import Planned
 from mmzoo.catalogue import ENCODER_OPTIONS, Catalogue
 from mmzoo.config.spec import Part, RunSpec
@@ -30,6 +31,13 @@ def load_data(catalogue: Catalogue, name: str, params: str) -> DataModule:
     """A data set, kept for the next run of the same process. params: as JSON; those of a store name it by its hashes."""
     given = json.loads(params)
     return open_prepared(given) if "store" in given else catalogue.get("datasets", name).load()(**given)
+
+
+def forget_data(device: str) -> None:
+    """Let go of data sets that lie on a GPU, for the processes that train on it."""
+    if device.startswith("cuda"):
+        load_data.cache_clear()
+        memory.free(device)
 
 
 def open_prepared(given: Mapping[str, Any]) -> DataModule:

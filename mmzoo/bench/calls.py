@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -128,13 +129,14 @@ def bench(
 def evaluate(
     model: nn.Module, dataset: str | DataModule, *, split: Literal["test", "holdout"] = "test",
     call: Callable[[nn.Module, Batch], Tensor | Outputs] | None = None, settings: Mapping[str, Any] | None = None,
-    batch_size: int = EVAL_BATCH, device: str = "cpu",
+    batch_size: int = EVAL_BATCH, device: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The scores of any torch module on a split, by the metrics of the bench, on every item.
 
     model: what it returns for `model(inputs)`, inputs a mapping of modality -> (B, ...), is logits (B, n_classes) or
     Outputs; `call(model, batch)` where it wants something else. It is put into eval mode, and back. dataset: as --datasets
-    names it, or a DataModule. Returns acc, macro_f1, map, loss, n_scored, n_total, and what they rest on.
+    names it, or a DataModule. device: where it is run, by default
+    where its first parameter lies; it is put back. Returns acc, macro_f1, map, loss, n_scored, n_total, and what they rest on.
 
     Test is there to be scored once: choose on holdout. Raises BadValue for outputs that are no logits of this data set.
     """
@@ -142,11 +144,16 @@ def evaluate(
     if split not in ("test", "holdout"):
         raise BadValue(f"split must be test or holdout, not {split!r}: training items say nothing of a model.")
     asked = call or (lambda model, batch: model(batch.inputs))
-    model.to(device)
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    where = home if device is None else torch.device(check_device(device))
     pieces, targets = [], []
-    with evaluating(model):  # type: ignore[arg-type]
+    with contextlib.ExitStack() as stack:
+        if where != home:
+            stack.callback(model.to, home)
+            model.to(where)
+        stack.enter_context(evaluating(model))  # type: ignore[arg-type]
         for batch in data.loader(split, batch_size=batch_size).batches():
-            out = asked(model, batch.to(torch.device(device)))
+            out = asked(model, batch.to(where))
             logits = out.logits if isinstance(out, Outputs) else out
             scores = out.scores if isinstance(out, Outputs) else _softmax(out, len(batch), data.n_classes)
             pieces.append((logits.cpu(), scores.cpu()))

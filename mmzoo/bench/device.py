@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,20 +43,6 @@ def _own_gpu(name: str) -> str:
     return f"cuda:{local_rank()}"
 
 
-@contextlib.contextmanager
-def tf32(wanted: bool) -> Iterator[None]:
-    """TF32 on CUDA GPUs within a block, where it is wanted; as it was afterwards."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    was = matmul.allow_tf32, cudnn.allow_tf32
-    if wanted:
-        matmul.allow_tf32 = cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        if wanted:
-            matmul.allow_tf32, cudnn.allow_tf32 = was
-
-
 def environment(device: str) -> dict[str, Any]:
     """What the numbers were made on; of a GPU also the bytes that torch reserved at most since `forget_peak`."""
     facts = {"mmzoo": __version__, "torch": torch.__version__, "numpy": np.__version__,
@@ -72,4 +56,5 @@ def environment(device: str) -> dict[str, Any]:
 def forget_peak(device: str) -> None:
     """Let the peak of a GPU's memory be that of what follows."""
     if device.startswith("cuda"):
+        torch.cuda.init()  # under torchrun the device is known by its name only, and nothing has been put on it yet
         torch.cuda.reset_peak_memory_stats(device)

@@ -9,11 +9,12 @@ from typing import Any
 
 from mmzoo.bench import memory
 from mmzoo.bench.building import Kit, build_model, data_of, set_threads
-from mmzoo.bench.device import check_device, tf32
+from mmzoo.bench.device import check_device
 from mmzoo.bench.fitting import Fitting, Watcher
 from mmzoo.bench.team import Team
 from mmzoo.catalogue import Catalogue
 from mmzoo.config.spec import RunSpec
+from mmzoo.engine import tf32
 from mmzoo.plugins import catalogue
 
 

@@ -14,7 +14,7 @@ from mmzoo.bench import memory
 from mmzoo.bench.building import Kit, data_of, set_threads
 from mmzoo.bench.checkpoint import Checkpoint
 from mmzoo.bench.claims import Claim
-from mmzoo.bench.device import environment, tf32
+from mmzoo.bench.device import environment
 from mmzoo.bench.fitting import Fitting, Saved, Watcher
 from mmzoo.bench.follower import job_of
 from mmzoo.bench.kept import model_hash, order_hash, write_predictions, write_weights
@@ -29,6 +29,7 @@ from mmzoo.bench.torchrun import team
 from mmzoo.catalogue import Catalogue
 from mmzoo.complexity import complexity
 from mmzoo.data.datamodule import DataModule, Loader
+from mmzoo.engine import tf32
 from mmzoo.errors import MmzooError
 from mmzoo.evaluation import EVAL_BATCH
 from mmzoo.metrics import classification

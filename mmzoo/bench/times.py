@@ -44,6 +44,8 @@ def _seconds(row: Mapping[str, Any]) -> float:
 
 def probed(missing: Sequence[Planned], catalogue: Catalogue, device: str) -> dict[str, float]:
     """data set -> seconds that its missing runs take, by the time of a few steps of plain training on it."""
+    from mmzoo.bench.building import forget_data
+
     found: dict[str, float] = {}
     for dataset in dict.fromkeys(p.dataset for p in missing):
         runs = [p for p in missing if p.dataset == dataset]
@@ -51,6 +53,8 @@ def probed(missing: Sequence[Planned], catalogue: Catalogue, device: str) -> dic
             step, steps = _step_seconds(runs[0], catalogue, device)
         except Exception:  # an estimate ends no bench: the run itself will say what is wrong, and the others go on
             continue
+        finally:
+            forget_data(device)
         work = sum(_cost(p, catalogue) * p.spec.training.epochs for p in runs)
         found[dataset] = step * steps * work * (1 + EVALUATION) + FIXED * len(runs)
     return found
@@ -68,6 +72,7 @@ def _cost(planned: Planned, catalogue: Catalogue) -> float:
 def _step_seconds(planned: Planned, catalogue: Catalogue, device: str) -> tuple[float, int]:
     """Seconds of one step of plain training on a data set, and the steps of an epoch."""
     from mmzoo.bench.building import build_model, data_of, set_threads
+    from mmzoo.engine import tf32
     from mmzoo.run import Run
     from mmzoo.seeding import stream
     from mmzoo.strategies.plain import Plain
@@ -81,13 +86,14 @@ def _step_seconds(planned: Planned, catalogue: Catalogue, device: str) -> tuple[
     run = Run(model, Plain(), train=train, training=spec.training, seed=0, device=device)
     run.start_epoch()
     times = []
-    for n, batch in enumerate(train.batches(stream(0, "order", 0))):
-        started = time.perf_counter()
-        run.step(batch)
-        _wait(device)
-        times.append(time.perf_counter() - started)
-        if n == STEPS:
-            break
+    with tf32(spec.training.tf32):
+        for n, batch in enumerate(train.batches(stream(0, "order", 0))):
+            started = time.perf_counter()
+            run.step(batch)
+            _wait(device)
+            times.append(time.perf_counter() - started)
+            if n == STEPS:
+                break
     return min(times[1:] or times), len(train)
 
 
@@ -95,7 +101,7 @@ def _wait(device: str) -> None:
     if device.startswith("cuda"):
         import torch
 
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def told(seconds: float) -> str:

@@ -11,15 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmzoo.bench import claims
 from mmzoo.bench.plan import Plan, Planned
 from mmzoo.bench.records import best_of
 from mmzoo.bench.store import Store
 from mmzoo.catalogue import Catalogue
 from mmzoo.config.spec import RunSpec, digest
-from mmzoo.errors import Diverged, Incompatible, MmzooError
+from mmzoo.errors import Diverged, Incompatible, MmzooError, told
 
 #: the first seed that is tried for tuning; those that a bench reports are left out
 FIRST_SEED = 1_000_000
+#: seconds between two looks at a study that another bench is at
+WAIT = 2.0
 #: bounds of weight_decay, and by which factor lr is searched around the given one, down and up
 DECAY, AROUND = (1e-6, 1e-2), 10.0
 Values = Mapping[str, float]
@@ -74,6 +77,8 @@ def tuned_plan(
     Teachers that are in it for another method's sake are trained as the tuned method is. Raises MmzooError where Optuna is
     not installed.
     """
+    from mmzoo.bench.building import forget_data
+
     seed = next(s for s in itertools.count(FIRST_SEED) if s not in plan.bench.seeds)
     chosen: dict[str, tuple[str, dict[str, float]]] = {}
     runs: dict[str, Planned] = {}
@@ -91,6 +96,7 @@ def tuned_plan(
         method = f"{planned.method} (tuned)"
         for run in (*teachers, replace(planned, spec=spec, method=method, teachers=teachers)):
             runs.setdefault(run.spec.run_id, run)
+    forget_data(device)
     refused = tuple(replace(r, method=f"{r.method} (tuned)") for r in plan.refused)
     return Plan(tuple(runs.values()), refused, plan.bench)
 
@@ -110,21 +116,31 @@ class Study:
         self.name = digest({"spec": base.as_dict(), **self._facts})
 
     def run(self, trials: int, on_trial: OnTrial) -> dict[str, float]:
-        """Do the trials that are missing; the values of the best."""
-        record: dict[str, Any] = {
-            **self._facts,
-            "label": self.planned.label,
-            "dataset": self.planned.dataset,
-            "trials": [],
-        }
-        if (self.store.root / "tuning" / self.name / "record.json").exists():
-            record = self.store.tuning(self.name)
-        if len(record["trials"]) < trials:
-            for trial in self._missing(trials):
-                record["trials"] = [t for t in record["trials"] if t["number"] < trial["number"]] + [trial]
-                self.store.note_tuning(self.name, record)
-                on_trial(self.planned, trial["number"], trial)
+        """Do the trials that are missing, or wait for another bench that is at them; the values of the best."""
+        record = self._record()
+        while len(record["trials"]) < trials:
+            try:
+                with claims.claim(self._folder) as held:
+                    record = self._record()  # whoever had the claim before may have added to it
+                    for trial in self._missing(trials):
+                        record["trials"] = [t for t in record["trials"] if t["number"] < trial["number"]] + [trial]
+                        self.store.note_tuning(self.name, record)
+                        held.note(len(record["trials"]), trials)
+                        on_trial(self.planned, trial["number"], trial)
+                    held.release(done=True)
+            except claims.Claimed:
+                time.sleep(WAIT)
+                record = self._record()
         return dict(best_of(record, trials)["values"])
+
+    @property
+    def _folder(self) -> Path:
+        return self.store.root / "tuning" / self.name
+
+    def _record(self) -> dict[str, Any]:
+        if (self._folder / "record.json").exists():
+            return self.store.tuning(self.name)
+        return {**self._facts, "label": self.planned.label, "dataset": self.planned.dataset, "trials": []}
 
     def _missing(self, trials: int) -> Iterator[dict[str, Any]]:
         """Every trial from Optuna's storage, then new ones until there are enough."""
@@ -154,8 +170,7 @@ class Study:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        folder: Path = self.store.root / "tuning" / self.name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._folder
         try:
             storage = JournalStorage(JournalFileBackend(str(folder / "optuna.log")))
             study = optuna.create_study(
@@ -177,21 +192,23 @@ class Study:
 def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str, Any]:
     """Train a run and score it on holdout: score (the data set's metric, at the chosen epoch), loss, cost, status.
 
-    The test items are not there. Teachers are trained within, and counted. A run that diverges or is refused scores zero.
+    The test items are not there. Teachers are trained within, and counted. A run that diverges, is refused or fails scores
+    zero.
     """
+    from mmzoo.bench import memory
     from mmzoo.bench.building import Kit, data_of, set_threads
-    from mmzoo.bench.device import tf32
+    from mmzoo.engine import tf32
     from mmzoo.evaluation import EVAL_BATCH
     from mmzoo.trainer import fit
 
     spec = planned.spec
     data = data_of(catalogue, spec)
-    kit = Kit(catalogue, spec, replace(data, splits={k: v for k, v in data.splits.items() if k != "test"}), device)
-    set_threads(kit.model, device)
     cost = {"forward": 0.0, "backward": 0.0}
     found: dict[str, Any] = {"score": 0.0, "loss": 1e9, "epoch": -1, "status": "ok", "reason": ""}
     started = time.monotonic()
     try:
+        kit = Kit(catalogue, spec, replace(data, splits={k: v for k, v in data.splits.items() if k != "test"}), device)
+        set_threads(kit.model, device)
         with tf32(spec.training.tf32):
             run = kit.run()
             cost = vars(run.cost)
@@ -201,6 +218,8 @@ def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str
         found |= {"status": "diverged", "reason": str(error)}
     except Incompatible as error:
         found |= {"status": "refused", "reason": str(error)}
+    except Exception as error:
+        found |= {"status": "failed", "reason": memory.told(error) if memory.ran_out(error) else told(error)}
     return {**found, "seconds": time.monotonic() - started, **{k: float(cost[k]) for k in ("forward", "backward")}}
 
 
