@@ -5,13 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Player = TypeVar("Player")
+
+
+def constant(values: Any, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers as a tensor on the device of `like`, of its dtype unless another is given.
+
+    Unlike `like.new_tensor(values)` it does not wait for a GPU: a copy out of ordinary memory is taken at once.
+    """
+    return torch.tensor(values, dtype=like.dtype if dtype is None else dtype).to(like.device, non_blocking=True)
 
 
 def true_class_score(logits: Tensor, target: Tensor, here: Tensor | None = None) -> Tensor:

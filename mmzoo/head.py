@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmzoo.encoder import Encoder
 from mmzoo.errors import Incompatible, near_miss, undefined
+from mmzoo.functional import constant
 from mmzoo.readouts import to_one_width
 from mmzoo.types import Lazy, Outputs, Pass
 
@@ -144,8 +145,7 @@ class FusionHead(nn.Module):
         if present is None:
             present = torch.ones(len(some), len(self.dims), dtype=torch.bool, device=some.device)
         if missing:
-            fed = torch.tensor([m in features for m in self.dims], device=some.device)
-            present = present & fed
+            present = present & constant([m in features for m in self.dims], present)
         full = {m: features.get(m, some.new_zeros(len(some), d)) for m, d in self.dims.items()}
         return {m: torch.where(present[:, i, None], z, 0.0) for i, (m, z) in enumerate(full.items())}, present
 

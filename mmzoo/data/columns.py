@@ -128,7 +128,7 @@ class Resident:
         return len(self._rows)
 
     def take(self, rows: Tensor) -> Any:
-        wanted = self._rows[rows.to(self._rows.device)]
+        wanted = self._rows[rows.to(self._rows.device, non_blocking=True)]
         return _unwrapped({part: a.index_select(0, wanted) for part, a in self._arrays.items()})
 
     def select(self, rows: Tensor) -> Resident:

@@ -112,7 +112,7 @@ class Pixels(Transform):
         x = self._chosen(raw, draws) if self.clip else raw[:, None]
         x = x.permute(0, 1, 4, 2, 3)  # (B, k, C, S, S)
         x = self._cropped(x, draws) if draws is not None and self.crop else self._flipped(self._middle(x), draws)
-        x = (x.float() - self.mean.to(x.device)) / self.deviation.to(x.device)
+        x = (x.float() - self.mean.to(x.device, non_blocking=True)) / self.deviation.to(x.device, non_blocking=True)
         return x if self.clip else x[:, 0]
 
     def _chosen(self, raw: Tensor, draws: Draws | None) -> Tensor:
@@ -121,9 +121,9 @@ class Pixels(Transform):
         edges = torch.arange(self.frames + 1) * self.stored_frames // self.frames
         first, length = edges[:-1], edges[1:] - edges[:-1]
         if draws is None:
-            return raw[:, (first + (length - 1) // 2).to(raw.device)]
+            return raw[:, (first + (length - 1) // 2).to(raw.device, non_blocking=True)]
         at = first + (draws.uniform("frames", self.frames) * length).long()
-        return raw[torch.arange(len(raw), device=raw.device)[:, None], at.to(raw.device)]
+        return raw[torch.arange(len(raw), device=raw.device)[:, None], at.to(raw.device, non_blocking=True)]
 
     def _middle(self, x: Tensor) -> Tensor:
         start = (x.shape[-1] - self.size) // 2
@@ -132,7 +132,7 @@ class Pixels(Transform):
     def _flipped(self, x: Tensor, draws: Draws | None) -> Tensor:
         if draws is None or not self.flip:
             return x
-        turned = (draws.uniform("flip", 1)[:, 0] < 0.5).to(x.device)
+        turned = (draws.uniform("flip", 1)[:, 0] < 0.5).to(x.device, non_blocking=True)
         return torch.where(turned.view(-1, 1, 1, 1, 1), x.flip(-1), x)
 
     def _cropped(self, x: Tensor, draws: Draws) -> Tensor:
@@ -148,7 +148,7 @@ class Pixels(Transform):
         theta = torch.stack([torch.stack([width, zero, left], 1), torch.stack([zero, height, top], 1)], 1)
         b, k, c = x.shape[:3]
         grid = torch.nn.functional.affine_grid(
-            theta.float().to(x.device), [b, 1, self.size, self.size], align_corners=False
+            theta.float().to(x.device, non_blocking=True), [b, 1, self.size, self.size], align_corners=False
         )
         flat = x.reshape(b, k * c, *x.shape[3:]).float()
         out = torch.nn.functional.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmzoo.api import Grads, Outputs, Step, Strategy
-from mmzoo.functional import shapley_weights
+from mmzoo.functional import constant, shapley_weights
 
 #: below this a true-class probability counts as this much (the authors' code)
 FLOOR = 1e-8
@@ -26,7 +26,7 @@ def responses(values: Mapping[frozenset[str], Tensor], modalities: Sequence[str]
     """
     weights = shapley_weights(modalities)
     stacked = torch.stack(list(values.values()))
-    return torch.tensordot(stacked.new_tensor([[weights[m][s] for s in values] for m in modalities]), stacked, 1)
+    return torch.tensordot(constant([[weights[m][s] for s in values] for m in modalities], stacked), stacked, 1)
 
 
 def score_sums(phi: Tensor, target: Tensor, here: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.api import BadValue, Batch, Incompatible, Outputs, Pass, Run, Step, Strategy, Terms
+from mmzoo.functional import loss_over
 
 Formula = Literal["guarded", "paper", "absolute", "gap", "clamped"]
 Number = TypeVar("Number", float, Tensor)
@@ -200,11 +201,8 @@ class _Branch(Strategy):
 
 def branch_loss(step: Step, out: Outputs, modality: str) -> Tensor:
     """The loss of a modality's own classifier over the items that have it; zero where none has."""
-    features, target, here = step.kept(out.features[modality]), step.target, step.here(modality)
-    if here is not None:
-        features, target = features[here], target[here]
-    logits = step.run.model.extra[f"gblend_{modality}"](features)
-    return step.run.criterion(logits, target) if len(target) else logits.sum()
+    logits = step.run.model.extra[f"gblend_{modality}"](step.kept(out.features[modality]))
+    return loss_over(step.run.criterion, logits, step.target, step.here(modality))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.api import Grads, Outputs, Pass, Run, Step, Strategy, Terms
+from mmzoo.functional import loss_over
 
 
 def relative_change(params: Iterable[nn.Parameter]) -> Tensor:
@@ -92,13 +93,7 @@ class Greedy(Strategy):
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
         if self.loss == "joint":
             return terms
-        own = []
-        for m, logits in out.unimodal.items():
-            here = step.here(m)
-            kept, target = step.kept(logits), step.target
-            if here is not None:
-                kept, target = kept[here], target[here]
-            own.append(step.run.criterion(kept, target) if len(target) else kept.sum())
+        own = [loss_over(step.run.criterion, step.kept(z), step.target, step.here(m)) for m, z in out.unimodal.items()]
         return {**terms, "task": torch.stack(own).sum()}
 
     @torch.no_grad()

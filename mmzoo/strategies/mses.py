@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from mmzoo.api import Outputs, Pass, Run, Step, Strategy, Terms
+from mmzoo.functional import loss_over
 
 #: what is remembered of a sequence of losses
 Watch = dict[str, float]
@@ -87,10 +88,8 @@ class MSES(Strategy):
         for m, logits in out.unimodal.items():
             if not step.pass_.moves(m):  # where the head's parts share a bias, it would follow a modality at rest
                 continue
-            kept, target, here = step.kept(logits), step.target, step.here(m)
-            if here is not None:
-                kept, target = kept[here], target[here]
-            own[f"mses/{m}"] = self.weight * (step.run.criterion(kept, target) if len(target) else kept.sum())
+            loss = loss_over(step.run.criterion, step.kept(logits), step.target, step.here(m))
+            own[f"mses/{m}"] = self.weight * loss
         return {**terms, **own}
 
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:

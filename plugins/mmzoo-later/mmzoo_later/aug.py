@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmzoo.api import Incompatible, Outputs, Pass, Run, Step, Strategy, Terms
-from mmzoo.functional import true_class_score
+from mmzoo.functional import constant, true_class_score
 
 
 def boosted_loss(total: Tensor, before: Tensor, new: Tensor, target: Tensor, residual: float = 0.5) -> Tensor:
@@ -31,7 +31,7 @@ def merged(
 ) -> Tensor:
     """(B, C) weighted mean of the logits of the modalities that an item has. weights: None for equal ones."""
     stacked = torch.stack(list(unimodal.values()), 1)
-    share = stacked.new_tensor([1.0 if weights is None else weights[m] for m in unimodal]).expand(stacked.shape[:2])
+    share = constant([1.0 if weights is None else weights[m] for m in unimodal], stacked).expand(stacked.shape[:2])
     if present is not None:
         share = share * torch.stack([present[m] for m in unimodal], 1)
     share = share / share.sum(1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)

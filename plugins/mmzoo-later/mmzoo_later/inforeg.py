@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmzoo.api import Grads, Incompatible, Outputs, Run, Step, Strategy, Terms
-from mmzoo.functional import true_class_score
+from mmzoo.functional import constant, true_class_score
 from mmzoo_later.classifiers import add_classifiers, own_losses
 
 
@@ -124,7 +124,7 @@ class InfoReg(Strategy):
             logits = step.run.model.extra[f"inforeg_{m}"](step.kept(z))
             scores.append(true_class_score(logits, step.target, step.here(m)))
         given = self.strengths or {}
-        strengths = scores[0].new_tensor([given.get(m, self.strength) for m in out.features])
+        strengths = constant([given.get(m, self.strength) for m in out.features], scores[0])
         beta = pulls(step.run.reduce(torch.stack(scores)), strengths)
         for m, b in zip(out.features, beta):
             step.run.log(f"inforeg/pull/{m}", b)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmzoo.api import Step, Strategy
-from mmzoo.functional import true_class_score
+from mmzoo.functional import constant, true_class_score
 
 
 def drop_probabilities(scores: Tensor, base: float = 0.5, strength: float = 0.5) -> Tensor:
@@ -25,7 +25,7 @@ def drop_probabilities(scores: Tensor, base: float = 0.5, strength: float = 0.5)
 
 def dropped_share(probabilities: Tensor, dims: Sequence[int]) -> Tensor:
     """theta = sum_u d_u q_u / sum_u d_u, the share of all features that is expected to be dropped."""
-    widths = torch.tensor(dims, dtype=probabilities.dtype, device=probabilities.device)
+    widths = constant(list(dims), probabilities)
     return (widths * probabilities).sum() / widths.sum()
 
 
