@@ -57,12 +57,35 @@ def test_settings_show_in_the_label_only_where_they_change_something(resolve: Ca
     assert resolve("ogm", ("ogm.noise", True)).identity == resolve("ogm_ge").identity
 
 
+@pytest.mark.parametrize("method, settings, said", [
+    ("dynamic_gap_h", (("dynamic_gap_h.alpha", 0.3),), "dynamic_gap_h.alpha: it means nothing where schedule is heuristic, only with"),
+    ("dynamic_gap_const", (("dynamic_gap_const.solver", "hessian"),), "only with learned"),
+    ("dynamic_gap", (("dynamic_gap.alpha", 0.3),), "or set dynamic_gap.schedule too"),
+    ("dynamic_gap_lb", (("dynamic_gap_lb.solver", "identity"), ("dynamic_gap_lb.damping", 0.1)), "where solver is identity"),
+    ("greedy_random", (("greedy_random.epsilon", 0.1),), "where schedule is random"),
+])  # fmt: skip
+def test_a_setting_that_means_nothing_is_refused(
+    resolve: Callable[..., Method], method: str, settings: tuple[tuple[str, Any], ...], said: str
+) -> None:
+    with pytest.raises(BadValue, match=said):
+        resolve(method, *settings)
+
+
+def test_a_setting_for_all_methods_with_a_strategy_goes_to_those_that_it_means_something_to(
+    resolve: Callable[..., Method],
+) -> None:
+    given = (("dynamic_gap.alpha", 0.3),)
+    assert resolve("dynamic_gap_h", *given) == resolve("dynamic_gap_h")
+    assert resolve("dynamic_gap_const", *given).parts[0].params["alpha"] == 0.3
+    assert resolve("dynamic_gap", *given, ("dynamic_gap.schedule", "constant")).parts[0].params["alpha"] == 0.3
+
+
 def test_a_setting_reaches_only_what_it_names(resolve: Callable[..., Method]) -> None:
     """A method's own head; a strategy under every recipe of it; a name that is both means the method."""
     pairs = (("ogm.head.reduce", "mean"), ("dynamic_gap.alpha", 0.2))
     assert resolve("ogm@sum", *pairs).head_params == {"reduce": "mean"}
     assert resolve("pmr@sum", *pairs).head_params == {"reduce": "sum"}
-    for recipe in ("dynamic_gap_h", "dynamic_gap_lb"):
+    for recipe in ("dynamic_gap_const", "dynamic_gap_lb"):
         assert resolve(recipe, *pairs).parts[0].params["alpha"] == 0.2
     assert resolve("ogm_ge", ("ogm.alpha", 0.7)).parts[0].params["alpha"] == 0.3
 

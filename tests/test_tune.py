@@ -76,7 +76,7 @@ def test_values_go_where_their_keys_say(plan: MakePlan) -> None:
 @pytest.mark.parametrize("search, said", [
     ("{low: 1}", "low and high"), ("{low: 2, high: 1}", "default between"), ("{low: 0.6, high: 1}", "default between"),
     ("{low: 0, high: 1, log: true}", "above zero"), ("{low: 0, high: 1, whn: {}}", "low and high"),
-    ("{low: 0, high: 1, when: {other: [1]}}", "parameters of the entry"), ("[0, 1]", "mapping"),
+    ("{low: 0, high: 1}, when: {other: [1]}", "parameters of the entry"), ("[0, 1]", "mapping"),
 ])  # fmt: skip
 def test_a_faulty_space_is_named_with_its_line(search: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "registry.yaml"

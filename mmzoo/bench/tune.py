@@ -52,7 +52,7 @@ def search_space(planned: Planned, catalogue: Catalogue) -> dict[str, Dimension]
     for prefix, entry, params in (*owners, ("head", catalogue.get("heads", spec.head), spec.head_params)):
         for name, param in entry.params.items():
             s = param.search
-            if s is not None and s.applies(params) and s.low <= params[name] <= s.high:
+            if s is not None and param.idle(params) is None and s.low <= params[name] <= s.high:
                 found[f"{prefix}.{name}"] = Dimension(s.low, s.high, params[name], s.log, param.type == "int")
     return {key: d for key, d in found.items() if key not in planned.fixed}
 

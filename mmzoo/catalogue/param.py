@@ -19,16 +19,11 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Search:
-    """Where tuning looks for a parameter: between low and high, evenly or by its logarithm. when: parameter -> values;
-    it is searched only where all of them hold, since elsewhere it means nothing."""
+    """Where tuning looks for a parameter: between low and high, evenly or by its logarithm."""
 
     low: float
     high: float
     log: bool = False
-    when: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-
-    def applies(self, params: Mapping[str, Any]) -> bool:
-        return all(params[name] in values for name, values in self.when.items())
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,8 @@ class Param:
     """One parameter: its type, default and accepted values. A type ending in `?` also takes none.
 
     range and choices hold for the value, or for each item of a list or of `numbers`, a mapping of names to numbers.
+    when: another parameter -> values; where it has none of these, this one means nothing: it is not searched, and to set it
+    for a method is an error.
     """
 
     name: str
@@ -45,6 +42,11 @@ class Param:
     range: tuple[float, float] | None = None
     choices: tuple[Any, ...] | None = None
     search: Search | None = None
+    when: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def idle(self, params: Mapping[str, Any]) -> str | None:
+        """The first parameter because of which this one means nothing among `params`."""
+        return next((name for name, values in self.when.items() if params[name] not in values), None)
 
     def check(self, value: Any) -> Any:
         """The value, converted where nothing is lost. Raises BadValue that says what is accepted."""

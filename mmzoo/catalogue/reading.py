@@ -15,8 +15,8 @@ from mmzoo.errors import BadValue, MmzooError, near_miss, unknown
 from mmzoo.training import Training
 from mmzoo.yamlfile import Document, Key, read
 
-_PARAM_KEYS = {"type", "default", "range", "choices", "doc", "search"}
-_SEARCH_KEYS = {"low", "high", "log", "when"}
+_PARAM_KEYS = {"type", "default", "range", "choices", "doc", "when", "search"}
+_SEARCH_KEYS = {"low", "high", "log"}
 
 
 def read_entries(source: str | Path, package: str | None = None) -> list[Entry]:
@@ -164,6 +164,11 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
                 "two numbers, the lower first, and only for numbers",
             ),
             ("choices", choices is None or (isinstance(choices, list) and choices), "a list of values"),
+            (
+                "when",
+                "when" not in body or (is_condition(body["when"]) and set(body["when"]) <= set(raw)),
+                "a mapping of parameters of the entry to lists of values",
+            ),
         ):
             if not right:
                 document.fault((*here, part), f"must be {wanted}, not {body[part]!r}")
@@ -173,7 +178,7 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
         param = Param(
             str(name), body["type"], body["default"], body.get("doc", ""),
             (float(limits[0]), float(limits[1])) if limits else None, tuple(choices) if choices else None,
-            None if "search" not in body else _search(document, (*here, "search"), body, raw),
+            None if "search" not in body else _search(document, (*here, "search"), body), body.get("when", {}),
         )  # fmt: skip
         try:
             params[str(name)] = Param(**{**vars(param), "default": param.check(param.default)})
@@ -182,19 +187,17 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
     return params
 
 
-def _search(document: Document, key: Key, body: Mapping[str, Any], params: Mapping[str, Any]) -> Search | None:
+def _search(document: Document, key: Key, body: Mapping[str, Any]) -> Search | None:
     """The search space of one parameter, which must hold its default; a fault is noted."""
     given = body["search"]
     if body["type"] not in ("float", "int"):
         document.fault(key, f"only numbers can be searched, not {body['type']}")
     elif not isinstance(given, dict) or set(given) - _SEARCH_KEYS or not {"low", "high"} <= set(given):
-        document.fault(key, f"must be a mapping with low and high, and perhaps log and when, not {given!r}")
+        document.fault(key, f"must be a mapping with low and high, and perhaps log, not {given!r}")
     elif not is_range([given["low"], given["high"]]) or not given["low"] <= body["default"] <= given["high"]:
         document.fault(key, f"low and high must be numbers with the default between them, not {given!r}")
     elif not isinstance(given.get("log", False), bool) or (given.get("log") and given["low"] <= 0):
         document.fault(key, "log must be true or false, and low above zero where it is true")
-    elif "when" in given and not (is_condition(given["when"]) and set(given["when"]) <= set(params)):
-        document.fault(key, f"when must map parameters of the entry to lists of values, not {given['when']!r}")
     else:
-        return Search(given["low"], given["high"], given.get("log", False), given.get("when", {}))
+        return Search(given["low"], given["high"], given.get("log", False))
     return None

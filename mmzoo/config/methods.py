@@ -49,10 +49,12 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     over_head = settings.take(head, only=head.params)
     for recipe, first, last in members:
         strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
-        given = settings.take(strategy) | settings.take(recipe)
+        by_name = settings.take(recipe)
+        given = settings.take(strategy) | by_name
         params = {**strategy.defaults(), **strategy.check_params(recipe.extra.get("args", {}))}
         preset = strategy.preset(given.pop("preset")) if "preset" in given else {}
         own, to_head = _divided(given, strategy, head)
+        own = _of_use(own, recipe, strategy, {**params, **preset, **own}, by_name)
         fixed |= {f"{len(parts)}.{k}" for k in (*recipe.extra.get("args", {}), *preset, *own)}
         checked = preset | strategy.check_params(own)
         over_head |= to_head
@@ -61,6 +63,9 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
         versions |= {strategy.id: strategy.version}
     _check_owners(catalogue, text, [r.name for r in recipes], parts)
     checked = head.check_params(over_head)
+    for key in checked:
+        if (cause := head.params[key].idle({**head_params, **checked})) is not None:
+            raise _idle(head, key, cause, {**head_params, **checked}[cause])
     changed += [f"head.{k}={shown(v)}" for k, v in checked.items() if head_params.get(k) != v]
     head_params |= checked
     label = text.strip() + (f"[{','.join(changed)}]" if changed else "")
@@ -85,6 +90,29 @@ def _divided(given: Mapping[str, Any], strategy: Entry, head: Entry) -> tuple[di
         else:
             own[key] = value
     return own, to_head
+
+
+def _of_use(
+    own: Mapping[str, Any], recipe: Entry, strategy: Entry, params: Mapping[str, Any], by_name: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of a strategy that mean something beside the others. Given for all methods with the strategy, one is not
+    for a recipe that fixes what makes it idle; given for this method it is an error. Raises BadValue."""
+    kept = dict(own)
+    for key in own:
+        cause = strategy.params[key].idle(params) if key in strategy.params else None
+        if cause is not None and (key in by_name or cause not in recipe.extra.get("args", {})):
+            raise _idle(recipe if key in by_name else strategy, key, cause, params[cause])
+        if cause is not None:
+            del kept[key]
+    return kept
+
+
+def _idle(owner: Entry, key: str, cause: str, value: Any) -> BadValue:
+    wanted = " or ".join(shown(v) for v in owner.params[key].when[cause]) if key in owner.params else "other values"
+    return BadValue(
+        f"--set {owner.name}.{key}: it means nothing where {cause} is {shown(value)}, only with {wanted}. Leave it out, or set "
+        f"{owner.name}.{cause} too."
+    )
 
 
 def _member(catalogue: Catalogue, piece: str, text: str) -> tuple[Entry, str | None, str | None]:
