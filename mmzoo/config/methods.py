@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmzoo.catalogue import BUILT_IN, Catalogue, Entry
+from mmzoo.catalogue import BUILT_IN, Catalogue, Entry, Param
 from mmzoo.config.grammar import shown
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import Method, Part, plain
@@ -65,7 +65,7 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     checked = head.check_params(over_head)
     for key in checked:
         if (cause := head.params[key].idle({**head_params, **checked})) is not None:
-            raise _idle(head, key, cause, {**head_params, **checked}[cause])
+            raise _idle(head.name, head.params[key], cause, {**head_params, **checked}[cause])
     changed += [f"head.{k}={shown(v)}" for k, v in checked.items() if head_params.get(k) != v]
     head_params |= checked
     label = text.strip() + (f"[{','.join(changed)}]" if changed else "")
@@ -101,17 +101,18 @@ def _of_use(
     for key in own:
         cause = strategy.params[key].idle(params) if key in strategy.params else None
         if cause is not None and (key in by_name or cause not in recipe.extra.get("args", {})):
-            raise _idle(recipe if key in by_name else strategy, key, cause, params[cause])
+            owner = recipe if key in by_name else strategy
+            raise _idle(owner.name, strategy.params[key], cause, params[cause])
         if cause is not None:
             del kept[key]
     return kept
 
 
-def _idle(owner: Entry, key: str, cause: str, value: Any) -> BadValue:
-    wanted = " or ".join(shown(v) for v in owner.params[key].when[cause]) if key in owner.params else "other values"
+def _idle(owner: str, param: Param, cause: str, value: Any) -> BadValue:
+    wanted = " or ".join(shown(v) for v in param.when[cause])
     return BadValue(
-        f"--set {owner.name}.{key}: it means nothing where {cause} is {shown(value)}, only with {wanted}. Leave it out, or set "
-        f"{owner.name}.{cause} too."
+        f"--set {owner}.{param.name}: it means nothing where {cause} is {shown(value)}, only with {wanted}. Leave it out, or "
+        f"set {owner}.{cause} too."
     )
 
 
