@@ -57,9 +57,12 @@ class FusionHead(nn.Module):
     def __init__(self, dims: Mapping[str, int], n_classes: int) -> None:
         """dims: modality -> feature width, in order.
 
-        Raises Incompatible where the head needs equal widths or more modalities.
+        Raises Incompatible where the head needs equal widths or more modalities, and for a name that torch has itself.
         """
         super().__init__()
+        for m in dims:
+            if (fault := name_fault(m)) is not None:
+                raise Incompatible(fault)
         if len(dims) < self.min_modalities:
             raise Incompatible(
                 f"head {type(self).__name__} needs at least {self.min_modalities} modalities, but got "
@@ -148,6 +151,18 @@ class FusionHead(nn.Module):
             present = present & constant([m in features for m in self.dims], present)
         full = {m: features.get(m, some.new_zeros(len(some), d)) for m, d in self.dims.items()}
         return {m: torch.where(present[:, i, None], z, 0.0) for i, (m, z) in enumerate(full.items())}, present
+
+
+def name_fault(modality: str) -> str | None:
+    """Why a modality cannot have this name, if so: modules are kept by it, in containers of torch with names of their own."""
+    if not modality or "." in modality:
+        return f"a modality cannot be called {modality!r}: a name has at least one character, and no dot."
+    if any(hasattr(holder, modality) for holder in (nn.ModuleDict(), nn.ParameterDict())):
+        return (
+            f"a modality cannot be called {modality!r}: torch's containers of modules have an attribute of that name. Call it "
+            f"{modality}_ or something else."
+        )
+    return None
 
 
 def mean_over_present(stacked: Tensor, present: Tensor | None) -> Tensor:

@@ -146,6 +146,7 @@ def test_split_and_group_columns(folder: Path) -> None:
     ("name: mine", "name: mine\nclasses: [a]", "two or more"), ("name: mine", "name: mine\nreading: {sise: 3}", "Did you mean 'size'"),
     ("name: mine", "name: mine\ntraining: {lr: fast}", "lr must be a number"), ("name: mine", "name: [", "not valid YAML"),
     ("name: mine", "name: mine\nlabel: lable", "no column 'lable'. Did you mean 'label'"), ("modalities:", "others:", "modalities is missing"),
+    ("features: vector", "type: {kind: vector, column: features}", "cannot be called 'type': torch's containers"),
 ])  # fmt: skip
 def test_faults_of_a_manifest(folder: Path, old: str, new: str, part: str) -> None:
     (folder / "mine.yaml").write_text(MANIFEST.replace(old, new, 1))
@@ -188,7 +189,11 @@ def test_from_a_manifest_to_a_table_of_results(
     assert "to do: 0" not in mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, *out).out
     edited(folder, 4, x="abc")
     faulty = mmzoo("bench", "--method", "ogm", "--datasets", manifest, *out)
-    assert faulty.code == 2 and "items.csv, line 4" in faulty.err
+    assert faulty.code == 2 and "items.csv, line 4" in faulty.err and "1 of 60 items (1.7 %)" in faulty.err
+    assert "Decide with mmzoo data prepare: --on-bad drop" in faulty.err
+    assert mmzoo("data", "prepare", manifest, "--on-bad", "drop").code == 0
+    dropped = mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, *out)
+    assert dropped.code == 0 and "prepared: " not in dropped.out and "| ogm" in dropped.out
     checked = mmzoo("data", "check", manifest, "--quick")
     assert checked.code == 1 and "value: n2 sensors: column x: 'abc'" in checked.out
     assert "no such" in refused("data", "prepare", tmp_path / "nothing.yaml").lower()

@@ -147,3 +147,9 @@ def test_scores_of_a_modality_are_over_the_items_that_have_it() -> None:
     first = Loader(**{k: ({m: x[:10] for m, x in v.items()} if k == "inputs" else v[:10]) for k, v in data().items()},
                    batch_size=10)  # fmt: skip
     assert whole["unimodal"]["a"] == pytest.approx(evaluate(m, Strategy(), first.batches())["unimodal"]["a"])
+
+
+@pytest.mark.parametrize("name", ["clear", "type", "values", "pop", "training", "copy", "a.b", ""])
+def test_a_name_that_containers_of_torch_have_is_refused_with_words(name: str) -> None:
+    with pytest.raises(Incompatible, match="a modality cannot be called"):
+        Concat({name: 4}, 2)

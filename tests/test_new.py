@@ -26,7 +26,7 @@ def test_every_kind_is_described() -> None:
 def test_a_package_is_complete(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", kind, "my_thing", "--dir", str(tmp_path)]) == 0
     folder = tmp_path / "my-thing"
-    assert f"Next: pip install {folder}" in capsys.readouterr().out
+    assert f"Next: pip install -e {folder}" in capsys.readouterr().out
     entries = read_entries(folder / "my_thing" / "registry.yaml")
     named = {e.name for e in entries}
     assert named == ({"my_thing"} if kind != "plugin" else {f"my_thing_{part}" for part in PARTS["plugin"]})
@@ -39,9 +39,9 @@ def test_what_to_install_is_a_folder_for_pip_and_for_a_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["new", "head", "my_thing"]) == 0 and "Next: pip install ./my-thing " in capsys.readouterr().out
+    assert main(["new", "head", "my_thing"]) == 0 and "Next: pip install -e ./my-thing " in capsys.readouterr().out
     assert main(["new", "head", "my_thing", "--dir", "my work"]) == 0
-    assert "Next: pip install './my work/my-thing' " in capsys.readouterr().out
+    assert "Next: pip install -e './my work/my-thing' " in capsys.readouterr().out
 
 
 def test_its_own_tests_pass(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_its_own_tests_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [(["strategy", "ogm"], "taken by"), (["head", "My-Head"], "lower_snake_case"), (["encoder", "class"], "no usable name"),
-     (["strategy", "mmzoo"], "no usable name")],
+     (["strategy", "mmzoo"], "no usable name"), (["strategy", "torch"], "Python package that is installed")],
 )  # fmt: skip
 def test_names_that_cannot_be_used(
     given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

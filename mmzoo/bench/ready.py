@@ -92,7 +92,7 @@ def make(text: str, catalogue: Catalogue, settings: tuple[tuple[str, Any], ...],
     if twin and not root.is_dir():
         progress.say(f"{source.name} (mini): generating it in {root}")
         make_twin(entry, root, on_item=lambda n, of: progress.step("generate", n, of))
-    return prepare(source, root, params["recipe"], progress=progress)
+    return prepare(source, root, params["recipe"], progress=progress, settled=True)
 
 
 def _source(entry: Entry) -> Source:

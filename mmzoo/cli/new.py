@@ -35,5 +35,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(path)
     # A bare name would have pip look for a stranger's package of that name.
     there = shlex.quote(str(folder) if folder.is_absolute() else os.path.join(".", folder))
-    print(f"\nNext: pip install {there}  then  mmzoo check {folder.name}  and  python -m pytest {there}")
+    print(f"\nNext: pip install -e {there}  then  mmzoo check {folder.name}  and  python -m pytest {there}")
     return 0

@@ -31,7 +31,7 @@ class Judge:
 
     def admitted(self, items: Sequence[Item]) -> list[Item]:
         """The items that are to be decoded: without those that are known to be faulty and to be dropped."""
-        self.refuse_errors(len(items))
+        self.refuse_errors(items)
         dropped = {
             f.item
             for f in self.faults
@@ -42,13 +42,15 @@ class Judge:
             raise self.nothing_left()
         return kept
 
-    def refuse_errors(self, n: int) -> None:
-        """Write the report. Raises BadValue where a fault is an error under the policy. n: items in all."""
+    def refuse_errors(self, items: Sequence[Item]) -> None:
+        """Write the report. Raises BadValue where a fault is an error under the policy. items: those that could be listed;
+        of others only the fault is known."""
         judged = self.judged()
         write_report(self.report, judged)
         if errors := [(f, a) for f, a in judged if a == "error"]:
             touched = len({f.item for f, _ in errors if f.item}) or len(errors)
             kinds = sorted({f.kind for f, _ in errors})
+            n = len({i.id for i in items} | {f.item for f, _ in judged if f.item})
             raise BadValue(
                 f"{self.name}: {touched:,} of {n:,} items ({100 * touched / max(n, 1):.1f} %) cannot be used as they are:\n"
                 + "\n".join(f"  {line}" for line in summary(errors))
@@ -114,8 +116,8 @@ def _advice(kinds: Sequence[str]) -> str:
         lines.append(
             "--allow-missing leaves out what is not there (videos vanish: few have all of a set made from the web)."
         )
-    lines.append("--on-bad drop leaves all of these items out, --on-bad blank puts zeros in their place, and "
-                 f"--on-bad {kinds[0]}=drop decides for one kind.")  # fmt: skip
+    lines.append("Decide with mmzoo data prepare: --on-bad drop leaves all of these items out, --on-bad blank puts zeros in "
+                 f"their place, and --on-bad {kinds[0]}=drop decides for one kind.")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -220,10 +220,15 @@ def _check_modalities(document: Document, modalities: Any) -> None:
     if not isinstance(modalities, dict) or not modalities:
         document.fault(("modalities",), "must map the name of each modality to its kind, or to a mapping with one")
         return
+    from mmzoo.head import name_fault
+
     for m, body in modalities.items():
         key = ("modalities", m)
         if not (isinstance(m, str) and re.fullmatch(r"[a-z_][a-z0-9_]{0,63}", m)) or m in ("present", "index"):
             document.fault(key, "the name of a modality is lower_snake_case, and neither present nor index")
+            continue
+        if (fault := name_fault(m)) is not None:
+            document.fault(key, fault)
             continue
         kind = body if isinstance(body, str) else body.get("kind") if isinstance(body, dict) else None
         if not isinstance(kind, str) or kind not in KINDS:

@@ -75,13 +75,14 @@ class Progress:
 def prepare(
     source: Source, root: Path, recipe: str | None = None, *, splits_dir: Path | None = None, on_bad: Sequence[str] | None = None,
     jobs: int | None = None, progress: Progress | None = None, folder: Path | None = None, patience: float = PATIENCE,
-    sync_every: float = 2.0,
+    sync_every: float = 2.0, settled: bool = False,
 ) -> Prepared:  # fmt: skip
     """Make the store of a data set, or see that it is there already.
 
     root: the published files. recipe: a name in source.recipes(), by default the first. on_bad: see `policy_of`; None: errors
     for what cannot be stored. jobs: worker processes (None: one a core; 0: none). folder: where the store goes (default: below
-    MMZOO_HOME). Raises BadValue, with counts and the report's path, where items are faulty and the policy says error; UnknownName
+    MMZOO_HOME). settled: a store of these very files is taken as it is, whatever was done with items that are faulty. Raises
+    BadValue, with counts and the report's path, where items are faulty and the policy says error; UnknownName
     for a recipe that is not there; MmzooError when the disk does not take it.
     """
     recipes = source.recipes()
@@ -90,7 +91,7 @@ def prepare(
         raise unknown(f"recipe of {source.name}", name, recipes, see=f"See: mmzoo data show {source.name}")
     target = folder or store_folder(source, recipes[name], mini=is_mini(root))
     judge = Judge(source.name, root.absolute(), policy_of(on_bad or ()), target.with_name(target.name + ".report.csv"))
-    work = _Work(source, root.absolute(), recipes[name], splits_dir, judge, progress or Progress(), target)
+    work = _Work(source, root.absolute(), recipes[name], splits_dir, judge, progress or Progress(), target, settled)
     try:
         with _lock(work.target, work.progress):
             return work.run(on_bad is not None, os.cpu_count() or 1 if jobs is None else jobs, patience, sync_every)
@@ -110,6 +111,7 @@ class _Work:
     judge: Judge
     progress: Progress
     target: Path
+    settled: bool
     fitted: Mapping[str, Field] = field(default_factory=dict)
 
     @property
@@ -143,7 +145,7 @@ class _Work:
             noted = json.loads((self.target / PREPARED).read_text(encoding="utf-8"))
             same = noted.get("fingerprint") == fingerprint
             agreed = noted.get("policy") == dict(self.judge.policy) or not (
-                policy_given or _unsettled(store, self.judge.policy)
+                policy_given or (_unsettled(store, self.judge.policy) and not self.settled)
             )
             if same and agreed and store.recipe_hash == self.recipe.hash:
                 for name in store.meta["files"]:
@@ -223,7 +225,7 @@ class _Work:
         self, listed: Listed, items: Sequence[Item], notes: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]
     ) -> None:
         self.judge.note_decoded(listed, items, notes)
-        self.judge.refuse_errors(len(listed.items))
+        self.judge.refuse_errors(listed.items)
         bad = {(f.item, self.judge.policy[f.kind]) for f in self.judge.faults}
         rows = [Row(i.id, i.label, below(i.where, self.root), n, listed.sides[i.id], listed.groups[i.id])
                 for n, i in enumerate(items) if (i.id, "drop") not in bad]  # fmt: skip

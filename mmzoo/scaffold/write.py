@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import os
 import re
@@ -24,7 +25,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }
 _USAGE = {
     "strategy": "mmzoo bench --method {name} --baselines ogm,pmr",
-    "head": "mmzoo bench --method ogm@{name} --baselines ogm",
+    "head": "mmzoo bench --method plain@{name} --baselines concat",
     "encoder": "mmzoo show encoders/{name}",
     "dataset": "mmzoo bench --method dynamic_gap_lb --baselines ogm,pmr --datasets {name}",
 }
@@ -59,6 +60,9 @@ def write_package(kind: str, name: str, where: Path, catalogue: Catalogue) -> Pa
 def _check_name(name: str, catalogue: Catalogue) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name == "mmzoo":
         raise BadValue(f"{name!r} is no usable name: write it in lower_snake_case, e.g. my_method.")
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.origin is not None:
+        raise BadValue(f"{name!r} is the name of a Python package that is installed. Choose another name.")
     for kind in KINDS:
         if catalogue.has(kind, name):
             holder = catalogue.get(kind, name)
