@@ -270,4 +270,6 @@ def test_norms_of_both_gradients_are_recorded_with_every_schedule() -> None:
         if strategy.schedule == "learned" and strategy.solver != "tangent":  # taken at the end, not at the start
             norms = [float(flat(loss, r.model).norm()) for loss in losses(r.model, batch, strategy.temperature)]
             assert [r._logged[f"dynamic_gap/gradient_{x}"][0] for x in ("cls", "mm")] == pytest.approx(norms, rel=1e-9)
+            ratio = r._logged["dynamic_gap/gradient_ratio"][0]
+            assert ratio == pytest.approx(norms[1] / norms[0], rel=1e-9)
         assert all(len(r._logged[f"dynamic_gap/gradient_{x}"]) == 1 for x in ("cls", "mm"))

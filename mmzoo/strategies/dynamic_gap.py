@@ -309,8 +309,11 @@ class DynamicGap(Strategy):
 
     @staticmethod
     def _log_norms(run: Run, norms: Sequence[float]) -> None:
-        for name, value in zip(("gradient_cls", "gradient_mm"), norms):
-            run.log(f"dynamic_gap/{name}", value)
+        cls, mm = norms
+        run.log("dynamic_gap/gradient_cls", cls)
+        run.log("dynamic_gap/gradient_mm", mm)
+        if cls > 0 and math.isfinite(mm / cls):
+            run.log("dynamic_gap/gradient_ratio", mm / cls)
 
     def _released_update(self, run: Run) -> None:
         """One step of the authors' second script, on eight items of the slice."""
