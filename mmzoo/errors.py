@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+
+HERE, STDLIB = Path(__file__).resolve().parent, Path(sysconfig.get_path("stdlib")).resolve()
 
 
 class MmzooError(Exception):
@@ -56,11 +59,16 @@ def undefined(owner: object, method: str) -> TypeError:
 
 
 def told(error: BaseException) -> str:
-    """`KIND: MESSAGE (FOLDER/FILE:LINE)` of an error that nobody foresaw. The line is the innermost one outside of torch,
-    which is where whoever wrote a part has to look. An error of ours says enough by itself."""
+    """`KIND: MESSAGE (FOLDER/FILE:LINE)` of an error in a run or a check. The line is the innermost one of whoever wrote a
+    part; where none is on the way, that of ours, unless the error is one of ours too and says enough by itself."""
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MmzooError):
-        return text
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if "torch" not in Path(f.filename).parts] or frames
-    return f"{text} ({'/'.join(Path(ours[-1].filename).parts[-2:])}:{ours[-1].lineno})" if ours else text
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _of_tools(Path(f.filename))]
+    theirs = [f for f in frames if HERE not in Path(f.filename).parents]
+    place = next(reversed(theirs or ([] if isinstance(error, MmzooError) else frames)), None)
+    return text if place is None else f"{text} ({'/'.join(Path(place.filename).parts[-2:])}:{place.lineno})"
+
+
+def _of_tools(file: Path) -> bool:
+    """Whether a file is Python's or that of a library which calls back."""
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
+    return bool({"torch", "hypothesis"} & set(file.parts)) or (not installed and STDLIB in file.parents)

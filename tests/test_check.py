@@ -93,3 +93,15 @@ def test_a_strategy_is_checked_under_the_head_of_a_method_that_uses_it() -> None
         (target,) = find(every, f"strategies/{name}")
         case = target.case()
         assert type(case.head({"a": 3, "b": 3}, 2)).__name__ == head
+
+
+def test_an_error_of_ours_names_the_line_of_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from mmzoo.api import Strategy\n\nclass Mine(Strategy):\n    def gradients(self, step, out, grads):\n"
+        "        grads.params('encoder.audio')\n"
+    )
+    assert main(["check", f"{file}:Mine", "--json", "--only", "purity"]) == 1
+    (part,) = json.loads(capsys.readouterr().out)
+    (reason,) = {c["reason"] for c in part["checks"] if c["status"] == "failed"}
+    assert "UnknownName: " in reason and "'encoder.audio'" in reason and f"({tmp_path.name}/mine.py:5)" in reason

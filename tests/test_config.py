@@ -63,6 +63,7 @@ def test_settings_show_in_the_label_only_where_they_change_something(resolve: Ca
     ("dynamic_gap", (("dynamic_gap.alpha", 0.3),), "or set dynamic_gap.schedule too"),
     ("dynamic_gap_lb", (("dynamic_gap_lb.solver", "identity"), ("dynamic_gap_lb.damping", 0.1)), "where solver is identity"),
     ("greedy_random", (("greedy_random.epsilon", 0.1),), "where schedule is random"),
+    ("dynamic_gap", (("dynamic_gap.schedule", "lerned"), ("dynamic_gap.eta", 0.1)), "schedule must be one of"),
 ])  # fmt: skip
 def test_a_setting_that_means_nothing_is_refused(
     resolve: Callable[..., Method], method: str, settings: tuple[tuple[str, Any], ...], said: str

@@ -135,8 +135,8 @@ def evaluate(
 
     model: what it returns for `model(inputs)`, inputs a mapping of modality -> (B, ...), is logits (B, n_classes) or
     Outputs; `call(model, batch)` where it wants something else. It is put into eval mode, and back. dataset: as --datasets
-    names it, or a DataModule. device: where it is run, by default
-    where its first parameter lies; it is put back. Returns acc, macro_f1, map, loss, n_scored, n_total, and what they rest on.
+    names it, or a DataModule. device: where it is run, by default where its first parameter lies; it is put back. Returns acc,
+    macro_f1, map, loss, n_scored, n_total, and what they rest on.
 
     Test is there to be scored once: choose on holdout. Raises BadValue for outputs that are no logits of this data set.
     """

@@ -54,9 +54,10 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
         params = {**strategy.defaults(), **strategy.check_params(recipe.extra.get("args", {}))}
         preset = strategy.preset(given.pop("preset")) if "preset" in given else {}
         own, to_head = _divided(given, strategy, head)
+        own = strategy.check_params(own)
         own = _of_use(own, recipe, strategy, {**params, **preset, **own}, by_name)
         fixed |= {f"{len(parts)}.{k}" for k in (*recipe.extra.get("args", {}), *preset, *own)}
-        checked = preset | strategy.check_params(own)
+        checked = preset | own
         over_head |= to_head
         changed += [f"{k}={shown(v)}" for k, v in checked.items() if params[k] != v]
         parts.append(Part(strategy.id.partition("/")[2], {**params, **checked}, first, last))
