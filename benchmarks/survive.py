@@ -4,6 +4,7 @@
     python benchmarks/survive.py two                   two benches at once on one store, eight workers in all
     python benchmarks/survive.py ray                   a cluster of two nodes, one of which is removed in the middle
     python benchmarks/survive.py slurm                 submitit's local executor, jobs killed
+    python benchmarks/survive.py cluster               a real SLURM (sbatch is here): jobs requeued, killed, out of time
 
 Each compares its rows with those of an undisturbed bench in one process, byte for byte apart from clock and machine, and
 counts in the logs of the runs how often each was ended and what was trained twice. --out names the folder of the
@@ -30,7 +31,7 @@ from mmzoo.bench.claims import read_claim
 from mmzoo.bench.store import Store
 
 EPOCHS, WORKERS = 6, 4
-BENCH = ("--method", "dynamic_gap_lb", "--baselines", "ogm,pmr,umt", "--seeds", "3", "--epochs", str(EPOCHS),
+BENCH = ("--method", "dynamic_gap_lb", "--baselines", "ogm,pmr,umt", "--datasets", "mfeat", "--seeds", "3", "--epochs", str(EPOCHS),
          "--device", "cpu", "--checkpoint-every", "0")  # fmt: skip
 FILES = ("history.jsonl", "predictions.npz")
 
@@ -194,8 +195,7 @@ def ray_nodes(folder: Path) -> dict[str, Any]:
         second = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         process = bench(out, "--launcher", "ray", "--workers", "2", "--launcher-arg", f"address={cluster.address}")
-        while len(results(out)) < 8 and process.poll() is None:
-            time.sleep(0.2)
+        wait_for_rows(process, out, 8)
         at = len(results(out))
         hosts = logged(out, r"process (\d+) on")
         cluster.remove_node(second, allow_graceful=False)
@@ -212,17 +212,45 @@ def slurm_jobs(folder: Path) -> dict[str, Any]:
     """Two jobs of submitit's local executor, one of whose workers is killed in the middle."""
     straight, out = undisturbed(folder), folder / "slurm"
     process = bench(out, "--launcher", "slurm", "--workers", "2", "--launcher-arg", "cluster=local")
-    while len(results(out)) < 8 and process.poll() is None:
-        time.sleep(0.2)
+    wait_for_rows(process, out, 8)
     owners = [h for run_id in Store(out).run_ids() if (h := read_claim(Store(out).folder(run_id))) and h.alive]
     if owners:
         os.kill(owners[0].pid, signal.SIGKILL)
     return {"killed": len(owners[:1]), "exit_code": process.wait(), **compare(out, straight)}
 
 
+def slurm_cluster(folder: Path) -> dict[str, Any]:
+    """An array of two jobs of a real SLURM, each allowed a minute: one is requeued after four rows, and of one a worker is
+    killed after eight."""
+    straight, out = undisturbed(folder), folder / "cluster"
+    given = ("timeout_min=1", "slurm_signal_delay_s=20", "slurm_cpus_per_task=1", "slurm_mem=0")
+    process = bench(out, "--launcher", "slurm", "--workers", "2", *(x for g in given for x in ("--launcher-arg", g)))
+    wait_for_rows(process, out, 4)
+    requeued = jobs("RUNNING")[:1]
+    subprocess.run(["scontrol", "requeue", *requeued], check=True)
+    wait_for_rows(process, out, 8)
+    owners = [h for run_id in Store(out).run_ids() if (h := read_claim(Store(out).folder(run_id))) and h.alive]
+    for owner in owners[:1]:
+        os.kill(owner.pid, signal.SIGKILL)
+    code = process.wait()
+    logs = [p.read_text() for p in (out / "slurm").glob("*_log.err")]
+    return {"requeued": len(requeued), "killed": len(owners[:1]), "exit_code": code,
+            "out_of_time": sum(len(re.findall("Caught signal", log)) for log in logs), **compare(out, straight)}  # fmt: skip
+
+
+def jobs(state: str) -> list[str]:
+    found = subprocess.run(["squeue", "-h", "-o", "%i", "--name", "mmzoo", "-t", state], capture_output=True, text=True)
+    return found.stdout.split()
+
+
+def wait_for_rows(process: subprocess.Popen[bytes], out: Path, n: int) -> None:
+    while len(results(out)) < n and process.poll() is None:
+        time.sleep(0.2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kills", "two", "ray", "slurm"))
+    parser.add_argument("what", choices=("kills", "two", "ray", "slurm", "cluster"))
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
@@ -231,7 +259,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     found = {"kills": lambda: kills(folder, arguments.kills, arguments.seed), "two": lambda: two(folder),
-             "ray": lambda: ray_nodes(folder), "slurm": lambda: slurm_jobs(folder)}[arguments.what]()  # fmt: skip
+             "ray": lambda: ray_nodes(folder), "slurm": lambda: slurm_jobs(folder),
+             "cluster": lambda: slurm_cluster(folder)}[arguments.what]()  # fmt: skip
     print(json.dumps({"what": arguments.what, "bench": " ".join(BENCH), "seconds": round(time.monotonic() - began),
                       "cores": os.cpu_count(), **found}, indent=1))  # fmt: skip
 

@@ -68,6 +68,36 @@ class _Summed(torch.autograd.Function):
         return _Summed.apply(grad)
 
 
+def no_features(n: int, width: int, encoder: nn.Module, like: Tensor) -> Tensor:
+    """(n, width) zeros, for an encoder none of whose items lies in this process.
+
+    In several processes they hang on its parameters, without a gradient for them: what is gathered is sent back in all
+    processes or in none, and those of the others have such items.
+    """
+    params = list(encoder.parameters())
+    return like.new_zeros(n, width) if world_size() == 1 or not params else _Nothing.apply(n, width, *params)
+
+
+class _Nothing(torch.autograd.Function):
+    """Zeros with a way back to parameters, along which nothing goes: their gradients stay missing. Where these are to be
+    differentiated themselves they are zeros, so that there is a way through them."""
+
+    @staticmethod
+    def forward(ctx: Any, n: int, width: int, *params: Tensor) -> Tensor:
+        ctx.shapes = [p.shape for p in params]
+        return params[0].new_zeros(n, width)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        nothing = (grad * 0.0).sum() if torch.is_grad_enabled() else None
+        return None, None, *(None if nothing is None else nothing.expand(shape) for shape in ctx.shapes)
+
+
+def leads_nowhere(node: Any) -> bool:
+    """Whether a node of a graph is that of `no_features`: what lies behind it gets no gradient through it."""
+    return node.name() == f"{_Nothing.__name__}Backward"
+
+
 def all_objects(value: Any) -> list[Any]:
     """What each process has, by rank: any values that can be pickled, tensors on the CPU."""
     if world_size() == 1:

@@ -22,16 +22,9 @@ def constant(values: Any, like: Tensor, dtype: torch.dtype | None = None) -> Ten
     return torch.tensor(values, dtype=like.dtype if dtype is None else dtype).to(like.device, non_blocking=True)
 
 
-def true_class_score(logits: Tensor, target: Tensor, here: Tensor | None = None) -> Tensor:
-    """Sum over the batch of the softmax probability of the true class, a scalar (Peng et al., CVPR 2022, eq. 8).
-
-    here: (B,) bool, the items that have the modality; the mean over these then stands for all, so that a modality that
-    is often missing does not look weak for that reason.
-    """
-    p = logits.softmax(-1).gather(1, target[:, None]).squeeze(1)
-    if here is None:
-        return p.sum()
-    return (p * here).sum() * (len(p) / here.sum().clamp_min(1))
+def true_class_probabilities(logits: Tensor, target: Tensor) -> Tensor:
+    """(B,) the softmax probability of the true class. logits: (B, C); target: (B,)."""
+    return logits.softmax(-1).gather(1, target[:, None]).squeeze(1)
 
 
 def loss_over(
@@ -111,21 +104,21 @@ def info_nce(similarities: Sequence[Tensor], matches: Sequence[Tensor] | None = 
 
 
 def kl_to_mean(logits: Sequence[Tensor]) -> Tensor:
-    """Mean over modalities of KL(M || P_m), M the mean prediction, P_m = softmax(logits_m); batch mean.
+    """(B,) mean over modalities of KL(M || P_m), M the mean prediction, P_m = softmax(logits_m).
 
     This is what the released code of Yang et al. calls alignment: the reverse of Jensen-Shannon, and unbounded.
     logits: one (B, C) a modality.
     """
     log_p = torch.stack([z.log_softmax(-1) for z in logits])
     log_mean = torch.logsumexp(log_p, 0) - math.log(len(logits))
-    return (log_mean.exp() * (log_mean - log_p)).sum(-1).mean()
+    return (log_mean.exp() * (log_mean - log_p)).sum(-1).mean(0)
 
 
 def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
-    """Mean over modalities of KL(P_m || M): the Jensen-Shannon divergence of the predictions, at most log M."""
+    """(B,) mean over modalities of KL(P_m || M): the Jensen-Shannon divergence of the predictions, at most log M."""
     log_p = torch.stack([z.log_softmax(-1) for z in logits])
     log_mean = torch.logsumexp(log_p, 0) - math.log(len(logits))
-    return (log_p.exp() * (log_p - log_mean)).sum(-1).mean()
+    return (log_p.exp() * (log_p - log_mean)).sum(-1).mean(0)
 
 
 def in_steps(map_: Tensor, mask: Tensor | None, steps: int) -> Tensor:

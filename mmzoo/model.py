@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmzoo.distributed import no_features
 from mmzoo.encoder import Encoder
 from mmzoo.engine import autocast
 from mmzoo.errors import BadValue, Incompatible
@@ -131,16 +132,16 @@ class MultimodalModel(nn.Module):
         with torch.no_grad() if modality in pass_.freeze else contextlib.nullcontext():
             if rows is None:
                 return encoder(x)
-            return _scatter(self._run_present(encoder, x, rows), rows, _n_rows(x))
-
-    def _run_present(self, encoder: nn.Module, x: Any, rows: Tensor) -> Tensor:
-        if len(rows):
+            if not len(rows):
+                return self._nothing(encoder, _n_rows(x))
             # Batch statistics of one item do not exist: it is encoded as in evaluation.
             with _eval_mode([encoder]) if len(rows) == 1 else contextlib.nullcontext():
-                return encoder(map_tensors(x, lambda t: t[rows]))
-        # Nothing to encode, and an encoder (batch statistics above all) must not see an empty or made-up row.
-        some = next(encoder.parameters())
-        return some.new_zeros(0, int(encoder.out_dim))  # type: ignore[arg-type]
+                return _scatter(encoder(map_tensors(x, lambda t: t[rows])), rows, _n_rows(x))
+
+    def _nothing(self, encoder: Any, n: int) -> Tensor:
+        """The features of n items of which none has the modality: an encoder (batch statistics above all) must not see an
+        empty or made-up row."""
+        return no_features(n, int(encoder.out_dim), encoder, next(self.parameters()))
 
     def _encode_coupled(
         self, inputs: Mapping[str, Any], fed: tuple[str, ...], pass_: Pass, present: Tensor | None
@@ -160,7 +161,7 @@ class MultimodalModel(nn.Module):
             coupled = self.head.couple(stage, maps, present, pass_, masks)
             for m, branch in here.items():
                 branch.replace(coupled[m])
-        return {m: b.finish() for m, b in branches.items()}
+        return {m: self._nothing(encoders[m], b.n) if b.empty else b.finish() for m, b in branches.items()}
 
     @contextlib.contextmanager
     def _still(self, frozen: frozenset[str]) -> Iterator[None]:
@@ -173,8 +174,7 @@ class _Branch:
     """One encoder on its way through its stages, over the rows that have its modality."""
 
     def __init__(self, encoder: Any, x: Any, rows: Tensor | None, *, frozen: bool) -> None:
-        self._encoder, self._rows, self._n, self._frozen = encoder, rows, _n_rows(x), frozen
-        #: Nothing to encode, and an encoder (batch statistics above all) must not see an empty or made-up row.
+        self._encoder, self._rows, self.n, self._frozen = encoder, rows, _n_rows(x), frozen
         self.empty = rows is not None and not len(rows)
         if not self.empty:
             with self._own():
@@ -186,20 +186,18 @@ class _Branch:
             self._state = self._encoder.advance(stage + self._encoder.n_stages, self._state)
 
     def map(self) -> Tensor:
-        return _scatter(self._encoder.view(self._state), self._rows, self._n)
+        return _scatter(self._encoder.view(self._state), self._rows, self.n)
 
     def mask(self) -> Tensor | None:
         mask = self._encoder.mask(self._state)
-        return None if mask is None else _scatter(mask, self._rows, self._n)
+        return None if mask is None else _scatter(mask, self._rows, self.n)
 
     def replace(self, map_: Tensor) -> None:
         self._state = self._encoder.replace(self._state, _take(map_, self._rows))
 
     def finish(self) -> Tensor:
-        if self.empty:
-            return next(self._encoder.parameters()).new_zeros(self._n, int(self._encoder.out_dim))
         with self._own():
-            return _scatter(self._encoder.finish(self._state), self._rows, self._n)
+            return _scatter(self._encoder.finish(self._state), self._rows, self.n)
 
     @contextlib.contextmanager
     def _own(self) -> Iterator[None]:

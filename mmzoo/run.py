@@ -205,10 +205,11 @@ class Run:
         return distributed.mean_values({name: _mean(values) for name, values in self._logged.items()})
 
     def _slice_metrics(self) -> dict[str, Any]:
-        """The scores on the strategy's own slice, which cost forwards: computed when a hook reads them."""
+        """The scores on the strategy's own slice, that of all processes, which cost forwards: computed when a hook reads
+        them."""
         batches = list(self.strategy_holdout("metrics"))
         self.cost.forward += len(batches)
-        return evaluate(self.model, self.strategy, batches)
+        return evaluate(self.model, self.strategy, batches, pooled=self.n_processes > 1)
 
     def finite(self) -> bool:
         """Whether everything that was logged in this epoch is finite."""
@@ -306,13 +307,13 @@ class Run:
         self.warnings[message] = self.warnings.get(message, 0) + 1
 
     def reduce(self, x: Tensor) -> Tensor:
-        """The mean over processes: for every score that steers training."""
+        """The mean over processes: for every score that steers training. Means over items are `Step.mean` and `Step.loss`."""
         return distributed.mean(x)
 
     def gather(self, x: Tensor) -> Tensor:
         """The rows of all processes, one after the other, for losses that compare the items of a batch.
 
-        Every process must hold as many rows. Gradients flow back to where a row came from, so that averaging the
+        Every process must hold as many rows: give whole batches, and what tells which rows count beside them. Gradients flow back to where a row came from, so that averaging the
         parameters' gradients over processes gives the gradient of the loss on the whole batch.
         """
         return distributed.gather(x)

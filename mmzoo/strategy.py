@@ -116,7 +116,8 @@ class Strategy:
         """Before each epoch. May change own state and call run.edit, set_sampling, set_lr_scale, add_module."""
 
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
-        """After each epoch, with the metrics on the strategy's own slice (empty unless `slice` is required)."""
+        """After each epoch, with the metrics on the strategy's own slice (empty unless `slice` is required), that of all
+        processes."""
 
     def window_end(self, run: Run) -> None:
         """After `epoch_end` of the last epoch of a Window: take back what would outlast it (run.set_lr_scale)."""

@@ -188,10 +188,13 @@ class ForwardTangent:
         params = self._params()
         groups = {p: group for group in self._optimizer.param_groups for p in group["params"]}
         self._drop_cleared()
-        reached = reached_leaves(loss) if self._state.records else None
-        grads, moved = self._averaged(*self._differentiate(loss, slope, params), params)
+        reached = reached_leaves(loss) if self._state.records or self._reduce is not None else None
+        grads, moved = self._differentiate(loss, slope, params)
+        if reached is not None:
+            grads = [g if p in reached else None for p, g in zip(params, grads)]
+        grads, moved = self._averaged(grads, moved, params)
         for p, gradient, tangent in zip(params, grads, moved):
-            if gradient is not None and (reached is None or p in reached):
+            if gradient is not None:
                 gradient = gradient.detach()
                 self._note(p, groups[p], gradient, torch.zeros_like(gradient) if tangent is None else tangent)
         self._state.versions = {p: p._version for p in params}

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmzoo.distributed import leads_nowhere
+
 
 @dataclass
 class Pending:
@@ -115,7 +117,8 @@ def _nodes(loss: Tensor) -> Iterator[Any]:
             continue
         seen.add(node)
         yield node
-        waiting.extend(following for following, _ in node.next_functions)
+        if not leads_nowhere(node):
+            waiting.extend(following for following, _ in node.next_functions)
 
 
 def reached_leaves(loss: Tensor) -> set[Tensor]:

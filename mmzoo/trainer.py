@@ -24,10 +24,10 @@ def train_pass(run: Run, step: Step) -> None:
     strategy, model = run.strategy, run.model
     run.optimizer.zero_grad(set_to_none=True)
     feats = strategy.features(step, run.encode(step))
-    if step.keep is not None and not bool(step.keep.any()):
+    if step.is_empty():
         return
     out = strategy.outputs(step, model.outputs(feats, step.batch.present))
-    task = run.criterion(step.kept(out.logits), step.target)
+    task = step.loss(step.kept(out.logits))
     terms = strategy.losses(step, out, {"task": task})
     for name, value in terms.items():
         if value.ndim:

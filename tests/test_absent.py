@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import data, model, run, train, weights
+from helpers import data, loader, model, run, train, weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from mmzoo.api import Loader, Run, Step, Strategy, Training
+from mmzoo.api import Batch, Loader, Run, Step, Strategy, Training
 from mmzoo.bench import building
 from mmzoo.bench.store import Store
 from mmzoo.data import mfeat
@@ -22,6 +24,7 @@ from mmzoo.teachers import OneModality
 from mmzoo.types import Pass
 
 Command = Callable[..., Any]
+quick = settings(max_examples=50, derandomize=True, database=None, deadline=None)
 ROWS = torch.arange(1, 40, 2)
 TRAINING = Training(lr=0.05, epochs=3, weight_decay=0.01)
 
@@ -83,11 +86,36 @@ def test_what_a_pass_keeps_at_first() -> None:
     assert Step(r, next(some.batches())).at(Pass(present=frozenset("a"))).keep is None
 
 
+@quick
+@given(st.integers(0, 10_000), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_what_is_said_of_some_items_is_said_of_those_alone(seed: int, kept: float, there: float) -> None:
+    """Loss, mean and scores of a step with absent items are those of a batch of the others."""
+    g = torch.Generator().manual_seed(seed)
+    whole = next(iter(loader(batch_size=12, n=12, seed=seed, present=torch.rand(12, 2, generator=g) < there).batches()))
+    keep, logits = torch.rand(12, generator=g) < kept, torch.randn(12, 3, generator=g, dtype=torch.float64)
+    step = Step(run(), whole, keep=keep)
+    here = step.here("a")
+    assert here is not None and whole.present is not None
+    rows = keep & whole.present[:, 0]
+    some = Step(step.run, Batch({m: x[rows] for m, x in whole.inputs.items()}, whole.target[rows], whole.index[rows]))
+    if not rows.any():
+        assert float(step.loss(logits[keep], here)) == 0.0 and not step.mean(logits[keep], here).any()
+        assert not step.true_class_scores({"a": logits[keep]}).any()
+        return
+    torch.testing.assert_close(step.loss(logits[keep], here), some.loss(logits[rows]))
+    torch.testing.assert_close(step.mean(logits[keep], here), some.mean(logits[rows]))
+    torch.testing.assert_close(some.mean(logits[rows]), logits[rows].mean(0))
+    share = step.true_class_scores({"a": logits[keep]}) / keep.sum()
+    torch.testing.assert_close(share, some.true_class_scores({"a": logits[rows]}) / rows.sum())
+    p = logits[rows].softmax(1)[torch.arange(int(rows.sum())), whole.target[rows]]
+    torch.testing.assert_close(some.true_class_scores({"a": logits[rows]}), p.sum()[None])
+
+
 def test_a_search_by_modality_sees_only_items_that_have_it() -> None:
     """MSLR's trial of `a` on all items finds what it finds on those that have `a`."""
     found = []
-    for loader in loaders():
-        r = Run(model(), MSLR(mode="keep", points=3, trial=1.0), train=loader, slice=loader, training=TRAINING)
+    for items in loaders():
+        r = Run(model(), MSLR(mode="keep", points=3, trial=1.0), train=items, slice=items, training=TRAINING)
         r.start_epoch()
         found.append(r.strategy.found["a"])
     assert found[0] == found[1]

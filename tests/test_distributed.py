@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ STRATEGIES: dict[str, Any] = {
     "dynamic_gap": DynamicGap, "dynamic_gap_kl": lambda: DynamicGap(matching="kl_to_mean"),
     "gblend": lambda: GBlend(warmup=1, super_epoch=1), "mses": lambda: MSES(patience=0),
     "mslr": lambda: MSLR(memory=1), "mslr_smart": lambda: MSLR(mode="smart", points=2),
-    "agm": AGM, "agm_detached": lambda: AGM(gradient="detached"), "mla": MLA, "umt": UMT,
+    "agm": AGM, "agm_detached": lambda: AGM(gradient="detached"), "mla": MLA, "umt": lambda: UMT(weight=0.5),
     "greedy": lambda: Greedy(epsilon=1e-3, window=2),
     "tmc": TMC, "domfn": lambda: DOMFN(pretrain=1, tau=0.01),
 }  # fmt: skip
@@ -59,15 +60,21 @@ TANGENT: dict[str, Any] = {"schedule": "learned", "solver": "tangent"}
 HEADS: dict[str, Any] = {"tmc": Evidential, "mla": Shared, "greedy": Channel}
 
 
-def batches(part: slice) -> list[Batch]:
+def batches(part: slice, incomplete: bool = False) -> list[Batch]:
+    """Six batches of eight items. incomplete: half of all cells are missing; of the second batch the first process has no
+    `a`, of the third nothing, of the fourth neither has anything, and of the fifth neither has `b`."""
     whole = Batch(**data(n=48)).map(lambda t: t.double() if t.is_floating_point() else t)
+    if incomplete:
+        present = torch.rand(48, 2, generator=torch.Generator().manual_seed(3)) < 0.5
+        present[8:12, 0], present[16:20], present[24:32], present[32:40, 1] = False, False, False, False
+        whole = replace(whole, present=present)
     found = [whole.map(lambda t, i=i: t[i : i + 8]) for i in range(0, 48, 8)]
     return [b.map(lambda t: t[part]) for b in found]
 
 
-def trained(name: str, part: slice) -> dict[str, torch.Tensor]:
+def trained(name: str, part: slice, incomplete: bool = False) -> dict[str, torch.Tensor]:
     training = Training(lr=0.05, epochs=2, weight_decay=0.01)
-    strategy, own = STRATEGIES[name](), batches(part)
+    strategy, own = STRATEGIES[name](), batches(part, incomplete)
     apart = own if "slice" in strategy.requires else None
     r = Run(model(head=HEADS.get(name, Concat)).double(), strategy, train=own, slice=apart, training=training)
     found = weights(train(r, 2).model)
@@ -83,6 +90,8 @@ def work(rank: int, port: int, out: str) -> None:
     part = slice(0, 4) if rank == 0 else slice(4, 8)
     mixed = slice(rank, None, 2)  # the first items of the whole batch are then the first ones of both parts
     results: dict[str, Any] = {name: trained(name, mixed if name == "learned_items" else part) for name in STRATEGIES}
+    incomplete = {name: trained(name, mixed if name == "learned_items" else part, True) for name in STRATEGIES}
+    results |= {f"{name}, incomplete": found for name, found in incomplete.items()}
     z = {m: torch.randn(8, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64)[part].requires_grad_()
          for i, m in enumerate("ab")}  # fmt: skip
     from mmzoo.distributed import gather
@@ -116,6 +125,14 @@ def test_two_processes_equal_one(ranks: list[dict[str, Any]], name: str) -> None
     for rank in ranks:
         for key, value in alone.items():
             assert torch.allclose(value, rank[name][key], rtol=0, atol=1e-10), f"{name}: {key}"
+
+
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_two_processes_equal_one_on_incomplete_items(ranks: list[dict[str, Any]], name: str) -> None:
+    alone = trained(name, slice(None), incomplete=True)
+    for rank in ranks:
+        for key, value in alone.items():
+            assert torch.allclose(value, rank[f"{name}, incomplete"][key], rtol=0, atol=1e-10), f"{name}: {key}"
 
 
 def test_a_learned_alpha_moves(ranks: list[dict[str, Any]]) -> None:

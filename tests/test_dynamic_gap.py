@@ -29,6 +29,7 @@ from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.strategies.label_fitting import LabelFitting
 from mmzoo.strategy import Chain
 from mmzoo.training import Training
+from mmzoo.types import Step
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 WIDTHS = {"a": 5, "v": 3}
@@ -206,11 +207,32 @@ def test_the_inner_problem_of_a_learned_alpha_holds_the_unimodal_losses() -> Non
     strategy = DynamicGap(schedule="learned", unimodal=1.5)
     r = run_of(strategy)
     batch = data()[0]
-    cls, _ = strategy._inner(r, batch, strategy._outputs(r, batch))
+    step = Step(r, batch)
+    cls, _ = strategy._inner(step, strategy._outputs(step))
     out = r.model(batch.inputs)
     wanted = F.cross_entropy(out.logits, batch.target)
     wanted = wanted + 1.5 * sum(F.cross_entropy(z, batch.target) for z in out.unimodal.values())
     assert torch.allclose(cls, wanted, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("matching", ["infonce", "class", "kl_to_mean", "js"])
+@pytest.mark.parametrize("absent", [False, True])
+def test_items_that_left_the_loss_are_not_matched(matching: Any, absent: bool) -> None:
+    (batch,) = data()
+    n, g = len(batch), torch.Generator().manual_seed(5)
+    if absent:
+        batch = dataclasses.replace(batch, present=torch.rand(n, len(batch.inputs), generator=g) < 0.7)
+    keep = torch.rand(n, generator=g) < 0.6
+    found = []
+    for step in (lambda r: Step(r, batch, keep=keep), lambda r: Step(r, batch.map(lambda t: t[keep]))):
+        r = run_of(DynamicGap(schedule="constant", alpha=0.4, matching=matching))
+        s = step(r)
+        out = r.model(s.batch.inputs, s.batch.present)
+        terms = r.strategy.losses(s, out, {"task": s.loss(s.kept(out.logits))})
+        found.append({name: term.detach() for name, term in terms.items()})
+    assert found[0].keys() == found[1].keys() and float(found[0]["dynamic_gap/match"]) > 0
+    for name, term in found[0].items():
+        torch.testing.assert_close(term, found[1][name])
 
 
 def test_one_update_is_bounded() -> None:

@@ -11,9 +11,12 @@ from torch import Tensor
 from mmzoo import local
 from mmzoo.api import Batch, Grads, Incompatible, Outputs, Run, Step, Strategy, Terms
 from mmzoo.data.datamodule import Loader
+from mmzoo.seeding import stream
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
 from mmzoo.testing import check_part, check_strategy
+from mmzoo.testing.cases import StrategyCase
+from mmzoo.testing.checks_distributed import shared_task
 
 ONLY = ["check_processes"]
 
@@ -64,6 +67,38 @@ def test_reduced_scores_pass_and_own_ones_are_named() -> None:
     assert common.status == "failed"
     assert "as a single one does" in common.reason
     assert "run.reduce" in common.reason
+
+
+class OwnMean(Strategy):
+    """Takes the mean over the items that this process has."""
+
+    def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
+        each = step.kept(out.logits).square().sum(1)
+        return {**terms, "own/size": self._mean(step, each)}
+
+    def _mean(self, step: Step, each: Tensor) -> Tensor:
+        return each.sum() / max(1, len(each))
+
+
+class CommonMean(OwnMean):
+    """Takes it over those of all."""
+
+    def _mean(self, step: Step, each: Tensor) -> Tensor:
+        return step.mean(each)
+
+
+def test_means_over_the_items_that_a_process_has_are_named() -> None:
+    assert check_strategy(CommonMean, only=ONLY).status(*ONLY) == "passed"
+    (own,) = check_strategy(OwnMean, only=ONLY, raise_failures=False)
+    assert own.status == "failed" and "where items lack modalities" in own.reason and "step.mean" in own.reason
+
+
+def test_in_the_check_some_process_lacks_what_the_other_has() -> None:
+    task = shared_task(StrategyCase(Strategy), incomplete=True)
+    parts = [task.loader("train").shared(number, 2) for number in range(2)]
+    epochs = [zip(*(p.batches(stream(0, "order", epoch)) for p in parts), strict=True) for epoch in range(3)]
+    seen = [[b.present.any(0) for b in pair if b.present is not None] for pairs in epochs for pair in pairs]
+    assert sum(bool((a != b).any()) for a, b in seen) > 2
 
 
 def test_a_refusal_is_a_reason_to_skip_and_a_crash_is_told() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -331,19 +330,6 @@ def test_a_row_says_whose_batch_statistics_these_are_and_what_the_method_draws(c
     run.strategy.stochastic = True  # type: ignore[misc]
     statistics, drawn = per_process(run, kit, 2)
     assert "batch statistics are those of 32 items" in statistics and "are drawn for 32" in drawn
-
-
-def test_a_row_says_how_many_items_lack_a_modality(catalogue: Catalogue) -> None:
-    (planned,) = planned_for(2, catalogue=catalogue).runs
-    data = data_of(catalogue, planned.spec)
-    present = torch.ones(len(data.target), len(data.modalities), dtype=torch.bool)
-    present[data.splits["train"][:7], 0] = False
-    present[data.splits["test"][:5], 1] = False
-    kit = Kit(catalogue, planned.spec, dataclasses.replace(data, present=present), "cpu", share=(0, 2))
-    assert per_process(kit.run(), kit, 1) == []
-    assert [text.partition(":")[0] for text in per_process(kit.run(), kit, 2)] == [
-        "7 of 1000 training items lack a modality"
-    ]
 
 
 # ---------------------------------------------------------------------- what processes make of their parts

@@ -27,9 +27,6 @@ def per_process(run: Run, kit: Kit, size: int) -> list[str]:
         found.append(
             f"the method draws random numbers; those for the items of a batch are drawn for {share}, the same in each process"
         )
-    if kit.train.n_incomplete:
-        found.append(f"{kit.train.n_incomplete} of {kit.train.n_items} training items lack a modality: each process averages "
-                     "over those of its own items that have one, not over those of the whole batch")  # fmt: skip
     if kit.train.n_left_out:
         found.append(f"{kit.train.n_left_out} of {kit.train.n_items} training items are left out of every epoch, others each "
                      "time, since they do not go round among the processes")  # fmt: skip

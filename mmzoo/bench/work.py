@@ -23,6 +23,8 @@ from mmzoo.errors import MmzooError
 
 #: seconds between two looks at runs that others are at: at first, and at most
 PAUSE = (0.05, 2.0)
+#: seconds that workers have to end once every row is there; one that is in a queue again may not even have begun
+LINGER = 20.0
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,10 @@ def work_on(root: str, values: dict[str, Any]) -> dict[str, str]:
 def watch(
     order: Order, store: Store, progress: Progress, at_work: Callable[[], bool], look: Callable[[], None] = lambda: None
 ) -> None:
-    """Tell of the work of others, as the store shows it, until they have ended. look: what to do between two looks."""
+    """Tell of the work of others, as the store shows it, until they have ended, or every row is there and LINGER seconds have
+    passed. look: what to do between two looks."""
     waiting = {p.spec.run_id: p for p in order.runs}
+    all_there: float | None = None
     while True:
         over, began = not at_work(), time.monotonic()
         for run_id, planned in list(waiting.items()):
@@ -157,7 +161,9 @@ def watch(
                 progress.settled(planned, row)
         for planned, epoch in store_epochs(waiting.values(), store):
             progress.epoch(planned, epoch)
-        if over:
+        if not waiting and all_there is None:
+            all_there = time.monotonic()
+        if over or (all_there is not None and time.monotonic() - all_there > LINGER):
             return
         look()
         # A look at thousands of runs on a slow disk must not become the work itself.

@@ -130,11 +130,6 @@ class Loader:
         return len(self._target)
 
     @property
-    def n_incomplete(self) -> int:
-        """How many items lack a modality."""
-        return 0 if self._present is None else int((~self._present).any(1).sum())
-
-    @property
     def n_seen(self) -> int:
         """How many items have any of the modalities: the others teach nothing."""
         return self.n_items if self._present is None else int(self._present.any(1).sum())

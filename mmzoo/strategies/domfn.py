@@ -131,18 +131,18 @@ class DOMFN(Strategy):
         own = cross_entropy(logits, step.target, self.squash)
         own = own if here is None else own * here
         if step.run.epoch < self.pretrain:
-            return {**terms, "task": own.sum(1).mean()}
+            return {**terms, "task": step.mean(own.sum(1))}
         joint = step.kept(out.logits)
         p, p_joint = squashed(logits, self.squash), squashed(joint, self.squash)
         d = divergences(p, self._reference(p, p_joint, here), here)
         trusted = agree(d.detach(), self.tau, self.gamma)
-        step.run.log("domfn/trusted", trusted.to(d.dtype).mean())
+        step.run.log("domfn/trusted", step.mean(trusted.to(d.dtype)))
         together = (amended(own, d, self.eta) + own).sum(1) + cross_entropy(joint, step.target, self.squash)
         apart = own.sum(1)
         if self.fallback == "amended":
             d = divergences(p, self._held(p, p_joint, here), here)
             apart = amended(own, d, self.eta).sum(1)
-        return {**terms, "task": torch.where(trusted, together, apart).mean()}
+        return {**terms, "task": step.mean(torch.where(trusted, together, apart))}
 
     def predict(self, out: Outputs) -> Outputs:
         p = squashed(torch.stack(list(out.unimodal.values()), 1), self.squash)

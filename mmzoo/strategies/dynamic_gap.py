@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmzoo.api import BadValue, Batch, Incompatible, Outputs, Run, Step, Strategy, Terms
+from mmzoo.api import BadValue, Batch, Incompatible, Outputs, Pass, Run, Step, Strategy, Terms
 from mmzoo.autodiff import (
     Hypergradient,
     Inner,
@@ -27,7 +27,7 @@ from mmzoo.autodiff import (
     implicit_gradient,
     scoped_parameters,
 )
-from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean, loss_over, same_class
+from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean, same_class
 from mmzoo.tangent import Derivative, ForwardTangent
 
 Schedule = Literal["constant", "stepwise", "heuristic", "learned", "released", "released_learned"]
@@ -224,15 +224,11 @@ class DynamicGap(Strategy):
             return terms
         if len(out.features) < 2:  # a pass that feeds a single modality has nothing to match
             return terms
-        present = None if step.batch.present is None else step.kept(step.batch.present)
-        features = {m: step.kept(z) for m, z in out.features.items()}
-        unimodal = {} if self._on_features else {m: step.kept(z) for m, z in out.unimodal.items()}
-        matched = self._matched(step.run, features, unimodal, present)
-        match = self._match(matched, self._matches(step.run, step.target, tuple(features), present))
+        match = self._match(step, self._matched(step, out), tuple(out.features))
         task = terms["task"]
         if self.unimodal:
             own = {m: step.kept(z) for m, z in out.unimodal.items()}
-            task = task + self.unimodal * self._own_loss(step.run, own, step.target, present)
+            task = task + self.unimodal * self._own_loss(step, own)
         step.scratch[self] = (task, match)
         cls, mm = self._mixing().factors
         return {**terms, "task": cls * task, "dynamic_gap/match": mm * match}
@@ -300,7 +296,7 @@ class DynamicGap(Strategy):
         batch = self._some(run, next(iter(run.train("dynamic_gap/inner"))))
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad():
-            cls, mm = self._inner(run, batch, self._outputs(run, batch))
+            cls, mm = self._inner(step := _joint(run, batch), self._outputs(step))
             if not mm.requires_grad:  # nothing to train, nothing to tell
                 return
             norms = [float(torch.linalg.vector_norm(run.reduce(flat_grad(x, params)))) for x in (cls, mm)]
@@ -320,71 +316,67 @@ class DynamicGap(Strategy):
         batch = self._upper_batches(run)[0].map(lambda t: t[: -(-8 // run.n_processes)])
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad(), double_backward(), full_precision(run.device):
-            cls, mm = self._inner(run, batch, self._outputs(run, batch))
+            cls, mm = self._inner(step := _joint(run, batch), self._outputs(step))
             surrogate = released_surrogate(self._mixing().total(cls, mm), cls, params, run.reduce)
         run.cost.backward += 4
         run.log("dynamic_gap/surrogate", surrogate)
         self.current = released_step(self.current, surrogate, run.epoch)
         self.n_updates += 1
 
-    def _matched(
-        self, run: Run, features: Mapping[str, Tensor], unimodal: Mapping[str, Tensor], present: Tensor | None
-    ) -> list[Tensor]:
-        """What the matching loss is a function of: similarity matrices, or unimodal logits."""
+    def _matched(self, step: Step, out: Outputs) -> list[Tensor]:
+        """What the matching loss is a function of: similarity matrices over the items of all processes, or each modality's
+        own logits."""
         if not self._on_features:
-            if present is not None:
-                everything = present.all(1)
-                return [z[everything] for z in unimodal.values()]
-            return list(unimodal.values())
-        if "dynamic_gap" in run.model.extra:
-            project: Any = run.model.extra["dynamic_gap"]
+            return [step.kept(z) for z in out.unimodal.values()]
+        features: Mapping[str, Tensor] = out.features
+        if "dynamic_gap" in step.run.model.extra:
+            project: Any = step.run.model.extra["dynamic_gap"]
             features = {m: project[m](z) for m, z in features.items()}
-        features = {m: run.gather(z) for m, z in features.items()}
-        columns = self._columns(run, tuple(features), present)
-        return cosine_similarities(features, self.temperature, columns, self.floor)
+        columns = self._columns(step, tuple(features))
+        gathered = {m: step.run.gather(z) for m, z in features.items()}
+        return cosine_similarities(gathered, self.temperature, columns, self.floor)
 
     @staticmethod
-    def _columns(run: Run, modalities: Sequence[str], present: Tensor | None) -> Tensor | None:
-        """The columns of the fed modalities, over the items of all processes."""
-        return None if present is None else run.gather(present[:, [run.modalities.index(m) for m in modalities]])
-
-    def _matches(
-        self, run: Run, target: Tensor, modalities: Sequence[str], present: Tensor | None
-    ) -> list[Tensor] | None:
-        """Which items match beside the item itself: with matching="class" those of its class."""
-        if self.matching != "class":
+    def _columns(step: Step, modalities: Sequence[str]) -> Tensor | None:
+        """Which items of all processes are in the loss and have each of some modalities, (items, modalities) bool; None
+        where all are and have. Whole batches, since all processes must hold as many rows."""
+        present, keep = step.batch.present, step.keep
+        if present is None and keep is None:
             return None
-        return same_class(run.gather(target), self._columns(run, modalities, present))
+        every = torch.ones(len(step.batch), len(modalities), dtype=torch.bool, device=step.run.device)
+        there = every if present is None else present[:, [step.run.modalities.index(m) for m in modalities]]
+        return step.run.gather(there if keep is None else there & keep[:, None])
 
-    def _match(self, matched: Sequence[Tensor], matches: Sequence[Tensor] | None) -> Tensor:
+    def _match(self, step: Step, matched: Sequence[Tensor], modalities: Sequence[str]) -> Tensor:
+        """L_mm of some modalities. With matching="class" an item matches all of its class, else itself."""
         if self._on_features:
-            return info_nce(matched, matches)
-        if not len(matched[0]):
-            return matched[0].sum() * 0.0
-        return (kl_to_mean if self.matching == "kl_to_mean" else jensen_shannon)(matched)
+            same = self.matching == "class"
+            target = step.run.gather(step.batch.target) if same else None
+            return info_nce(matched, None if target is None else same_class(target, self._columns(step, modalities)))
+        columns = [step.here(m) for m in modalities]
+        complete = None if columns[0] is None else torch.stack([c for c in columns if c is not None]).all(0)
+        return step.mean((kl_to_mean if self.matching == "kl_to_mean" else jensen_shannon)(matched), complete)
 
     @staticmethod
-    def _own_loss(run: Run, own: Mapping[str, Tensor], target: Tensor, present: Tensor | None) -> Tensor:
+    def _own_loss(step: Step, own: Mapping[str, Tensor]) -> Tensor:
         """The sum of each modality's own classification loss, over the items that have it."""
-        here = {m: None if present is None else present[:, run.modalities.index(m)] for m in own}
-        return torch.stack([loss_over(run.criterion, z, target, here[m]) for m, z in own.items()]).sum()
+        return torch.stack([step.loss(z, step.here(m)) for m, z in own.items()]).sum()
 
-    def _inner(self, run: Run, batch: Batch, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _outputs(self, step: Step) -> list[Tensor]:
+        """What both losses are functions of, from a forward in eval mode."""
+        out = step.run.forward(step.batch, mode="eval")
+        own = [step.kept(out.unimodal[m]) for m in step.run.modalities] if self.unimodal else []
+        return [step.kept(out.logits), *own, *self._matched(step, out)]
+
+    def _inner(self, step: Step, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """L_cls and L_mm as functions of what the model gives."""
+        modalities = step.run.modalities
         logits, *matched = outputs
-        task = run.criterion(logits, batch.target)
+        task = step.loss(logits)
         if self.unimodal:
-            n = len(run.modalities)
-            own, matched = dict(zip(run.modalities, matched[:n])), matched[n:]
-            task = task + self.unimodal * self._own_loss(run, own, batch.target, batch.present)
-        matches = self._matches(run, batch.target, run.modalities, batch.present)
-        return task, self._match(matched, matches)
-
-    def _outputs(self, run: Run, batch: Batch) -> list[Tensor]:
-        out = run.forward(batch, mode="eval")
-        unimodal = {} if self._on_features else dict(out.unimodal)
-        own = [out.unimodal[m] for m in run.modalities] if self.unimodal else []
-        return [out.logits, *own, *self._matched(run, out.features, unimodal, batch.present)]
+            own, matched = dict(zip(modalities, matched)), matched[len(modalities) :]
+            task = task + self.unimodal * self._own_loss(step, own)
+        return task, self._match(step, matched, modalities)
 
     def _implicit(self, run: Run) -> Hypergradient:
         """Equation 3 on batches drawn anew each epoch, starting from where the last solve ended."""
@@ -432,10 +424,12 @@ class DynamicGap(Strategy):
         return found
 
     def _inner_piece(self, run: Run, batch: Batch) -> Inner:
-        return Inner(self._outputs(run, batch), partial(self._inner, run, batch), len(batch))
+        step = _joint(run, batch)
+        return Inner(self._outputs(step), partial(self._inner, step), len(batch))
 
     def _upper_piece(self, run: Run, batch: Batch) -> Upper:
-        return Upper(run.criterion(run.forward(batch, mode="eval").logits, batch.target), len(batch))
+        step = _joint(run, batch)
+        return Upper(step.loss(step.kept(run.forward(batch, mode="eval").logits)), len(batch))
 
     def _stream(self, level: str) -> str:
         """The name of a stream of batches: each solve of an epoch has its own."""
@@ -456,3 +450,8 @@ class DynamicGap(Strategy):
         if not held:
             raise Incompatible("the slice is empty: a learned alpha has nothing to learn from.")
         return held
+
+
+def _joint(run: Run, batch: Batch) -> Step:
+    """A batch in a pass that feeds all modalities, apart from training."""
+    return Step(run, batch).at(Pass())

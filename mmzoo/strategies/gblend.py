@@ -201,20 +201,23 @@ class _Branch(Strategy):
 
 def branch_loss(step: Step, out: Outputs, modality: str) -> Tensor:
     """The loss of a modality's own classifier over the items that have it; zero where none has."""
-    logits = step.run.model.extra[f"gblend_{modality}"](step.kept(out.features[modality]))
-    return loss_over(step.run.criterion, logits, step.target, step.here(modality))
+    return step.loss(_logits(step, out, modality), step.here(modality))
+
+
+def _logits(step: Step, out: Outputs, modality: str) -> Tensor:
+    return step.run.model.extra[f"gblend_{modality}"](step.kept(out.features[modality]))
 
 
 @torch.no_grad()
 def _mean_loss(run: Run, branch: str, batches: Iterator[Batch]) -> Tensor:
     """The mean over items of a branch's loss in eval mode; zero where no item has the modality."""
     total = torch.zeros(2, dtype=torch.float64, device=run.device)
+    fed = None if branch == FUSED else frozenset({branch})
     for batch in batches:
-        step = Step(run, batch)
-        out = run.forward(batch, present=None if branch == FUSED else [branch], mode="eval")
-        here = None if branch == FUSED else step.here(branch)
-        n = len(batch) if here is None else here.sum()
-        loss = run.criterion(out.logits, batch.target) if branch == FUSED else branch_loss(step, out, branch)
+        step = Step(run, batch).at(Pass(present=fed))
+        out = run.forward(batch, present=fed, mode="eval")
+        logits = step.kept(out.logits) if branch == FUSED else _logits(step, out, branch)
+        loss, n = loss_over(run.criterion, logits, step.target), len(step.target)
         total += torch.stack([loss.double() * n, torch.ones_like(total[0]) * n])
     total = run.reduce(total)
     return total[0] / total[1].clamp_min(1.0)

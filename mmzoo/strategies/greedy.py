@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.api import Grads, Outputs, Pass, Run, Step, Strategy, Terms
-from mmzoo.functional import loss_over
 
 
 def relative_change(params: Iterable[nn.Parameter]) -> Tensor:
@@ -93,7 +92,7 @@ class Greedy(Strategy):
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
         if self.loss == "joint":
             return terms
-        own = [loss_over(step.run.criterion, step.kept(z), step.target, step.here(m)) for m, z in out.unimodal.items()]
+        own = [step.loss(step.kept(z), step.here(m)) for m, z in out.unimodal.items()]
         return {**terms, "task": torch.stack(own).sum()}
 
     @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mmzoo.api import Outputs, Step, Strategy, Terms
-from mmzoo.functional import loss_over
 
 
 class JointUnimodal(Strategy):
@@ -23,8 +22,7 @@ class JointUnimodal(Strategy):
         if self.weight == 0.0:
             return terms
         own = {
-            f"joint_unimodal/{m}": self.weight
-            * loss_over(step.run.criterion, step.kept(logits), step.target, step.here(m))
+            f"joint_unimodal/{m}": self.weight * step.loss(step.kept(logits), step.here(m))
             for m, logits in out.unimodal.items()
         }
         return {**terms, **own}

@@ -21,5 +21,5 @@ class LabelFitting(Strategy):
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
         if self.one_hot == 1.0:
             return terms
-        uniform = -step.kept(out.logits).log_softmax(-1).mean()
+        uniform = step.mean(-step.kept(out.logits).log_softmax(-1).mean(-1))
         return {**terms, "task": self.one_hot * terms["task"] + (1.0 - self.one_hot) * uniform}

@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-
 from mmzoo.api import Outputs, Pass, Run, Step, Strategy, Terms
-from mmzoo.functional import loss_over
 
 #: what is remembered of a sequence of losses
 Watch = dict[str, float]
@@ -88,12 +85,11 @@ class MSES(Strategy):
         for m, logits in out.unimodal.items():
             if not step.pass_.moves(m):  # where the head's parts share a bias, it would follow a modality at rest
                 continue
-            loss = loss_over(step.run.criterion, step.kept(logits), step.target, step.here(m))
-            own[f"mses/{m}"] = self.weight * loss
+            own[f"mses/{m}"] = self.weight * step.loss(step.kept(logits), step.here(m))
         return {**terms, **own}
 
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
-        watching = {m: v for m, v in _losses(run, metrics["unimodal"]).items() if m not in self.stopped}
+        watching = {m: s["loss"] for m, s in metrics["unimodal"].items() if m not in self.stopped}
         for m, loss in watching.items():
             self.watched[m] = observed(self.watched.get(m), loss, self.smoothing)
             if self.watched[m]["best_epoch"] == self.watched[m]["epoch"]:
@@ -123,10 +119,3 @@ class MSES(Strategy):
         """The parameter groups to put back when a modality stops."""
         own = (f"encoder:{modality}", f"head:{modality}")
         return [g for g in run.model.groups() if self.restore == "all" or g in own]
-
-
-def _losses(run: Run, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """modality -> its loss, for those that some item has; the mean over processes, so that all decide the same."""
-    known = [[scores[m]["loss"], 1.0] if m in scores else [0.0, 0.0] for m in run.modalities]
-    means = run.reduce(torch.tensor(known, dtype=torch.float64, device=run.device)).tolist()
-    return {m: total / share for m, (total, share) in zip(run.modalities, means) if share}

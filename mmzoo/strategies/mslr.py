@@ -120,8 +120,8 @@ class MSLR(Strategy):
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
         if self.mode != "dynamic":
             return
-        for m, accuracy in _accuracies(run, metrics["unimodal"]).items():
-            before = self.accuracies.get(m, [])
+        for m, scores in metrics["unimodal"].items():
+            accuracy, before = scores["acc"], self.accuracies.get(m, [])
             found = ratio(before, accuracy, self.memory, self.include_current)
             if found is not None and self.measured % self.period == 0:
                 compounded = min(BOUNDS[1], max(BOUNDS[0], self.ratios.get(m, 1.0) * found))
@@ -171,23 +171,16 @@ class _Alone(Strategy):
 def _score(run: Run, modality: str | None = None) -> tuple[float, float]:
     """Accuracy and minus the mean loss on the slice, of all modalities or of one alone over the items that have it."""
     total = torch.zeros(3, dtype=torch.float64, device=run.device)
+    fed = None if modality is None else frozenset({modality})
     for batch in run.strategy_holdout("mslr"):
-        logits = run.forward(batch, present=None if modality is None else [modality], mode="eval").logits
-        here = None if modality is None else Step(run, batch).here(modality)
-        counts = torch.ones_like(batch.target, dtype=total.dtype) if here is None else here.to(total.dtype)
-        hits = (logits.argmax(1) == batch.target).to(total.dtype)
-        losses = F.cross_entropy(logits, batch.target, reduction="none").to(total.dtype)
-        total += torch.stack([(hits * counts).sum(), -(losses * counts).sum(), counts.sum()])
+        step = Step(run, batch).at(Pass(present=fed))
+        logits, target = step.kept(run.forward(batch, present=fed, mode="eval").logits), step.target
+        losses = F.cross_entropy(logits, target, reduction="none").to(total.dtype)
+        hits = (logits.argmax(1) == target).to(total.dtype)
+        total += torch.stack([hits.sum(), -losses.sum(), torch.ones_like(losses).sum()])
     hits, loss, n = run.reduce(total).tolist()
     return (hits / n, loss / n) if n and math.isfinite(loss) else (-1.0, -math.inf)
 
 
 def _best(scores: Sequence[tuple[float, float]]) -> int:
     return max(range(len(scores)), key=scores.__getitem__)
-
-
-def _accuracies(run: Run, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """modality -> its accuracy, for those that some item has; the mean over processes, so that all decide the same."""
-    known = [[scores[m]["acc"], 1.0] if m in scores else [0.0, 0.0] for m in run.modalities]
-    means = run.reduce(torch.tensor(known, dtype=torch.float64, device=run.device)).tolist()
-    return {m: total / share for m, (total, share) in zip(run.modalities, means) if share}

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.api import Grads, Outputs, Step, Strategy
-from mmzoo.functional import true_class_score
 
 Form = Literal["conference", "journal"]
 
@@ -75,10 +74,8 @@ class OGM(Strategy):
         if len(modalities) < 2:
             step.run.warn("OGM: passes with one modality have nothing to compare, and were left as they are")
             return
-        scores = torch.stack(
-            [true_class_score(step.kept(out.unimodal[m]), step.target, step.here(m)) for m in modalities]
-        )
-        factors = coefficients(step.run.reduce(scores), self.alpha, self.form)
+        scores = step.true_class_scores({m: step.kept(z) for m, z in out.unimodal.items()})
+        factors = coefficients(scores, self.alpha, self.form)
         for m, factor in zip(modalities, factors):
             step.run.log(f"ogm/{m}", factor)
             if self.noise:

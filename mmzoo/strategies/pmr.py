@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmzoo.api import Outputs, Run, Step, Strategy, Terms
-from mmzoo.functional import true_class_score
 
 Variant = Literal["paper", "code"]
 
@@ -18,9 +16,13 @@ Variant = Literal["paper", "code"]
 def neg_distance(features: Tensor, prototypes: Tensor, seen: Tensor | None = None) -> Tensor:
     """(B, C) minus the Euclidean distance to each prototype, the logits of eq. 7; -inf for classes never seen.
 
-    The gradient at distance zero is zero, where the authors' square root gives NaN.
+    The gradient at distance zero is zero, where the authors' square root gives NaN. So is what is zero but for rounding, as at
+    a prototype that is one item: its gradient would be a unit vector of random direction.
     """
-    distance = -torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+    with torch.no_grad():
+        rounding = 8 * torch.finfo(distance.dtype).eps * torch.linalg.vector_norm(prototypes, dim=1)
+    distance = -torch.where(distance > rounding, distance, 0.0)
     return distance if seen is None else distance.masked_fill(~seen, -torch.inf)
 
 
@@ -34,14 +36,10 @@ def coefficients(scores: Tensor, variant: Variant = "paper") -> Tensor:
     return (ahead - 1.0).clamp(0.0, 1.0) if variant == "paper" else (ahead > 1.0).to(scores.dtype)
 
 
-def entropy(logits: Tensor, here: Tensor | None = None) -> Tensor:
-    """Mean entropy of softmax(logits); classes at -inf count nothing, in value and in gradient.
-
-    here: (B,) bool, the items that count; None for all.
-    """
+def entropies(logits: Tensor) -> Tensor:
+    """(B,) entropy of softmax(logits); classes at -inf count nothing, in value and in gradient."""
     log_p = logits.log_softmax(-1)
-    each = -(log_p.exp() * log_p.masked_fill(torch.isneginf(log_p), 0.0)).sum(-1)
-    return each.mean() if here is None else (each * here).sum() / here.sum().clamp_min(1)
+    return -(log_p.exp() * log_p.masked_fill(torch.isneginf(log_p), 0.0)).sum(-1)
 
 
 def class_sums(features: Tensor, target: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
@@ -129,29 +127,20 @@ class PMR(Strategy):
         }  # fmt: skip
         if len(logits) < 2:
             return terms
-        target = step.target
         with torch.no_grad():
-            scores = torch.stack([true_class_score(z, target, step.here(m)) for m, z in logits.items()])
-            scores = step.run.reduce(scores)
+            scores = step.true_class_scores(logits)
             weights = coefficients(scores, self.variant)
         added: dict[str, Tensor] = {}
         for (m, z), weight in zip(logits.items(), weights):
-            added[f"pmr/{m}"] = self.alpha * weight * self._prototype_loss(z, target, step.here(m), step.run.reduce)
+            added[f"pmr/{m}"] = self.alpha * weight * self._prototype_loss(step, z, step.here(m))
         if self.variant == "paper" and step.run.epoch < self.entropy_epochs and self.mu:
             strongest = torch.zeros_like(scores).index_fill_(0, scores.argmax(), 1.0)
-            spread = torch.stack([entropy(z, step.here(m)) for m, z in logits.items()])
+            spread = torch.stack([step.mean(entropies(z), step.here(m)) for m, z in logits.items()])
             added["pmr/entropy"] = -self.mu * weights.max() * (spread * strongest).sum()
         return {**terms, **added}
 
     @staticmethod
-    def _prototype_loss(
-        logits: Tensor, target: Tensor, here: Tensor | None = None, reduce: Callable[[Tensor], Tensor] = lambda x: x
-    ) -> Tensor:
-        """Mean of -log p over the items that have the modality and whose class has a prototype.
-
-        reduce: mean over processes; they may hold different numbers of those items, and each divides by the mean.
-        """
-        loss = F.cross_entropy(logits, target, reduction="none")
-        known = torch.isfinite(loss) if here is None else torch.isfinite(loss) & here
-        count = reduce(known.sum().to(loss.dtype))
-        return torch.where(known, loss, 0.0).sum() / torch.where(count > 0, count, 1.0)
+    def _prototype_loss(step: Step, logits: Tensor, here: Tensor | None) -> Tensor:
+        """Mean of -log p over the items that have the modality and whose class has a prototype."""
+        loss = F.cross_entropy(logits, step.target, reduction="none")
+        return step.mean(loss, torch.isfinite(loss) if here is None else torch.isfinite(loss) & here)

@@ -96,5 +96,5 @@ class TMC(Strategy):
         step.run.log("tmc/anneal", weight)
         views = {**out.unimodal, **out.aux.get("opinions", {})}
         opinions = torch.stack([step.kept(x) for x in (out.logits, *views.values())])
-        losses = evidence_loss(opinions, step.target, weight, self.fit).mean(1)
+        losses = step.mean(evidence_loss(opinions, step.target, weight, self.fit).T)
         return {**terms, **dict(zip(["task", *(f"tmc/{view}" for view in views)], losses))}

@@ -7,13 +7,9 @@ from torch import Tensor
 from mmzoo.api import Incompatible, Outputs, Run, Step, Strategy, Terms
 
 
-def distillation(student: Tensor, teacher: Tensor, here: Tensor | None = None) -> Tensor:
-    """Mean of (student - teacher)^2 over the features and the items, a scalar; no gradient goes to the teacher.
-
-    student, teacher: (B, D). here: (B,) bool, the items that have the modality; None for all. No item gives zero.
-    """
-    each = (student - teacher.detach()).square().mean(-1)
-    return each.mean() if here is None else (each * here).sum() / here.sum().clamp_min(1)
+def distances(student: Tensor, teacher: Tensor) -> Tensor:
+    """(B,) mean of (student - teacher)^2 over the features; no gradient goes to the teacher. student, teacher: (B, D)."""
+    return (student - teacher.detach()).square().mean(-1)
 
 
 class UMT(Strategy):
@@ -53,5 +49,6 @@ class UMT(Strategy):
         added = {}
         for m, z in out.features.items():
             taught = step.run.teacher_outputs(m, step.batch).features[m]
-            added[f"umt/{m}"] = self.weight * distillation(step.kept(z), step.kept(taught), step.here(m))
+            apart = distances(step.kept(z), step.kept(taught))
+            added[f"umt/{m}"] = self.weight * step.mean(apart, step.here(m))
         return {**terms, **added}

@@ -69,7 +69,9 @@ class CoupledConcat(Concat):
     ) -> Mapping[str, Tensor]:
         if not maps:
             return maps
-        squeezed = torch.stack([x.detach() if m in pass_.freeze else x for m, x in maps.items()]).mean(0)
+        # Over all modalities, not those with a map: that depends on which other items are in the batch.
+        parts = [x.detach() if m in pass_.freeze else x for m, x in maps.items()]
+        squeezed = torch.stack(parts).sum(0) / len(self.gates)
         return {m: x * (1.0 + torch.tanh(self.gates[m](squeezed))) for m, x in maps.items()}
 
 

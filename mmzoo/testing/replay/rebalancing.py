@@ -23,11 +23,11 @@ from mmzoo.autodiff import (
     minres,
     neumann,
 )
-from mmzoo.functional import cosine_similarities, info_nce, true_class_score
+from mmzoo.functional import cosine_similarities, info_nce, true_class_probabilities
 from mmzoo.heads.concat import Concat
 from mmzoo.strategies import ogm, pmr
 from mmzoo.strategies.dynamic_gap import DynamicGap, released_alpha, released_step, released_surrogate
-from mmzoo.testing.replay.harness import gradient_factors, run_on, terms_of
+from mmzoo.testing.replay.harness import gradient_factors, run_on, step_of, terms_of
 from mmzoo.testing.replay.registry import Case, Check, replays, skip
 
 Solver = Callable[[Operator, Tensor], Solution]
@@ -38,7 +38,7 @@ Losses = Callable[[Tensor], tuple[Tensor, Tensor]]
 @replays("ogm", "bimodal_coeff", "bimodal_coeff_equal")
 def _ogm(case: Case) -> Iterator[Any]:
     logits, label = case.named("logits_"), case.whole("label")
-    scores = torch.stack([true_class_score(z, label) for z in logits.values()])
+    scores = torch.stack([true_class_probabilities(z, label).sum() for z in logits.values()])
     factors = gradient_factors(ogm.OGM(alpha=case.number("alpha")), logits, label)
     for m, score, ratio in zip(logits, scores, ogm.ratios(scores)):
         yield f"score_{m}", score
@@ -80,11 +80,12 @@ def _pmr(case: Case) -> Iterator[Any]:
         "seen": {m: torch.ones(len(c), dtype=torch.bool) for m, c in prototypes.items()},
     }
     distances = {m: pmr.neg_distance(z, prototypes[m]) for m, z in features.items()}
-    scores = torch.stack([true_class_score(d, label) for d in distances.values()])
-    own = {m: pmr.PMR._prototype_loss(d, label) for m, d in distances.items()}
+    scores = torch.stack([true_class_probabilities(d, label).sum() for d in distances.values()])
+    step = step_of(run_on(pmr.PMR(), features, label, logits.shape[1]))
+    own = {m: pmr.PMR._prototype_loss(step, d, None) for m, d in distances.items()}
     for m, ratio in zip(features, ogm.ratios(scores)):
         yield f"neg_dist_{m}", distances[m]
-        yield f"score_{m}", true_class_score(distances[m], label)
+        yield f"score_{m}", true_class_probabilities(distances[m], label).sum()
         yield f"ratio_{m}", ratio
         yield f"loss_proto_{m}", own[m]
 
@@ -101,7 +102,7 @@ def _pmr(case: Case) -> Iterator[Any]:
     for key, weight in zip(("beta_mod0", "gamma_mod1"), pmr.coefficients(scores)):
         yield f"paper_soft/{key}", weight
     for i, d in enumerate(distances.values()):
-        yield f"paper_soft/entropy_mod{i}", pmr.entropy(d)
+        yield f"paper_soft/entropy_mod{i}", pmr.entropies(d).mean()
     yield skip("an input", "paper_soft/mu")
 
 

@@ -15,7 +15,7 @@ from mmzoo.heads.concat import Concat
 from mmzoo.model import MultimodalModel
 from mmzoo.run import Run
 from mmzoo.strategies.ume import UME, Average
-from mmzoo.strategies.umt import UMT, distillation
+from mmzoo.strategies.umt import UMT, distances
 from mmzoo.testing.replay.harness import step_of
 from mmzoo.testing.replay.registry import Case, real, replays
 from mmzoo.types import Batch, Outputs
@@ -60,7 +60,7 @@ def _umt(case: Case) -> Iterator[Any]:
     run = Run(of(dict.fromkeys(widths, 0), widths, n_classes), strategy, train=[batch], teachers=taught)
     terms = strategy.losses(step_of(run), Outputs(fused, student, {}), {"task": F.cross_entropy(fused, label)})
     yield "ce", terms["task"]
-    yield "mse", torch.stack([distillation(student[m], teacher[m]) for m in student])
+    yield "mse", torch.stack([distances(student[m], teacher[m]).mean() for m in student])
     yield "loss", sum(terms.values())
     alone = listed(case, "uni_logits")
     averages: dict[str, Average] = {"ume_mean_logits": "logits", "ume_mean_probs": "probs"}

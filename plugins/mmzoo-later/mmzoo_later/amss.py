@@ -11,29 +11,25 @@ from torch import Tensor, nn
 from mmzoo.api import Grads, Outputs, Step, Strategy
 
 
-def label_entropy(target: Tensor, n_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What the authors take for the entropy of the labels: the cross-entropy of softmax(f) to f, f the class frequencies.
+def self_entropy(x: Tensor) -> Tensor:
+    """(...) cross-entropy of softmax(x) to softmax(x). x: (..., D)."""
+    return -(x.softmax(-1) * x.log_softmax(-1)).sum(-1)
+
+
+def label_entropy(frequencies: Tensor) -> Tensor:
+    """What the authors take for the entropy of the labels: the cross-entropy of softmax(f) to f, f (C,) the class frequencies.
 
     f plays the part of logits and of probabilities at once, so this is no entropy.
     """
-    frequencies = F.one_hot(target, n_classes).to(dtype).mean(0)
     return -(frequencies * frequencies.log_softmax(-1)).sum()
 
 
-def information_ratio(
-    logits: Tensor, features: Tensor, target: Tensor, label: Tensor, here: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """(label - CE(logits, y) + 1/2) / H and its numerator, H = CE(features, softmax(features)); scalars.
+def information_ratios(loss: Tensor, entropy: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """(M,) (label - loss + 1/2) / entropy and its numerator, for each modality.
 
-    label: see `label_entropy`. here: (B,) bool, the items that have the modality; None for all.
+    loss: (M,) mean cross-entropy of its own logits. entropy: (M,) mean `self_entropy` of its features. label: see
+    `label_entropy`.
     """
-    surprise = F.cross_entropy(logits, target, reduction="none")
-    spread = -(features.softmax(-1) * features.log_softmax(-1)).sum(-1)
-    if here is None:
-        loss, entropy = surprise.mean(), spread.mean()
-    else:
-        weight = here / here.sum().clamp_min(1)
-        loss, entropy = (surprise * weight).sum(), (spread * weight).sum()
     above = label - loss + 0.5
     return above / entropy.clamp_min(torch.finfo(entropy.dtype).eps), above
 
@@ -98,12 +94,13 @@ class AMSS(Strategy):
         if len(modalities) < 2:
             step.run.warn("AMSS: passes with one modality have nothing to compare, and were left as they are")
             return
-        label = label_entropy(step.target, step.run.n_classes, out.logits.dtype)
-        found = [
-            information_ratio(step.kept(out.unimodal[m]), step.kept(out.features[m]), step.target, label, step.here(m))
-            for m in modalities
-        ]
-        ratios, above = (step.run.reduce(torch.stack(x)) for x in zip(*found))
+        reduce, labels = step.run.reduce, F.one_hot(step.target, step.run.n_classes).to(out.logits.dtype)
+        losses = {m: F.cross_entropy(step.kept(z), step.target, reduction="none") for m, z in out.unimodal.items()}
+        spreads = {m: self_entropy(step.kept(out.features[m])) for m in modalities}
+        loss, entropy = (
+            reduce(torch.stack([step.mean(each[m], step.here(m)) for m in modalities])) for each in (losses, spreads)
+        )
+        ratios, above = information_ratios(loss, entropy, label_entropy(reduce(step.mean(labels))))
         for m, share in zip(modalities, keep_ratios(ratios, above, self.temperature, self.bias)):
             step.run.log(f"amss/{m}", share)
             self._mask(step, grads, m, share)

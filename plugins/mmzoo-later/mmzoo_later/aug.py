@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmzoo.api import Incompatible, Outputs, Pass, Run, Step, Strategy, Terms
-from mmzoo.functional import constant, true_class_score
+from mmzoo.functional import constant
 
 
-def boosted_loss(total: Tensor, before: Tensor, new: Tensor, target: Tensor, residual: float = 0.5) -> Tensor:
-    """CE(total, y) + CE(before, y) + CE(new, y) - residual * CE(new, y p), a scalar.
+def boosted_losses(total: Tensor, before: Tensor, new: Tensor, target: Tensor, residual: float = 0.5) -> Tensor:
+    """(B,) CE(total, y) + CE(before, y) + CE(new, y) - residual * CE(new, y p).
 
     total = before + new: the logits with the newest part, without it, and its own, (B, C). p: softmax(before) without
     gradient; y p keeps its entry for the true class only, so that the newest part is trained on 1 - residual p[y].
     """
-    plain = sum(F.cross_entropy(z, target) for z in (total, before, new))
+    plain = torch.stack([F.cross_entropy(z, target, reduction="none") for z in (total, before, new)]).sum(0)
     p = before.detach().softmax(-1).gather(1, target[:, None]).squeeze(1)
     log_new = new.log_softmax(-1).gather(1, target[:, None]).squeeze(1)
-    return plain + residual * (p * log_new).mean()
+    return plain + residual * p * log_new
 
 
 def merged(
@@ -118,10 +118,7 @@ class AUG(Strategy):
         if step.batch.present is not None and len(feats) == 1:
             (modality,) = feats
             here = step.batch.present[:, step.run.modalities.index(modality)]
-            here = here if step.keep is None else here & step.keep
-            # A process without any such item must still take part in the reductions of the others.
-            if step.run.n_processes == 1 or bool(here.any()):
-                step.keep = here
+            step.keep = here if step.keep is None else here & step.keep
         return feats
 
     def outputs(self, step: Step, out: Outputs) -> Outputs:
@@ -133,16 +130,15 @@ class AUG(Strategy):
         for m, z in out.unimodal.items():
             total, target, parts = step.kept(z), step.target, self._parts(step.run, m, step.kept(out.features[m]))
             task.append(
-                boosted_loss(total, total - parts[-1], parts[-1], target, self.residual)
-                if parts else step.run.criterion(total, target)
+                step.mean(boosted_losses(total, total - parts[-1], parts[-1], target, self.residual))
+                if parts else step.loss(total)
             )  # fmt: skip
         return {**terms, "task": torch.stack(task).sum()}
 
     @torch.no_grad()
     def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
         for m, z in out.unimodal.items():
-            score = true_class_score(step.kept(z.detach()), step.target, step.here(m))
-            self.sums[m] = self.sums.get(m, 0.0) + step.run.reduce(score)
+            self.sums[m] = self.sums.get(m, 0.0) + step.true_class_scores({m: step.kept(z.detach())})[0]
         self._refresh(step.run)
 
     def predict(self, out: Outputs) -> Outputs:

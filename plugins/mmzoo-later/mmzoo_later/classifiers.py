@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmzoo.api import Outputs, Run, Step
-from mmzoo.functional import loss_over
 
 
 def add_classifiers(run: Run, name: str) -> None:
@@ -20,5 +19,5 @@ def own_losses(step: Step, out: Outputs, name: str) -> dict[str, Tensor]:
     for m, z in out.features.items():
         if step.pass_.moves(m):
             logits = step.run.model.extra[f"{name}_{m}"](step.kept(z))
-            found[f"{name}/{m}"] = loss_over(step.run.criterion, logits, step.target, step.here(m))
+            found[f"{name}/{m}"] = step.loss(logits, step.here(m))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -19,19 +20,22 @@ def rank_loss(
     margin: float = 0.0,
     form: Form = "authors",
     counted: Tensor | None = None,
+    reduce: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
     """How far the confidence max_c p_c rises from `full` to `part`, summed over the items, a scalar.
 
     full, part: (B, C) probabilities with and without some modality; target: (B,); counted: (B,) bool, None for all.
     "masked": sum_i max(0, (d_i - margin)) over the items that `full` gets right, d = conf(part) - conf(full).
     "authors": and the same over those that both get wrong, without a gradient through conf(full). "peer" (the form of
-    BalanceBenchmark, which computes the mask and does not use it): max(0, sum_i d_i).
+    BalanceBenchmark, which computes the mask and does not use it): max(0, sum_i d_i), where reduce, the mean over processes,
+    lets the items of all decide which of the two it is.
     """
     (sure, guess), (less, other) = full.max(1), part.max(1)
     rises = less - sure
     here = torch.ones_like(rises) if counted is None else counted.to(rises.dtype)
     if form == "peer":
-        return (rises * here).sum().clamp_min(0.0)
+        total = (rises * here).sum()
+        return torch.where(reduce(total.detach()) > 0, total, 0.0)
     right, wrong = (guess == target).to(rises.dtype), ((guess != target) & (other != target)).to(rises.dtype)
     loss = ((rises * right - margin).clamp_min(0.0) * here).sum()
     if form == "authors":
@@ -68,9 +72,11 @@ class CML(Strategy):
             left = [m for m in before if m != gone]
             fewer = step.run.model.outputs({m: out.features[m] for m in left}, step.batch.present).logits
             full, part = (step.kept(z).softmax(-1) for z in (logits, fewer))
-            ranks.append(rank_loss(full, part, step.target, self.margin, self.form, _both(step, gone, left)))
+            both = _both(step, gone, left)
+            ranks.append(rank_loss(full, part, step.target, self.margin, self.form, both, step.run.reduce))
             before, logits = left, fewer
-        return {**terms, "cml/rank": self.weight * torch.stack(ranks).sum()}
+        # A sum over the items of all processes: gradients are averaged over these.
+        return {**terms, "cml/rank": self.weight * step.run.n_processes * torch.stack(ranks).sum()}
 
 
 def _both(step: Step, gone: str, left: list[str]) -> Tensor | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmzoo.api import Grads, Incompatible, Outputs, Run, Step, Strategy, Terms
-from mmzoo.functional import constant, true_class_score
+from mmzoo.functional import constant
 from mmzoo_later.classifiers import add_classifiers, own_losses
 
 
@@ -119,13 +119,11 @@ class InfoReg(Strategy):
         if len(out.features) < 2:
             step.run.warn("InfoReg: passes with one modality have nothing to compare, and were left as they are")
             return {}
-        scores = []
-        for m, z in out.features.items():
-            logits = step.run.model.extra[f"inforeg_{m}"](step.kept(z))
-            scores.append(true_class_score(logits, step.target, step.here(m)))
+        scores = step.true_class_scores(
+            {m: step.run.model.extra[f"inforeg_{m}"](step.kept(z)) for m, z in out.features.items()}
+        )
         given = self.strengths or {}
-        strengths = constant([given.get(m, self.strength) for m in out.features], scores[0])
-        beta = pulls(step.run.reduce(torch.stack(scores)), strengths)
+        beta = pulls(scores, constant([given.get(m, self.strength) for m in out.features], scores))
         for m, b in zip(out.features, beta):
             step.run.log(f"inforeg/pull/{m}", b)
         return dict(zip(out.features, beta))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmzoo.api import Step, Strategy
-from mmzoo.functional import constant, true_class_score
+from mmzoo.functional import constant
 
 
 def drop_probabilities(scores: Tensor, base: float = 0.5, strength: float = 0.5) -> Tensor:
@@ -63,16 +63,12 @@ class OPM(Strategy):
         if step.batch.present is not None:
             columns = [step.run.modalities.index(m) for m in feats]
             left = left & step.batch.present[:, columns]
-        left_any = left.any(1)
-        # A process without any item must still take part in the reductions of the others.
-        if step.run.n_processes > 1 and not bool(left_any.any()):
-            return feats
-        step.keep = left_any if step.keep is None else step.keep & left_any
+        step.keep = left.any(1) if step.keep is None else step.keep & left.any(1)
         factor = 1.0 / (1.0 - dropped_share(q, [z.shape[1] for z in feats.values()]))
         return {m: torch.where(dropped[:, i, None], 0.0, z * factor) for i, (m, z) in enumerate(feats.items())}
 
     @torch.no_grad()
     def _probabilities(self, step: Step, feats: Mapping[str, Tensor]) -> Tensor:
         own = step.run.model.outputs({m: z.detach() for m, z in feats.items()}, step.batch.present).unimodal
-        scores = torch.stack([true_class_score(step.kept(own[m]), step.target, step.here(m)) for m in feats])
-        return drop_probabilities(step.run.reduce(scores), self.base, self.strength)
+        scores = step.true_class_scores({m: step.kept(own[m]) for m in feats})
+        return drop_probabilities(scores, self.base, self.strength)

@@ -110,8 +110,7 @@ class ReconBoost(Strategy):
         each = boosting_losses(logits, others, target, self.own, self.residual)
         apart = disagreements(logits if self.agreement_form == "live" else logits.detach(), others)
         each = each + self.agreement * apart
-        mean = each.mean() if here is None else (each * here).sum() / here.sum().clamp_min(1)
-        return {**terms, "task": mean}
+        return {**terms, "task": step.mean(each, here)}
 
     def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
         self.scale = _rate(step.run).detach().clone()

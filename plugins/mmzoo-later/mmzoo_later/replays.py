@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from mmzoo.testing.replay import Case, Check, replays, skip
 from mmzoo_later import amss, aug, cml, inforeg, mmcosine, mmpareto, modality_valuation, opm, reconboost, relearning
@@ -112,7 +113,8 @@ def _beta(case: Case) -> Iterator[Any]:
 
 @replays("aug", "loss")
 def _loss(case: Case) -> Iterator[Any]:
-    yield "loss", aug.boosted_loss(case.real("out"), case.real("prev_sum"), case.real("new"), case.whole("label"))
+    each = aug.boosted_losses(case.real("out"), case.real("prev_sum"), case.real("new"), case.whole("label"))
+    yield "loss", each.mean()
 
 
 @replays("amss", "keep_ratio")
@@ -120,12 +122,13 @@ def _keep(case: Case) -> Iterator[Any]:
     temperature, target = case.number("temperature"), case.whole("label")
     logits, features = case.named("logits_"), case.named("feat_")
     # The recorded value was computed in single precision, and all others from it.
-    label = amss.label_entropy(target, logits["a"].shape[1])
+    label = amss.label_entropy(F.one_hot(target, logits["a"].shape[1]).float().mean(0))
     yield Check("HY", label)
-    found = {m: amss.information_ratio(z, features[m], target, label.double()) for m, z in logits.items()}
-    ratios, above = (torch.stack(x) for x in zip(*found.values()))
+    loss = torch.stack([F.cross_entropy(z, target) for z in logits.values()])
+    entropy = torch.stack([amss.self_entropy(features[m]).mean() for m in logits])
+    ratios, above = amss.information_ratios(loss, entropy, label.double())
     keep = amss.keep_ratios(ratios, above, temperature)
-    for m, ratio, share in zip(found, ratios, keep):
+    for m, ratio, share in zip(logits, ratios, keep):
         yield f"ratio_{m}", ratio
         yield f"t_{m}", ratio / temperature
         yield f"coeff_{m}", share
