@@ -5,6 +5,7 @@
     python benchmarks/survive.py ray                   a cluster of two nodes, one of which is removed in the middle
     python benchmarks/survive.py slurm                 submitit's local executor, jobs killed
     python benchmarks/survive.py cluster               a real SLURM (sbatch is here): jobs requeued, killed, out of time
+    python benchmarks/survive.py hosts                 every run over two hosts, network namespaces made here (as root, Linux)
 
 Each compares its rows with those of an undisturbed bench in one process, byte for byte apart from clock and machine, and
 counts in the logs of the runs how often each was ended and what was trained twice. --out names the folder of the
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,34 @@ def slurm_cluster(folder: Path) -> dict[str, Any]:
             "out_of_time": sum(len(re.findall("Caught signal", log)) for log in logs), **compare(out, straight)}  # fmt: skip
 
 
+def hosts(folder: Path) -> dict[str, Any]:
+    """torchrun over two hosts with nothing in common but a cable, against two processes of one."""
+    made = ["netns add h1", "netns add h2", "link add v1 netns h1 type veth peer name v2 netns h2"]
+    made += [f"-n h{i} {what}" for i in (1, 2)
+             for what in (f"addr add 10.9.0.{i}/24 dev v{i}", "link set lo up", f"link set v{i} up")]  # fmt: skip
+    try:
+        for command in made:
+            subprocess.run(["ip", *command.split()], check=True)
+        meet = ("--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "10.9.0.1", "--master-port", "29555")
+        at = [("ip", "netns", "exec", f"h{i}", "env", f"GLOO_SOCKET_IFNAME=v{i}") for i in (1, 2)]
+        both = [together(folder / f"h{i}", *meet, "--node-rank", str(i - 1), before=at[i - 1]) for i in (1, 2)]
+        codes = [process.wait() for process in both]
+    finally:
+        for i in (1, 2):
+            subprocess.run(["ip", "netns", "del", f"h{i}"], check=False)
+    one = together(folder / "one", "--nproc-per-node", "2", "--master-port", "29556").wait()
+    return {"exit_codes": [*codes, one], "folder_of_the_second": (folder / "h2").exists(),
+            **compare(folder / "h1", folder / "one")}  # fmt: skip
+
+
+def together(out: Path, *more: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """The bench in processes that train each run together."""
+    env = {**os.environ, "MMZOO_PLUGINS": "", "OMP_NUM_THREADS": "1"}
+    log = out.with_suffix(".log").open("ab")
+    return subprocess.Popen([*before, sys.executable, "-m", "torch.distributed.run", *more, "-m", "mmzoo", "bench", *BENCH,
+                             "--out", str(out)], stdout=log, stderr=log, env=env)  # fmt: skip
+
+
 def jobs(state: str) -> list[str]:
     found = subprocess.run(["squeue", "-h", "-o", "%i", "--name", "mmzoo", "-t", state], capture_output=True, text=True)
     return found.stdout.split()
@@ -250,7 +280,7 @@ def wait_for_rows(process: subprocess.Popen[bytes], out: Path, n: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kills", "two", "ray", "slurm", "cluster"))
+    parser.add_argument("what", choices=("kills", "two", "ray", "slurm", "cluster", "hosts"))
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
@@ -260,7 +290,7 @@ def main() -> None:
     began = time.monotonic()
     found = {"kills": lambda: kills(folder, arguments.kills, arguments.seed), "two": lambda: two(folder),
              "ray": lambda: ray_nodes(folder), "slurm": lambda: slurm_jobs(folder),
-             "cluster": lambda: slurm_cluster(folder)}[arguments.what]()  # fmt: skip
+             "cluster": lambda: slurm_cluster(folder), "hosts": lambda: hosts(folder)}[arguments.what]()  # fmt: skip
     print(json.dumps({"what": arguments.what, "bench": " ".join(BENCH), "seconds": round(time.monotonic() - began),
                       "cores": os.cpu_count(), **found}, indent=1))  # fmt: skip
 

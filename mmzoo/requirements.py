@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from mmzoo import distributed
 from mmzoo.errors import Incompatible
+from mmzoo.head import FusionHead
 from mmzoo.model import MultimodalModel
+from mmzoo.needs import HeadFacts, Needs, unmet, unsuited, unsuited_device, unsuited_head
 from mmzoo.strategy import Strategy
-from mmzoo.training import Training, bent
+from mmzoo.training import Training
 
 
 def check_requirements(name: str, strategy: Strategy, model: MultimodalModel, *, has_slice: bool) -> None:
     """Raise Incompatible, with the reason, when a model or its data lacks what a strategy asks for."""
-    head, n = model.head, len(model.modalities)
-    kind = type(head).__name__
-    if strategy.single_process and distributed.world_size() > 1:
-        raise Incompatible(f"{name} trains in one process: {strategy.single_process}.")
-    if n < strategy.min_modalities:
-        raise Incompatible(f"{name} needs at least {strategy.min_modalities} modalities, not {n}.")
-    if strategy.max_modalities is not None and n > strategy.max_modalities:
-        raise Incompatible(f"{name} is defined for at most {strategy.max_modalities} modalities, not {n}.")
-    if "unimodal" in strategy.requires and head.how == "ablated":
-        raise Incompatible(
-            f"{name} needs logits of each modality; head {kind} has none of its own. "
-            "Use a head whose `how` is exact or slice: mmzoo list heads."
-        )
-    if "additive" in strategy.requires and not head.additive:
-        raise Incompatible(f"{name} needs a head whose unimodal logits add up to the joint ones; {kind} is not one.")
-    if "evidence" in strategy.requires and not head.evidential:
-        raise Incompatible(
-            f"{name} needs a head whose logits are log alpha of opinions; {kind} is not one. Use head evidential."
-        )
-    if "staged" in strategy.requires and not head.couples:
-        raise Incompatible(f"{name} needs a head that acts between encoder stages; {kind} does not.")
-    if "mean_gates" in strategy.requires and not head.mean_gates:
-        raise Incompatible(
-            f"{name} needs a head with gates between encoder stages whose running means can stand in for them; {kind} "
-            "has none. Use such a head (channel): mmzoo list heads."
-        )
-    if "equal_dims" in strategy.requires and len(set(head.dims.values())) > 1:
-        raise Incompatible(f"{name} needs features of one width, but they have {head.dims}.")
+    _refuse(
+        unmet(_needs(name, strategy), _facts(model.head), len(model.modalities), processes=distributed.world_size())
+    )
+    if "equal_dims" in strategy.requires and len(set(model.head.dims.values())) > 1:
+        raise Incompatible(f"{name} needs features of one width, but they have {model.head.dims}.")
     if "slice" in strategy.requires and not has_slice:
         raise Incompatible(f"{name} learns from a labelled slice of the training data, and none was given.")
 
@@ -49,16 +30,19 @@ def check_engine(
     name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: torch.device
 ) -> None:
     """Raise Incompatible, with the reason, where the numbers cannot be computed as the training asks."""
-    if "plain_steps" in strategy.requires and (options := bent(training)):
-        raise Incompatible(f"{name} as set follows the steps as they are taken: leave out {' and '.join(options)}.")
-    if training.compile and "double_backward" in strategy.requires:
-        raise Incompatible(
-            f"{name} differentiates its steps twice, which compiled encoders cannot: leave out train.compile."
-        )
-    if model.head.couples and (whole := [f"train.{k}" for k in ("micro_batch", "compile") if getattr(training, k)]):
-        raise Incompatible(
-            f"{type(model.head).__name__} acts between the stages of the encoders, so that they are not run one by one: "
-            f"leave out {' and '.join(whole)}."
-        )
-    if training.tf32 and device.type != "cuda":
-        raise Incompatible(f"train.tf32 is a mode of CUDA GPUs, and this run is on {device}: leave it out.")
+    _refuse(unsuited(_needs(name, strategy), training))
+    _refuse(unsuited_head(_facts(model.head), training))
+    _refuse(unsuited_device(training, str(device)))
+
+
+def _refuse(reasons: Iterable[str]) -> None:
+    for reason in reasons:
+        raise Incompatible(reason)
+
+
+def _needs(name: str, strategy: Strategy) -> Needs:
+    return Needs(name, strategy.requires, strategy.min_modalities, strategy.max_modalities, strategy.single_process)
+
+
+def _facts(head: FusionHead) -> HeadFacts:
+    return HeadFacts(type(head).__name__, head.how, head.additive, head.evidential, head.couples, head.mean_gates)

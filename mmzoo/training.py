@@ -94,6 +94,21 @@ FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in dataclasses.fields(Tra
 ENGINE: Mapping[str, Any] = {"precision": "fp32", "tf32": False, "compile": False, "fused": False, "processes": 1}
 
 
+#: what means something only with some values of another: name -> that other, and those values
+WHEN: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "momentum": ("optimizer", ("sgd",)), "step_size": ("schedule", ("step",)), "gamma": ("schedule", ("step", "plateau")),
+    "patience": ("schedule", ("plateau",)),
+}  # fmt: skip
+
+
+def is_idle(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether an option means nothing beside the others; those that `values` lacks have their defaults."""
+    if name not in WHEN:
+        return False
+    other, wanted = WHEN[name]
+    return values.get(other, getattr(Training, other)) not in wanted
+
+
 def _coerced(name: str, value: Any) -> Any:
     """A float for an int where a float is wanted; every other mismatch is left for the checks to name."""
     wants_float = "float" in FIELDS[name] and isinstance(value, int) and not isinstance(value, bool)

@@ -131,6 +131,8 @@ BAD = [
     ((*METHOD, "--set", "train.lr=1" + "0" * 400), ["lr must be a finite number"]),
     ((*METHOD, "--set", "train.batch_size=1.5"), ["batch_size must be a whole number, not 1.5"]),
     ((*METHOD, "--set", "train.clip=0"), ["clip must be positive"]),
+    ((*METHOD, "--set", "train.gamma=0.5"), ["train.gamma: it means nothing with the schedule", "only with step or plateau"]),
+    ((*METHOD, "--set", "train.momentum=0.5", "--set", "train.optimizer=adam"), ["train.momentum", "only with sgd"]),
     ((*METHOD, "--set", "train.optimizer=sdg"), ["optimizer must be one of sgd, adam, adamw, not 'sdg'"]),
     ((*METHOD, "--set", "train.epochs=2"), ["epochs are given twice", "--epochs 1", "train.epochs=2"]),
     ((*METHOD, "--epochs", "0"), ["--epochs must be at least 1, not 0"]),

@@ -6,6 +6,7 @@ import importlib
 import os
 import socket
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ STRATEGIES |= {
 STRATEGIES["released"] = lambda: DynamicGap(
     schedule="released_learned", form="released", matching="kl_to_mean", alpha=0.9
 )
+#: those that act by what an epoch has shown, and two are not enough
+LONGER = {"mses": 4, "mslr": 4}
 TANGENT: dict[str, Any] = {"schedule": "learned", "solver": "tangent"}
 HEADS: dict[str, Any] = {"tmc": Evidential, "mla": Shared, "greedy": Channel}
 
@@ -73,11 +76,11 @@ def batches(part: slice, incomplete: bool = False) -> list[Batch]:
 
 
 def trained(name: str, part: slice, incomplete: bool = False) -> dict[str, torch.Tensor]:
-    training = Training(lr=0.05, epochs=2, weight_decay=0.01)
+    training = Training(lr=0.05, epochs=LONGER.get(name, 2), weight_decay=0.01)
     strategy, own = STRATEGIES[name](), batches(part, incomplete)
     apart = own if "slice" in strategy.requires else None
     r = Run(model(head=HEADS.get(name, Concat)).double(), strategy, train=own, slice=apart, training=training)
-    found = weights(train(r, 2).model)
+    found = weights(train(r, training.epochs).model)
     if name.startswith("learned"):
         found["alpha"] = torch.tensor([strategy.current, strategy.n_unusable], dtype=torch.float64)
     return found
@@ -86,7 +89,7 @@ def trained(name: str, part: slice, incomplete: bool = False) -> dict[str, torch
 def work(rank: int, port: int, out: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=60))
     part = slice(0, 4) if rank == 0 else slice(4, 8)
     mixed = slice(rank, None, 2)  # the first items of the whole batch are then the first ones of both parts
     results: dict[str, Any] = {name: trained(name, mixed if name == "learned_items" else part) for name in STRATEGIES}

@@ -635,7 +635,10 @@ def test_tmc_without_opinions_is_refused(capsys: pytest.CaptureFixture[str]) -> 
         run_of(TMC(), ("a", "v"), Separate)
     assert main(["bench", "--method", "tmc@concat", "--plan"]) != 0
     printed = capsys.readouterr()
-    assert "needs a head that gives opinions; head concat does not" in printed.out + printed.err
+    assert (
+        "needs a head that gives opinions (logits that are log alpha); head concat does not"
+        in printed.out + printed.err
+    )
 
 
 CHECKS = ("check_purity", "check_terms", "check_modality_order", "check_sample_order", "check_micro_batches",

@@ -112,6 +112,32 @@ def test_every_fault_is_told_with_its_line(
     assert fault.where == f"items.csv, line {line if kind != 'collision' else 9}"
 
 
+def test_where_too_little_is_left_the_faults_are_told_all_the_same(folder: Path) -> None:
+    lines = (folder / "items.csv").read_text(encoding="utf-8-sig").splitlines()
+    sides = ["split", *("trian" if i < 50 else "test" for i in range(60))]
+    (folder / "items.csv").write_text(
+        "\n".join(f"{line},{side}" for line, side in zip(lines, sides)) + "\n", encoding="utf-8"
+    )
+    source = read_manifest(folder / "mine.yaml")
+    with pytest.raises(BadValue) as raised:
+        check(source, source.root, jobs=0)
+    told = str(raised.value)
+    assert "no item is left for train" in told and "'trian' is none of train" in told and "and 47 more" in told
+
+
+def test_prepared_data_of_ones_own_is_checked_by_its_name(folder: Path, mmzoo: Callable[..., Any]) -> None:
+    source = read_manifest(folder / "mine.yaml")
+    store = prepare(source, source.root, jobs=0).store
+    assert "as it was written, 60 items" in mmzoo("data", "check", "mine").out
+    large = max((p for p in store.folder.iterdir() if p.name != "meta.json"), key=lambda p: p.stat().st_size)
+    content = bytearray(large.read_bytes())
+    content[len(content) // 2] ^= 1
+    large.write_bytes(content)
+    changed = mmzoo("data", "check", "mine")
+    assert changed.code == 1 and large.name in changed.out
+    assert "no data set 'mien'" in mmzoo("data", "check", "mien").err
+
+
 def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_not(folder: Path) -> None:
     (folder.parent / "secret.npy").write_bytes((folder / "1.npy").read_bytes())
     (folder / "out.npy").symlink_to(folder.parent / "secret.npy")

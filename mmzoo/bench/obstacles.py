@@ -12,19 +12,33 @@ from mmzoo.catalogue import Catalogue, Entry
 from mmzoo.config.methods import holds
 from mmzoo.config.spec import Method
 from mmzoo.errors import Incompatible
-from mmzoo.training import Training, bent
+from mmzoo.needs import HeadFacts, Needs, out_of_range, unmet, unsuited, unsuited_device, unsuited_head
+from mmzoo.training import Training
 
 
 def obstacle(
     catalogue: Catalogue, method: Method, modalities: tuple[str, ...], training: Training, device: str = "auto"
 ) -> str | None:
     """The first reason that there is. device: where it will be trained; "auto" where that is not known yet."""
-    head = catalogue.get("heads", method.head)
     n = 1 if method.each_modality else len(modalities)
-    return next((reason for reason in (
-        _outside(head, f"head {head.name}", n), *_of_device(training, device), *_of_head(head, training),
-        *(r for part in method.parts for r in _of_part(catalogue.get("strategies", part.strategy), part.params, head, n, training)),
-    ) if reason), None)  # fmt: skip
+    return next(_obstacles(catalogue, method, n, training, device), None)
+
+
+def _obstacles(catalogue: Catalogue, method: Method, n: int, training: Training, device: str) -> Iterator[str]:
+    entry = catalogue.get("heads", method.head)
+    head = HeadFacts(entry.name, entry.extra["how"], *(bool(entry.extra.get(k)) for k in _DECLARED))
+    yield from out_of_range(f"head {entry.name}", n, *_limits(entry))
+    if device != "auto":
+        yield from unsuited_device(training, device)
+    yield from _without_compiler(training, device)
+    yield from unsuited_head(head, training)
+    for part in method.parts:
+        strategy = catalogue.get("strategies", part.strategy)
+        plain = {"plain_steps"} if holds(strategy.extra.get("plain_steps_if", []), part.params) else set()
+        alone = strategy.extra.get("single_process", "")
+        needs = Needs(strategy.name, frozenset(strategy.requires) | plain, *_limits(strategy), alone)
+        yield from unmet(needs, head, n, processes=training.processes)
+        yield from unsuited(needs, training)
 
 
 def check_options(encoder: Entry, given: Mapping[str, Any]) -> None:
@@ -33,51 +47,18 @@ def check_options(encoder: Entry, given: Mapping[str, Any]) -> None:
         raise Incompatible(f"encoder {encoder.name} has no convolution for channels_last to act on: leave it out.")
 
 
-def _of_device(training: Training, device: str) -> Iterator[str]:
-    if training.tf32 and device != "auto" and not device.startswith("cuda"):
-        yield f"train.tf32 is a mode of CUDA GPUs, and this is to run on {device}: leave it out."
+def _without_compiler(training: Training, device: str) -> Iterator[str]:
     if training.compile and device == "cpu":
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(compiler) is None:
             yield f"train.compile needs a C++ compiler on a CPU, and there is no {compiler}: install one, or leave it out."
 
 
-def _of_head(head: Entry, training: Training) -> Iterator[str]:
-    whole = [f"train.{k}" for k in ("micro_batch", "compile") if getattr(training, k)]
-    if head.extra.get("couples") and whole:
-        yield (f"head {head.name} acts between the stages of the encoders, so that they are not run one by one: leave "
-               f"out {' and '.join(whole)}.")  # fmt: skip
+#: what an entry says of a head, in the order of HeadFacts
+_DECLARED = ("additive", "evidential", "couples", "mean_gates")
 
 
-def _of_part(
-    strategy: Entry, params: Mapping[str, Any], head: Entry, n: int, training: Training
-) -> Iterator[str | None]:
-    name, needs = strategy.name, strategy.requires
-    yield _outside(strategy, name, n)
-    if training.processes > 1 and (why := strategy.extra.get("single_process")):
-        yield f"{name} trains in one process: {why}."
-    plain = "plain_steps" in needs or holds(strategy.extra.get("plain_steps_if", []), params)
-    if plain and (options := bent(training)):
-        yield f"{name} as set follows the steps as they are taken: leave out {' and '.join(options)}."
-    if "double_backward" in needs and training.compile:
-        yield f"{name} differentiates its steps twice, which compiled encoders cannot: leave out train.compile."
-    if "unimodal" in needs and head.extra["how"] == "ablated":
-        yield f"{name} needs logits of each modality; head {head.name} has none of its own."
-    if "additive" in needs and not head.extra.get("additive"):
-        yield f"{name} needs unimodal logits that add up; those of head {head.name} do not."
-    if "evidence" in needs and not head.extra.get("evidential"):
-        yield f"{name} needs a head that gives opinions; head {head.name} does not."
-    if "staged" in needs and not head.extra.get("couples"):
-        yield f"{name} needs a head that acts between encoder stages; {head.name} does not."
-    if "mean_gates" in needs and not head.extra.get("mean_gates"):
-        yield f"{name} needs a head with gates between encoder stages; {head.name} has none."
-
-
-def _outside(entry: Entry, name: str, n: int) -> str | None:
-    """Why an entry does not take n modalities."""
+def _limits(entry: Entry) -> tuple[int, int | None]:
+    """The least and the most modalities that an entry takes."""
     limits = entry.extra.get("modalities", {})
-    if n < limits.get("min", 1):
-        return f"{name} needs at least {limits['min']} modalities; there {'is' if n == 1 else 'are'} {n}."
-    if n > limits.get("max", n):
-        return f"{name} is defined for at most {limits['max']} modalities, not {n}."
-    return None
+    return limits.get("min", 1), limits.get("max")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 STATUSES = ("stable", "experimental", "deprecated")
@@ -32,57 +33,55 @@ NEEDED: Mapping[str, set[str]] = {
     "trackers": {"summary", "path"},
 }
 
-_TEXTS = {"install", "untuned", "single_process", "strategy", "head", "equation", "metric", "licence", "select"}
-_LISTS = {"aliases", "requires", "owns"}
-_MAPPINGS = {
-    "mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities", "example"
-}  # fmt: skip
-_FLAGS = {"each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared",
-          "convolutions"}  # fmt: skip
+
+@dataclass(frozen=True)
+class _Form:
+    """What a value has to be, in words and as a question."""
+
+    words: str
+    fits: Callable[[Any], bool]
 
 
 def shape_fault(kind: str, key: str, value: Any) -> str | None:
     """What is wrong with the form of one value of an entry."""
-    wanted = None
-    if key == "summary" and not (
-        isinstance(value, str) and 0 < len(value.strip()) <= 110 and len(value.splitlines()) == 1
-    ):
-        wanted = "one line of at most 110 characters"
-    elif key in ("path", "files") and not (isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value)):
-        wanted = "module:Name"
-    elif key == "status" and value not in STATUSES:
-        wanted = f"one of {', '.join(STATUSES)}"
-    elif key == "how" and value not in ("exact", "slice", "ablated"):
-        wanted = "one of exact, slice, ablated"
-    elif key in _TEXTS and not isinstance(value, str):
-        wanted = "a text"
-    elif key in _LISTS and not _is_names(value):
-        wanted = "a list of names"
-    elif key == "input" and not ((value and isinstance(value, str)) or (_is_names(value) and value)):
-        wanted = "a kind of input, or a list of kinds"
-    elif key in _FLAGS and not isinstance(value, bool):
-        wanted = "true or false"
-    elif key in _MAPPINGS and not isinstance(value, dict):
-        wanted = "a mapping"
-    elif key in ("version", "n_classes") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        wanted = "a whole number from 1"
-    elif key == "cost" and not (isinstance(value, dict) and all(map(_is_number, value.values()))):
-        wanted = "a mapping of names to numbers"
-    elif key in CONDITIONS and not all(map(is_condition, value if isinstance(value, list) else [value])):
-        wanted = "a mapping of parameters to lists of values, or a list of such mappings"
-    elif key == "paper" and not (isinstance(value, dict) and isinstance(value.get("title"), str)):
-        wanted = "a mapping with at least a title"
-    elif (
-        key == "modalities"
-        and kind in ("strategies", "heads")
-        and not (set(value) <= {"min", "max"} and all(isinstance(v, int) and v >= 1 for v in value.values()))
-    ):
-        wanted = "whole numbers for min and max"
-    return wanted and f"must be {wanted}, not {value!r}"
+    forms = (_FORMS.get(key), _BY_KIND.get((kind, key)))
+    return next((f"must be {form.words}, not {value!r}" for form in forms if form and not form.fits(value)), None)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value.strip()) <= 110 and len(value.splitlines()) == 1
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value) is not None
+
+
+def _is_input(value: Any) -> bool:
+    return bool(value) and (isinstance(value, str) or _is_names(value))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_limits(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) <= {"min", "max"} and all(map(_is_count, value.values()))
 
 
 def is_condition(value: Any) -> bool:
@@ -95,3 +94,44 @@ def _is_number(value: Any) -> bool:
 
 def is_range(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]
+
+
+def _one_of(values: Sequence[str]) -> _Form:
+    return _Form(f"one of {', '.join(values)}", lambda value: value in values)
+
+
+_LINE = _Form("one line of at most 110 characters", _is_line)
+_PLACE = _Form("module:Name", _is_place)
+_TEXT = _Form("a text", _is_text)
+_NAMES = _Form("a list of names", _is_names)
+_FLAG = _Form("true or false", _is_flag)
+_MAPPING = _Form("a mapping", _is_mapping)
+_COUNT = _Form("a whole number from 1", _is_count)
+_CONDITION = _Form(
+    "a mapping of parameters to lists of values, or a list of such mappings",
+    lambda value: all(map(is_condition, value if isinstance(value, list) else [value])),
+)
+_FORMS: Mapping[str, _Form] = {
+    "summary": _LINE,
+    "status": _one_of(STATUSES),
+    "how": _one_of(("exact", "slice", "ablated")),
+    "input": _Form("a kind of input, or a list of kinds", _is_input),
+    "cost": _Form("a mapping of names to numbers",
+                  lambda value: isinstance(value, dict) and all(map(_is_number, value.values()))),
+    "paper": _Form("a mapping with at least a title",
+                   lambda value: isinstance(value, dict) and isinstance(value.get("title"), str)),
+    **dict.fromkeys(("path", "files"), _PLACE),
+    **dict.fromkeys(("install", "untuned", "single_process", "strategy", "head", "equation", "metric", "licence", "select"),
+                    _TEXT),
+    **dict.fromkeys(("aliases", "requires", "owns"), _NAMES),
+    **dict.fromkeys(("mini", "params", "fidelity", "args", "head_args", "presets", "training", "encoders", "modalities",
+                     "example"), _MAPPING),
+    **dict.fromkeys(("each_modality", "additive", "equal_dims", "solo", "evidential", "couples", "mean_gates", "prepared",
+                     "convolutions"), _FLAG),
+    **dict.fromkeys(("version", "n_classes"), _COUNT),
+    **dict.fromkeys(CONDITIONS, _CONDITION),
+}  # fmt: skip
+_LIMITS = _Form("whole numbers for min and max", _is_limits)
+_BY_KIND: Mapping[tuple[str, str], _Form] = {
+    ("strategies", "modalities"): _LIMITS, ("heads", "modalities"): _LIMITS,
+}  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,9 +131,11 @@ def _folder(text: str, option: str) -> Path:
 
 # ---------------------------------------------------------------------------------------------- check
 def _check(arguments: argparse.Namespace) -> int:
+    if _is_own(arguments.data):
+        return _check_stores(arguments.data)
     source = _source_of(arguments.data)
     if arguments.root is None and source.root is None:
-        return _check_stores(source)
+        return _check_stores(source.name)
     from mmzoo.data.check import check
     from mmzoo.data.faults import FAULTS, told
 
@@ -150,14 +153,23 @@ def _check(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def _check_stores(source: Source) -> int:
+def _is_own(text: str) -> bool:
+    """Whether a name that the catalogue does not know is that of prepared data of one's own."""
+    from mmzoo.data.home import store_folders
+    from mmzoo.plugins import catalogue
+
+    known = is_manifest(text) or catalogue().has("datasets", text)
+    return not known and re.fullmatch(r"\w+", text) is not None and any(store_folders(text))
+
+
+def _check_stores(name: str) -> int:
     from mmzoo.data.home import store_folders
     from mmzoo.data.store import DataStore
 
-    folders = [f for mini in (False, True) for f in store_folders(source.name, mini=mini)]
+    folders = [f for mini in (False, True) for f in store_folders(name, mini=mini)]
     if not folders:
         raise BadValue(
-            f"{source.name} has no store to be checked. Name its published files with --root DIR, or prepare it."
+            f"{name} has no store to be checked. Name its published files with --root DIR, or prepare it."
         )
     bad = 0
     for folder in folders:

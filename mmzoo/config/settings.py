@@ -8,7 +8,7 @@ from typing import Any
 from mmzoo.catalogue import Catalogue, Entry
 from mmzoo.config.grammar import ENCODER, divided_key, of_encoder
 from mmzoo.errors import BadValue, UnknownName, near_miss, unknown
-from mmzoo.training import FIELDS
+from mmzoo.training import FIELDS, WHEN, is_idle
 
 
 class Settings:
@@ -74,9 +74,10 @@ class Settings:
             raise BadValue(f"encoder.{modality} must be the name of an encoder, not {name!r}. See: mmzoo list encoders")
         return name, params
 
-    def take_training(self) -> dict[str, Any]:
-        """The settings `train.KEY`."""
-        return self._taken("train", FIELDS)
+    def take_training(self, preset: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings `train.KEY` that mean something on a data set with these values of its own."""
+        together = {**preset, **self._values.get("train", {})}
+        return self._taken("train", [k for k in FIELDS if not is_idle(k, together)])
 
     def _taken(self, scope: str, keys: Iterable[str]) -> dict[str, Any]:
         chosen = set(keys)
@@ -91,6 +92,12 @@ class Settings:
                 if (scope, key) not in self._used and (scope == ENCODER or of_encoder(key)):
                     modality = key.removeprefix(f"{ENCODER}.").partition(".")[0]
                     raise unknown(f"modality (--set {scope}.{key})", modality, self._modalities)
+                if (scope, key) not in self._used and scope == "train" and key in WHEN:
+                    other, wanted = WHEN[key]
+                    raise BadValue(
+                        f"--set train.{key}: it means nothing with the {other} of this bench, only with {' or '.join(wanted)}. "
+                        f"Leave it out, or set train.{other} too."
+                    )
                 if (scope, key) not in self._used:
                     raise BadValue(
                         f"--set {scope}.{key}: nothing in this bench uses {scope!r}. Name it with --method, "

@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmzoo.data.faults import scan
+from mmzoo.data.faults import scan, summary
 from mmzoo.data.judging import duplicates, found_in
 from mmzoo.data.listing import Listed, list_all
 from mmzoo.data.prepare import CHUNK_ITEMS, Progress, fitted
 from mmzoo.data.source import Fault, Item, Recipe, Source
 from mmzoo.data.workers import PATIENCE, decode
-from mmzoo.errors import unknown
+from mmzoo.errors import BadValue, unknown
 
 
 def check(
@@ -20,7 +20,7 @@ def check(
     jobs: int | None = None, progress: Progress | None = None, patience: float = PATIENCE,
 ) -> tuple[Listed, Sequence[Fault]]:  # fmt: skip
     """All faults of a data set: of its annotations, then of its files. quick: do not decode. Raises UnknownName for a recipe
-    that is not there, BadValue where the annotations cannot be read at all."""
+    that is not there, BadValue where the annotations cannot be read at all, or too little can be used to go on."""
     recipes = source.recipes()
     name = next(iter(recipes)) if recipe is None else recipe
     if name not in recipes:
@@ -31,7 +31,13 @@ def check(
     known = {(f.item, f.modality) for f in faults}
     items = [i for i in listed.items if not any((i.id, m) in known for m in i.media)]
     if not quick and items:
-        faults += _decoded(listed, items, recipes[name], jobs, progress, patience)
+        try:
+            faults += _decoded(listed, items, recipes[name], jobs, progress, patience)
+        except BadValue as error:
+            if not faults:
+                raise
+            lines = "\n".join(f"  {line}" for line in summary([(f, "left out") for f in faults]))
+            raise BadValue(f"{error} What is wrong so far:\n{lines}") from error
     return listed, faults
 
 
