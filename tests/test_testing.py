@@ -535,7 +535,7 @@ def test_what_a_gpu_would_have_to_wait_for(do: Callable[[Tensor, Tensor], Any], 
 
 def test_every_strategy_check_has_caught_a_fault() -> None:
     tried = {check for check, _, _ in FAULTS} | {"check_requirements", "check_owners"}
-    tried |= {"check_processes"}  # in test_processes
+    tried |= {"check_processes", "check_other_device"}  # in test_processes, test_other_device
     assert tried == set(CHECKS["strategy"])
 
 

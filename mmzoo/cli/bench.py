@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -304,8 +304,9 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
     for dataset in dict.fromkeys(p.dataset for p in plan.runs):
         here = [p for p in plan.runs if p.dataset == dataset]
         t = here[0].spec.training
-        print(f"  {dataset}: {_count(len(here), 'run')} of {_count(t.epochs, 'epoch')} ({t.optimizer}, lr {t.lr:g}, "
-              f"batch {t.batch_size}, schedule {t.schedule}, weight decay {t.weight_decay:g})")  # fmt: skip
+        lr, decay = (_span([getattr(p.spec.training, k) for p in here]) for k in ("lr", "weight_decay"))
+        print(f"  {dataset}: {_count(len(here), 'run')} of {_count(t.epochs, 'epoch')} ({t.optimizer}, lr {lr}, "
+              f"batch {t.batch_size}, schedule {t.schedule}, weight decay {decay})")  # fmt: skip
     titles = {"method": "method", "baseline": "baselines", "reference": "references", "teacher": "teachers"}
     for role, text in titles.items():
         if named := [label for label, r in methods.items() if r == role]:
@@ -318,6 +319,12 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
     done = len(plan.runs) - missing
     print(f"  results: {store.root}" + (f" (there already: {done}, to do: {missing})" if done else ""))
     sys.stdout.flush()
+
+
+def _span(values: Sequence[float]) -> str:
+    """What all runs have, or from where to where: tuning may have chosen another one for each method."""
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _count(n: int, what: str) -> str:

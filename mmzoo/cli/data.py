@@ -168,9 +168,7 @@ def _check_stores(name: str) -> int:
 
     folders = [f for mini in (False, True) for f in store_folders(name, mini=mini)]
     if not folders:
-        raise BadValue(
-            f"{name} has no store to be checked. Name its published files with --root DIR, or prepare it."
-        )
+        raise BadValue(f"{name} has no store to be checked. Name its published files with --root DIR, or prepare it.")
     bad = 0
     for folder in folders:
         try:

@@ -12,6 +12,7 @@ from mmzoo.errors import BadValue
 from mmzoo.strategy import Strategy
 from mmzoo.testing import (
     checks_behaviour,
+    checks_device,
     checks_distributed,
     checks_encoder,
     checks_evaluation,
@@ -29,7 +30,7 @@ from mmzoo.testing.tasks import EncoderBuilder, HeadBuilder, TinyEncoder
 #: the modules that hold the checks; importing them registers the checks
 CHECK_MODULES = (
     checks_strategy, checks_imports, checks_hooks, checks_behaviour, checks_head, checks_encoder, checks_evaluation,
-    checks_distributed,
+    checks_distributed, checks_device,
 )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Two worker processes in one gloo group, which stay for the next check: starting them costs more than any check."""
+"""Worker processes that stay for the next check, since starting them costs more than any check: two in one gloo group, and one
+by itself."""
 
 from __future__ import annotations
 
@@ -50,6 +51,14 @@ def in_processes(work: Callable[[Any], Any], given: Any) -> list[Any]:
         _stop()
         raise RankFailed("; ".join(failed) or f"no answer within {PATIENCE} s")
     return [value for _, value in sorted((rank, value) for (_, rank, value) in answers)] if not failed else []
+
+
+def in_another(work: Callable[[Any], Any], given: Any) -> Any:
+    """work(given), called in a process of its own, for what a process cannot take back. As `in_processes` otherwise; raises what
+    the work raises."""
+    _needs_loky()
+    _let_travel()
+    return _apart().submit(work, given).result(PATIENCE)
 
 
 def _answer(work: Callable[[Any], Any], given: Any, store: str, rank: int) -> tuple[str, int, Any]:
@@ -108,12 +117,23 @@ def _elsewhere(name: str, file: str) -> bool:
 def _needs_group() -> None:
     import torch.distributed as dist
 
+    _needs_loky()
+    if not dist.is_available() or not dist.is_gloo_available():
+        raise Skipped("this torch has no gloo to let two processes talk")
+
+
+def _needs_loky() -> None:
     try:
         import loky  # noqa: F401
     except ImportError:
-        raise Skipped("needs two processes, which loky starts: pip install 'mmzoo[test]'") from None
-    if not dist.is_available() or not dist.is_gloo_available():
-        raise Skipped("this torch has no gloo to let two processes talk")
+        raise Skipped("needs other processes, which loky starts: pip install 'mmzoo[test]'") from None
+
+
+@cache
+def _apart() -> Any:
+    from loky import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(1, timeout=None, env={"OMP_NUM_THREADS": "1"})
 
 
 @cache

@@ -1,0 +1,184 @@
+"""A device that is not there: what goes wrong on a GPU alone, without one.
+
+Its tensors say that they lie on `elsewhere:0`, hold their values on the CPU, and take part in no operation with a tensor of
+the CPU, numbers and indices aside, as on a GPU. Operations are those of the CPU, so that results have the same bits. A
+process that has such a device keeps it: give work to `mmzoo.testing.ranks.in_another`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mmzoo.testing.report import Skipped
+
+NAME = "elsewhere"
+#: what takes tensors of both: copies, and indices of the CPU
+BOTH = ("aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
+
+
+class TwoDevices(RuntimeError):
+    """An operation was given tensors of two devices."""
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor on the device; `there` are its values."""
+
+    there: Tensor
+
+    @staticmethod
+    def __new__(cls, there: Tensor) -> Elsewhere:
+        made: Any = torch.Tensor._make_wrapper_subclass(
+            cls, there.size(), strides=there.stride(), storage_offset=there.storage_offset(), dtype=there.dtype,
+            layout=there.layout, device=torch.device(NAME, 0), requires_grad=False,
+        )  # fmt: skip
+        made.there = there
+        return made
+
+    def tolist(self) -> Any:
+        return self.there.tolist()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.there.untyped_storage()
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"Elsewhere({self.there!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        return _operate(func, args, kwargs or {})
+
+
+class _Operations(TorchDispatchMode):
+    """Catches what has no tensor of the device yet: tensors that are made there, or brought there."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _operate(func, args, kwargs or {})
+
+
+class _Generator(torch.Generator):
+    """Draws for the device on the CPU: torch takes no generator of a device that is made up."""
+
+    def __new__(cls, where: Any = "cpu") -> Any:
+        make: Any = super().__new__
+        return make(cls, "cpu" if torch.device(where).type == NAME else where)
+
+
+@contextlib.contextmanager
+def device() -> Iterator[torch.device]:
+    """The device, in a block. Raises Skipped where this torch cannot have one."""
+    _register()
+    with _Operations(), mock.patch.object(torch, "Generator", _Generator):
+        yield torch.device(NAME, 0)
+
+
+def values(x: Any) -> Any:
+    """The same with tensors of the device on the CPU."""
+    return tree_map(lambda t: t.there if isinstance(t, Elsewhere) else t, x)
+
+
+def _operate(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """One operation, on the CPU."""
+    leaves = tree_leaves((args, kwargs))
+    ours = [t for t in leaves if isinstance(t, Elsewhere)]
+    others = [t for t in leaves if isinstance(t, Tensor) and not isinstance(t, Elsewhere) and t.ndim]
+    name = func._schema.name
+    if ours and others and name not in BOTH:
+        raise TwoDevices(f"{name.removeprefix('aten::')} was given tensors of two devices; of the CPU: "
+                         f"{', '.join(str(tuple(t.shape)) for t in others)}")  # fmt: skip
+    goal = kwargs.get("device")
+    there = bool(ours) if goal is None else torch.device(goal).type == NAME
+    given = values(kwargs) if goal is None else {**values(kwargs), "device": torch.device("cpu")}
+    result = _OWN.get(name, func)(*values(args), **given)
+    if torch.Tag.inplace_view in func.tags:
+        with torch._C._DisableTorchDispatch():
+            func(*args, **kwargs)  # the tensor of the device has a shape of its own to be changed
+    return tree_map(lambda t: _brought(t, ours) if isinstance(t, Tensor) else t, result) if there else result
+
+
+def _brought(t: Tensor, ours: Sequence[Elsewhere]) -> Tensor:
+    """A result as a tensor of the device: of those that were given where it was changed in place."""
+    found = next((own for own in ours if own.there is t), None)
+    return Elsewhere(t) if found is None else found
+
+
+# ---------------------------------------------------------------------- what the CPU does in another way
+def _lstm(igates: Tensor, hgates: Tensor, cx: Tensor, *biases: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The fused cell that torch takes everywhere but on the CPU."""
+    gates = igates + hgates + sum(b for b in biases if b is not None)
+    i, f, g, o = gates.chunk(4, 1)
+    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    cy = f * cx + i * g
+    return o * cy.tanh(), cy, torch.cat([i, f, g, o], 1)
+
+
+def _lstm_backward(
+    grad_hy: Tensor | None, grad_cy: Tensor | None, cx: Tensor, cy: Tensor, workspace: Tensor, has_bias: bool
+) -> tuple[Tensor | None, ...]:
+    i, f, g, o = workspace.chunk(4, 1)
+    out = cy.tanh()
+    grad_hy = torch.zeros_like(cy) if grad_hy is None else grad_hy
+    grad_c = grad_hy * o * (1 - out.square()) + (0.0 if grad_cy is None else grad_cy)
+    parts = (
+        grad_c * g * i * (1 - i),
+        grad_c * cx * f * (1 - f),
+        grad_c * i * (1 - g.square()),
+        grad_hy * out * o * (1 - o),
+    )
+    gates = torch.cat(parts, 1)
+    return gates, grad_c * f, gates.sum(0) if has_bias else None
+
+
+_OWN = {"aten::_thnn_fused_lstm_cell": _lstm, "aten::_thnn_fused_lstm_cell_backward_impl": _lstm_backward}
+
+
+# ---------------------------------------------------------------------- what torch has to know of a device
+@cache
+def _register() -> Any:
+    """Tell torch of the device, once and for all. Returns what has to stay alive."""
+    try:
+        from torch.utils import backend_registration as torch_side
+
+        module = torch_side._DummyBackendModule
+    except (ImportError, AttributeError):
+        raise Skipped(f"torch {torch.__version__} cannot be given a made-up device") from None
+
+    class Module(module):  # type: ignore[misc, valid-type]
+        def get_amp_supported_dtype(self) -> list[torch.dtype]:
+            return [torch.bfloat16]
+
+    torch_side._setup_privateuseone_for_python_backend(NAME, backend_module=Module())
+    library = torch.library.Library("aten", "IMPL")
+    for name, kernel in {
+        "empty_strided": _empty_strided,
+        "empty.memory_format": _empty,
+        "_copy_from": _copy_from,
+    }.items():
+        library.impl(name, kernel, "PrivateUse1")
+    return library
+
+
+def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Tensor:
+    with torch._C._DisableTorchDispatch():
+        made = torch.empty_strided(size, stride, dtype=dtype)
+    return Elsewhere(made)
+
+
+def _empty(size: Any, *, dtype: Any = None, **_: Any) -> Tensor:
+    with torch._C._DisableTorchDispatch():
+        made = torch.empty(size, dtype=dtype)
+    return Elsewhere(made)
+
+
+def _copy_from(source: Tensor, to: Tensor, non_blocking: bool = False) -> Tensor:
+    with torch._C._DisableTorchDispatch():
+        values(to).copy_(values(source))
+    return to

@@ -1,0 +1,55 @@
+"""On a device that is made up everything goes as on the CPU, and what would meet a tensor of the CPU there is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from result_files import lasting, rows_of
+
+from mmzoo.api import Outputs, Step, Strategy, Terms
+from mmzoo.bench import device as bench_device
+from mmzoo.bench.calls import bench
+from mmzoo.testing import check_strategy, elsewhere
+from mmzoo.testing.ranks import in_another
+
+ONLY = ["check_other_device"]
+BENCH: dict[str, Any] = {"baselines": ["umt"], "references": False, "seeds": 1, "epochs": 1, "keep_weights": True}
+
+
+class OnTheCPU(Strategy):
+    """Makes a tensor where none of the others need be."""
+
+    def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
+        weight = torch.ones(out.logits.shape[1], dtype=out.logits.dtype)
+        return {**terms, "task": terms["task"] + 0.1 * step.mean(step.kept(out.logits) * weight).sum()}
+
+
+class WhereTheOthersAre(Strategy):
+    def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
+        weight = out.logits.new_ones(out.logits.shape[1])
+        return {**terms, "task": terms["task"] + 0.1 * step.mean(step.kept(out.logits) * weight).sum()}
+
+
+def test_a_tensor_on_the_wrong_device_is_named() -> None:
+    assert check_strategy(WhereTheOthersAre, only=ONLY).status(*ONLY) == "passed"
+    (failed,) = check_strategy(OnTheCPU, only=ONLY, raise_failures=False)
+    assert failed.status == "failed"
+    assert "mul was given tensors of two devices; of the CPU: (3,)" in failed.reason and "new_zeros" in failed.reason
+
+
+def bench_away(folder: str) -> None:
+    with elsewhere.device() as there, mock.patch.object(bench_device, "check_device", lambda name: str(there)):
+        bench("mses", **BENCH, out=folder)
+
+
+def test_a_bench_on_another_device_has_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMZOO_PLUGINS", "")
+    in_another(bench_away, str(tmp_path / "away"))
+    bench("mses", **BENCH, out=tmp_path / "here", device="cpu")
+    found: list[dict[str, Any]] = [{k: lasting(r) for k, r in rows_of(tmp_path / w).items()} for w in ("away", "here")]
+    assert found[0] == found[1] and {r["status"] for r in found[0].values()} == {"ok"} and len(found[0]) == 4
+    assert all(r["environment"]["device"] == "elsewhere:0" for r in rows_of(tmp_path / "away").values())
