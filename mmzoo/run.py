@@ -313,8 +313,9 @@ class Run:
     def gather(self, x: Tensor) -> Tensor:
         """The rows of all processes, one after the other, for losses that compare the items of a batch.
 
-        Every process must hold as many rows: give whole batches, and what tells which rows count beside them. Gradients flow back to where a row came from, so that averaging the
-        parameters' gradients over processes gives the gradient of the loss on the whole batch.
+        Every process must hold as many rows: give whole batches, and beside them what tells which rows count. Gradients flow
+        back to where a row came from, so that averaging the parameters' gradients over processes gives the gradient of the
+        loss on the whole batch.
         """
         return distributed.gather(x)
 
