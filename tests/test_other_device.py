@@ -10,10 +10,23 @@ import pytest
 import torch
 from result_files import lasting, rows_of
 
-from mmzoo.api import Outputs, Step, Strategy, Terms
+from mmzoo.api import Outputs, Run, Step, Strategy, Terms, Training
 from mmzoo.bench import device as bench_device
 from mmzoo.bench.calls import bench
+from mmzoo.heads.channel import Channel
+from mmzoo.heads.evidential import Evidential
+from mmzoo.heads.shared import Shared
+from mmzoo.strategies.agm import AGM
+from mmzoo.strategies.dynamic_gap import DynamicGap
+from mmzoo.strategies.greedy import Greedy
+from mmzoo.strategies.mla import MLA
+from mmzoo.strategies.ogm import OGM
+from mmzoo.strategies.pmr import PMR
+from mmzoo.strategies.tmc import TMC
+from mmzoo.strategies.umt import UMT
 from mmzoo.testing import check_strategy, elsewhere
+from mmzoo.testing.cases import StrategyCase
+from mmzoo.testing.checks_distributed import shared_task
 from mmzoo.testing.ranks import in_another
 
 ONLY = ["check_other_device"]
@@ -39,6 +52,39 @@ def test_a_tensor_on_the_wrong_device_is_named() -> None:
     (failed,) = check_strategy(OnTheCPU, only=ONLY, raise_failures=False)
     assert failed.status == "failed"
     assert "mul was given tensors of two devices; of the CPU: (3,)" in failed.reason and "new_zeros" in failed.reason
+
+
+def steps(case: StrategyCase) -> list[str]:
+    """What the steps of an epoch read on the device: forward, hooks, backward, clipping and optimizer."""
+    task = shared_task(case, incomplete=False)
+    with elsewhere.device() as there:
+        run = Run(
+            case.model(task, norm=True), case.new(), train=task.loader("train"), device=there,
+            training=Training(optimizer="adamw", clip=1.0, batch_size=task.batch_size, epochs=1),
+        )  # fmt: skip
+        run.start_epoch()
+        with elsewhere.reads() as found:
+            for batch in run.epoch_batches():
+                run.step(batch)
+        return found
+
+
+class Looks(Strategy):
+    def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
+        if float(terms["task"].detach()) > 1e9:
+            step.run.stop()
+
+
+@pytest.mark.parametrize(("strategy", "head"), [
+    (Strategy, None), (lambda: OGM(noise=True), None), (PMR, None), (AGM, None), (MLA, Shared), (TMC, Evidential),
+    (Greedy, Channel), (DynamicGap, None), (UMT, None),
+], ids=["plain", "ogm_ge", "pmr", "agm", "mla", "tmc", "greedy", "dynamic_gap", "umt"])  # fmt: skip
+def test_a_step_reads_nothing(strategy: Any, head: Any) -> None:
+    assert in_another(steps, StrategyCase(strategy, head=head)) == []
+
+
+def test_a_read_is_seen() -> None:
+    assert in_another(steps, StrategyCase(Looks)) == ["_local_scalar_dense"] * 2
 
 
 def bench_away(folder: str) -> None:

@@ -38,8 +38,7 @@ def trained(given: tuple[StrategyCase, bool]) -> dict[str, Any]:
 def shared_task(case: StrategyCase, incomplete: bool) -> Task:
     """Items whose batches go round between two processes: a single one would also train on what is left.
 
-    Several items of a class each, since PMR's gradient has no value at a prototype that is one item. incomplete: items lack
-    modalities, so that in some batches none of one process's items has a certain one.
+    incomplete: items lack modalities, so that in some batches none of one process's items has a certain one.
     """
     size = 4 if incomplete else 6
     task = _first(case.task(dtype=torch.float64, batch_size=size), train=12, slice=8 - 8 % size)

@@ -25,6 +25,11 @@ NAME = "elsewhere"
 BOTH = ("aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 
 
+#: what has to know values of the device, for which a GPU would have to finish all that is queued
+READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
+_noted: list[list[str]] = []
+
+
 class TwoDevices(RuntimeError):
     """An operation was given tensors of two devices."""
 
@@ -80,6 +85,17 @@ def device() -> Iterator[torch.device]:
         yield torch.device(NAME, 0)
 
 
+@contextlib.contextmanager
+def reads() -> Iterator[list[str]]:
+    """The operations in a block that read values of the device, one after the other."""
+    found: list[str] = []
+    _noted.append(found)
+    try:
+        yield found
+    finally:
+        _noted.remove(found)
+
+
 def values(x: Any) -> Any:
     """The same with tensors of the device on the CPU."""
     return tree_map(lambda t: t.there if isinstance(t, Elsewhere) else t, x)
@@ -95,6 +111,9 @@ def _operate(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         raise TwoDevices(f"{name.removeprefix('aten::')} was given tensors of two devices; of the CPU: "
                          f"{', '.join(str(tuple(t.shape)) for t in others)}")  # fmt: skip
     goal = kwargs.get("device")
+    if ours and _reads(name, args, goal):
+        for noted in _noted:
+            noted.append(name.removeprefix("aten::"))
     there = bool(ours) if goal is None else torch.device(goal).type == NAME
     given = values(kwargs) if goal is None else {**values(kwargs), "device": torch.device("cpu")}
     result = _OWN.get(name, func)(*values(args), **given)
@@ -102,6 +121,13 @@ def _operate(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         with torch._C._DisableTorchDispatch():
             func(*args, **kwargs)  # the tensor of the device has a shape of its own to be changed
     return tree_map(lambda t: _brought(t, ours) if isinstance(t, Tensor) else t, result) if there else result
+
+
+def _reads(name: str, args: Any, goal: Any) -> bool:
+    """Whether an operation on a tensor of the device reads it: a number, a copy to the CPU, an index by true and false."""
+    if name in ("aten::index", "aten::index_put", "aten::index_put_"):
+        return any(isinstance(t, Tensor) and t.dtype is torch.bool for t in args[1])
+    return name in READS or (goal is not None and torch.device(goal).type != NAME)
 
 
 def _brought(t: Tensor, ours: Sequence[Elsewhere]) -> Tensor:
