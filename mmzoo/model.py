@@ -129,19 +129,21 @@ class MultimodalModel(nn.Module):
 
     def _encode_one(self, modality: str, x: Any, pass_: Pass, rows: Tensor | None) -> Tensor:
         encoder = self.encoders[modality]
-        with torch.no_grad() if modality in pass_.freeze else contextlib.nullcontext():
+        frozen = modality in pass_.freeze
+        with torch.no_grad() if frozen else contextlib.nullcontext():
             if rows is None:
                 return encoder(x)
             if not len(rows):
-                return self._nothing(encoder, _n_rows(x))
+                return self._nothing(encoder, _n_rows(x), frozen)
             # Batch statistics of one item do not exist: it is encoded as in evaluation.
             with _eval_mode([encoder]) if len(rows) == 1 else contextlib.nullcontext():
                 return _scatter(encoder(map_tensors(x, lambda t: t[rows])), rows, _n_rows(x))
 
-    def _nothing(self, encoder: Any, n: int) -> Tensor:
+    def _nothing(self, encoder: Any, n: int, frozen: bool) -> Tensor:
         """The features of n items of which none has the modality: an encoder (batch statistics above all) must not see an
         empty or made-up row."""
-        return no_features(n, int(encoder.out_dim), encoder, next(self.parameters()))
+        with torch.no_grad() if frozen else contextlib.nullcontext():
+            return no_features(n, int(encoder.out_dim), encoder, next(self.parameters()))
 
     def _encode_coupled(
         self, inputs: Mapping[str, Any], fed: tuple[str, ...], pass_: Pass, present: Tensor | None
@@ -161,7 +163,10 @@ class MultimodalModel(nn.Module):
             coupled = self.head.couple(stage, maps, present, pass_, masks)
             for m, branch in here.items():
                 branch.replace(coupled[m])
-        return {m: self._nothing(encoders[m], b.n) if b.empty else b.finish() for m, b in branches.items()}
+        return {
+            m: self._nothing(encoders[m], b.n, m in pass_.freeze) if b.empty else b.finish()
+            for m, b in branches.items()
+        }
 
     @contextlib.contextmanager
     def _still(self, frozen: frozenset[str]) -> Iterator[None]:

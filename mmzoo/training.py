@@ -101,12 +101,14 @@ WHEN: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def is_idle(name: str, values: Mapping[str, Any]) -> bool:
-    """Whether an option means nothing beside the others; those that `values` lacks have their defaults."""
+def idle(name: str, values: Mapping[str, Any]) -> str:
+    """Why an option means nothing beside the others, in words; empty where it does mean something. Options that `values` lacks
+    have their defaults."""
     if name not in WHEN:
-        return False
+        return ""
     other, wanted = WHEN[name]
-    return values.get(other, getattr(Training, other)) not in wanted
+    given = values.get(other, getattr(Training, other))
+    return "" if given in wanted else f"it means nothing with train.{other}={given}, only with {' or '.join(wanted)}"
 
 
 def _coerced(name: str, value: Any) -> Any:

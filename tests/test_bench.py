@@ -249,12 +249,11 @@ def test_what_only_the_class_knows_makes_a_refused_row(
     (row,) = rows_of(tmp_path).values()
     assert done.code == 0 and row["status"] == "refused" and row["metrics"] == {}
     assert row["reason"].startswith("Choosy needs at least 3 modalities") and row["reason"] in done.out
-    assert "there already" not in mmzoo(*arguments).out
-    assert {r["status"] for r in rows_of(tmp_path).values()} == {"refused"}
-    monkeypatch.undo()  # another version, which takes it
-    mmzoo(*arguments)
-    assert {r["status"] for r in rows_of(tmp_path).values()} == {"ok"}
+    monkeypatch.undo()
     assert "there already: 1, to do: 0" in mmzoo(*arguments).out
+    monkeypatch.setattr("mmzoo.bench.store.__version__", "99")  # another version, which takes it
+    assert "there already" not in mmzoo(*arguments).out
+    assert {r["status"] for r in rows_of(tmp_path).values()} == {"ok"}
 
 
 def test_a_disk_that_is_full_stops_with_the_rows_kept(

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from helpers import data, model, train, weights
 
-from mmzoo.api import Batch, Incompatible, Run, Strategy, Training
+from mmzoo.api import Batch, Chain, Incompatible, Run, Strategy, Training
 from mmzoo.functional import cosine_similarities, info_nce
 from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
@@ -54,13 +54,14 @@ STRATEGIES |= {
         "tangent": {"solver": "tangent"},
     }.items()
 }  # fmt: skip
+STRATEGIES["frozen"] = lambda: Chain(MSES(patience=0), DynamicGap(schedule="constant"))
 STRATEGIES["released"] = lambda: DynamicGap(
     schedule="released_learned", form="released", matching="kl_to_mean", alpha=0.9
 )
 #: those that act by what an epoch has shown, and two are not enough
-LONGER = {"mses": 4, "mslr": 4}
+LONGER = {"mses": 4, "mslr": 4, "frozen": 4}
 TANGENT: dict[str, Any] = {"schedule": "learned", "solver": "tangent"}
-HEADS: dict[str, Any] = {"tmc": Evidential, "mla": Shared, "greedy": Channel}
+HEADS: dict[str, Any] = {"tmc": Evidential, "mla": Shared, "greedy": Channel, "frozen": Channel}
 
 
 def batches(part: slice, incomplete: bool = False) -> list[Batch]:

@@ -136,6 +136,8 @@ def test_prepared_data_of_ones_own_is_checked_by_its_name(folder: Path, mmzoo: C
     changed = mmzoo("data", "check", "mine")
     assert changed.code == 1 and large.name in changed.out
     assert "no data set 'mien'" in mmzoo("data", "check", "mien").err
+    options = mmzoo("data", "check", "mine", "--quick")
+    assert options.code == 2 and "mmzoo data check FILE.yaml" in options.err
 
 
 def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_not(folder: Path) -> None:

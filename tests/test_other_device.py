@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,7 +28,7 @@ from mmzoo.strategies.umt import UMT
 from mmzoo.testing import check_strategy, elsewhere
 from mmzoo.testing.cases import StrategyCase
 from mmzoo.testing.checks_distributed import shared_task
-from mmzoo.testing.ranks import in_another
+from mmzoo.testing.ranks import RankFailed, in_another
 
 ONLY = ["check_other_device"]
 BENCH: dict[str, Any] = {"baselines": ["umt"], "references": False, "seeds": 1, "epochs": 1, "keep_weights": True}
@@ -81,6 +82,79 @@ class Looks(Strategy):
 ], ids=["plain", "ogm_ge", "pmr", "agm", "mla", "tmc", "greedy", "dynamic_gap", "umt"])  # fmt: skip
 def test_a_step_reads_nothing(strategy: Any, head: Any) -> None:
     assert in_another(steps, StrategyCase(strategy, head=head)) == []
+
+
+def meetings(_: None) -> dict[str, str]:
+    """What becomes of operations with tensors of both devices, as on a GPU."""
+    found = {}
+    with elsewhere.device() as there:
+        x, i, mask = torch.arange(4.0, device=there), torch.tensor([0, 2]), torch.tensor([True, False, False, True])
+        cpu, g = torch.arange(4.0), torch.Generator()
+        for name, do in {
+            "add": lambda: x + cpu, "add a number": lambda: x + torch.tensor(1.0), "index": lambda: x[i],
+            "index of the device": lambda: x[i.to(there)], "mask": lambda: x[mask], "index the CPU": lambda: cpu[i.to(there)],
+            "put": lambda: x.index_put_((i,), torch.ones(2)), "put there": lambda: x.index_put_((i,), torch.ones(2).to(there)),
+            "stack a number": lambda: torch.stack([x[0], torch.tensor(1.0)]), "into the CPU": lambda: torch.zeros(()).add_(x[0]),
+            "copy": lambda: torch.zeros(4).copy_(x), "draw": lambda: torch.rand(3, generator=g, device=there),
+            "draw there": lambda: torch.rand(3, generator=torch.Generator(there), device=there),
+            "draw in place": lambda: x.bernoulli_(0.5, generator=g), "draw here": lambda: torch.rand(3, generator=g),
+        }.items():  # fmt: skip
+            try:
+                do()
+                found[name] = "works"
+            except elsewhere.TwoDevices:
+                found[name] = "two devices"
+    return found
+
+
+def test_what_meets_what() -> None:
+    works = {"add a number", "index", "index of the device", "mask", "put there", "copy", "draw there", "draw here"}
+    assert {name for name, came in in_another(meetings, None).items() if came == "works"} == works
+
+
+def looked(_: None) -> list[str]:
+    with elsewhere.device() as there:
+        x = torch.arange(4.0, device=there)
+        with elsewhere.reads() as found:
+            x.tolist()
+            torch.repeat_interleave(x, x.long())
+            x.masked_select(x > 1)
+            x.unique()
+            torch.zeros(4).copy_(x)
+            x.cpu()
+            x + 1  # reads nothing
+    return found
+
+
+def test_what_is_a_read() -> None:
+    expected = ["tolist", "repeat_interleave", "masked_select", "_unique2", "copy_", "_to_copy"]
+    assert in_another(looked, None) == expected
+
+
+def dies(_: None) -> None:
+    os._exit(3)
+
+
+def test_a_process_that_dies_is_replaced() -> None:
+    with pytest.raises(RankFailed, match="the process died"):
+        in_another(dies, None)
+    assert in_another(looked, None)
+
+
+class Recurrent(Strategy):
+    """Wants what the device does not know."""
+
+    def setup(self, run: Run) -> None:
+        run.add_module("gru", lambda: torch.nn.GRUCell(2, 2))
+
+    def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
+        state = step.run.model.extra["gru"](out.logits.new_ones(1, 2))
+        return {**terms, "gru/state": state.square().sum()}
+
+
+def test_what_the_device_does_not_know_is_no_fault() -> None:
+    (result,) = check_strategy(Recurrent, only=ONLY)
+    assert result.status == "skipped" and "does not know" in result.reason
 
 
 def test_a_read_is_seen() -> None:

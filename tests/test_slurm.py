@@ -121,7 +121,6 @@ def test_with_every_row_there_nobody_waits_for_jobs_that_stay(
 ) -> None:
     arguments = ("bench", "--method", "concat", "--no-references", *SMALL, "--workers", "1", "--out", tmp_path)
     assert mmzoo(*arguments).code == 0
-    monkeypatch.setattr(work, "LINGER", 0.0)
     store = Store(tmp_path)
     looks = iter([True] * 3)  # a fourth one raises
-    work.watch(Order(tuple(planned_runs(store, store.run_ids()))), store, Progress(), lambda: next(looks))
+    work.watch(Order(tuple(planned_runs(store, store.run_ids()))), store, Progress(), lambda: next(looks), linger=0.0)

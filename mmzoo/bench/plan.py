@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -144,8 +144,11 @@ def make_plan(bench: BenchSpec, catalogue: Catalogue, *, stores: bool = True, de
     if not bench.datasets:
         raise BadValue("no data set was named: mmzoo list datasets.")
     register_manifests(catalogue, bench.datasets)
-    for override in bench.overrides or ((),):
+    variants = [
         _plan_variant(replace(bench, settings=(*bench.settings, *override)), catalogue, runs, refused, stores, device)
+        for override in bench.overrides or ((),)
+    ]
+    _check_training(variants)
     plan = Plan(tuple(_asked(p, bench) for p in runs.values()), tuple(dict.fromkeys(refused)), bench)
     if not any(p.role == "method" for p in plan.runs) and refused:
         about = next(r for r in refused if r.role == "method")
@@ -163,8 +166,8 @@ def _asked(planned: Planned, bench: BenchSpec) -> Planned:
 
 def _plan_variant(
     bench: BenchSpec, catalogue: Catalogue, runs: dict[str, Planned], refused: list[Refused], stores: bool, device: str
-) -> None:
-    """Add the runs of a bench under one set of overrides."""
+) -> Settings:
+    """Add the runs of a bench under one set of overrides, and return what it was told."""
     settings = Settings(catalogue, bench.settings)
     wanted = _wanted(bench, catalogue, settings)
     for text in dict.fromkeys(bench.datasets):
@@ -193,6 +196,14 @@ def _plan_variant(
                 for run in (*planned.teachers, planned):
                     _add(runs, run)
     settings.check_all_used()
+    return settings
+
+
+def _check_training(variants: Sequence[Settings]) -> None:
+    """Raise BadValue for a setting of training that means nothing on any data set, in any variant that has it."""
+    for key, words in {k: w for settings in variants for k, w in settings.idle_training().items()}.items():
+        if all(key in settings.idle_training() for settings in variants if settings.has_training(key)):
+            raise BadValue(f"--set train.{key}: {words}. Leave it out, or set the other too.")
 
 
 def _add(runs: dict[str, Planned], planned: Planned) -> None:

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from mmzoo import __version__
 from mmzoo.config.spec import digest
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.files import write_bytes, write_json
 
 SCHEMA = 1
-#: ok: scored. diverged: final as well, with a reason. refused, with a reason: the end of it for this bench; the next one asks
-#: again, since another version may take it, and asking costs nothing. failed: run again by the next bench.
+#: ok: scored. diverged, refused: final as well, with a reason; what one version of mmzoo has refused another may take, and is
+#: asked again. failed: run again by the next bench.
 STATUSES = ("ok", "diverged", "refused", "failed")
 FINAL = ("ok", "diverged", "refused")
 WEIGHTS = "weights.safetensors"
@@ -161,7 +162,9 @@ class Store:
         """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too;
         peers: and hold the scores of the peers' protocol."""
         row = self.row(run_id)
-        if row is None or row["status"] in ("refused", "failed"):
+        if row is None or row["status"] not in FINAL:
+            return None
+        if row["status"] == "refused" and row["environment"].get("mmzoo") != __version__:
             return None
         if row["status"] != "ok":
             return row

@@ -5,6 +5,7 @@ No torch at import.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import time
@@ -23,8 +24,6 @@ from mmzoo.errors import MmzooError
 
 #: seconds between two looks at runs that others are at: at first, and at most
 PAUSE = (0.05, 2.0)
-#: seconds that workers have to end once every row is there; one that is in a queue again may not even have begun
-LINGER = 20.0
 
 
 @dataclass(frozen=True)
@@ -147,10 +146,11 @@ def work_on(root: str, values: dict[str, Any]) -> dict[str, str]:
 
 
 def watch(
-    order: Order, store: Store, progress: Progress, at_work: Callable[[], bool], look: Callable[[], None] = lambda: None
-) -> None:
-    """Tell of the work of others, as the store shows it, until they have ended, or every row is there and LINGER seconds have
-    passed. look: what to do between two looks."""
+    order: Order, store: Store, progress: Progress, at_work: Callable[[], bool], look: Callable[[], None] = lambda: None,
+    *, linger: float = math.inf,
+) -> None:  # fmt: skip
+    """Tell of the work of others, as the store shows it, until they have ended. look: what to do between two looks. linger:
+    seconds that they have for it once every row is there."""
     waiting = {p.spec.run_id: p for p in order.runs}
     all_there: float | None = None
     while True:
@@ -163,7 +163,7 @@ def watch(
             progress.epoch(planned, epoch)
         if not waiting and all_there is None:
             all_there = time.monotonic()
-        if over or (all_there is not None and time.monotonic() - all_there > LINGER):
+        if over or (all_there is not None and time.monotonic() - all_there > linger):
             return
         look()
         # A look at thousands of runs on a slow disk must not become the work itself.

@@ -132,6 +132,9 @@ def _folder(text: str, option: str) -> Path:
 # ---------------------------------------------------------------------------------------------- check
 def _check(arguments: argparse.Namespace) -> int:
     if _is_own(arguments.data):
+        if any((arguments.root, arguments.splits, arguments.recipe, arguments.quick, arguments.jobs is not None)):
+            raise BadValue(f"{arguments.data} is data of your own: its stores are checked by name, without options. Name its "
+                           "manifest to check the files: mmzoo data check FILE.yaml")  # fmt: skip
         return _check_stores(arguments.data)
     source = _source_of(arguments.data)
     if arguments.root is None and source.root is None:

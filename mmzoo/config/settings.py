@@ -8,7 +8,7 @@ from typing import Any
 from mmzoo.catalogue import Catalogue, Entry
 from mmzoo.config.grammar import ENCODER, divided_key, of_encoder
 from mmzoo.errors import BadValue, UnknownName, near_miss, unknown
-from mmzoo.training import FIELDS, WHEN, is_idle
+from mmzoo.training import FIELDS, idle
 
 
 class Settings:
@@ -22,6 +22,7 @@ class Settings:
     def __init__(self, catalogue: Catalogue, pairs: Sequence[tuple[str, Any]]) -> None:
         self._values: dict[str, dict[str, Any]] = {}
         self._used: set[tuple[str, str]] = set()
+        self._idle: dict[str, str] = {}
         for key, value in pairs:
             scope, name = divided_key(key)
             if not scope or not name:
@@ -76,8 +77,17 @@ class Settings:
 
     def take_training(self, preset: Mapping[str, Any]) -> dict[str, Any]:
         """The settings `train.KEY` that mean something on a data set with these values of its own."""
-        together = {**preset, **self._values.get("train", {})}
-        return self._taken("train", [k for k in FIELDS if not is_idle(k, together)])
+        given = self._values.get("train", {})
+        together = {**preset, **given}
+        self._idle |= {k: words for k in given if (words := idle(k, together))}
+        return self._taken("train", [k for k in FIELDS if k not in given or not idle(k, together)])
+
+    def idle_training(self) -> dict[str, str]:
+        """The settings `train.KEY` that mean nothing on any data set so far, each with why."""
+        return {k: words for k, words in self._idle.items() if ("train", k) not in self._used}
+
+    def has_training(self, key: str) -> bool:
+        return key in self._values.get("train", {})
 
     def _taken(self, scope: str, keys: Iterable[str]) -> dict[str, Any]:
         chosen = set(keys)
@@ -86,19 +96,14 @@ class Settings:
         return taken
 
     def check_all_used(self) -> None:
-        """Raise BadValue for a setting that nothing in this bench takes."""
+        """Raise BadValue for a setting that nothing in this bench takes; those of training that mean nothing beside the others
+        are for `idle_training` to tell."""
         for scope, values in self._values.items():
             for key in values:
                 if (scope, key) not in self._used and (scope == ENCODER or of_encoder(key)):
                     modality = key.removeprefix(f"{ENCODER}.").partition(".")[0]
                     raise unknown(f"modality (--set {scope}.{key})", modality, self._modalities)
-                if (scope, key) not in self._used and scope == "train" and key in WHEN:
-                    other, wanted = WHEN[key]
-                    raise BadValue(
-                        f"--set train.{key}: it means nothing with the {other} of this bench, only with {' or '.join(wanted)}. "
-                        f"Leave it out, or set train.{other} too."
-                    )
-                if (scope, key) not in self._used:
+                if (scope, key) not in self._used and not (scope == "train" and key in self._idle):
                     raise BadValue(
                         f"--set {scope}.{key}: nothing in this bench uses {scope!r}. Name it with --method, "
                         "--baselines or --datasets, or leave the setting out."

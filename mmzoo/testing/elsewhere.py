@@ -1,8 +1,9 @@
 """A device that is not there: what goes wrong on a GPU alone, without one.
 
 Its tensors say that they lie on `elsewhere:0`, hold their values on the CPU, and take part in no operation with a tensor of
-the CPU, numbers and indices aside, as on a GPU. Operations are those of the CPU, so that results have the same bits. A
-process that has such a device keeps it: give work to `mmzoo.testing.ranks.in_another`.
+the CPU but where a GPU takes them: copies, single numbers, and indices of the CPU. Draws there want a generator of the
+device. Operations are those of the CPU, so that results have the same bits; those that the CPU does not have are refused with
+NotImplementedError. A process that has such a device keeps it: give work to `mmzoo.testing.ranks.in_another`.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mmzoo.testing.report import Skipped
 
 NAME = "elsewhere"
-#: what takes tensors of both: copies, and indices of the CPU
-BOTH = ("aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
-
-
+COPIES = ("aten::_to_copy", "aten::copy_", "aten::_copy_from")
+INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
+#: what takes not even a single number of the CPU
+STRICT = ("aten::cat", "aten::stack")
 #: what has to know values of the device, for which a GPU would have to finish all that is queued
-READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
+READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select", "aten::_unique2",
+         "aten::unique_dim", "aten::unique_consecutive")  # fmt: skip
 _noted: list[list[str]] = []
 
 
@@ -49,6 +52,8 @@ class Elsewhere(torch.Tensor):
         return made
 
     def tolist(self) -> Any:
+        for noted in _noted:
+            noted.append("tolist")
         return self.there.tolist()
 
     def untyped_storage(self) -> torch.UntypedStorage:
@@ -70,18 +75,36 @@ class _Operations(TorchDispatchMode):
 
 
 class _Generator(torch.Generator):
-    """Draws for the device on the CPU: torch takes no generator of a device that is made up."""
+    """Draws for the device on the CPU: torch takes no generator of a device that is made up. away: whether it is for it."""
+
+    away: bool
 
     def __new__(cls, where: Any = "cpu") -> Any:
         make: Any = super().__new__
-        return make(cls, "cpu" if torch.device(where).type == NAME else where)
+        away = torch.device(where).type == NAME
+        made = make(cls, "cpu" if away else where)
+        made.away = away
+        return made
+
+
+class _Draws(TorchFunctionMode):
+    """Looks at what draws before torch loses sight of whose generator it is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for generator in (x for x in (*args, *kwargs.values()) if isinstance(x, _Generator)):
+            goal = kwargs.get("device")
+            there = any(isinstance(t, Elsewhere) for t in args) if goal is None else torch.device(goal).type == NAME
+            if generator.away != there:
+                raise TwoDevices(f"{func.__name__} draws on one device with a generator of another")
+        return func(*args, **kwargs)
 
 
 @contextlib.contextmanager
 def device() -> Iterator[torch.device]:
     """The device, in a block. Raises Skipped where this torch cannot have one."""
     _register()
-    with _Operations(), mock.patch.object(torch, "Generator", _Generator):
+    with _Operations(), _Draws(), mock.patch.object(torch, "Generator", _Generator):
         yield torch.device(NAME, 0)
 
 
@@ -105,16 +128,16 @@ def _operate(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation, on the CPU."""
     leaves = tree_leaves((args, kwargs))
     ours = [t for t in leaves if isinstance(t, Elsewhere)]
-    others = [t for t in leaves if isinstance(t, Tensor) and not isinstance(t, Elsewhere) and t.ndim]
     name = func._schema.name
-    if ours and others and name not in BOTH:
-        raise TwoDevices(f"{name.removeprefix('aten::')} was given tensors of two devices; of the CPU: "
-                         f"{', '.join(str(tuple(t.shape)) for t in others)}")  # fmt: skip
+    short = name.removeprefix("aten::")
+    if ours and (others := _strangers(name, args, kwargs)):
+        shapes = ", ".join(str(tuple(t.shape)) for t in others)
+        raise TwoDevices(f"{short} was given tensors of two devices; of the CPU: {shapes}")
     goal = kwargs.get("device")
-    if ours and _reads(name, args, goal):
-        for noted in _noted:
-            noted.append(name.removeprefix("aten::"))
     there = bool(ours) if goal is None else torch.device(goal).type == NAME
+    if ours and _reads(func, args, goal):
+        for noted in _noted:
+            noted.append(short)
     given = values(kwargs) if goal is None else {**values(kwargs), "device": torch.device("cpu")}
     result = _OWN.get(name, func)(*values(args), **given)
     if torch.Tag.inplace_view in func.tags:
@@ -123,11 +146,28 @@ def _operate(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return tree_map(lambda t: _brought(t, ours) if isinstance(t, Tensor) else t, result) if there else result
 
 
-def _reads(name: str, args: Any, goal: Any) -> bool:
+def _strangers(name: str, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors of the CPU that an operation on one of the device does not take."""
+    if name in COPIES:
+        return []
+    first = args[0] if args else None
+    if isinstance(first, Tensor) and not isinstance(first, Elsewhere) and (name in INDEXED or name.endswith("_")):
+        return [first]  # indexed or changed in place by what lies elsewhere
+    given = args[2:] if name in INDEXED else (args, kwargs)
+    cpu = [t for t in tree_leaves(given) if isinstance(t, Tensor) and not isinstance(t, Elsewhere)]
+    return cpu if name in STRICT else [t for t in cpu if t.ndim]
+
+
+def _reads(func: Any, args: Any, goal: Any) -> bool:
     """Whether an operation on a tensor of the device reads it: a number, a copy to the CPU, an index by true and false."""
-    if name in ("aten::index", "aten::index_put", "aten::index_put_"):
+    name = func._schema.name
+    if name in INDEXED:
         return any(isinstance(t, Tensor) and t.dtype is torch.bool for t in args[1])
-    return name in READS or (goal is not None and torch.device(goal).type != NAME)
+    if name in ("aten::copy_", "aten::_copy_from"):
+        source, to = (args[1], args[0]) if name == "aten::copy_" else args[:2]
+        return isinstance(source, Elsewhere) and not isinstance(to, Elsewhere)
+    repeats = name == "aten::repeat_interleave" and func._overloadname == "Tensor"
+    return repeats or name in READS or (goal is not None and torch.device(goal).type != NAME)
 
 
 def _brought(t: Tensor, ours: Sequence[Elsewhere]) -> Tensor:

@@ -9,6 +9,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import TimeoutError as FuturesTimeout
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -55,10 +56,18 @@ def in_processes(work: Callable[[Any], Any], given: Any) -> list[Any]:
 
 def in_another(work: Callable[[Any], Any], given: Any) -> Any:
     """work(given), called in a process of its own, for what a process cannot take back. As `in_processes` otherwise; raises what
-    the work raises."""
+    the work raises, and RankFailed where the process dies or does not answer."""
     _needs_loky()
     _let_travel()
-    return _apart().submit(work, given).result(PATIENCE)
+    from loky.process_executor import BrokenProcessPool
+
+    try:
+        return _apart().submit(work, given).result(PATIENCE)
+    except (BrokenProcessPool, FuturesTimeout) as error:
+        _apart().shutdown(wait=True, kill_workers=True)
+        _apart.cache_clear()
+        told = f"no answer within {PATIENCE} s" if isinstance(error, FuturesTimeout) else f"the process died: {error}"
+        raise RankFailed(told) from error
 
 
 def _answer(work: Callable[[Any], Any], given: Any, store: str, rank: int) -> tuple[str, int, Any]:

@@ -8,7 +8,6 @@ bench itself stays and watches; when it ends first, the jobs go on, and the same
 from __future__ import annotations
 
 import contextlib
-import getpass
 import math
 import os
 import subprocess
@@ -25,6 +24,8 @@ AGAIN = 3
 CLUSTERS = ("slurm", "local", "debug")
 #: seconds between two looks into the queue of a SLURM that keeps no accounts
 LOOK = 10.0
+#: seconds that jobs have to end once every row is there: one that is back in the queue has not even begun
+LINGER = 20.0
 
 
 def check(options: Mapping[str, Any]) -> None:
@@ -68,7 +69,8 @@ def launch(order: Order, store: Store, progress: Progress, *, workers: int | Non
     queue = _Queue() if options.get("cluster", "slurm") == "slurm" and not _keeps_accounts() else None
     array = _Array(executor, order, store, progress, size, queue)
     try:
-        watch(order, store, progress, array.at_work)
+        watch(order, store, progress, array.at_work, linger=LINGER)
+        array.leave()
     except BaseException:
         array.stop()
         raise
@@ -113,6 +115,12 @@ class _Array:
             elif job.job_id in lost:
                 yield job, _Died("it is not in SLURM's queue any more, and left no result")
 
+    def leave(self) -> None:
+        """Take out of the queue what has nothing to do any more; what runs ends by itself."""
+        for job in self._jobs:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                _asked("scancel", "--state=PENDING", job.job_id)
+
     def stop(self) -> None:
         for job in self._jobs:
             with contextlib.suppress(Exception):
@@ -144,8 +152,8 @@ class _Queue:
 def _queued() -> set[str] | None:
     """The jobs of this user that run or wait; None where SLURM does not answer."""
     try:
-        answer = _asked("squeue", "-h", "-r", "-o", "%i", "-u", getpass.getuser())
-    except (OSError, KeyError, subprocess.TimeoutExpired):
+        answer = _asked("squeue", "-h", "-r", "-o", "%i", "-u", str(os.getuid()))
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return set(answer.stdout.split()) if answer.returncode == 0 else None
 
@@ -158,7 +166,9 @@ def _keeps_accounts() -> bool:
 
 
 def _asked(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    """What a command of SLURM answers by its own defaults, not by those of somebody's environment (SQUEUE_STATES ...)."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=own)
 
 
 def _has_result(job: Any) -> bool:
