@@ -78,9 +78,9 @@ class Settings:
     def take_training(self, preset: Mapping[str, Any]) -> dict[str, Any]:
         """The settings `train.KEY` that mean something on a data set with these values of its own."""
         given = self._values.get("train", {})
-        together = {**preset, **given}
-        self._idle |= {k: words for k in given if (words := idle(k, together))}
-        return self._taken("train", [k for k in FIELDS if k not in given or not idle(k, together)])
+        unused = {k: words for k in given if (words := idle(k, {**preset, **given}))}
+        self._idle |= unused
+        return self._taken("train", given.keys() - unused.keys())
 
     def idle_training(self) -> dict[str, str]:
         """The settings `train.KEY` that mean nothing on any data set so far, each with why."""

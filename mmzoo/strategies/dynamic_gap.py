@@ -296,7 +296,7 @@ class DynamicGap(Strategy):
         batch = self._some(run, next(iter(run.train("dynamic_gap/inner"))))
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad():
-            cls, mm = self._inner(step := _joint(run, batch), self._outputs(step))
+            cls, mm = self._both(run, batch)
             if not mm.requires_grad:  # nothing to train, nothing to tell
                 return
             norms = [float(torch.linalg.vector_norm(run.reduce(flat_grad(x, params)))) for x in (cls, mm)]
@@ -316,7 +316,7 @@ class DynamicGap(Strategy):
         batch = self._upper_batches(run)[0].map(lambda t: t[: -(-8 // run.n_processes)])
         params = [p for p in run.model.parameters() if p.requires_grad]
         with torch.enable_grad(), double_backward(), full_precision(run.device):
-            cls, mm = self._inner(step := _joint(run, batch), self._outputs(step))
+            cls, mm = self._both(run, batch)
             surrogate = released_surrogate(self._mixing().total(cls, mm), cls, params, run.reduce)
         run.cost.backward += 4
         run.log("dynamic_gap/surrogate", surrogate)
@@ -377,6 +377,11 @@ class DynamicGap(Strategy):
             own, matched = dict(zip(modalities, matched)), matched[len(modalities) :]
             task = task + self.unimodal * self._own_loss(step, own)
         return task, self._match(step, matched, modalities)
+
+    def _both(self, run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
+        """L_cls and L_mm of a batch, in eval mode."""
+        step = _joint(run, batch)
+        return self._inner(step, self._outputs(step))
 
     def _implicit(self, run: Run) -> Hypergradient:
         """Equation 3 on batches drawn anew each epoch, starting from where the last solve ended."""
