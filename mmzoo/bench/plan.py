@@ -203,7 +203,7 @@ def _check_training(variants: Sequence[Settings]) -> None:
     """Raise BadValue for a setting of training that means nothing on any data set, in any variant that has it."""
     for key, words in {k: w for settings in variants for k, w in settings.idle_training().items()}.items():
         if all(key in settings.idle_training() for settings in variants if settings.has_training(key)):
-            raise BadValue(f"--set train.{key}: {words}. Leave it out, or set the other too.")
+            raise BadValue(f"--set train.{key}: {words}. Leave it out, or change that.")
 
 
 def _add(runs: dict[str, Planned], planned: Planned) -> None:
