@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from mmzoo.api import BadValue, DataModule
-from mmzoo.data.splits import hashed_split, split_hash
+from mmzoo.data.store.splits import hashed_split, split_hash
 
 SAMPLES, BANDS = 8000, 32  # one second at 8 kHz; 32 bands of equal width
 
@@ -42,8 +42,9 @@ def load(*, pairs: int = 1200) -> DataModule:
     cut = hashed_split(names, labels, {"train": share * Fraction(4, 5), "slice": share / 5}, salt="avdigits")
     splits = {
         **{name: [parts["train"][i] for i in cut[name]] for name in ("train", "slice")},
-        "holdout": parts["val"], "test": parts["test"],
-    }  # fmt: skip
+        "holdout": parts["val"],
+        "test": parts["test"],
+    }
     fitted = splits["train"] + splits["slice"]
     spoken = {name: _spectrogram(folder / "recordings" / name) for name in {r["recording"] for r in rows}}
     inputs = {

@@ -37,9 +37,10 @@ UNIMODAL = "alone"
 ALONE = f"{UNIMODAL}: "
 #: recipes with one setting for every data set, which are only confirmed
 SHIPPED = {
-    "control, as shipped": "joint_unimodal", "dynamic_gap_class, as shipped": "dynamic_gap_class",
+    "control, as shipped": "joint_unimodal",
+    "dynamic_gap_class, as shipped": "dynamic_gap_class",
     "learned, dynamic_gap_lb as shipped": "dynamic_gap_lb",
-}  # fmt: skip
+}
 #: the solve of `dynamic_gap_lb`
 LAST = {"solver": "gauss_newton", "scope": "last", "batches": 2, "iterations": 10, "upper_batches": 4}
 #: the solve that the families learn with where nothing else is said
@@ -59,15 +60,30 @@ def gap(schedule: str, **fixed: Any) -> list[dict[str, Any]]:
 
 def logits(matching: str) -> list[dict[str, Any]]:
     """Six settings of a matching loss on logits, which has no temperature."""
-    return [{"dynamic_gap.schedule": "constant", "dynamic_gap.matching": matching, "dynamic_gap.form": f, "dynamic_gap.alpha": a}
-            for f, a in itertools.product(("paper", "additive"), (0.1, 0.3, 0.5))]  # fmt: skip
+    return [
+        {
+            "dynamic_gap.schedule": "constant",
+            "dynamic_gap.matching": matching,
+            "dynamic_gap.form": f,
+            "dynamic_gap.alpha": a,
+        }
+        for f, a in itertools.product(("paper", "additive"), (0.1, 0.3, 0.5))
+    ]
 
 
 def heavy(matching: str) -> list[dict[str, Any]]:
     """Six settings of matching beside a control whose weight is a factor too, as it is in the control's own family."""
-    return [{"joint_unimodal.weight": w, "dynamic_gap.schedule": "constant", "dynamic_gap.matching": matching,
-             "dynamic_gap.form": "additive", "dynamic_gap.temperature": 0.1, "dynamic_gap.alpha": a}
-            for w, a in itertools.product((1.0, 2.0, 4.0), (0.5, 1.0))]  # fmt: skip
+    return [
+        {
+            "joint_unimodal.weight": w,
+            "dynamic_gap.schedule": "constant",
+            "dynamic_gap.matching": matching,
+            "dynamic_gap.form": "additive",
+            "dynamic_gap.temperature": 0.1,
+            "dynamic_gap.alpha": a,
+        }
+        for w, a in itertools.product((1.0, 2.0, 4.0), (0.5, 1.0))
+    ]
 
 
 def families() -> dict[str, tuple[str, list[dict[str, Any]]]]:
@@ -130,8 +146,8 @@ def score(row: Mapping[str, Any]) -> float:
 
 # ---------------------------------------------------------------------------------------------- running
 def catalogue() -> Any:
-    from mmzoo.catalogue import read_entries
-    from mmzoo.plugins import catalogue as every
+    from mmzoo.registry import read_entries
+    from mmzoo.registry.plugins import catalogue as every
 
     found = every()
     if not found.has("datasets", "avdigits"):
@@ -144,7 +160,7 @@ def planned(dataset: str, method: str, settings: Mapping[str, Any], seeds: Seque
     """The runs of one setting. `train.lr_factor` multiplies the data set's own rate; SPARE leaves out the slice."""
     import dataclasses
 
-    from mmzoo.bench.plan import make_plan
+    from mmzoo.benchmark.planning.plan import make_plan
     from mmzoo.config.spec import BenchSpec
 
     given = dict(settings)
@@ -160,8 +176,8 @@ def planned(dataset: str, method: str, settings: Mapping[str, Any], seeds: Seque
 
 
 def work(item: tuple[Any, str]) -> dict[str, Any]:
-    from mmzoo.bench.runner import run_one
-    from mmzoo.bench.store import Store
+    from mmzoo.benchmark.execution.runner import run_one
+    from mmzoo.benchmark.results.store import Store
 
     return run_one(item[0], catalogue(), Store(Path(item[1])))
 
@@ -181,18 +197,29 @@ def run_all(runs: Sequence[Any], folder: Path, jobs: int) -> dict[str, dict[str,
 # ---------------------------------------------------------------------------------------------- choosing
 def choose(datasets: Sequence[str], names: Sequence[str], folder: Path, jobs: int) -> None:
     """The best of each family's settings on each data set, by holdout alone."""
-    trials = {(d, name, i): planned(d, method, s, CHOOSING) for d in datasets for name, (method, settings) in families().items()
-              if name in names for i, s in enumerate(settings)}  # fmt: skip
+    trials = {
+        (d, name, i): planned(d, method, s, CHOOSING)
+        for d in datasets
+        for name, (method, settings) in families().items()
+        if name in names
+        for i, s in enumerate(settings)
+    }
     assert all(len(s) == TRIALS for _, s in families().values())
     rows = run_all([r for runs in trials.values() for r in runs], folder, jobs)
     table = []
     for (dataset, name, i), runs in trials.items():
         ok = [rows[r.spec.run_id] for r in runs if rows[r.spec.run_id]["status"] == "ok"]
-        table.append({
-            "dataset": dataset, "family": name, "settings": json.dumps(families()[name][1][i]),
-            "holdout_acc": _mean([score(r) for r in ok]), "holdout_loss": _mean([r["metrics"]["holdout"]["loss"] for r in ok]),
-            "probe": _probe(ok, "holdout"), "finished": len(ok),
-        })  # fmt: skip
+        table.append(
+            {
+                "dataset": dataset,
+                "family": name,
+                "settings": json.dumps(families()[name][1][i]),
+                "holdout_acc": _mean([score(r) for r in ok]),
+                "holdout_loss": _mean([r["metrics"]["holdout"]["loss"] for r in ok]),
+                "probe": _probe(ok, "holdout"),
+                "finished": len(ok),
+            }
+        )
     table = _merged(RESULTS / "choose.csv", table)
     (RESULTS / "chosen.json").write_text(json.dumps(_best(table), indent=1) + "\n", encoding="utf-8")
 
@@ -202,8 +229,12 @@ def _best(table: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     with any seed is not chosen."""
     chosen: dict[str, dict[str, Any]] = {}
     for row in table:
-        found = {"method": families()[row["family"]][0], "settings": json.loads(row["settings"]),
-                 "holdout_acc": float(row["holdout_acc"]), "holdout_loss": float(row["holdout_loss"])}  # fmt: skip
+        found = {
+            "method": families()[row["family"]][0],
+            "settings": json.loads(row["settings"]),
+            "holdout_acc": float(row["holdout_acc"]),
+            "holdout_loss": float(row["holdout_loss"]),
+        }
         best = chosen.setdefault(row["dataset"], {}).get(row["family"])
         rank = (found["holdout_acc"], -found["holdout_loss"])
         if int(row["finished"]) == len(CHOOSING) and (
@@ -243,9 +274,15 @@ def confirm(datasets: Sequence[str], names: Sequence[str], folder: Path, jobs: i
     chosen = json.loads((RESULTS / "chosen.json").read_text(encoding="utf-8"))
     runs = {
         (d, name): planned(d, c["method"], c["settings"], CONFIRMING)
-        for d in datasets for name, c in chosen[d].items() if name in names
-    } | {(d, name): planned(d, method, {}, CONFIRMING)
-         for d in datasets for name, method in SHIPPED.items() if name in names}  # fmt: skip
+        for d in datasets
+        for name, c in chosen[d].items()
+        if name in names
+    } | {
+        (d, name): planned(d, method, {}, CONFIRMING)
+        for d in datasets
+        for name, method in SHIPPED.items()
+        if name in names
+    }
     alone = {d: planned(d, "unimodal", {}, CONFIRMING) for d in datasets if UNIMODAL in names}
     rows = run_all([r for part in (*runs.values(), *alone.values()) for r in part], folder, jobs)
     table = _merged(
@@ -265,8 +302,12 @@ def _flat(dataset: str, family: str, row: Mapping[str, Any]) -> dict[str, Any]:
     if row["status"] == "ok":
         flat |= {k: m[k] for k in ("acc", "macro_f1", "map", "selected_epoch")} | {"last_acc": m["last"]["acc"]}
         flat |= {f"{b}.{w}": m["modalities"][b][w]["acc"] for b in m["modalities"] for w in ("own", "probe")}
-        flat |= {"seconds": round(row["timing"]["seconds"], 3), "forward": row["cost"]["forward"],
-                 "backward": row["cost"]["backward"], "holdout_acc": m["holdout"]["acc"]}  # fmt: skip
+        flat |= {
+            "seconds": round(row["timing"]["seconds"], 3),
+            "forward": row["cost"]["forward"],
+            "backward": row["cost"]["backward"],
+            "holdout_acc": m["holdout"]["acc"],
+        }
     return flat
 
 
@@ -288,15 +329,28 @@ def _table(dataset: str, rows: Sequence[Mapping[str, Any]]) -> str:
     p = _holm(
         {f: _sign_flip([acc[f][s] - base[f][s] for s in acc[f] if s in base[f]]) for f in acc if base[f] is not acc[f]}
     )
-    lines = [f"## {dataset}", "", "Alone: " + ", ".join(
-        f"{b} {_pm([float(r['acc']) for r in alone if r['family'] == ALONE + b])}" for b in branches)
-        + f". Weak branch: {weak}.", "",
+    lines = [
+        f"## {dataset}",
+        "",
+        "Alone: "
+        + ", ".join(f"{b} {_pm([float(r['acc']) for r in alone if r['family'] == ALONE + b])}" for b in branches)
+        + f". Weak branch: {weak}.",
+        "",
         "| family | ACC | to plain | to control | p (Holm) | mean probe | to control | weak own | weak probe | to control |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for f in acc:
-        cells = [_pm(list(acc[f].values())), _delta(acc, f, "plain"), _delta(acc, f, "control"), p.get(f, "–"),  # noqa: RUF001
-                 _pm(list(probe[f].values())), _delta(probe, f, "control"), _pm(list(own[f].values())),
-                 _pm(list(branch[f].values())), _delta(branch, f, "control")]  # fmt: skip
+        cells = [
+            _pm(list(acc[f].values())),
+            _delta(acc, f, "plain"),
+            _delta(acc, f, "control"),
+            p.get(f, "–"),  # noqa: RUF001
+            _pm(list(probe[f].values())),
+            _delta(probe, f, "control"),
+            _pm(list(own[f].values())),
+            _pm(list(branch[f].values())),
+            _delta(branch, f, "control"),
+        ]
         lines.append(f"| {f} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

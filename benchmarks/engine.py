@@ -26,23 +26,26 @@ import torch
 from step_cost import BATCH, CLASSES, ResNet18, batches
 
 from mmzoo import MultimodalModel, Run
-from mmzoo.bench.building import build_strategy
-from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
+from mmzoo.benchmark.execution.building import build_strategy
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
-from mmzoo.files import write_bytes
 from mmzoo.heads.concat import Concat
-from mmzoo.strategy import Strategy
-from mmzoo.testing.observing import weights
-from mmzoo.testing.tasks import build_model, build_run, make_task, train
-from mmzoo.training import Training
+from mmzoo.io.files import write_bytes
+from mmzoo.registry import BUILT_IN, Catalogue, built_in_path, read_entries
+from mmzoo.testing.harness.observing import weights
+from mmzoo.testing.harness.tasks import build_model, build_run, make_task, train
+from mmzoo.training.config import Training
+from mmzoo.training.strategy import Strategy
 
 RESULTS = Path(__file__).resolve().parent / "results" / "engine.csv"
 KEYS = ("kind", "name", "to_usual", "difference", "alpha", "seconds", "steps", "size", "hardware")
 OPTIONS: dict[str, dict[str, Any]] = {
-    "bf16": {"precision": "bf16"}, "compile": {"compile": True}, "compile and bf16": {"precision": "bf16", "compile": True},
-    "fused": {"fused": True}, "channels_last": {},
-}  # fmt: skip
+    "bf16": {"precision": "bf16"},
+    "compile": {"compile": True},
+    "compile and bf16": {"precision": "bf16", "compile": True},
+    "fused": {"fused": True},
+    "channels_last": {},
+}
 METHODS = "concat,ogm,agm,mla,gblend,dynamic_gap_lb,dynamic_gap_release_lb"
 
 
@@ -65,8 +68,15 @@ def option_row(name: str, size: int, steps: int) -> dict[str, Any]:
     apart = max(float((a[m] - b[m]).abs().max() / a[m].abs().max()) for m in a)
     took = [spent(other, data[0]), spent(usual, data[0])]
     pairs = [(spent(usual, data[i % 2]), spent(other, data[i % 2])) for i in range(-2, steps)][2:]
-    return {"kind": "option", "name": name, "to_usual": round(statistics.median(o / u for u, o in pairs), 3),
-            "difference": f"{apart:.1e}", "seconds": round(took[0], 1), "steps": steps, "size": size}  # fmt: skip
+    return {
+        "kind": "option",
+        "name": name,
+        "to_usual": round(statistics.median(o / u for u, o in pairs), 3),
+        "difference": f"{apart:.1e}",
+        "seconds": round(took[0], 1),
+        "steps": steps,
+        "size": size,
+    }
 
 
 def spent(run: Run, batch: Any) -> float:
@@ -87,9 +97,13 @@ def compiled_row(catalogue: Catalogue, name: str) -> dict[str, Any]:
         took = time.monotonic() - start
     before, after = (weights(r.model) for r in runs)
     alphas = [getattr(r.strategy, "current", None) for r in runs]
-    return {"kind": "compiled", "name": name, "seconds": round(took, 1),
-            "difference": f"{max(float((before[k] - after[k]).abs().max()) for k in before):.1e}",
-            "alpha": "" if alphas[0] is None else f"{abs(alphas[0] - alphas[1]):.1e}"}  # fmt: skip
+    return {
+        "kind": "compiled",
+        "name": name,
+        "seconds": round(took, 1),
+        "difference": f"{max(float((before[k] - after[k]).abs().max()) for k in before):.1e}",
+        "alpha": "" if alphas[0] is None else f"{abs(alphas[0] - alphas[1]):.1e}",
+    }
 
 
 def main() -> None:

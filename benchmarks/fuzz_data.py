@@ -30,8 +30,33 @@ from typing import Any
 import numpy as np
 
 LIMIT = 20
-TOKENS = [b"\x00", b'"', b"'", b",", b"\n", b"\r\n", b"\t", b"../../etc/passwd", b"\xef\xbb\xbf", b"\xff\xfe", b"nan", b"1e999", b"-1",
-          "é鳥\u202e".encode(), b"{", b"[", b": ", b"- ", b"&a *a", b"!!python/object", b"%s", b"\\", b"9" * 40, b"#", b"\x1a"]  # fmt: skip
+TOKENS = [
+    b"\x00",
+    b'"',
+    b"'",
+    b",",
+    b"\n",
+    b"\r\n",
+    b"\t",
+    b"../../etc/passwd",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"nan",
+    b"1e999",
+    b"-1",
+    "é鳥\u202e".encode(),
+    b"{",
+    b"[",
+    b": ",
+    b"- ",
+    b"&a *a",
+    b"!!python/object",
+    b"%s",
+    b"\\",
+    b"9" * 40,
+    b"#",
+    b"\x1a",
+]
 MANIFEST = """name: fuzzed
 table: items.csv
 id: id
@@ -72,8 +97,37 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 #: what may stand in place of a value or a cell
-ODD: list[Any] = [None, True, 0, -1, 1, 2**70, 0.5, float("nan"), float("inf"), "", " ", "a", "label", "../x", "/etc/passwd", "0.png",
-                  "0.mp4", "\x00", "é鳥", "9" * 5000, [], [[]], ["x", "x"], {}, {"kind": "image"}, {1: 2}, "image", "mlp", "train"]  # fmt: skip
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1,
+    2**70,
+    0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    " ",
+    "a",
+    "label",
+    "../x",
+    "/etc/passwd",
+    "0.png",
+    "0.mp4",
+    "\x00",
+    "é鳥",
+    "9" * 5000,
+    [],
+    [[]],
+    ["x", "x"],
+    {},
+    {"kind": "image"},
+    {1: 2},
+    "image",
+    "mlp",
+    "train",
+]
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -105,11 +159,11 @@ class Fuzzer:
     """The good inputs, made once, and what is done with mutated ones. counts: (kind of input, outcome) -> how many."""
 
     def __init__(self, top: Path, seed: int) -> None:
-        import mmzoo.data.prepared  # torch takes its time, which is no input's fault
-        from mmzoo.data.manifest import read_manifest
-        from mmzoo.data.prepare import prepare
+        import mmzoo.data.loading.prepared  # torch takes its time, which is no input's fault
+        from mmzoo.data.own.manifest import read_manifest
+        from mmzoo.data.preparing.prepare import prepare
 
-        assert mmzoo.data.prepared
+        assert mmzoo.data.loading.prepared
         self.seed, self.top, self.good = seed, top, top / "good"
         self.counts: Counter[tuple[str, str]] = Counter()
         self.failures: list[str] = []
@@ -119,10 +173,16 @@ class Fuzzer:
         self.whole = contents(self.store)
         self.twins = twins(top / "twins")
         self.ways: dict[str, Callable[[random.Random], str]] = {
-            "manifest": self.manifest, "table": self.table, "media": self.media, "store": self.stored, "whole": self.prepared,
-            "values": self.values, "cells": self.cells, "meta": self.meta,
+            "manifest": self.manifest,
+            "table": self.table,
+            "media": self.media,
+            "store": self.stored,
+            "whole": self.prepared,
+            "values": self.values,
+            "cells": self.cells,
+            "meta": self.meta,
             **({"annotation": self.annotation} if self.twins else {}),
-        }  # fmt: skip
+        }
 
     def run(self, n: int) -> None:
         """n inputs, of all kinds in turn; a whole prepare, which takes longest, for one in twenty."""
@@ -158,8 +218,8 @@ class Fuzzer:
 
     # ------------------------------------------------------------------ kinds of input
     def manifest(self, draw: random.Random) -> str:
-        from mmzoo.data.manifest import own_entry
-        from mmzoo.plugins import catalogue
+        from mmzoo.data.own.manifest import own_entry
+        from mmzoo.registry.plugins import catalogue
 
         path = self.good / f"mutated-{os.getpid()}.yaml"
         path.write_bytes(mutated(MANIFEST.encode(), draw))
@@ -173,9 +233,9 @@ class Fuzzer:
         """A manifest that is good YAML with odd values."""
         import yaml
 
-        from mmzoo.data.listing import list_all
-        from mmzoo.data.manifest import own_entry
-        from mmzoo.plugins import catalogue
+        from mmzoo.data.own.manifest import own_entry
+        from mmzoo.data.preparing.listing import list_all
+        from mmzoo.registry.plugins import catalogue
 
         path = self.good / f"mutated-{os.getpid()}.yaml"
         path.write_text(yaml.safe_dump(revalued(yaml.safe_load(MANIFEST), draw), allow_unicode=True), encoding="utf-8")
@@ -198,8 +258,8 @@ class Fuzzer:
 
     def meta(self, draw: random.Random) -> str:
         """A meta.json with odd values whose own hash fits it: it may open, but then with all that it says."""
-        from mmzoo.data.prepared import open_module
-        from mmzoo.data.store import content_hash
+        from mmzoo.data.loading.prepared import open_module
+        from mmzoo.data.store.store import content_hash
 
         folder = self.top / "mutated-meta"
         if not folder.exists():
@@ -218,8 +278,8 @@ class Fuzzer:
 
     def _listed(self, table: bytes) -> str:
         """What is listed of a table lies within the root."""
-        from mmzoo.data.listing import list_all
-        from mmzoo.data.manifest import read_manifest
+        from mmzoo.data.own.manifest import read_manifest
+        from mmzoo.data.preparing.listing import list_all
 
         (self.top / "mutated.csv").write_bytes(table)
         path = self.top / "table.yaml"
@@ -234,11 +294,19 @@ class Fuzzer:
         return "faults" if listed.faults else "taken"
 
     def media(self, draw: random.Random) -> str:
-        from mmzoo.data.field import MediaFault
-        from mmzoo.data.source import File
+        from mmzoo.data.sources.field import MediaFault
+        from mmzoo.data.sources.source import File
 
-        modality, name = draw.choice([("picture", "0.png"), ("picture", "1.jpg"), ("sound", "0.wav"), ("sound", "1.flac"),
-                                      ("clip", "0.mp4"), ("features", "0.npy")])  # fmt: skip
+        modality, name = draw.choice(
+            [
+                ("picture", "0.png"),
+                ("picture", "1.jpg"),
+                ("sound", "0.wav"),
+                ("sound", "1.flac"),
+                ("clip", "0.mp4"),
+                ("features", "0.npy"),
+            ]
+        )
         path = self.top / f"mutated{Path(name).suffix}"
         path.write_bytes(mutated((self.good / name).read_bytes(), draw))
         field = self.source.recipes()["own"].fields[modality]
@@ -253,7 +321,7 @@ class Fuzzer:
         return "taken"
 
     def stored(self, draw: random.Random) -> str:
-        from mmzoo.data.prepared import open_module
+        from mmzoo.data.loading.prepared import open_module
 
         folder = self.top / "mutated-store"
         shutil.rmtree(folder, ignore_errors=True)
@@ -272,7 +340,7 @@ class Fuzzer:
 
     def annotation(self, draw: random.Random) -> str:
         """One of the text files of a twin in its published layout."""
-        from mmzoo.data.listing import list_all
+        from mmzoo.data.preparing.listing import list_all
 
         source, root, texts = draw.choice(self.twins)
         path = draw.choice(texts)
@@ -286,9 +354,9 @@ class Fuzzer:
 
     def prepared(self, draw: random.Random) -> str:
         """A whole prepare of a folder with one mutated file."""
-        from mmzoo.data.manifest import read_manifest
-        from mmzoo.data.prepare import prepare
-        from mmzoo.data.prepared import open_module
+        from mmzoo.data.loading.prepared import open_module
+        from mmzoo.data.own.manifest import read_manifest
+        from mmzoo.data.preparing.prepare import prepare
 
         folder = self.top / "mutated-data"
         shutil.rmtree(folder, ignore_errors=True)
@@ -337,8 +405,10 @@ def make_data(folder: Path) -> None:
     for i in range(n):
         k = i % 2
         vector = f"{i},{i % 5}" if i % 7 else ","
-        lines.append(f'it{i},{"ab"[k]},{k}.{"png" if k == 0 else "jpg"},{k}.{"wav" if k == 0 else "flac"},{k}.mp4,'
-                     f'"a text, ""{i}""",more {i},{vector},{k}.npy')  # fmt: skip
+        lines.append(
+            f"it{i},{'ab'[k]},{k}.{'png' if k == 0 else 'jpg'},{k}.{'wav' if k == 0 else 'flac'},{k}.mp4,"
+            f'"a text, ""{i}""",more {i},{vector},{k}.npy'
+        )
     (folder / "items.csv").write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8")
     (folder / "own.yaml").write_text(MANIFEST)
 
@@ -347,9 +417,9 @@ def twins(folder: Path) -> list[tuple[Any, Path, list[Path]]]:
     """The sources of published data sets, with small generated twins and the text files among them."""
     import importlib
 
-    from mmzoo.data.home import MARKER
-    from mmzoo.data.mini import generate
-    from mmzoo.plugins import catalogue
+    from mmzoo.data.store.home import MARKER
+    from mmzoo.data.synthetic import generate
+    from mmzoo.registry.plugins import catalogue
 
     found = []
     for entry in catalogue().entries("datasets"):

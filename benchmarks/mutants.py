@@ -68,8 +68,13 @@ def attempt(mutant: Mapping[str, Any], tree: Path) -> dict[str, Any]:
     finally:
         path.write_text(original, encoding="utf-8")
     outcome = {0: "survived", 1: "killed"}.get(status, "broken")
-    return {"mutant": mutant["name"], "file": mutant["file"], "what": mutant["what"], "outcome": outcome,
-            "tests": " ".join(mutant["tests"])}  # fmt: skip
+    return {
+        "mutant": mutant["name"],
+        "file": mutant["file"],
+        "what": mutant["what"],
+        "outcome": outcome,
+        "tests": " ".join(mutant["tests"]),
+    }
 
 
 def with_others(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:

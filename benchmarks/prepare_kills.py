@@ -23,8 +23,8 @@ from pathlib import Path
 RUN = """
 import sys
 from pathlib import Path
-from mmzoo.data.manifest import read_manifest
-from mmzoo.data.prepare import prepare
+from mmzoo.data.own.manifest import read_manifest
+from mmzoo.data.preparing.prepare import prepare
 if __name__ == "__main__":
     source = read_manifest(Path(sys.argv[1]))
     prepare(source, source.root, jobs=2, sync_every=0.0, on_bad=["drop"])
@@ -63,8 +63,11 @@ def main() -> int:
             _start(top, manifest, home).wait()
             right = contents(home) == wanted
             kills, same = kills + early, same + right
-            print(f"trial {trials}: killed at {', '.join(f'{m:.2f}' for m in moments)} s ({early} in time): "
-                  f"{'identical' if right else 'DIFFERENT'}", flush=True)  # fmt: skip
+            print(
+                f"trial {trials}: killed at {', '.join(f'{m:.2f}' for m in moments)} s ({early} in time): "
+                f"{'identical' if right else 'DIFFERENT'}",
+                flush=True,
+            )
             subprocess.run(["rm", "-rf", str(home)], check=True)
         print(f"{kills} kills in {trials} trials: {same} of {trials} stores bit-identical")
     return 0 if same == trials else 1

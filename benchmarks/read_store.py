@@ -50,12 +50,12 @@ def main() -> None:
 def measure(top: Path, n: int, seconds: float) -> dict[str, Any]:
     import torch
 
-    from mmzoo.data.columns import Buffers
     from mmzoo.data.fields.audio import Spectrogram
     from mmzoo.data.fields.video import Frames
-    from mmzoo.data.prepare import prepare
-    from mmzoo.data.prepared import open_module
-    from mmzoo.data.source import File, Files, Item, Listing, Recipe, Source
+    from mmzoo.data.loading.columns import Buffers
+    from mmzoo.data.loading.prepared import open_module
+    from mmzoo.data.preparing.prepare import prepare
+    from mmzoo.data.sources.source import File, Files, Item, Listing, Recipe, Source
 
     sound, video = Spectrogram(samples=48_000), Frames(frames=3, size=224)
     clips = make_clips(top / "clips", 24)
@@ -97,13 +97,18 @@ def measure(top: Path, n: int, seconds: float) -> dict[str, Any]:
 
     rates = {f.__name__: best_rate(f, seconds) for f in (raw, transformed, from_jpgs, from_video)}
     return {
-        "items": n, "bytes_an_item": sum(s["bytes"] for s in store.meta["files"].values()) // n,
-        "store_items_a_second": round(rates["raw"]), "store_with_transforms": round(rates["transformed"]),
-        "wav_and_jpg_on_the_fly": round(rates["from_jpgs"]), "wav_and_video_on_the_fly": round(rates["from_video"]),
-        "prepare_items_a_second": round(prepared, 1), "times_jpg": round(rates["raw"] / rates["from_jpgs"], 1),
-        "times_video": round(rates["raw"] / rates["from_video"], 1), "threads": torch.get_num_threads(),
+        "items": n,
+        "bytes_an_item": sum(s["bytes"] for s in store.meta["files"].values()) // n,
+        "store_items_a_second": round(rates["raw"]),
+        "store_with_transforms": round(rates["transformed"]),
+        "wav_and_jpg_on_the_fly": round(rates["from_jpgs"]),
+        "wav_and_video_on_the_fly": round(rates["from_video"]),
+        "prepare_items_a_second": round(prepared, 1),
+        "times_jpg": round(rates["raw"] / rates["from_jpgs"], 1),
+        "times_video": round(rates["raw"] / rates["from_video"], 1),
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-    }  # fmt: skip
+    }
 
 
 def best_rate(step: Callable[[], int], seconds: float) -> float:

@@ -54,18 +54,22 @@ def solves(dataset: str, seed: int, names: Sequence[str]) -> list[dict[str, Any]
     """What every candidate finds at the end of every epoch of one run."""
     from dynamic_gap_study import catalogue, planned
 
-    from mmzoo.bench.building import build_model, load_data
-    from mmzoo.run import Run
+    from mmzoo.benchmark.execution.building import build_model, load_data
     from mmzoo.strategies.dynamic_gap import DynamicGap
+    from mmzoo.training.run import Run
 
     spec = planned(dataset, "dynamic_gap", {"dynamic_gap.schedule": "learned"}, [seed])[0].spec
     data = load_data(catalogue(), spec.dataset, json.dumps(spec.as_dict()["data_params"], sort_keys=True))
     size = spec.training.batch_size
     leader = DynamicGap(schedule="learned", iterations=30, upper_batches=8)
     run = Run(
-        build_model(catalogue(), spec, data), leader, train=data.loader("train", batch_size=size),
-        slice=data.loader("slice", batch_size=size), training=spec.training, seed=seed,
-    )  # fmt: skip
+        build_model(catalogue(), spec, data),
+        leader,
+        train=data.loader("train", batch_size=size),
+        slice=data.loader("slice", batch_size=size),
+        training=spec.training,
+        seed=seed,
+    )
     candidates = {name: DynamicGap(schedule="learned", **CANDIDATES[name]) for name in names}
     rows = []
     while run.epoch < run.n_epochs:
@@ -73,11 +77,19 @@ def solves(dataset: str, seed: int, names: Sequence[str]) -> list[dict[str, Any]
         for name, candidate in candidates.items():
             candidate.current = leader.current
             found = candidate._implicit(run)
-            rows.append({
-                "dataset": dataset, "seed": seed, "epoch": run.epoch, "candidate": name, "usable": found.usable,
-                "direction": found.direction, "value": found.value, "residual": found.residual,
-                "products": found.products,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "seed": seed,
+                    "epoch": run.epoch,
+                    "candidate": name,
+                    "usable": found.usable,
+                    "direction": found.direction,
+                    "value": found.value,
+                    "residual": found.residual,
+                    "products": found.products,
+                }
+            )
         run.end_epoch()
     return rows
 
@@ -91,20 +103,25 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         pairs = [(r, whole[r["seed"], r["epoch"]]) for r in mine]
         a, b = ([p[i]["direction"] for p in pairs] for i in (0, 1))
         v, w = ([p[i]["value"] for p in pairs] for i in (0, 1))
-        lines.append({
-            "dataset": dataset, "candidate": name, "settings": json.dumps(CANDIDATES[name]),
-            "seeds": " ".join(map(str, sorted({r["seed"] for r in mine}))),
-            "usable": f"{statistics.fmean(r['usable'] for r in mine):.2f}",
-            "residual": f"{statistics.median(r['residual'] for r in mine):.3f}",
-            "largest_residual": f"{max(r['residual'] for r in mine):.2f}",
-            "products": f"{statistics.fmean(r['products'] for r in mine):.1f}",
-            "direction": f"{statistics.fmean(a):.3f}", "of_everything": f"{statistics.fmean(b):.3f}",
-            "difference": f"{statistics.fmean(abs(x - y) for x, y in zip(a, b)):.3f}",
-            "same_sign": f"{statistics.fmean((x > 0) == (y > 0) for x, y in zip(a, b)):.2f}",
-            "correlation": f"{statistics.correlation(a, b):.2f}",
-            "value_ratio": f"{statistics.median(x / y for x, y in zip(v, w)):.2f}",
-            "value_correlation": f"{statistics.correlation(v, w):.2f}",
-        })  # fmt: skip
+        lines.append(
+            {
+                "dataset": dataset,
+                "candidate": name,
+                "settings": json.dumps(CANDIDATES[name]),
+                "seeds": " ".join(map(str, sorted({r["seed"] for r in mine}))),
+                "usable": f"{statistics.fmean(r['usable'] for r in mine):.2f}",
+                "residual": f"{statistics.median(r['residual'] for r in mine):.3f}",
+                "largest_residual": f"{max(r['residual'] for r in mine):.2f}",
+                "products": f"{statistics.fmean(r['products'] for r in mine):.1f}",
+                "direction": f"{statistics.fmean(a):.3f}",
+                "of_everything": f"{statistics.fmean(b):.3f}",
+                "difference": f"{statistics.fmean(abs(x - y) for x, y in zip(a, b)):.3f}",
+                "same_sign": f"{statistics.fmean((x > 0) == (y > 0) for x, y in zip(a, b)):.2f}",
+                "correlation": f"{statistics.correlation(a, b):.2f}",
+                "value_ratio": f"{statistics.median(x / y for x, y in zip(v, w)):.2f}",
+                "value_correlation": f"{statistics.correlation(v, w):.2f}",
+            }
+        )
     return lines
 
 

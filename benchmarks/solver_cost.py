@@ -154,7 +154,7 @@ def model_of(shape: str) -> Any:
 
 
 def training() -> Any:
-    from mmzoo.training import Training
+    from mmzoo.training.config import Training
 
     return Training(optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4, epochs=100)
 
@@ -215,12 +215,21 @@ def measure(weights: Path, shape: str, batch: int, size: float, name: str) -> di
         solve = 100 / settings["every"] * (solve - settings["every"] * step)
     nan = float("nan")
     return {
-        "shape": shape, "inputs": json.dumps({m: list(x.shape[1:]) for m, x in data[0].inputs.items()}), "batch": batch,
-        "solver": name, "settings": json.dumps(settings), "step_s": round(step, 3), "solve_s": round(solve, 3),
-        "steps": round(solve / step, 2), "peak_mb": round(peak), "direction": round(logged.get("direction", nan), 5),
-        "hypergradient": logged.get("hypergradient", nan), "residual": round(logged.get("residual", nan), 4),
-        "products": int(logged.get("products", 0)), "usable": bool(logged.get("usable", 0)),
-    }  # fmt: skip
+        "shape": shape,
+        "inputs": json.dumps({m: list(x.shape[1:]) for m, x in data[0].inputs.items()}),
+        "batch": batch,
+        "solver": name,
+        "settings": json.dumps(settings),
+        "step_s": round(step, 3),
+        "solve_s": round(solve, 3),
+        "steps": round(solve / step, 2),
+        "peak_mb": round(peak),
+        "direction": round(logged.get("direction", nan), 5),
+        "hypergradient": logged.get("hypergradient", nan),
+        "residual": round(logged.get("residual", nan), 4),
+        "products": int(logged.get("products", 0)),
+        "usable": bool(logged.get("usable", 0)),
+    }
 
 
 def exact(weights: Path, shape: str, batch: int, size: float, products: int) -> dict[str, Any]:
@@ -228,7 +237,7 @@ def exact(weights: Path, shape: str, batch: int, size: float, products: int) -> 
     import torch
     import torch.nn.functional as F
 
-    from mmzoo.autodiff import Inner, Mixing, Solver, frozen_statistics, implicit_gradient
+    from mmzoo.bilevel import Inner, Mixing, Solver, frozen_statistics, implicit_gradient
     from mmzoo.functional import info_nce
     from mmzoo.strategies.dynamic_gap import DynamicGap
 
@@ -244,10 +253,12 @@ def exact(weights: Path, shape: str, batch: int, size: float, products: int) -> 
     with frozen_statistics(run.model):
         found = implicit_gradient(
             lambda: Inner(matched(run.model, run.forward(inner, mode="eval")), losses),
-            [lambda b=b: F.cross_entropy(run.forward(b, mode="eval").logits, b.target) for b in held], run.model,
-            Mixing.of(0.5), solver=Solver(damping=strategy.damping, iterations=products, tol=1e-2),
+            [lambda b=b: F.cross_entropy(run.forward(b, mode="eval").logits, b.target) for b in held],
+            run.model,
+            Mixing.of(0.5),
+            solver=Solver(damping=strategy.damping, iterations=products, tol=1e-2),
             generator=run.generator("dynamic_gap/power"),
-        )  # fmt: skip
+        )
     return {
         "direction": found.direction,
         "hypergradient": found.value,
@@ -277,11 +288,17 @@ def count(shape: str, batch: int) -> list[dict[str, Any]]:
         products = 0 if key[2] == "identity" else 6 + given["iterations"] + 1
         solve = part["inner"] + part.get("matrix", 0.0) + products * part.get("product", 0.0)
         steps = given.get("batches", 1) * solve + given["upper_batches"] * part["upper"]
-        rows.append({
-            "shape": shape, "batch": batch, "solver": name, "settings": json.dumps(given),
-            **{k: round(part.get(k, 0.0), 4) for k in ("inner", "upper", "matrix", "product")},
-            "products": given.get("batches", 1) * products, "steps": round(steps, 2),
-        })  # fmt: skip
+        rows.append(
+            {
+                "shape": shape,
+                "batch": batch,
+                "solver": name,
+                "settings": json.dumps(given),
+                **{k: round(part.get(k, 0.0), 4) for k in ("inner", "upper", "matrix", "product")},
+                "products": given.get("batches", 1) * products,
+                "steps": round(steps, 2),
+            }
+        )
         print(rows[-1], flush=True)
     return rows
 
@@ -292,8 +309,9 @@ def parts_of(model: Any, data: Mapping[str, Any], items: int, scope: str, kind: 
     import torch
     import torch.nn.functional as F
 
-    from mmzoo.autodiff import flat_grad, gauss_newton_operator, hessian_operator, scoped_parameters
-    from mmzoo.curvature import double_backward, moving_only
+    from mmzoo.bilevel.curvature import moving_only
+    from mmzoo.bilevel.implicit import flat_grad, gauss_newton_operator, hessian_operator, scoped_parameters
+    from mmzoo.core.modes import double_backward
     from mmzoo.functional import info_nce
 
     batch = len(next(iter(data.values())))
@@ -392,7 +410,13 @@ def in_a_process(act: Callable[..., dict[str, Any]], *arguments: Any) -> dict[st
 
 def import_all() -> None:
     """Before the first fork, so that no process spends its time on it."""
-    for name in ("timm", "transformers", "mmzoo.strategies.dynamic_gap", "mmzoo.strategies.plain", "mmzoo.trainer"):
+    for name in (
+        "timm",
+        "transformers",
+        "mmzoo.strategies.dynamic_gap",
+        "mmzoo.strategies.plain",
+        "mmzoo.training.loop",
+    ):
         importlib.import_module(name)
 
 
@@ -458,8 +482,11 @@ def main() -> None:
             for name in names:
                 row = in_a_process(measure, *here, name)
                 if wanted:
-                    row |= {"exact_direction": wanted["direction"], "reference": wanted["reference"],
-                            "error": round(abs(row["direction"] - wanted["direction"]), 5)}  # fmt: skip
+                    row |= {
+                        "exact_direction": wanted["direction"],
+                        "reference": wanted["reference"],
+                        "error": round(abs(row["direction"] - wanted["direction"]), 5),
+                    }
                 rows.append({**row, "hardware": hardware()})
                 print(row, flush=True)
                 write(rows, given.out, add=given.add)

@@ -40,20 +40,39 @@ import torch
 from torch import Tensor
 
 from mmzoo import Batch, Encoder, MultimodalModel, Run
-from mmzoo.bench.building import build_strategy
-from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
+from mmzoo.benchmark.execution.building import build_strategy
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import Method
 from mmzoo.errors import MmzooError
-from mmzoo.files import write_bytes
-from mmzoo.strategy import Strategy, Wrapper
-from mmzoo.training import Training
+from mmzoo.io.files import write_bytes
+from mmzoo.registry import BUILT_IN, Catalogue, built_in_path, read_entries
+from mmzoo.training.composition import Wrapper
+from mmzoo.training.config import Training
+from mmzoo.training.strategy import Strategy
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step_cost.csv"
 BATCH, CLASSES = 16, 6
-KEYS = ("method", "head", "size", "forwards", "backwards", "seconds", "to_plain", "declared", "over", "low", "high", "hooks", "pairs",
-        "ends_forwards", "ends_backwards", "ends_steps", "note", "hardware")  # fmt: skip
+KEYS = (
+    "method",
+    "head",
+    "size",
+    "forwards",
+    "backwards",
+    "seconds",
+    "to_plain",
+    "declared",
+    "over",
+    "low",
+    "high",
+    "hooks",
+    "pairs",
+    "ends_forwards",
+    "ends_backwards",
+    "ends_steps",
+    "note",
+    "hardware",
+)
 
 
 class ResNet18(Encoder):
@@ -80,10 +99,13 @@ def batches(n: int, size: int, seed: int) -> list[Batch]:
     g = torch.Generator().manual_seed(seed)
     shapes = {"audio": (1, size, size), "video": (3, size, size)}
     return [
-        Batch({m: torch.randn((BATCH, *s), generator=g) for m, s in shapes.items()},
-              torch.randint(CLASSES, (BATCH,), generator=g), torch.arange(BATCH) + i * BATCH)
+        Batch(
+            {m: torch.randn((BATCH, *s), generator=g) for m, s in shapes.items()},
+            torch.randint(CLASSES, (BATCH,), generator=g),
+            torch.arange(BATCH) + i * BATCH,
+        )
         for i in range(n)
-    ]  # fmt: skip
+    ]
 
 
 def run_of(catalogue: Catalogue, method: Method, size: int) -> Run:
@@ -193,11 +215,22 @@ def measure(catalogue: Catalogue, name: str, size: int, pairs: int) -> dict[str,
     ratios = [o[0] / p[0] for p, o in taken]
     over = [round(100 * (r / declared - 1), 1) for r in (statistics.median(ratios), *interval(ratios))]
     return {
-        **row, "forwards": round(forwards, 3), "backwards": round(backwards, 3), "seconds": round(base, 4),
-        "to_plain": round(statistics.median(ratios), 3), "declared": round(declared, 3), "over": over[0],
-        "low": over[1], "high": over[2], "hooks": round(100 * statistics.median(hooks), 2), "pairs": pairs, "ends_forwards": round(began[1] + ended[1], 2),
-        "ends_backwards": round(began[2] + ended[2], 2), "ends_steps": round((began[0] + ended[0]) / base, 2), "note": "",
-    }  # fmt: skip
+        **row,
+        "forwards": round(forwards, 3),
+        "backwards": round(backwards, 3),
+        "seconds": round(base, 4),
+        "to_plain": round(statistics.median(ratios), 3),
+        "declared": round(declared, 3),
+        "over": over[0],
+        "low": over[1],
+        "high": over[2],
+        "hooks": round(100 * statistics.median(hooks), 2),
+        "pairs": pairs,
+        "ends_forwards": round(began[1] + ended[1], 2),
+        "ends_backwards": round(began[2] + ended[2], 2),
+        "ends_steps": round((began[0] + ended[0]) / base, 2),
+        "note": "",
+    }
 
 
 def main() -> None:
@@ -208,9 +241,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     catalogue = Catalogue(read_entries(built_in_path(), BUILT_IN))
-    names = given.methods.split(",") if given.methods else [
-        e.name for e in catalogue.entries("methods") if not e.extra.get("each_modality")
-    ]  # fmt: skip
+    names = (
+        given.methods.split(",")
+        if given.methods
+        else [e.name for e in catalogue.entries("methods") if not e.extra.get("each_modality")]
+    )
     where = (
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )

@@ -29,20 +29,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmzoo.bench.claims import read_claim
-from mmzoo.bench.store import Store
+from mmzoo.benchmark.results.leases import read_claim
+from mmzoo.benchmark.results.store import Store
 
 EPOCHS, WORKERS = 6, 4
-BENCH = ("--method", "dynamic_gap_lb", "--baselines", "ogm,pmr,umt", "--datasets", "mfeat", "--seeds", "3", "--epochs", str(EPOCHS),
-         "--device", "cpu", "--checkpoint-every", "0")  # fmt: skip
+BENCH = (
+    "--method",
+    "dynamic_gap_lb",
+    "--baselines",
+    "ogm,pmr,umt",
+    "--datasets",
+    "mfeat",
+    "--seeds",
+    "3",
+    "--epochs",
+    str(EPOCHS),
+    "--device",
+    "cpu",
+    "--checkpoint-every",
+    "0",
+)
 FILES = ("history.jsonl", "predictions.npz")
 
 
 def bench(out: Path, *more: str) -> subprocess.Popen[bytes]:
     env = {**os.environ, "MMZOO_PLUGINS": "", "OMP_NUM_THREADS": "1"}
     log = out.with_suffix(".log").open("ab")
-    return subprocess.Popen([sys.executable, "-m", "mmzoo", "bench", *BENCH, "--out", str(out), *more],
-                            stdout=log, stderr=log, env=env, start_new_session=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "mmzoo", "bench", *BENCH, "--out", str(out), *more],
+        stdout=log,
+        stderr=log,
+        env=env,
+        start_new_session=True,
+    )
 
 
 def results(out: Path) -> dict[str, dict[str, Any]]:
@@ -116,8 +135,11 @@ def kills(folder: Path, n: int, seed: int) -> dict[str, Any]:
                     changed.append(run_id)
             what = draw.choice(("worker", "worker", "bench", "all at once"))
             workers = workers_of(process.pid)
-            victims = {"worker": workers[:1] and [draw.choice(workers)], "bench": [process.pid],
-                       "all at once": [process.pid, *workers]}[what]  # fmt: skip
+            victims = {
+                "worker": workers[:1] and [draw.choice(workers)],
+                "bench": [process.pid],
+                "all at once": [process.pid, *workers],
+            }[what]
             if not victims or process.poll() is not None:
                 continue
             for pid in victims:
@@ -136,16 +158,24 @@ def kills(folder: Path, n: int, seed: int) -> dict[str, Any]:
     for out in folders:
         if bench(out, "--workers", str(WORKERS)).wait() != 0:
             raise SystemExit(f"the last bench failed: {out.with_suffix('.log')}")
-    wrong = [(str(out), run_id, session, epoch) for out, run_id, session, epoch in saved
-             if starts(out).get(run_id, [])[session : session + 1] not in ([epoch], [])]  # fmt: skip
+    wrong = [
+        (str(out), run_id, session, epoch)
+        for out, run_id, session, epoch in saved
+        if starts(out).get(run_id, [])[session : session + 1] not in ([epoch], [])
+    ]
     found = [compare(out, straight) for out in folders]
     return {
-        "sigkills": signals, "moments": done, "workers": WORKERS, "matrices": len(folders), "finished_rows_changed": changed,
+        "sigkills": signals,
+        "moments": done,
+        "workers": WORKERS,
+        "matrices": len(folders),
+        "finished_rows_changed": changed,
         "sessions": sum(len(s) for out in folders for s in starts(out).values()),
         "went_on_from_a_checkpoint": sum(e > 0 for out in folders for s in starts(out).values() for e in s),
-        "checkpoints_seen_after_a_kill": len(saved), "sessions_that_began_elsewhere": wrong,
+        "checkpoints_seen_after_a_kill": len(saved),
+        "sessions_that_began_elsewhere": wrong,
         **{key: [f[key] for f in found] for key in found[0]},
-    }  # fmt: skip
+    }
 
 
 def wait(process: subprocess.Popen[bytes], out: Path, draw: random.Random) -> None:
@@ -205,9 +235,13 @@ def ray_nodes(folder: Path) -> dict[str, Any]:
     finally:
         cluster.shutdown()
     after = logged(out, r"process (\d+) on")
-    return {"exit_code": code, "rows_when_the_node_was_removed": at,
-            "processes_before": len({p for ps in hosts.values() for p in ps}),
-            "processes_in_all": len({p for ps in after.values() for p in ps}), **compare(out, straight)}  # fmt: skip
+    return {
+        "exit_code": code,
+        "rows_when_the_node_was_removed": at,
+        "processes_before": len({p for ps in hosts.values() for p in ps}),
+        "processes_in_all": len({p for ps in after.values() for p in ps}),
+        **compare(out, straight),
+    }
 
 
 def slurm_jobs(folder: Path) -> dict[str, Any]:
@@ -236,15 +270,23 @@ def slurm_cluster(folder: Path) -> dict[str, Any]:
         os.kill(owner.pid, signal.SIGKILL)
     code = process.wait()
     logs = [p.read_text() for p in (out / "slurm").glob("*_log.err")]
-    return {"requeued": len(requeued), "killed": len(owners[:1]), "exit_code": code,
-            "out_of_time": sum(len(re.findall("Caught signal", log)) for log in logs), **compare(out, straight)}  # fmt: skip
+    return {
+        "requeued": len(requeued),
+        "killed": len(owners[:1]),
+        "exit_code": code,
+        "out_of_time": sum(len(re.findall("Caught signal", log)) for log in logs),
+        **compare(out, straight),
+    }
 
 
 def hosts(folder: Path) -> dict[str, Any]:
     """torchrun over two hosts with nothing in common but a cable, against two processes of one."""
     made = ["netns add h1", "netns add h2", "link add v1 netns h1 type veth peer name v2 netns h2"]
-    made += [f"-n h{i} {what}" for i in (1, 2)
-             for what in (f"addr add 10.9.0.{i}/24 dev v{i}", "link set lo up", f"link set v{i} up")]  # fmt: skip
+    made += [
+        f"-n h{i} {what}"
+        for i in (1, 2)
+        for what in (f"addr add 10.9.0.{i}/24 dev v{i}", "link set lo up", f"link set v{i} up")
+    ]
     try:
         for command in made:
             subprocess.run(["ip", *command.split()], check=True)
@@ -256,16 +298,35 @@ def hosts(folder: Path) -> dict[str, Any]:
         for i in (1, 2):
             subprocess.run(["ip", "netns", "del", f"h{i}"], check=False)
     one = together(folder / "one", "--nproc-per-node", "2", "--master-port", "29556").wait()
-    return {"exit_codes": [*codes, one], "folder_of_the_second": (folder / "h2").exists(),
-            **compare(folder / "h1", folder / "one")}  # fmt: skip
+    return {
+        "exit_codes": [*codes, one],
+        "folder_of_the_second": (folder / "h2").exists(),
+        **compare(folder / "h1", folder / "one"),
+    }
 
 
 def together(out: Path, *more: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     """The bench in processes that train each run together."""
     env = {**os.environ, "MMZOO_PLUGINS": "", "OMP_NUM_THREADS": "1"}
     log = out.with_suffix(".log").open("ab")
-    return subprocess.Popen([*before, sys.executable, "-m", "torch.distributed.run", *more, "-m", "mmzoo", "bench", *BENCH,
-                             "--out", str(out)], stdout=log, stderr=log, env=env)  # fmt: skip
+    return subprocess.Popen(
+        [
+            *before,
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            *more,
+            "-m",
+            "mmzoo",
+            "bench",
+            *BENCH,
+            "--out",
+            str(out),
+        ],
+        stdout=log,
+        stderr=log,
+        env=env,
+    )
 
 
 def jobs(state: str) -> list[str]:
@@ -288,11 +349,26 @@ def main() -> None:
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="survive-"))
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    found = {"kills": lambda: kills(folder, arguments.kills, arguments.seed), "two": lambda: two(folder),
-             "ray": lambda: ray_nodes(folder), "slurm": lambda: slurm_jobs(folder),
-             "cluster": lambda: slurm_cluster(folder), "hosts": lambda: hosts(folder)}[arguments.what]()  # fmt: skip
-    print(json.dumps({"what": arguments.what, "bench": " ".join(BENCH), "seconds": round(time.monotonic() - began),
-                      "cores": os.cpu_count(), **found}, indent=1))  # fmt: skip
+    found = {
+        "kills": lambda: kills(folder, arguments.kills, arguments.seed),
+        "two": lambda: two(folder),
+        "ray": lambda: ray_nodes(folder),
+        "slurm": lambda: slurm_jobs(folder),
+        "cluster": lambda: slurm_cluster(folder),
+        "hosts": lambda: hosts(folder),
+    }[arguments.what]()
+    print(
+        json.dumps(
+            {
+                "what": arguments.what,
+                "bench": " ".join(BENCH),
+                "seconds": round(time.monotonic() - began),
+                "cores": os.cpu_count(),
+                **found,
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -8,24 +8,35 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from mmzoo.renamed import install
+
 __version__ = "0.1.0"
 
 _PUBLIC = (
-    "Batch", "Chain", "Encoder", "FusionHead", "Grads", "MultimodalModel", "Outputs",
-    "Pass", "Run", "Step", "Strategy", "Window",
-)  # fmt: skip
-#: these train or score; `bench` is the package itself, which can be called
-_CALLS = ("evaluate", "load_run")
-__all__ = ["__version__", "bench", *_CALLS, *_PUBLIC]
+    "Batch",
+    "Chain",
+    "Encoder",
+    "FusionHead",
+    "Grads",
+    "MultimodalModel",
+    "Outputs",
+    "Pass",
+    "Run",
+    "Step",
+    "Strategy",
+    "Window",
+)
+_BENCHMARK = {"bench": "python", "evaluate": "foreign", "load_run": "trained"}
+__all__ = ["__version__", *_BENCHMARK, *_PUBLIC]
+
+install()
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module("mmzoo.api"), name)
-    if name in _CALLS:
-        return getattr(importlib.import_module("mmzoo.bench.calls"), name)
-    if name == "bench":
-        return importlib.import_module("mmzoo.bench")
+    if name in _BENCHMARK:
+        return getattr(importlib.import_module(f"mmzoo.benchmark.{_BENCHMARK[name]}"), name)
     raise AttributeError(f"module 'mmzoo' has no attribute {name!r}")
 
 

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from mmzoo import plugins
-from mmzoo.bench.plan import Plan, make_plan
-from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
+from mmzoo.benchmark.planning.plan import Plan, make_plan
 from mmzoo.cli import main
 from mmzoo.config.spec import BenchSpec
+from mmzoo.registry import BUILT_IN, Catalogue, built_in_path, plugins, read_entries
 
 torch.set_num_threads(1)
 #: a bench that names no data set takes the bundled one alone, and nobody's prepared data is touched
@@ -25,8 +24,18 @@ os.environ["MMZOO_DATASETS"] = "mfeat"
 os.environ["MMZOO_HOME"] = tempfile.mkdtemp(prefix="mmzoo-tests-")
 os.environ["MMZOO_WORKERS"] = "1"  # runs in this process, where a test can reach them; those of launchers ask for more
 atexit.register(shutil.rmtree, os.environ["MMZOO_HOME"], ignore_errors=True)
-SMALL_BENCH = ("--method", "dynamic_gap_lb", "--baselines", "ogm,pmr", "--seeds", "1", "--epochs", "1",
-               "--device", "cpu")  # fmt: skip
+SMALL_BENCH = (
+    "--method",
+    "dynamic_gap_lb",
+    "--baselines",
+    "ogm,pmr",
+    "--seeds",
+    "1",
+    "--epochs",
+    "1",
+    "--device",
+    "cpu",
+)
 
 
 class Result(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmzoo.data.field import Array, Field, MediaFault
-from mmzoo.data.source import Fault, File, Item, Listing, Media, Recipe, Source, Values
+from mmzoo.data.sources.field import Array, Field, MediaFault
+from mmzoo.data.sources.source import Fault, File, Item, Listing, Media, Recipe, Source, Values
 
 
 @dataclass(frozen=True)

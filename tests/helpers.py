@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.api import Encoder, Loader, MultimodalModel, Run, Strategy, Training
+from mmzoo.core.seeding import seeded
 from mmzoo.encoders.mlp import MLP
 from mmzoo.heads.concat import Concat
-from mmzoo.seeding import seeded
 
 
 class NormEncoder(Encoder):
@@ -41,9 +41,14 @@ def loader(batch_size: int = 8, present: Tensor | None = None, **kwargs: Any) ->
 
 
 def model(
-    widths: Mapping[str, int] | None = None, classes: int = 3, *, norm: bool = False, head: type = Concat,
-    dims: Mapping[str, int] | None = None, **head_params: Any,
-) -> MultimodalModel:  # fmt: skip
+    widths: Mapping[str, int] | None = None,
+    classes: int = 3,
+    *,
+    norm: bool = False,
+    head: type = Concat,
+    dims: Mapping[str, int] | None = None,
+    **head_params: Any,
+) -> MultimodalModel:
     """A model whose weights depend on the names of its modalities alone."""
     encoders = {}
     for m, w in (widths or {"a": 4, "b": 3}).items():

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmzoo import plugins
+from mmzoo.registry import plugins
 
 ROOT = Path(plugins.__file__).resolve().parent.parent
 GOOD_REGISTRY = """\
@@ -18,7 +18,7 @@ strategies:
 methods:
   mine: {summary: Mine., strategy: mine, head: concat}
 """
-HEADER = "from mmzoo.catalogue import read_entries\nfrom mmzoo.hookspecs import hookimpl\n"
+HEADER = "from mmzoo.registry import read_entries\nfrom mmzoo.registry.hookspecs import hookimpl\n"
 LISTS = HEADER + "@hookimpl\ndef mmzoo_catalogue():\n    return read_entries(__name__, 'DIST')\n"
 
 
@@ -45,8 +45,9 @@ class Site:
         """`mmzoo ARGUMENTS` where these packages are installed; anything else that is installed is left out."""
         names = ",".join(p.name.partition("-1.2")[0] for p in self.root.glob("*.dist-info"))
         full = {**os.environ, "PYTHONPATH": f"{self.root}{os.pathsep}{ROOT}", "MMZOO_PLUGINS": names, **env}
-        return subprocess.run([sys.executable, "-m", "mmzoo", *arguments], env=full, capture_output=True, text=True,
-                              cwd=self.root)  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "mmzoo", *arguments], env=full, capture_output=True, text=True, cwd=self.root
+        )
 
     def report(self, **env: str) -> dict[str, dict[str, Any]]:
         done = self.run("plugins", "--json", **env)

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmzoo.api import Batch, Loader, Run, Step, Strategy, Training
-from mmzoo.bench import building
-from mmzoo.bench.store import Store
-from mmzoo.data import mfeat
-from mmzoo.evaluation import Fitted, branch_scores, evaluate, predict
+from mmzoo.benchmark.execution import building
+from mmzoo.benchmark.results.store import Store
+from mmzoo.core.values import Pass
+from mmzoo.data.datasets import mfeat
+from mmzoo.evaluation.scores import Fitted, branch_scores, evaluate, predict
 from mmzoo.strategies.mslr import MSLR
-from mmzoo.teachers import OneModality
-from mmzoo.types import Pass
+from mmzoo.training.teachers import OneModality
 
 Command = Callable[..., Any]
 quick = settings(max_examples=50, derandomize=True, database=None, deadline=None)

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmzoo.api import FusionHead, Incompatible, conditioners
-from mmzoo.bench.plan import make_plan
-from mmzoo.catalogue import Catalogue, read_entries
+from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec
@@ -31,6 +30,7 @@ from mmzoo.heads.ml_lstm import MLLSTM
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight
+from mmzoo.registry import Catalogue, read_entries
 from mmzoo.testing import check_part
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=25)
@@ -147,10 +147,13 @@ def cases() -> list[Any]:
     for m in (2, 3, 4):
         last = "abcd"[m - 1]
         directions: list[tuple[dict[str, Any], dict[str, str]]] = [
-            ({}, only(m, last)), ({"target": "first"}, only(m, "a")), ({"target": "b"}, only(m, "b")),
+            ({}, only(m, last)),
+            ({"target": "first"}, only(m, "a")),
+            ({"target": "b"}, only(m, "b")),
             ({"condition": "first", "target": "others"}, from_one(m, "a")),
-            ({"condition": last, "target": "others"}, from_one(m, last)), ({"target": "others"}, others(m)),
-        ]  # fmt: skip
+            ({"condition": last, "target": "others"}, from_one(m, last)),
+            ({"target": "others"}, others(m)),
+        ]
         for params, roles in directions:
             for baseline in (0, 1):
                 given = {**params, "gamma_baseline": baseline}
@@ -201,14 +204,21 @@ def test_a_deeper_attention_network_by_hand(m: int) -> None:
 
 
 # ---------------------------------------------------------------------- contract, in every variant
-NAMED = [{"condition": "first", "target": "others"}, {"condition": "others", "target": "first"},
-         {"condition": "others", "target": "others"}, {"condition": "last", "target": "others"}]  # fmt: skip
+NAMED = [
+    {"condition": "first", "target": "others"},
+    {"condition": "others", "target": "first"},
+    {"condition": "others", "target": "others"},
+    {"condition": "last", "target": "others"},
+]
 VARIANTS = [
-    *[(head, params) for head in (Affine, Gated) for params in NAMED], (Affine, {"gamma_baseline": 1}),
-    (Gated, {"width": 2}), (GMU, {"gates": "tied", "reads": "projections", "width": 2}),
-    (MLLSTM, {"mode": "modality_sequence", "layers": 1}), (Weight, {"attention": ()}),
+    *[(head, params) for head in (Affine, Gated) for params in NAMED],
+    (Affine, {"gamma_baseline": 1}),
+    (Gated, {"width": 2}),
+    (GMU, {"gates": "tied", "reads": "projections", "width": 2}),
+    (MLLSTM, {"mode": "modality_sequence", "layers": 1}),
+    (Weight, {"attention": ()}),
     (Weight, {"level": "logit", "attention": (64, 32)}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("cls", "params"), VARIANTS, ids=str)
@@ -216,8 +226,15 @@ def test_variants_keep_the_contract(cls: type, params: dict) -> None:
     check_part("head", cls, params, draws=4)
 
 
-NEW = [(Affine, {}), (Affine, {"target": "others"}), (Gated, {}), (GMU, {}), (GMU, {"gates": "tied"}), (MLLSTM, {}),
-       (MLLSTM, {"mode": "modality_sequence"})]  # fmt: skip
+NEW = [
+    (Affine, {}),
+    (Affine, {"target": "others"}),
+    (Gated, {}),
+    (GMU, {}),
+    (GMU, {"gates": "tied"}),
+    (MLLSTM, {}),
+    (MLLSTM, {"mode": "modality_sequence"}),
+]
 
 
 @pytest.mark.parametrize("m", [2, 3, 4])
@@ -419,8 +436,17 @@ def test_sum_is_concat_with_the_bias_shared_out_and_mean_is_sum_over_m(seed: int
     assert torch.equal(added(z).logits.argmax(1), total.logits.argmax(1))
 
 
-ALIKE = [(Concat, {}), (Sum, {}), (Sum, {"reduce": "mean"}), (Shared, {}), (Weight, {}), (Weight, {"level": "logit"}),
-         (Weight, {"level": "gate"}), (Affine, {"target": "others"}), (Gated, {"target": "others"})]  # fmt: skip
+ALIKE = [
+    (Concat, {}),
+    (Sum, {}),
+    (Sum, {"reduce": "mean"}),
+    (Shared, {}),
+    (Weight, {}),
+    (Weight, {"level": "logit"}),
+    (Weight, {"level": "gate"}),
+    (Affine, {"target": "others"}),
+    (Gated, {"target": "others"}),
+]
 
 
 @pytest.mark.parametrize("m", [2, 3, 4])
@@ -554,13 +580,19 @@ def test_the_limits_of_a_head_are_whole_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "head", "differs"),
     [
-        ("film", "affine", {}), ("affine_plus1", "affine", {"gamma_baseline": 1}), ("gated", "gated", {}),
-        ("gmu", "gmu", {}), ("lstm", "ml_lstm", {}), ("ml_lstm_sequence", "ml_lstm", {"mode": "modality_sequence"}),
+        ("film", "affine", {}),
+        ("affine_plus1", "affine", {"gamma_baseline": 1}),
+        ("gated", "gated", {}),
+        ("gmu", "gmu", {}),
+        ("lstm", "ml_lstm", {}),
+        ("ml_lstm_sequence", "ml_lstm", {"mode": "modality_sequence"}),
         ("ml_lstm_tokens", "ml_lstm", {"mode": "tokens"}),
-        ("mean", "sum", {"reduce": "mean"}), ("weight_logit", "weight", {"level": "logit"}),
-        ("weight_gate", "weight", {"level": "gate"}), ("concat@film", "affine", {}),
+        ("mean", "sum", {"reduce": "mean"}),
+        ("weight_logit", "weight", {"level": "logit"}),
+        ("weight_gate", "weight", {"level": "gate"}),
+        ("concat@film", "affine", {}),
     ],
-)  # fmt: skip
+)
 def test_recipes_name_their_heads(name: str, head: str, differs: dict, catalogue: Catalogue) -> None:
     method = resolve_method(catalogue, name, Settings(catalogue, ()))
     entry = catalogue.get("heads", method.head)

@@ -28,10 +28,10 @@ from mmzoo.strategies.agm import AGM
 from mmzoo.strategies.mla import MLA
 from mmzoo.strategies.plain import Plain
 from mmzoo.testing import check_strategy
-from mmzoo.testing.checks_strategy import REGULARISED
-from mmzoo.testing.observing import difference, weights
-from mmzoo.testing.tasks import CoupledConcat, build_model, build_run, make_task, random_present, train
-from mmzoo.training import Training
+from mmzoo.testing.checks.strategy import REGULARISED
+from mmzoo.testing.harness.observing import difference, weights
+from mmzoo.testing.harness.tasks import CoupledConcat, build_model, build_run, make_task, random_present, train
+from mmzoo.training.config import Training
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 SEEDS = st.integers(0, 10_000)
@@ -419,8 +419,12 @@ def test_coalitions_are_forwards_with_zeroed_inputs(head: Any, masked: bool) -> 
         other = run.forward(batch, zero=set(names) - s, mode="eval")
         assert torch.allclose(out.logits, other.logits, rtol=0, atol=1e-12)
         params = [p for p in run.model.parameters() if p.requires_grad]
-        grads = [torch.autograd.grad((o.logits * g).sum(), params, allow_unused=True, retain_graph=True,
-                                     materialize_grads=True) for o in (out, other)]  # fmt: skip
+        grads = [
+            torch.autograd.grad(
+                (o.logits * g).sum(), params, allow_unused=True, retain_graph=True, materialize_grads=True
+            )
+            for o in (out, other)
+        ]
         assert difference(list(grads[0]), list(grads[1]), 1e-12) is None
 
 
@@ -497,8 +501,11 @@ def test_the_cost_holds_for_every_head(gradient: Any) -> None:
     declared, sets = new().cost, 2 ** len(run.modalities) - 3
     assert a_batch == tuple(declared[k] + sets * declared.get(f"{k}_coalition", 0) for k in ("forward", "backward"))
     assert Chain(AGM(), AGM(gradient="detached")).cost == {
-        "forward": 3, "backward": 2, "forward_coalition": 2, "backward_coalition": 1,
-    }  # fmt: skip
+        "forward": 3,
+        "backward": 2,
+        "forward_coalition": 2,
+        "backward_coalition": 1,
+    }
 
 
 def test_show_tells_what_sets_of_modalities_take(capsys: pytest.CaptureFixture[str]) -> None:
@@ -625,8 +632,13 @@ def test_a_pass_moves_its_encoder_and_the_head_alone() -> None:
         def updated(self, step: Step, out: Outputs, terms: Any) -> None:
             after = weights(step.run.model)
             params = {n for n, _ in step.run.model.named_parameters()}
-            moved.append({n.split(".linear")[0].split(".stages")[0].split(".project")[0] for n in params
-                          if not torch.equal(after[n], self.before[n])})  # fmt: skip
+            moved.append(
+                {
+                    n.split(".linear")[0].split(".stages")[0].split(".project")[0]
+                    for n in params
+                    if not torch.equal(after[n], self.before[n])
+                }
+            )
 
     run.strategy = Watched()
     run.step(task.batch())
@@ -643,9 +655,10 @@ def test_items_without_a_modality_are_not_in_its_pass() -> None:
     present[: n // 2, 0] = False
     present[0] = False  # an item without anything is in no pass at all
     changed = task.with_train(
-        present=present, target=task.target["train"].clone().index_fill_(0, torch.tensor([0]), 1),
+        present=present,
+        target=task.target["train"].clone().index_fill_(0, torch.tensor([0]), 1),
         inputs={"audio": torch.where(present[:, :1], task.inputs["train"]["audio"], 7.0)},
-    )  # fmt: skip
+    )
     runs = [build_run(t, MLA(), build_model(t, Shared)) for t in (task.with_train(present=present), changed)]
     for run in runs:
         train(run, 2)
@@ -657,9 +670,10 @@ def test_items_without_a_modality_are_not_in_its_pass() -> None:
 def test_what_cannot_work_is_refused_before_training() -> None:
     task = make_task(4, equal=True)
     for strategy, head, reason in (
-        (MLA(), Concat, "head Concat has none as wide"), (MLA(projection="none"), Concat, "a share of its bias"),
+        (MLA(), Concat, "head Concat has none as wide"),
+        (MLA(projection="none"), Concat, "a share of its bias"),
         (MLA(fusion="fixed"), Shared, "2 or 3 modalities, not for 4"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(Incompatible, match=reason):
             build_run(task, strategy, build_model(task, head))
 
@@ -679,8 +693,11 @@ class InTurn(Strategy):
 
     def losses(self, step: Step, out: Outputs, terms: Any) -> Any:
         first = step.run.modalities[0]
-        return {**terms, "in_turn/first": step.run.criterion(step.kept(out.unimodal[first]), step.target)} if (
-            first in out.unimodal) else terms  # fmt: skip
+        return (
+            {**terms, "in_turn/first": step.run.criterion(step.kept(out.unimodal[first]), step.target)}
+            if (first in out.unimodal)
+            else terms
+        )
 
 
 def test_a_strategy_may_say_which_checks_it_cannot_pass() -> None:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from mmzoo import MultimodalModel, solvers
+from mmzoo import MultimodalModel
 from mmzoo.api import Encoder
-from mmzoo.autodiff import (
+from mmzoo.bilevel import (
     Hypergradient,
     Inner,
     Mixing,
@@ -41,8 +41,9 @@ from mmzoo.autodiff import (
     not_still,
     power_iteration,
     scoped_parameters,
+    solvers,
 )
-from mmzoo.engine import tf32
+from mmzoo.core.precision import tf32
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.functional import cosine_similarities, info_nce
 from mmzoo.heads.concat import Concat
@@ -76,9 +77,13 @@ class Problem:
     def solve(self, alpha: float | Mixing, solver: Solver, **kwargs: Any) -> Hypergradient:
         leaves = [p.clone().requires_grad_() for p in self.params]
         return implicit_gradient(
-            lambda: Inner(self.outputs(*leaves), self.losses), lambda: self.upper(*leaves), leaves, alpha,
-            solver=solver, **kwargs,
-        )  # fmt: skip
+            lambda: Inner(self.outputs(*leaves), self.losses),
+            lambda: self.upper(*leaves),
+            leaves,
+            alpha,
+            solver=solver,
+            **kwargs,
+        )
 
     def flat(self, loss: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
         """A loss of the parameters as one of a single vector (P,)."""
@@ -129,9 +134,11 @@ def two_branches(seed: int, items: int = 6, activation: Callable[[Tensor], Tenso
 
     params = [normal(seed + 20, 3, 2), normal(seed + 21, 3, 2), normal(seed + 22, 4, 3)]
     return Problem(
-        params, outputs, lambda o: (F.cross_entropy(o[0], target), info_nce(o[1:])),
+        params,
+        outputs,
+        lambda o: (F.cross_entropy(o[0], target), info_nce(o[1:])),
         lambda *p: F.cross_entropy(outputs(*p, rows=held)[0], held_target),
-    )  # fmt: skip
+    )
 
 
 def spd(seed: int, n: int) -> Tensor:
@@ -166,9 +173,12 @@ class Quadratic:
     def solve(self, mixing: Mixing, solver: Solver, upper: Callable[[Tensor], Tensor] | None = None) -> Hypergradient:
         theta = self.best(mixing).requires_grad_()
         return implicit_gradient(
-            lambda: Inner([theta], lambda o: self.losses(o[0])), lambda: (upper or self.upper)(theta), [theta], mixing,
+            lambda: Inner([theta], lambda o: self.losses(o[0])),
+            lambda: (upper or self.upper)(theta),
+            [theta],
+            mixing,
             solver=solver,
-        )  # fmt: skip
+        )
 
 
 # ---------------------------------------------------------------------- against dense linear algebra
@@ -206,8 +216,9 @@ def test_every_solver_agrees_where_the_matrix_is_definite(seed: int, alpha: floa
     problem = two_branches(seed)
     values = torch.linalg.eigvalsh(problem.dense(Mixing.of(alpha), curvature))
     damping = 0.5 * float(values.abs().max()) + max(0.0, -float(values.min()))
-    solver = replace(EXACT, curvature=curvature, method=method, damping=damping, iterations=400,
-                     power_iterations=(60, 2))  # fmt: skip
+    solver = replace(
+        EXACT, curvature=curvature, method=method, damping=damping, iterations=400, power_iterations=(60, 2)
+    )
     found = problem.solve(alpha, solver)
     assert found.value == pytest.approx(problem.expected(alpha, curvature, damping), rel=1e-8, abs=1e-10)
     assert found.usable and not found.indefinite
@@ -281,9 +292,7 @@ def linear(seed: int) -> tuple[nn.Linear, Tensor, Tensor]:
 
 def piece(model: nn.Module, x: Tensor, target: Tensor, weight: float = 1.0) -> Callable[[], Inner]:
     """Cross-entropy, and a second loss that is a mean over items too."""
-    return lambda: Inner(
-        [model(x)], lambda o: (F.cross_entropy(o[0], target), o[0].pow(4).mean(0).sum()), weight
-    )  # fmt: skip
+    return lambda: Inner([model(x)], lambda o: (F.cross_entropy(o[0], target), o[0].pow(4).mean(0).sum()), weight)
 
 
 @pytest.mark.parametrize("cuts", [(12,), (5, 7), (1, 4, 7), (3, 2, 1, 6)])
@@ -291,15 +300,15 @@ def piece(model: nn.Module, x: Tensor, target: Tensor, weight: float = 1.0) -> C
 def test_micro_batches_add_up_to_the_batch(cuts: tuple[int, ...], curvature: Any) -> None:
     model, x, y = linear(0)
     solver = replace(EXACT, curvature=curvature, damping=0.1)
-    whole = implicit_gradient(
-        piece(model, x, y), lambda: F.cross_entropy(model(x), y), model, 0.3, solver=solver
-    )  # fmt: skip
+    whole = implicit_gradient(piece(model, x, y), lambda: F.cross_entropy(model(x), y), model, 0.3, solver=solver)
     pairs = list(zip(x.split(cuts), y.split(cuts)))
     found = implicit_gradient(
         [piece(model, a, b, len(b)) for a, b in pairs],
         [partial(lambda a, b: Upper(F.cross_entropy(model(a), b), len(b)), a, b) for a, b in pairs],
-        model, 0.3, solver=solver,
-    )  # fmt: skip
+        model,
+        0.3,
+        solver=solver,
+    )
     assert found.value == pytest.approx(whole.value, rel=1e-10)
     expected = 3 * len(cuts) if curvature == "identity" else len(cuts) * (4 + 2 * found.products)
     assert found.backwards == expected
@@ -350,8 +359,11 @@ def test_a_start_is_accounted_for(seed: int, n: int, method: str) -> None:
         calls += 1
         return a @ v
 
-    solve: Any = {"cg": partial(conjugate_gradients, max_iter=2), "minres": partial(minres, max_iter=2),
-                  "neumann": partial(neumann, terms=2, step=0.3)}[method]  # fmt: skip
+    solve: Any = {
+        "cg": partial(conjugate_gradients, max_iter=2),
+        "minres": partial(minres, max_iter=2),
+        "neumann": partial(neumann, terms=2, step=0.3),
+    }[method]
     exact = torch.linalg.solve(a, b)
     near, far = exact + 0.01 * normal(seed + 2, n), 1e6 * normal(seed + 3, n)
     for x0 in (None, exact, near, far, torch.full_like(b, math.nan)):
@@ -419,8 +431,13 @@ def test_negative_curvature_at_the_first_step_is_told() -> None:
 
 def test_negative_curvature_on_the_way_is_told() -> None:
     a = torch.diag(torch.tensor([3.0, 1.0, -0.1], dtype=torch.float64))
-    found = hypergradient(torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64), lambda v: a @ v,
-                          solve=partial(conjugate_gradients, max_iter=9), max_residual=1e-3)  # fmt: skip
+    found = hypergradient(
+        torch.ones(3, dtype=torch.float64),
+        torch.ones(3, dtype=torch.float64),
+        lambda v: a @ v,
+        solve=partial(conjugate_gradients, max_iter=9),
+        max_residual=1e-3,
+    )
     assert not found.usable and found.iterations > 0 and "was met" in found.reason
 
 
@@ -456,15 +473,23 @@ def test_no_curvature_at_all_is_not_usable() -> None:
     theta = normal(0, 3).requires_grad_()
     found = implicit_gradient(
         lambda: Inner([theta], lambda o: (o[0].sum(), -2 * o[0].sum())), lambda: theta.sum(), [theta], 0.5
-    )  # fmt: skip
+    )
     assert not found.usable and found.lambda_max == 0.0 and found.damping == 0.0
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"curvature": "fisher"}, {"method": "lu"}, {"damping": -1.0}, {"damping": math.nan}, {"iterations": 0},
-     {"power_iterations": (0, 2)}, {"tol": -1.0}, {"max_residual": 0.0}],
-)  # fmt: skip
+    [
+        {"curvature": "fisher"},
+        {"method": "lu"},
+        {"damping": -1.0},
+        {"damping": math.nan},
+        {"iterations": 0},
+        {"power_iterations": (0, 2)},
+        {"tol": -1.0},
+        {"max_residual": 0.0},
+    ],
+)
 def test_solver_options_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(BadValue):
         Solver(**options)
@@ -539,11 +564,18 @@ def test_what_does_not_stand_still_is_found_by_name() -> None:
     class Dropped(nn.Module):
         drop_prob = 0.1
 
-    model = nn.ModuleDict({
-        "lstm": nn.LSTM(2, 2, num_layers=2, dropout=0.2), "plain": nn.LSTM(2, 2), "path": Dropped(),
-        "attention": nn.MultiheadAttention(2, 1, dropout=0.1), "instance": nn.InstanceNorm1d(2),
-        "tracked": nn.InstanceNorm1d(2, track_running_stats=True), "layer": nn.LayerNorm(2), "linear": nn.Linear(2, 2),
-    })  # fmt: skip
+    model = nn.ModuleDict(
+        {
+            "lstm": nn.LSTM(2, 2, num_layers=2, dropout=0.2),
+            "plain": nn.LSTM(2, 2),
+            "path": Dropped(),
+            "attention": nn.MultiheadAttention(2, 1, dropout=0.1),
+            "instance": nn.InstanceNorm1d(2),
+            "tracked": nn.InstanceNorm1d(2, track_running_stats=True),
+            "layer": nn.LayerNorm(2),
+            "linear": nn.Linear(2, 2),
+        }
+    )
     assert not_still(model) == ["lstm", "path", "attention", "tracked"]
     assert not_still(nn.Dropout(0.2)) == ["(the model itself)"]
     assert not_still(model.eval()) == []
@@ -706,8 +738,9 @@ def test_the_heads_of_a_multimodal_model_where_a_loss_does_not_reach_them(curvat
 
     def inner() -> Inner:
         out = model(x)
-        return Inner([out.logits, *cosine_similarities(out.features, 0.5)],
-                     lambda o: (F.cross_entropy(o[0], y), info_nce(o[1:])))  # fmt: skip
+        return Inner(
+            [out.logits, *cosine_similarities(out.features, 0.5)], lambda o: (F.cross_entropy(o[0], y), info_nce(o[1:]))
+        )
 
     def upper() -> Tensor:
         return F.cross_entropy(model(x).logits, y.flip(0))
@@ -747,8 +780,9 @@ def two_tails() -> tuple[MultimodalModel, dict[str, Tensor], Tensor]:
 def matching_pieces(model: MultimodalModel, x: Any, y: Tensor) -> tuple[Callable[[], Inner], Callable[[], Tensor]]:
     def inner() -> Inner:
         out = model(x)
-        return Inner([out.logits, *cosine_similarities(out.features, 0.5)],
-                     lambda o: (F.cross_entropy(o[0], y), info_nce(o[1:])))  # fmt: skip
+        return Inner(
+            [out.logits, *cosine_similarities(out.features, 0.5)], lambda o: (F.cross_entropy(o[0], y), info_nce(o[1:]))
+        )
 
     return inner, lambda: F.cross_entropy(model(x).logits, y.flip(0))
 
@@ -802,8 +836,11 @@ def test_a_scoped_solve_keeps_no_graph_below_its_scope() -> None:
         module = model.encoders["a"].get_submodule(name)
         module.register_forward_hook(lambda _m, _x, out, name=name: seen.setdefault(name, set()).add(out.requires_grad))
     inner, upper = matching_pieces(model, x, y)
-    for scope, wanted in {"all": {"body": {True}, "last.1": {True}}, "last": {"body": {False}, "last.1": {True}},
-                          "heads": {"body": {False}, "last.1": {False}}}.items():  # fmt: skip
+    for scope, wanted in {
+        "all": {"body": {True}, "last.1": {True}},
+        "last": {"body": {False}, "last.1": {True}},
+        "heads": {"body": {False}, "last.1": {False}},
+    }.items():
         seen.clear()
         implicit_gradient(inner, upper, model, 0.4, solver=Solver(scope=scope))
         assert seen == wanted, scope
@@ -845,8 +882,10 @@ def test_autocast_is_switched_off_inside() -> None:
     with pytest.raises(Incompatible, match="half precision"):
         implicit_gradient(
             lambda: Inner([logits], lambda o: (F.cross_entropy(o[0], y), o[0].sum())),
-            lambda: model(x).sum(), model, 0.3,
-        )  # fmt: skip
+            lambda: model(x).sum(),
+            model,
+            0.3,
+        )
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
@@ -856,8 +895,11 @@ def test_tf32_is_what_is_asked_for_off_in_a_solve_and_comes_back(wanted: bool) -
 
     def seen() -> list[bool]:
         # What torch asks itself before it multiplies, which raises where its two ways of setting it disagree.
-        return [torch._C._get_cublas_allow_tf32(), torch._C._get_cudnn_allow_tf32(),
-                *(kind.fp32_precision == "tf32" for kind in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn))]  # fmt: skip
+        return [
+            torch._C._get_cublas_allow_tf32(),
+            torch._C._get_cudnn_allow_tf32(),
+            *(kind.fp32_precision == "tf32" for kind in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)),
+        ]
 
     before = seen()
     with tf32(wanted):

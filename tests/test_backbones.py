@@ -12,14 +12,14 @@ from helpers import torch_equal_states
 from torch import Tensor, nn
 
 from mmzoo.api import BadValue, Incompatible, InputSpec, MmzooError
+from mmzoo.core.seeding import seeded, stream
 from mmzoo.encoders.backbones import ResNet18, Timm
 from mmzoo.encoders.inflated import Inflated
 from mmzoo.encoders.pretrained import ClipImage, ClipText, Transformer
 from mmzoo.errors import UnknownName
-from mmzoo.seeding import seeded, stream
+from mmzoo.io.weights import digest_of, timm_files, transformers_files
 from mmzoo.testing import SPECS
-from mmzoo.testing.cases import draw_inputs
-from mmzoo.weights import digest_of, timm_files, transformers_files
+from mmzoo.testing.harness.cases import draw_inputs
 
 timm = pytest.importorskip("timm")
 TINY = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
@@ -39,8 +39,14 @@ def drawn(kind: str, n: int = 2) -> Any:
 
 
 # ---------------------------------------------------------------------- timm
-STAGED = {"resnet18": 5, "test_vit": 6, "test_convnext": 4, "test_efficientnet": 5, "swin_tiny_patch4_window7_224": 4,
-          "test_eva": 0}  # fmt: skip
+STAGED = {
+    "resnet18": 5,
+    "test_vit": 6,
+    "test_convnext": 4,
+    "test_efficientnet": 5,
+    "swin_tiny_patch4_window7_224": 4,
+    "test_eva": 0,
+}
 
 
 @pytest.mark.parametrize(("name", "stages"), [s for s in STAGED.items() if timm.is_model(s[0])])
@@ -142,7 +148,11 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("files", "params", "said"),
     [
-        (timm_files, {"model": "resnet18", "weights": "pretrained"}, ["'timm/resnet18", "model.safetensors", "cache", "weights=none"]),
+        (
+            timm_files,
+            {"model": "resnet18", "weights": "pretrained"},
+            ["'timm/resnet18", "model.safetensors", "cache", "weights=none"],
+        ),
         (timm_files, {"model": "test_nothing", "weights": "pretrained"}, ["no published weights", "test_nothing"]),
         (timm_files, {"model": "resnet18", "weights": "/nowhere/w"}, ["/nowhere/w", "safetensors"]),
         (transformers_files, {"model": "a/b", "weights": "pretrained"}, ["'a/b'", "config.json", "cache", "model=DIR"]),
@@ -150,7 +160,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) 
         (transformers_files, {"model": "bert", "weights": "/nowhere/m"}, ["/nowhere/m"]),
     ],
     ids=lambda value: getattr(value, "__name__", None) or str(value),  # the same in every process
-)  # fmt: skip
+)
 def test_what_is_missing_is_named_with_the_next_step(files: Any, params: Any, said: list[str]) -> None:
     with pytest.raises(MmzooError) as caught:
         files(params)
@@ -280,8 +290,12 @@ def test_minilm_tells_meanings_apart() -> None:
     transformers = pytest.importorskip("transformers")
     folder = str(package.get_model_path())
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    said = ["A man is playing a guitar.", "Someone plays music on a guitar.",
-            "The stock market fell sharply today.", "Shares dropped a lot on Wall Street."]  # fmt: skip
+    said = [
+        "A man is playing a guitar.",
+        "Someone plays music on a guitar.",
+        "The stock market fell sharply today.",
+        "Shares dropped a lot on Wall Street.",
+    ]
     coded = tokenizer(said, padding="max_length", max_length=24, return_tensors="pt")
     encoder = Transformer(InputSpec("text", (24,), len(tokenizer)), model=folder, pooling="mean").eval()
     assert (encoder.out_dim, encoder.n_stages) == (384, 6)

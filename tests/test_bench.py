@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from result_files import contents, lasting, rows_of
 
-from mmzoo.bench import building, runner, session
-from mmzoo.bench.plan import Plan, Planned
-from mmzoo.bench.runner import run_one
-from mmzoo.bench.store import Store
-from mmzoo.catalogue import Catalogue
+from mmzoo.benchmark.execution import building, runner, session
+from mmzoo.benchmark.execution.runner import run_one
+from mmzoo.benchmark.planning.plan import Plan, Planned
+from mmzoo.benchmark.results.store import Store
 from mmzoo.cli import main
 from mmzoo.errors import CorruptFile, MmzooError
-from mmzoo.strategy import Strategy
+from mmzoo.registry import Catalogue
+from mmzoo.training.strategy import Strategy
 
 Command = Callable[..., Any]
 MakePlan = Callable[..., Plan]
@@ -38,9 +38,16 @@ def copied(results: Path, tmp_path: Path) -> Path:
 def test_a_bench_leaves_one_complete_row_a_run(results: Path) -> None:
     rows = rows_of(results)
     assert sorted(r["label"] for r in rows.values()) == [
-        "concat", "concat (slice spared)", "dynamic_gap_lb", "joint_unimodal", "joint_unimodal (slice spared)", "ogm",
-        "pmr", "unimodal: fou", "unimodal: zer",
-    ]  # fmt: skip
+        "concat",
+        "concat (slice spared)",
+        "dynamic_gap_lb",
+        "joint_unimodal",
+        "joint_unimodal (slice spared)",
+        "ogm",
+        "pmr",
+        "unimodal: fou",
+        "unimodal: zer",
+    ]
     for run_id, row in rows.items():
         assert (results / "runs" / run_id / "result.json").exists()
         assert row["status"] == "ok" and row["reason"] == "" and row["dataset"] == "mfeat" and row["seed"] == 0
@@ -49,8 +56,12 @@ def test_a_bench_leaves_one_complete_row_a_run(results: Path) -> None:
         assert set(row["timing"]) == {"seconds", "seconds_total", "finished"} and row["environment"]["device"] == "cpu"
         folder = results / "runs" / run_id
         assert sorted(p.name for p in folder.iterdir()) == [
-            "history.jsonl", "log.txt", "planned.json", "predictions.npz", "result.json"
-        ]  # fmt: skip
+            "history.jsonl",
+            "log.txt",
+            "planned.json",
+            "predictions.npz",
+            "result.json",
+        ]
     assert len({json.dumps(r["hashes"]["split"]) for r in rows.values()}) == 1
     joint = [r for r in rows.values() if r["modality"] is None]
     # The methods start from the same weights and see the same batches; those that spare the slice, among themselves.
@@ -58,8 +69,10 @@ def test_a_bench_leaves_one_complete_row_a_run(results: Path) -> None:
     orders = {(r["cost"]["train_items"], r["hashes"]["batch_order"]) for r in joint}
     assert {n for n, _ in orders} == {800, 1000} and len(orders) == 2
     assert {r["label"] for r in joint if r["cost"]["train_items"] == 800} == {
-        "dynamic_gap_lb", "concat (slice spared)", "joint_unimodal (slice spared)",
-    }  # fmt: skip
+        "dynamic_gap_lb",
+        "concat (slice spared)",
+        "joint_unimodal (slice spared)",
+    }
 
 
 def test_the_predictions_give_back_the_scores(results: Path) -> None:
@@ -74,8 +87,22 @@ def test_the_predictions_give_back_the_scores(results: Path) -> None:
 
 
 def test_the_same_bench_in_two_folders_gives_the_same_rows(results: Path, tmp_path: Path) -> None:
-    assert main(["bench", "--method", "dynamic_gap_lb", "--baselines", "ogm,pmr", "--no-references", *SMALL,
-                 "--out", str(tmp_path)]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "bench",
+                "--method",
+                "dynamic_gap_lb",
+                "--baselines",
+                "ogm,pmr",
+                "--no-references",
+                *SMALL,
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     first, second = rows_of(results), rows_of(tmp_path)
     assert len(second) == 3
     for run_id, row in second.items():
@@ -130,10 +157,15 @@ def test_ctrl_c_keeps_every_finished_row(mmzoo: Command, tmp_path: Path, monkeyp
 
 
 # ---------------------------------------------------------------------- resume
-@pytest.mark.parametrize(("method", "settings"), [
-    ("dynamic_gap_lb", (("dynamic_gap_lb.iterations", 2),)), ("ogm_ge+pmr", ()), ("pmr:50%-", ()),
-    ("concat", (("train.schedule", "plateau"), ("train.optimizer", "adam"), ("mlp.dropout", 0.5))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("dynamic_gap_lb", (("dynamic_gap_lb.iterations", 2),)),
+        ("ogm_ge+pmr", ()),
+        ("pmr:50%-", ()),
+        ("concat", (("train.schedule", "plateau"), ("train.optimizer", "adam"), ("mlp.dropout", 0.5))),
+    ],
+)
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not(
     plan: MakePlan, catalogue: Catalogue, tmp_path: Path, method: str, settings: tuple[tuple[str, Any], ...]
 ) -> None:
@@ -190,8 +222,19 @@ def test_a_finished_run_is_handed_back_as_it_is(results: Path, plan: MakePlan, c
 
 # ---------------------------------------------------------------------- runs that do not end well
 def test_a_run_that_diverges_says_so_and_is_final(mmzoo: Command, tmp_path: Path) -> None:
-    arguments = ("bench", "--method", "concat", "--no-references", *SMALL, "--set", "train.lr=1000000000.0",
-                 "--set", "train.momentum=1000000000.0", "--out", tmp_path)  # fmt: skip
+    arguments = (
+        "bench",
+        "--method",
+        "concat",
+        "--no-references",
+        *SMALL,
+        "--set",
+        "train.lr=1000000000.0",
+        "--set",
+        "train.momentum=1000000000.0",
+        "--out",
+        tmp_path,
+    )
     done = mmzoo(*arguments)
     assert done.code == 0
     (row,) = rows_of(tmp_path).values()
@@ -205,7 +248,7 @@ def test_a_run_that_diverges_says_so_and_is_final(mmzoo: Command, tmp_path: Path
 def test_scores_that_are_not_finite_make_a_diverged_run(
     plan: MakePlan, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmzoo.evaluation.gap", lambda scores: float("nan"))
+    monkeypatch.setattr("mmzoo.evaluation.scores.gap", lambda scores: float("nan"))
     (planned,) = plan("concat").runs
     row = run_one(planned, catalogue, Store(tmp_path))
     assert row["status"] == "diverged" and row["reason"] == "test gap own is nan"
@@ -251,7 +294,7 @@ def test_what_only_the_class_knows_makes_a_refused_row(
     assert row["reason"].startswith("Choosy needs at least 3 modalities") and row["reason"] in done.out
     monkeypatch.undo()
     assert "there already: 1, to do: 0" in mmzoo(*arguments).out
-    monkeypatch.setattr("mmzoo.bench.store.__version__", "99")  # another version, which takes it
+    monkeypatch.setattr("mmzoo.benchmark.results.store.__version__", "99")  # another version, which takes it
     assert "there already" not in mmzoo(*arguments).out
     assert {r["status"] for r in rows_of(tmp_path).values()} == {"ok"}
 
@@ -263,7 +306,7 @@ def test_a_disk_that_is_full_stops_with_the_rows_kept(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = contents(copied / "runs")
-    monkeypatch.setattr("mmzoo.bench.store.write_json", full)
+    monkeypatch.setattr("mmzoo.benchmark.results.store.write_json", full)
     monkeypatch.setattr(session.Session, "train_and_score", lambda self: {})
     done = mmzoo("bench", "--method", "sum", "--no-references", *SMALL, "--out", copied)
     assert done.code == 2 and "No space left on device" in done.err and "All finished rows are kept" in done.err
@@ -287,12 +330,19 @@ def spoiled(row: dict[str, Any]) -> dict[str, bytes]:
 
     whole = json.dumps(row).encode()
     return {
-        "not JSON": whole[: len(whole) // 2], "not JSON (Expecting value, line 1)": b"", "not UTF-8": b"\xff\xfe{}",
-        "not a JSON object": b"[1]", "not JSON (NaN is no": with_value(float("nan"), "metrics", "acc"),
-        "not JSON (Exceeds": b'{"schema": ' + b"9" * 5000 + b"}", "not JSON (maximum": b"[" * 200_000,
-        "schema 2, while": with_value(2, "schema"), "schema is missing": with_value(KeyError, "schema"),
-        "it says run_id '0123'": with_value("0123", "run_id"), "seed is not a whole": with_value("0", "seed"),
-        "seed is missing": with_value(KeyError, "seed"), "status 'fine' is none": with_value("fine", "status"),
+        "not JSON": whole[: len(whole) // 2],
+        "not JSON (Expecting value, line 1)": b"",
+        "not UTF-8": b"\xff\xfe{}",
+        "not a JSON object": b"[1]",
+        "not JSON (NaN is no": with_value(float("nan"), "metrics", "acc"),
+        "not JSON (Exceeds": b'{"schema": ' + b"9" * 5000 + b"}",
+        "not JSON (maximum": b"[" * 200_000,
+        "schema 2, while": with_value(2, "schema"),
+        "schema is missing": with_value(KeyError, "schema"),
+        "it says run_id '0123'": with_value("0123", "run_id"),
+        "seed is not a whole": with_value("0", "seed"),
+        "seed is missing": with_value(KeyError, "seed"),
+        "status 'fine' is none": with_value("fine", "status"),
         "metrics is not an object": with_value([], "metrics"),
         "metrics.acc is not a number": with_value("1", "metrics", "acc"),
         "metrics.map is missing": with_value(KeyError, "metrics", "map"),
@@ -306,9 +356,10 @@ def spoiled(row: dict[str, Any]) -> dict[str, bytes]:
         "spec.training.lr is missing": with_value({"optimizer": "sgd"}, "spec", "training"),
         "spec.parts.strategy is missing": with_value([{}], "spec", "parts"),
         "spec.parts is not an object": with_value([1], "spec", "parts"),
-        "modality must be a text": with_value(3, "modality"), "reason is missing": with_value(KeyError, "reason"),
+        "modality must be a text": with_value(3, "modality"),
+        "reason is missing": with_value(KeyError, "reason"),
         "label is not a text": with_value(None, "label"),
-    }  # fmt: skip
+    }
 
 
 def test_a_row_that_cannot_be_used_is_named_and_the_others_stay(copied: Path, mmzoo: Command) -> None:
@@ -366,7 +417,7 @@ def test_writing_a_row_leaves_the_old_one_or_the_new(tmp_path: Path, monkeypatch
     def fail(*args: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("mmzoo.files.os.replace", fail)
+    monkeypatch.setattr("mmzoo.io.files.os.replace", fail)
     with pytest.raises(MmzooError, match="Input/output error"):
         store.write({"run_id": "r", "a": 2})
     assert contents(tmp_path) == before  # no temporary file stays either
@@ -375,9 +426,13 @@ def test_writing_a_row_leaves_the_old_one_or_the_new(tmp_path: Path, monkeypatch
 # ---------------------------------------------------------------------- what a plan refuses and adds
 @pytest.mark.parametrize(
     ("method", "epochs", "message"),
-    [("ogm:100-200", 3, "never opens in 3 epochs"), ("ogm:50%-10", 30, "never opens in 30 epochs"),
-     ("ogm+ogm", 3, "ogm would act twice"), ("ogm:0-2+ogm_ge:2-", 6, "ogm would act twice")],
-)  # fmt: skip
+    [
+        ("ogm:100-200", 3, "never opens in 3 epochs"),
+        ("ogm:50%-10", 30, "never opens in 30 epochs"),
+        ("ogm+ogm", 3, "ogm would act twice"),
+        ("ogm:0-2+ogm_ge:2-", 6, "ogm would act twice"),
+    ],
+)
 def test_a_window_that_cannot_act_or_acts_twice_is_refused(
     method: str, epochs: int, message: str, mmzoo: Command
 ) -> None:
@@ -395,9 +450,21 @@ def test_references_that_spare_the_slice_come_with_a_method_that_uses_it(mmzoo: 
 
 
 def test_warnings_of_a_run_reach_its_row_and_the_table(tmp_path: Path, mmzoo: Command) -> None:
-    done = mmzoo("bench", "--method", "dynamic_gap_lb", "--no-references", *SMALL, "--out", tmp_path, "--set",
-                 "dynamic_gap_lb.iterations=1", "--set", "dynamic_gap_lb.damping=0", "--set",
-                 "dynamic_gap_lb.solver=hessian")  # fmt: skip
+    done = mmzoo(
+        "bench",
+        "--method",
+        "dynamic_gap_lb",
+        "--no-references",
+        *SMALL,
+        "--out",
+        tmp_path,
+        "--set",
+        "dynamic_gap_lb.iterations=1",
+        "--set",
+        "dynamic_gap_lb.damping=0",
+        "--set",
+        "dynamic_gap_lb.solver=hessian",
+    )
     (row,) = rows_of(tmp_path).values()
     assert row["warnings"] == {"the solve for alpha did not converge, and alpha was left alone": 1}
     assert row["record"]["dynamic_gap/alpha"] == {"first": 0.5, "last": 0.5}

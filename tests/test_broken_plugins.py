@@ -38,28 +38,33 @@ LISTING = {
 TRAINING = {
     "edits_features": (
         "    def features(self, step, feats):\n        return {m: z.detach().mul_(0.5) + 0 * z for m, z in feats.items()}",
-        "check_purity", "edited in place",
+        "check_purity",
+        "edited in place",
     ),
     "stale_state": (
         "    def updated(self, step, out, terms):\n        self.seen += 1\n"
         "    def losses(self, step, out, terms):\n"
         "        return {**terms, 'stale/x': self.seen * out.logits.square().mean()}",
-        "check_resume", "seen",
+        "check_resume",
+        "seen",
     ),
     "reads_test": (
-        "    def setup(self, run):\n        from mmzoo.data.mfeat import load\n        self.kept = load().target",
-        "check_imports", "mmzoo.data.mfeat.load",
+        "    def setup(self, run):\n        from mmzoo.data.datasets.mfeat import load\n        self.kept = load().target",
+        "check_imports",
+        "mmzoo.data.datasets.mfeat.load",
     ),
     "wrong_shape": (
         "    def losses(self, step, out, terms):\n        return {**terms, 'wrong/x': out.logits}",
-        "check_terms", "not",
+        "check_terms",
+        "not",
     ),
     "not_a_number": (
         "    def losses(self, step, out, terms):\n        return {**terms, 'nan/x': out.logits.mean() * float('nan')}",
-        "check_terms", "nan",
+        "check_terms",
+        "nan",
     ),
     "misspelt_method": ("    def on_epoch_start(self, run):\n        pass", "construction", "epoch_start"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +111,20 @@ def test_what_is_broken_in_training_is_found_by_its_check(site: Site, name: str)
 def test_a_bench_of_all_keeps_the_rows_of_the_sound_ones(site: Site, tmp_path: Path) -> None:
     def rows(*methods: str) -> dict[str, dict]:
         out = str(tmp_path / str(len(methods)))
-        done = site.run("bench", "--method", "ogm", "--baselines", ",".join(methods), "--no-references", "--seeds", "1", "--epochs",
-                 "1", "--out", out)  # fmt: skip
+        done = site.run(
+            "bench",
+            "--method",
+            "ogm",
+            "--baselines",
+            ",".join(methods),
+            "--no-references",
+            "--seeds",
+            "1",
+            "--epochs",
+            "1",
+            "--out",
+            out,
+        )
         assert done.returncode in (0, 1), done.stderr
         return {r["label"]: r for r in json.loads(site.run("report", out, "--format", "json").stdout)["rows"]}
 

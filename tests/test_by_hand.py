@@ -18,12 +18,12 @@ from test_values import features_of as encoded
 from test_values import unimodal_of as slices_of
 
 from mmzoo.api import Batch
-from mmzoo.catalogue import BUILT_IN
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight
-from mmzoo.plugins import catalogue
+from mmzoo.registry import BUILT_IN
+from mmzoo.registry.plugins import catalogue
 from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.strategies.label_fitting import LabelFitting
 from mmzoo.strategies.ogm import OGM
@@ -32,24 +32,32 @@ from mmzoo.strategies.ume import ensemble
 #: where each strategy and head is computed without torch
 WHERE = {
     "strategies": {
-        "plain": "test_values:test_plain_training", "joint_unimodal": "test_by_hand:test_joint_unimodal",
-        "label_fitting": "test_by_hand:test_label_fitting", "ogm": "test_values:test_ogm",
-        "pmr": "test_values:test_pmr", "agm": "test_agm:test_agm", "mla": "test_agm:test_mla",
-        "greedy": "test_channel:test_greedy", "greedy_many": "test_channel:test_greedy",
+        "plain": "test_values:test_plain_training",
+        "joint_unimodal": "test_by_hand:test_joint_unimodal",
+        "label_fitting": "test_by_hand:test_label_fitting",
+        "ogm": "test_values:test_ogm",
+        "pmr": "test_values:test_pmr",
+        "agm": "test_agm:test_agm",
+        "mla": "test_agm:test_mla",
+        "greedy": "test_channel:test_greedy",
+        "greedy_many": "test_channel:test_greedy",
         "gblend": "test_gblend:test_the_online_estimates_and_the_training_between_them",
         "mses": "test_gblend:test_a_step_adds_the_losses_of_the_modalities_that_move",
         "mslr": "test_gblend:test_dynamic_rates_follow_the_accuracies_on_the_slice",
-        "umt": "test_umt:test_umt_step_by_hand", "ume": "test_by_hand:test_ume",
-        "dynamic_gap": "test_values:test_dynamic_gap", "tmc": "test_evidence:test_tmc",
+        "umt": "test_umt:test_umt_step_by_hand",
+        "ume": "test_by_hand:test_ume",
+        "dynamic_gap": "test_values:test_dynamic_gap",
+        "tmc": "test_evidence:test_tmc",
         "domfn": "test_evidence:test_domfn",
     },
     "heads": {
         **dict.fromkeys(("concat", "sum", "shared", "weight"), "test_by_hand:test_heads"),
         **dict.fromkeys(("affine", "gated", "gmu", "ml_lstm"), "test_affine:test_logits_and_gradients_by_hand"),
-        "channel": "test_channel:test_plain_training_with_the_channel_head", "evidential": "test_evidence:test_tmc",
+        "channel": "test_channel:test_plain_training_with_the_channel_head",
+        "evidential": "test_evidence:test_tmc",
         "separate": "test_evidence:test_separate_by_hand",
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", WHERE)
@@ -153,11 +161,15 @@ def weight_by_hand(level: str, w: Weights, z: Mapping[str, Any], here: Any) -> A
 
 
 HEADS: Any = {
-    "concat": (Concat, {}, concat_by_hand), "sum": (Sum, {}, partial(sum_by_hand, False)),
-    "mean": (Sum, {"reduce": "mean"}, partial(sum_by_hand, True)), "shared": (Shared, {}, shared_by_hand),
-    **{f"weight {k}": (Weight, {"level": k, "attention": (6,)}, partial(weight_by_hand, k))
-       for k in ("feature", "logit", "gate")},
-}  # fmt: skip
+    "concat": (Concat, {}, concat_by_hand),
+    "sum": (Sum, {}, partial(sum_by_hand, False)),
+    "mean": (Sum, {"reduce": "mean"}, partial(sum_by_hand, True)),
+    "shared": (Shared, {}, shared_by_hand),
+    **{
+        f"weight {k}": (Weight, {"level": k, "attention": (6,)}, partial(weight_by_hand, k))
+        for k in ("feature", "logit", "gate")
+    },
+}
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4])

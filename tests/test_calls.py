@@ -16,10 +16,12 @@ from torch import nn
 
 import mmzoo as package
 from mmzoo.api import Batch, DataModule
-from mmzoo.bench.building import load_data
-from mmzoo.bench.calls import evaluate, load_run
-from mmzoo.bench.store import Store
+from mmzoo.benchmark.execution.building import load_data
+from mmzoo.benchmark.foreign import evaluate
+from mmzoo.benchmark.results.store import Store
+from mmzoo.benchmark.trained import load_run
 from mmzoo.errors import BadValue, CorruptFile, Incompatible, MmzooError, UnknownName
+from mmzoo.registry.plugins import catalogue
 
 Command = Callable[..., Any]
 QUICK: dict[str, Any] = {"seeds": 1, "epochs": 2, "references": False, "device": "cpu"}
@@ -41,17 +43,45 @@ def run_of(out: Path, label: str) -> Path:
 # ---------------------------------------------------------------------- bench
 def test_a_call_gives_the_rows_of_the_command(mmzoo: Command, tmp_path: Path) -> None:
     told: list[str] = []
-    rows = package.bench("ogm", out=tmp_path / "a", on_row=lambda row: told.append(row["label"]),  # type: ignore[operator]
-                         **QUICK, settings={"ogm.alpha": 0.5}, heads=["concat", "sum"])  # fmt: skip
-    command = mmzoo("bench", "--method", "ogm", "--seeds", 1, "--epochs", 2, "--no-references", "--device", "cpu", "--set",
-                    "ogm.alpha=0.5", "--heads", "concat,sum", "--out", tmp_path / "b")  # fmt: skip
+    rows = package.bench(
+        "ogm",
+        out=tmp_path / "a",
+        on_row=lambda row: told.append(row["label"]),  # type: ignore[operator]
+        **QUICK,
+        settings={"ogm.alpha": 0.5},
+        heads=["concat", "sum"],
+    )
+    command = mmzoo(
+        "bench",
+        "--method",
+        "ogm",
+        "--seeds",
+        1,
+        "--epochs",
+        2,
+        "--no-references",
+        "--device",
+        "cpu",
+        "--set",
+        "ogm.alpha=0.5",
+        "--heads",
+        "concat,sum",
+        "--out",
+        tmp_path / "b",
+    )
     assert command.code == 0 and told == [r["label"] for r in rows] == ["ogm@concat[alpha=0.5]", "ogm@sum[alpha=0.5]"]
     by_command = {r["run_id"]: r for r in Store(tmp_path / "b").rows()[0]}
     for row in rows:
         assert row["metrics"] == by_command[row["run_id"]]["metrics"]
     # What is there is not run again, and the tables are those of the folder.
-    again = package.bench("ogm", out=tmp_path / "a", on_row=lambda row: told.append("again"), **QUICK,  # type: ignore[operator]
-                          settings={"ogm.alpha": 0.5}, heads=("concat", "sum"))  # fmt: skip
+    again = package.bench(
+        "ogm",
+        out=tmp_path / "a",
+        on_row=lambda row: told.append("again"),
+        **QUICK,  # type: ignore[operator]
+        settings={"ogm.alpha": 0.5},
+        heads=("concat", "sum"),
+    )
     assert again == rows and "again" not in told
     assert rows.report() == mmzoo("report", tmp_path / "a").out
     assert "items" in rows.report(stats=True)
@@ -65,12 +95,19 @@ def test_a_frame_has_one_line_a_run(kept: Path) -> None:
     assert frame["metrics.acc"].tolist() == pytest.approx([r["metrics"]["acc"] for r in rows])
 
 
-@pytest.mark.parametrize("given, error", [
-    ({"method": "ogmm"}, UnknownName), ({"method": "ogm", "baselines": "pmr"}, BadValue),
-    ({"method": "ogm", "seeds": "x"}, BadValue), ({"method": "ogm", "protocol": "test"}, UnknownName),
-    ({"method": "ogm", "settings": {"ogm.alpa": 1}}, UnknownName), ({"method": "ogm", "track": ["tensor"]}, UnknownName),
-    ({"method": "ogm+ogm"}, BadValue), ({"method": "gblend+dynamic_gap_lb"}, Incompatible),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, error",
+    [
+        ({"method": "ogmm"}, UnknownName),
+        ({"method": "ogm", "baselines": "pmr"}, BadValue),
+        ({"method": "ogm", "seeds": "x"}, BadValue),
+        ({"method": "ogm", "protocol": "test"}, UnknownName),
+        ({"method": "ogm", "settings": {"ogm.alpa": 1}}, UnknownName),
+        ({"method": "ogm", "track": ["tensor"]}, UnknownName),
+        ({"method": "ogm+ogm"}, BadValue),
+        ({"method": "gblend+dynamic_gap_lb"}, Incompatible),
+    ],
+)
 def test_what_the_command_refuses_is_an_error(given: dict[str, Any], error: type, tmp_path: Path) -> None:
     with pytest.raises(error):
         package.bench(**given, out=tmp_path / "r")  # type: ignore[operator]
@@ -82,8 +119,8 @@ def test_the_names_come_without_torch_and_the_bench_can_always_be_called() -> No
 import sys, mmzoo
 assert "torch" not in sys.modules and {"bench", "evaluate", "load_run"} <= set(dir(mmzoo))
 assert callable(mmzoo.bench) and "torch" not in sys.modules
-import mmzoo.bench.plan
-assert callable(mmzoo.bench) and mmzoo.bench.plan
+import mmzoo.benchmark.planning.plan
+assert callable(mmzoo.bench) and mmzoo.benchmark.planning.plan
 print("done")
 """
     env = {"PYTHONPATH": str(Path(package.__file__).parent.parent), "MMZOO_PLUGINS": "", "PATH": ""}
@@ -112,9 +149,7 @@ def test_a_foreign_module_is_scored_on_every_item_by_other_peoples_metrics() -> 
     model = Foreign().train()
     found = evaluate(model, "mfeat", call=ask, batch_size=64)
     assert model.training and found["n_scored"] == found["n_total"] == 500
-    data: DataModule = load_data(
-        package.plugins.catalogue(), "mfeat", json.dumps({"views": ["fou", "zer"], "labels": None})
-    )
+    data: DataModule = load_data(catalogue(), "mfeat", json.dumps({"views": ["fou", "zer"], "labels": None}))
     rows = torch.tensor(data.splits["test"])
     with torch.no_grad():
         logits = model.eval()(**{m: x[rows] for m, x in data.inputs.items()})
@@ -137,10 +172,14 @@ def test_a_foreign_module_is_left_where_it_was(monkeypatch: pytest.MonkeyPatch) 
         evaluate(model, "mfeat", call=ask, device="cuda:77")
 
 
-@pytest.mark.parametrize("call, said", [
-    (lambda m, b: torch.zeros(len(b), 3), "logits of shape"), (lambda m, b: "yes", "not str"),
-    (lambda m, b: torch.full((len(b), 10), float("nan")), "not finite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda m, b: torch.zeros(len(b), 3), "logits of shape"),
+        (lambda m, b: "yes", "not str"),
+        (lambda m, b: torch.full((len(b), 10), float("nan")), "not finite"),
+    ],
+)
 def test_outputs_that_are_no_logits_are_refused(call: Any, said: str) -> None:
     with pytest.raises(BadValue, match=said):
         evaluate(Foreign(), "mfeat", call=call)

@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 import pytest
 
-from mmzoo.catalogue import BUILT_IN, KINDS, Catalogue, Entry, Param, built_in_path, read_entries
-from mmzoo.data.datamodule import DataModule
-from mmzoo.data.prepared import READING, open_module
-from mmzoo.data.source import Source
-from mmzoo.data.transforms import transform_for
-from mmzoo.encoder import Encoder
+from mmzoo.core.encoder import Encoder
+from mmzoo.core.head import FusionHead
+from mmzoo.data.loading.datamodule import DataModule
+from mmzoo.data.loading.prepared import READING, open_module
+from mmzoo.data.loading.transforms import transform_for
+from mmzoo.data.sources.source import Source
 from mmzoo.errors import BadValue, MmzooError, UnknownName
-from mmzoo.head import FusionHead
-from mmzoo.strategy import REQUIREMENTS, Strategy
-from mmzoo.training import Training
+from mmzoo.registry import BUILT_IN, KINDS, Catalogue, Entry, Param, built_in_path, read_entries
+from mmzoo.training.config import Training
+from mmzoo.training.strategy import REQUIREMENTS, Strategy
 
 ENTRIES = read_entries(built_in_path(), BUILT_IN)
 BUILT_INS = Catalogue(ENTRIES)
@@ -29,15 +29,23 @@ WITH_CODE = [e for e in ENTRIES if e.kind != "methods"]
 PREPARED = [e for e in ENTRIES if e.extra.get("prepared")]
 RECIPES = [e for e in ENTRIES if e.kind == "methods"]
 BASES = {"strategies": Strategy, "heads": FusionHead, "encoders": Encoder}
-KIND_OF = {float: "float", int: "int", bool: "bool", str: "str", Sequence[int]: "ints", Sequence[str]: "strs",
-           Mapping[str, float]: "numbers"}  # fmt: skip
+KIND_OF = {
+    float: "float",
+    int: "int",
+    bool: "bool",
+    str: "str",
+    Sequence[int]: "ints",
+    Sequence[str]: "strs",
+    Mapping[str, float]: "numbers",
+}
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
 each_with_code = pytest.mark.parametrize("entry", WITH_CODE, ids=lambda e: e.id)
 each_strategy = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "strategies"], ids=lambda e: e.name)
 each_head = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "heads"], ids=lambda e: e.name)
 each_recipe = pytest.mark.parametrize("entry", RECIPES, ids=lambda e: e.name)
-each_dataset = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "datasets" and e not in PREPARED],
-                                       ids=lambda e: e.name)  # fmt: skip
+each_dataset = pytest.mark.parametrize(
+    "entry", [e for e in ENTRIES if e.kind == "datasets" and e not in PREPARED], ids=lambda e: e.name
+)
 each_prepared = pytest.mark.parametrize("entry", PREPARED, ids=lambda e: e.name)
 
 
@@ -96,16 +104,23 @@ def test_a_default_lies_within_its_own_limits(entry: Entry) -> None:
 
 def claims(strategy: type[Strategy] | Strategy) -> dict[str, Any]:
     limits = {"min": strategy.min_modalities, "max": strategy.max_modalities}
-    return {"requires": set(strategy.requires), "owns": set(strategy.owns), "cost": dict(strategy.cost),
-            "single_process": strategy.single_process,
-            "limits": {k: v for k, v in limits.items() if v not in (1, None)}}  # fmt: skip
+    return {
+        "requires": set(strategy.requires),
+        "owns": set(strategy.owns),
+        "cost": dict(strategy.cost),
+        "single_process": strategy.single_process,
+        "limits": {k: v for k, v in limits.items() if v not in (1, None)},
+    }
 
 
 @each_strategy
 def test_a_strategy_claims_what_its_class_claims(entry: Entry) -> None:
-    stated = {"requires": set(entry.requires), "owns": set(entry.extra.get("owns", ())),
-              "single_process": entry.extra.get("single_process", ""),
-              "limits": dict(entry.extra.get("modalities", {}))}  # fmt: skip
+    stated = {
+        "requires": set(entry.requires),
+        "owns": set(entry.extra.get("owns", ())),
+        "single_process": entry.extra.get("single_process", ""),
+        "limits": dict(entry.extra.get("modalities", {})),
+    }
     of_default = claims(entry.load()())
     assert {**stated, "cost": dict(entry.cost)} == of_default
 
@@ -180,21 +195,35 @@ def test_no_name_or_alias_is_given_twice() -> None:
 
 # ---------------------------------------------------------------------- values of parameters
 ACCEPTED = [
-    (Param("x", "float", 1.0), 2, 2.0), (Param("x", "float", 1.0, range=(0, 1)), 0, 0.0),
-    (Param("x", "int", 1), 5, 5), (Param("x", "int?", None), None, None), (Param("x", "bool", True), False, False),
-    (Param("x", "ints", ()), [1, 2], (1, 2)), (Param("x", "strs", ()), ["a"], ("a",)),
+    (Param("x", "float", 1.0), 2, 2.0),
+    (Param("x", "float", 1.0, range=(0, 1)), 0, 0.0),
+    (Param("x", "int", 1), 5, 5),
+    (Param("x", "int?", None), None, None),
+    (Param("x", "bool", True), False, False),
+    (Param("x", "ints", ()), [1, 2], (1, 2)),
+    (Param("x", "strs", ()), ["a"], ("a",)),
     (Param("x", "str", "a", choices=("a", "b")), "b", "b"),
-]  # fmt: skip
+]
 REFUSED = [
-    (Param("x", "float", 1.0), float("nan")), (Param("x", "float", 1.0), float("inf")),
-    (Param("x", "float", 1.0), 10**400), (Param("x", "float", 1.0, range=(0, 1)), 1.5),
-    (Param("x", "float", 1.0), True), (Param("x", "float", 1.0), "1"), (Param("x", "float", 1.0), None),
-    (Param("x", "int", 1), 1.5), (Param("x", "int", 1), True), (Param("x", "bool", True), 1),
-    (Param("x", "ints", ()), 3), (Param("x", "ints", ()), [1.5]), (Param("x", "ints", ()), [True]),
-    (Param("x", "ints", (), range=(1, 9)), [3, 0]), (Param("x", "strs", ()), "abc"),
-    (Param("x", "strs", (), choices=("a",)), ["b"]), (Param("x", "str", "a", choices=("a",)), ["a"]),
+    (Param("x", "float", 1.0), float("nan")),
+    (Param("x", "float", 1.0), float("inf")),
+    (Param("x", "float", 1.0), 10**400),
+    (Param("x", "float", 1.0, range=(0, 1)), 1.5),
+    (Param("x", "float", 1.0), True),
+    (Param("x", "float", 1.0), "1"),
+    (Param("x", "float", 1.0), None),
+    (Param("x", "int", 1), 1.5),
+    (Param("x", "int", 1), True),
+    (Param("x", "bool", True), 1),
+    (Param("x", "ints", ()), 3),
+    (Param("x", "ints", ()), [1.5]),
+    (Param("x", "ints", ()), [True]),
+    (Param("x", "ints", (), range=(1, 9)), [3, 0]),
+    (Param("x", "strs", ()), "abc"),
+    (Param("x", "strs", (), choices=("a",)), ["b"]),
+    (Param("x", "str", "a", choices=("a",)), ["a"]),
     (Param("x", "str", "a"), {}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("param", "given", "taken"), ACCEPTED, ids=range(len(ACCEPTED)))
@@ -266,14 +295,30 @@ datasets:
 """
     faults = listed(text, tmp_path)
     places = [
-        (1, "schema"), (2, "strategys"), (4, "strategies.Bad-Name"), (6, "strategies.one.path"),
-        (7, "strategies.one.summary"), (8, "strategies.one.requires"), (9, "strategies.one.cost"),
-        (10, "strategies.one.modalities"), (11, "strategies.one.version"), (12, "strategies.one.paper"),
-        (13, "strategies.one.colour"), (18, "strategies.two.params.a"), (19, "strategies.two.params.b.type"),
-        (20, "strategies.two.params.c.range"), (21, "strategies.two.params.d.default"),
-        (22, "strategies.two.params.e.choices"), (23, "strategies.two.params.f.docs"), (24, "strategies.two.params.g.range"), (26, "heads.three.how"),
-        (28, "methods.four.args"), (28, "methods.four.strategy"), (28, "methods.four"), (34, "datasets.five.n_classes"),
-    ]  # fmt: skip
+        (1, "schema"),
+        (2, "strategys"),
+        (4, "strategies.Bad-Name"),
+        (6, "strategies.one.path"),
+        (7, "strategies.one.summary"),
+        (8, "strategies.one.requires"),
+        (9, "strategies.one.cost"),
+        (10, "strategies.one.modalities"),
+        (11, "strategies.one.version"),
+        (12, "strategies.one.paper"),
+        (13, "strategies.one.colour"),
+        (18, "strategies.two.params.a"),
+        (19, "strategies.two.params.b.type"),
+        (20, "strategies.two.params.c.range"),
+        (21, "strategies.two.params.d.default"),
+        (22, "strategies.two.params.e.choices"),
+        (23, "strategies.two.params.f.docs"),
+        (24, "strategies.two.params.g.range"),
+        (26, "heads.three.how"),
+        (28, "methods.four.args"),
+        (28, "methods.four.strategy"),
+        (28, "methods.four"),
+        (34, "datasets.five.n_classes"),
+    ]
     assert [f.partition(": ")[0] + ": " + f.split(": ")[1] for f in faults] == [f"line {n}: {k}" for n, k in places]
 
 
@@ -293,16 +338,36 @@ datasets:
 """
     faults = listed(text, tmp_path)
     assert len(faults) == 8
-    for part in ("encoders.text: must be a mapping with at least a name", "modalities.m: encoders names none", "select: must be one of the parameters", "presets.default.k",
-                 "presets.default.l: no parameter 'l'", "training: needs a preset named default",
-                 "training.other: training: lr must be positive",
-                 "training.third: no training option 'rate'"):  # fmt: skip
+    for part in (
+        "encoders.text: must be a mapping with at least a name",
+        "modalities.m: encoders names none",
+        "select: must be one of the parameters",
+        "presets.default.k",
+        "presets.default.l: no parameter 'l'",
+        "training: needs a preset named default",
+        "training.other: training: lr must be positive",
+        "training.third: no training option 'rate'",
+    ):
         assert any(part in f for f in faults), part
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "methods: []", "methods: {x: 3}", "{[a]: 1}", "a: &x [*x]",
-                                  "methods: {x: {summary: 2020-13-45}}", "a: !!python/name:os.system", "[" * 5000,
-                                  "a: \x07", "methods: {x: !!int y}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "3",
+        "methods: []",
+        "methods: {x: 3}",
+        "{[a]: 1}",
+        "a: &x [*x]",
+        "methods: {x: {summary: 2020-13-45}}",
+        "a: !!python/name:os.system",
+        "[" * 5000,
+        "a: \x07",
+        "methods: {x: !!int y}",
+    ],
+)
 def test_what_is_no_registry_is_refused_in_words(text: str, tmp_path: Path) -> None:
     (tmp_path / "registry.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(BadValue, match=r"registry\.yaml"):

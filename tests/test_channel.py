@@ -18,14 +18,14 @@ from test_values import FIXED, IN, SEEDS, C, Sgd, Weights, assert_same, batches,
 from torch import Tensor, nn
 
 from mmzoo.api import Encoder, Incompatible, Loader, MultimodalModel, Pass, Run, Strategy, Training
-from mmzoo.bench.building import build_model
+from mmzoo.benchmark.execution.building import build_model
+from mmzoo.core.seeding import stream
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import MmzooError
-from mmzoo.evaluation import predict
+from mmzoo.evaluation.scores import predict
 from mmzoo.heads.channel import FINALS, Channel, Exchange, Gate, squeezed
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.sum import Sum
-from mmzoo.seeding import stream
 from mmzoo.strategies.greedy import Greedy, GreedyMany, relative_change
 from mmzoo.testing import check_encoder
 
@@ -86,9 +86,13 @@ def ratio(w: Weights, g: Weights, *parts: str) -> float:
 
 @pytest.mark.parametrize(
     ("schedule", "loss_of", "log", "more"),
-    [("speed", "branches", "log10", {}), ("speed", "joint", "ln", {}), ("speed", "branches", "log10", {"t": 3}),
-     ("random", "branches", "log10", {})],
-)  # fmt: skip
+    [
+        ("speed", "branches", "log10", {}),
+        ("speed", "joint", "ln", {}),
+        ("speed", "branches", "log10", {"t": 3}),
+        ("random", "branches", "log10", {}),
+    ],
+)
 def test_greedy(schedule: Any, loss_of: Any, log: Any, more: dict[str, int]) -> None:
     epsilon, window, widths = 0.05, 2, {**IN, **more}
     kind = GreedyMany if more else Greedy
@@ -327,8 +331,11 @@ def mixed(seed: int = 0, **options: Any) -> tuple[MultimodalModel, dict[str, Any
     g = torch.Generator().manual_seed(seed)
     encoders = {"video": Video(), "text": Tokens(), "vector": MLP((3,), hidden=(7,), width=4)}
     model = MultimodalModel(encoders, Channel({m: e.out_dim for m, e in encoders.items()}, 3, **options))
-    inputs = {"video": torch.randn(6, 2, 2, 4, 4, generator=g), "text": tokens(6, g),
-              "vector": torch.randn(6, 3, generator=g)}  # fmt: skip
+    inputs = {
+        "video": torch.randn(6, 2, 2, 4, 4, generator=g),
+        "text": tokens(6, g),
+        "vector": torch.randn(6, 3, generator=g),
+    }
     return model, inputs
 
 
@@ -356,9 +363,12 @@ def test_views_split_a_branch_from_what_reaches_it() -> None:
     assert list(views) == [f"{k}:{m}" for m in model.modalities for k in ("main", "bypass")]
     found = {k: sorted(names[id(p)] for p in ps) for k, ps in views.items()}
     assert found["main:vector"] == sorted(
-        [*(f"encoders.vector.{n}" for n, _ in model.encoders["vector"].named_parameters()),
-         "head.final.linear.vector.weight", "head.final.linear.vector.bias"]
-    )  # fmt: skip
+        [
+            *(f"encoders.vector.{n}" for n, _ in model.encoders["vector"].named_parameters()),
+            "head.final.linear.vector.weight",
+            "head.final.linear.vector.bias",
+        ]
+    )
     squeeze = [f"head.exchange.-1.squeeze.{m}" for m in model.modalities]
     gate = [f"head.exchange.-1.gate.vector.linear.{p}" for p in ("weight", "bias")]
     assert found["bypass:vector"] == sorted([*squeeze, "head.exchange.-1.bias", *gate])
@@ -700,8 +710,10 @@ def test_greedy_refuses_with_the_reason(strategy: Any, n: int, head: Any, reason
 
 
 def test_plans_refuse_what_cannot_work_and_take_the_rest(plan: Any) -> None:
-    kinds = {r.method: r.reason for r in plan("greedy_many", baselines=("greedy", "ogm@mmtm"),
-                                              datasets=("mfeat:six",)).refused}  # fmt: skip
+    kinds = {
+        r.method: r.reason
+        for r in plan("greedy_many", baselines=("greedy", "ogm@mmtm"), datasets=("mfeat:six",)).refused
+    }
     assert list(kinds) == ["greedy"] and "at most 2 modalities, not 6" in kinds["greedy"]
     with pytest.raises(MmzooError, match=r"needs a head with gates between encoder stages.*concat has none"):
         plan("greedy@concat")

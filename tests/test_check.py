@@ -9,7 +9,7 @@ import pytest
 
 from mmzoo.cli import main
 from mmzoo.errors import BadValue, UnknownName
-from mmzoo.plugins import catalogue
+from mmzoo.registry.plugins import catalogue
 from mmzoo.testing.targets import find
 
 PARTS = '''
@@ -68,8 +68,12 @@ def test_targets() -> None:
     labels = {
         text: [t.label for t in find(catalogue(), text)] for text in ("ogm", "concat", "strategies/ogm", "text_bag")
     }
-    assert labels == {"ogm": ["method ogm"], "concat": ["method concat", "head concat"],
-                      "strategies/ogm": ["strategy ogm"], "text_bag": ["encoder text_bag (text)"]}  # fmt: skip
+    assert labels == {
+        "ogm": ["method ogm"],
+        "concat": ["method concat", "head concat"],
+        "strategies/ogm": ["strategy ogm"],
+        "text_bag": ["encoder text_bag (text)"],
+    }
     every = {t.label for t in find(catalogue(), "mmzoo")}
     assert {"method dynamic_gap_lb", "head channel", "method umt", "encoder mlp (vector)"} <= every
     with pytest.raises(UnknownName, match="Did you mean 'ogm'"):

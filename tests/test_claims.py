@@ -18,14 +18,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmzoo.bench import claims
-from mmzoo.bench.claims import STALE, Claimed, claim, read_claim
+from mmzoo.benchmark.results import leases
+from mmzoo.benchmark.results.leases import STALE, Claimed, claim, read_claim
 
 
 def left_by(folder: Path, number: int = 1, **facts: Any) -> Path:
     """A claim as a process that is gone would leave it."""
     path = folder / f"claim.{number}"
-    gone = {"place": claims.here(), "host": "h", "pid": 2**22 + 1, "started": "1", "bench": "b", "since": 0.0}
+    gone = {"place": leases.here(), "host": "h", "pid": 2**22 + 1, "started": "1", "bench": "b", "since": 0.0}
     path.write_text(json.dumps({**gone, **facts}))
     return path
 
@@ -92,7 +92,7 @@ def zombie() -> Iterator[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_process_that_was_killed_and_not_yet_reaped_is_gone(zombie: int) -> None:
-    assert Path(f"/proc/{zombie}").exists() and claims.start_of(zombie) == ""
+    assert Path(f"/proc/{zombie}").exists() and leases.start_of(zombie) == ""
 
 
 @pytest.mark.parametrize(("age", "taken"), [(0, False), (STALE - 20, False), (STALE + 20, True)])
@@ -115,10 +115,15 @@ def test_the_age_is_taken_between_two_times_of_the_file_server(tmp_path: Path, m
 
 
 def test_deaths_in_a_row_are_counted_within_one_bench(tmp_path: Path) -> None:
-    for number, (facts, deaths) in enumerate([
-        ({}, 1), ({"deaths": 1}, 2), ({"deaths": 5, "began": 2, "epoch": 3}, 1), ({"bench": "another", "deaths": 5}, 0),
-        ({"deaths": 5, "released": True}, 0),
-    ]):  # fmt: skip
+    for number, (facts, deaths) in enumerate(
+        [
+            ({}, 1),
+            ({"deaths": 1}, 2),
+            ({"deaths": 5, "began": 2, "epoch": 3}, 1),
+            ({"bench": "another", "deaths": 5}, 0),
+            ({"deaths": 5, "released": True}, 0),
+        ]
+    ):
         folder = tmp_path / str(number)
         folder.mkdir()
         left_by(folder, **facts)
@@ -137,7 +142,7 @@ def test_an_owner_learns_that_it_was_taken_for_dead(tmp_path: Path) -> None:
 
 
 def test_signs_of_life_come_without_epochs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "BEAT", 0.01)
+    monkeypatch.setattr(leases, "BEAT", 0.01)
     with claim(tmp_path):
         path = tmp_path / "claim.1"
         os.utime(path, (0, 0))
@@ -148,11 +153,19 @@ def test_signs_of_life_come_without_epochs_too(tmp_path: Path, monkeypatch: pyte
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.binary(max_size=40) | st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["pid", "place", "started", "epoch", "released", "since", "x"]), inner, max_size=4),
-    max_leaves=6).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+@given(
+    st.binary(max_size=40)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["pid", "place", "started", "epoch", "released", "since", "x"]), inner, max_size=4
+            )
+        ),
+        max_leaves=6,
+    ).map(lambda value: json.dumps(value).encode())
+)
 def test_whatever_lies_there_is_no_owner_for_ever(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
     folder = tmp_path_factory.mktemp("claim")
     (folder / "claim.3").write_bytes(text)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from mmzoo.catalogue import KINDS
 from mmzoo.cli import main
 from mmzoo.cli import plugins as plugins_command
+from mmzoo.registry import KINDS
 
 Refused = Callable[..., str]
 Command = Callable[..., Any]
@@ -41,8 +41,17 @@ def test_list_takes_a_kind_in_either_number(mmzoo: Command, kind: str) -> None:
 
 def test_show_tells_all_of_a_name(mmzoo: Command) -> None:
     shown = mmzoo("show", "dynamic_gap_lb").out
-    for part in ("method dynamic_gap_lb", "NeurIPS 2024", "strategy dynamic_gap", "schedule", "equation:", "lfm_lb",
-                 "needs: slice", "replaces: task", "fidelity:"):  # fmt: skip
+    for part in (
+        "method dynamic_gap_lb",
+        "NeurIPS 2024",
+        "strategy dynamic_gap",
+        "schedule",
+        "equation:",
+        "lfm_lb",
+        "needs: slice",
+        "replaces: task",
+        "fidelity:",
+    ):
         assert part in shown, part
     assert mmzoo("show", "heads/concat").out.startswith("head concat\n")
     assert "preset low_label" in mmzoo("show", "mfeat").out
@@ -61,8 +70,22 @@ def test_plugins_names_the_built_in_package(mmzoo: Command) -> None:
 
 
 def test_the_plan_counts_and_names_all_runs(mmzoo: Command, tmp_path: Path) -> None:
-    done = mmzoo("bench", "--method", "dynamic_gap_lb", "--baselines", "ogm,pmr", "--datasets", "mfeat,mfeat:six",
-                 "--seeds", "1", "--epochs", "1", "--plan", "--out", tmp_path / "out")  # fmt: skip
+    done = mmzoo(
+        "bench",
+        "--method",
+        "dynamic_gap_lb",
+        "--baselines",
+        "ogm,pmr",
+        "--datasets",
+        "mfeat,mfeat:six",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--plan",
+        "--out",
+        tmp_path / "out",
+    )
     lines = done.out.splitlines()
     assert lines[0] == "Plan: 22 runs (13 methods, 1 seed), by data set:"
     assert lines[1].startswith("  mfeat: 9 runs of 1 epoch (sgd, ")
@@ -131,10 +154,18 @@ BAD = [
     ((*METHOD, "--set", "train.lr=1" + "0" * 400), ["lr must be a finite number"]),
     ((*METHOD, "--set", "train.batch_size=1.5"), ["batch_size must be a whole number, not 1.5"]),
     ((*METHOD, "--set", "train.clip=0"), ["clip must be positive"]),
-    ((*METHOD, "--set", "train.gamma=0.5"), ["train.gamma: it means nothing with train.schedule=cosine", "only with step or plateau"]),
-    ((*METHOD, "--set", "train.gamma=0.5", "--override", "train.schedule=constant", "--override", "train.lr=0.1"),
-     ["train.gamma: it means nothing"]),
-    ((*METHOD, "--set", "train.momentum=0.5", "--set", "train.optimizer=adam"), ["train.momentum: it means nothing with train.optimizer=adam", "only with sgd"]),
+    (
+        (*METHOD, "--set", "train.gamma=0.5"),
+        ["train.gamma: it means nothing with train.schedule=cosine", "only with step or plateau"],
+    ),
+    (
+        (*METHOD, "--set", "train.gamma=0.5", "--override", "train.schedule=constant", "--override", "train.lr=0.1"),
+        ["train.gamma: it means nothing"],
+    ),
+    (
+        (*METHOD, "--set", "train.momentum=0.5", "--set", "train.optimizer=adam"),
+        ["train.momentum: it means nothing with train.optimizer=adam", "only with sgd"],
+    ),
     ((*METHOD, "--set", "train.optimizer=sdg"), ["optimizer must be one of sgd, adam, adamw, not 'sdg'"]),
     ((*METHOD, "--set", "train.epochs=2"), ["epochs are given twice", "--epochs 1", "train.epochs=2"]),
     ((*METHOD, "--epochs", "0"), ["--epochs must be at least 1, not 0"]),
@@ -142,7 +173,7 @@ BAD = [
     ((*METHOD, "--out", ""), ["--out is empty"]),
     ((*METHOD, "--suite", ""), ["cannot read"]),
     ((*METHOD, "--suite", "/nowhere.yaml"), ["cannot read /nowhere.yaml: No such file"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -194,20 +225,29 @@ def test_an_output_folder_that_takes_no_files(refused: Refused) -> None:
 
 
 def test_usage_errors_are_argparse_s_own(mmzoo: Command) -> None:
-    for arguments in ([], ["bogus"], ["bench", "--meth", "ogm"], ["bench", *METHOD, "--epochs", "x"], ["show"],
-                      ["report", "d", "--format", "docx"]):  # fmt: skip
+    for arguments in (
+        [],
+        ["bogus"],
+        ["bench", "--meth", "ogm"],
+        ["bench", *METHOD, "--epochs", "x"],
+        ["show"],
+        ["report", "d", "--format", "docx"],
+    ):
         done = mmzoo(*arguments)
         assert done.code == 2 and done.err.startswith("usage: mmzoo") and "Traceback" not in done.err
 
 
-@pytest.mark.parametrize(("arguments", "parts"), [
-    (("list", "methodz"), ["no kind 'methodz'", "Did you mean 'methods'?"]),
-    (("show", "ogn"), ["nothing called 'ogn'", "Did you mean 'ogm'?", "mmzoo list"]),
-    (("show", ""), ["nothing called ''"]),
-    (("show", "methods/ogn"), ["no method 'ogn'"]),
-    (("report", "/nowhere"), ["no results in the folder /nowhere", "mmzoo bench --method NAME --out /nowhere"]),
-    (("report", ""), ["folder of the results is empty"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("list", "methodz"), ["no kind 'methodz'", "Did you mean 'methods'?"]),
+        (("show", "ogn"), ["nothing called 'ogn'", "Did you mean 'ogm'?", "mmzoo list"]),
+        (("show", ""), ["nothing called ''"]),
+        (("show", "methods/ogn"), ["no method 'ogn'"]),
+        (("report", "/nowhere"), ["no results in the folder /nowhere", "mmzoo bench --method NAME --out /nowhere"]),
+        (("report", ""), ["folder of the results is empty"]),
+    ],
+)
 def test_other_commands_say_what_is_wrong(refused: Refused, arguments: tuple[str, ...], parts: list[str]) -> None:
     message = refused(*arguments)
     assert all(part in message for part in parts), message
@@ -226,8 +266,9 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 def python_mmzoo(*arguments: str, **env: str) -> subprocess.Popen[str]:
     root = str(Path(plugins_command.__file__).resolve().parents[2])
     full = {**os.environ, "PYTHONPATH": root, "MMZOO_PLUGINS": "", **env}
-    return subprocess.Popen([sys.executable, "-m", "mmzoo", *arguments], env=full, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "mmzoo", *arguments], env=full, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmzoo.api import Batch, Encoder, MultimodalModel, Outputs, Strategy, complexity
-from mmzoo.complexity import flops
 from mmzoo.encoders.mlp import MLP
+from mmzoo.evaluation.complexity import flops
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight
-from mmzoo.testing.tasks import CoupledConcat, Mixing, build_model, make_task
+from mmzoo.testing.harness.tasks import CoupledConcat, Mixing, build_model, make_task
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=20)
 
@@ -40,9 +40,12 @@ def counted(model: MultimodalModel, inputs: Mapping[str, Any], strategy: Strateg
 
 @FIXED
 @given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=4), st.lists(st.integers(1, 6), max_size=2),
-    st.lists(st.integers(1, 7), min_size=4, max_size=4), st.integers(2, 5), st.integers(1, 6),
-)  # fmt: skip
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    st.lists(st.integers(1, 6), max_size=2),
+    st.lists(st.integers(1, 7), min_size=4, max_size=4),
+    st.integers(2, 5),
+    st.integers(1, 6),
+)
 def test_layers_of_perceptrons_by_hand(
     widths: list[int], hidden: list[int], dims: list[int], n_classes: int, n: int
 ) -> None:

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmzoo.bench.plan import Plan
-from mmzoo.catalogue import Catalogue
+from mmzoo.benchmark.planning.plan import Plan
 from mmzoo.config.grammar import parse_seeds, parse_setting, shown
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import Method
 from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue, Incompatible, MmzooError
-from mmzoo.training import Training
-from mmzoo.yamlfile import parse
+from mmzoo.io.yaml_file import parse
+from mmzoo.registry import Catalogue
+from mmzoo.training.config import Training
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 MakePlan = Callable[..., Plan]
@@ -42,8 +42,10 @@ def test_a_spec_is_parts_with_windows_and_a_head(resolve: Callable[..., Method])
     assert set(method.versions) == {"heads/sum", "strategies/ogm", "strategies/pmr"}
 
 
-@pytest.mark.parametrize(("text", "label"), [("ogm@concat", "ogm"), (" ogm ", "ogm"), ("plain", "concat"),
-                                             ("lfm_lb", "dynamic_gap_lb"), ("concat@sum", "sum")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("ogm@concat", "ogm"), (" ogm ", "ogm"), ("plain", "concat"), ("lfm_lb", "dynamic_gap_lb"), ("concat@sum", "sum")],
+)
 def test_two_ways_to_say_the_same_are_one_method(resolve: Callable[..., Method], text: str, label: str) -> None:
     assert resolve(text).label == label
     assert resolve(text).identity == resolve(label).identity
@@ -57,14 +59,25 @@ def test_settings_show_in_the_label_only_where_they_change_something(resolve: Ca
     assert resolve("ogm", ("ogm.noise", True)).identity == resolve("ogm_ge").identity
 
 
-@pytest.mark.parametrize("method, settings, said", [
-    ("dynamic_gap_h", (("dynamic_gap_h.alpha", 0.3),), "dynamic_gap_h.alpha: it means nothing where schedule is heuristic, only with"),
-    ("dynamic_gap_const", (("dynamic_gap_const.solver", "hessian"),), "only with learned"),
-    ("dynamic_gap", (("dynamic_gap.alpha", 0.3),), "or set dynamic_gap.schedule too"),
-    ("dynamic_gap_lb", (("dynamic_gap_lb.solver", "identity"), ("dynamic_gap_lb.damping", 0.1)), "where solver is identity"),
-    ("greedy_random", (("greedy_random.epsilon", 0.1),), "where schedule is random"),
-    ("dynamic_gap", (("dynamic_gap.schedule", "lerned"), ("dynamic_gap.eta", 0.1)), "schedule must be one of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, settings, said",
+    [
+        (
+            "dynamic_gap_h",
+            (("dynamic_gap_h.alpha", 0.3),),
+            "dynamic_gap_h.alpha: it means nothing where schedule is heuristic, only with",
+        ),
+        ("dynamic_gap_const", (("dynamic_gap_const.solver", "hessian"),), "only with learned"),
+        ("dynamic_gap", (("dynamic_gap.alpha", 0.3),), "or set dynamic_gap.schedule too"),
+        (
+            "dynamic_gap_lb",
+            (("dynamic_gap_lb.solver", "identity"), ("dynamic_gap_lb.damping", 0.1)),
+            "where solver is identity",
+        ),
+        ("greedy_random", (("greedy_random.epsilon", 0.1),), "where schedule is random"),
+        ("dynamic_gap", (("dynamic_gap.schedule", "lerned"), ("dynamic_gap.eta", 0.1)), "schedule must be one of"),
+    ],
+)
 def test_a_setting_that_means_nothing_is_refused(
     resolve: Callable[..., Method], method: str, settings: tuple[tuple[str, Any], ...], said: str
 ) -> None:
@@ -110,8 +123,19 @@ def test_a_strategy_without_a_recipe_is_a_method_with_the_plain_head(resolve: Ca
 
 
 # ---------------------------------------------------------------------- values and seeds
-@pytest.mark.parametrize(("text", "value"), [("0.3", 0.3), ("1e-3", 1e-3), ("true", True), ("null", None), ("x", "x"),
-                                             ("[a, b]", ["a", "b"]), ("'1'", 1.0), ("a=b", "a=b")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.3", 0.3),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("null", None),
+        ("x", "x"),
+        ("[a, b]", ["a", "b"]),
+        ("'1'", 1.0),
+        ("a=b", "a=b"),
+    ],
+)
 def test_a_setting_means_what_it_looks_like(text: str, value: Any) -> None:
     key, read = parse_setting(f" ogm.alpha ={text}")
     assert key == "ogm.alpha" and read == value and type(read) is type(value)
@@ -123,8 +147,18 @@ def test_a_value_is_shown_as_it_is_written() -> None:
     assert shown("a\nb\x1b") == r'"a\nb\u001b"' and shown("") == '""'
 
 
-@pytest.mark.parametrize(("text", "seeds"), [("3", (0, 1, 2)), ("0,4", (0, 4)), ("7,", (7,)), ("5-7", (5, 6, 7)),
-                                             ("1,1,0-2", (1, 0, 2)), (" 2 , 3 ", (2, 3)), ("0,", (0,))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("3", (0, 1, 2)),
+        ("0,4", (0, 4)),
+        ("7,", (7,)),
+        ("5-7", (5, 6, 7)),
+        ("1,1,0-2", (1, 0, 2)),
+        (" 2 , 3 ", (2, 3)),
+        ("0,", (0,)),
+    ],
+)
 def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
     assert parse_seeds(text) == seeds
 
@@ -161,9 +195,16 @@ def test_a_whole_number_is_the_same_rate_as_its_float() -> None:
 def test_the_id_of_a_run_is_its_content(plan: MakePlan) -> None:
     (one,), (again,) = plan("ogm").runs, plan("ogm@concat", baselines=("pmr",)).runs[:1]
     assert one.spec.run_id == again.spec.run_id and len(one.spec.run_id) == 16
-    others = [plan("ogm_ge"), plan("ogm", epochs=2), plan("ogm", seeds=(1,)), plan("ogm", preset="paper"),
-              plan("ogm", datasets=("mfeat:six",)), plan("ogm", settings=(("mlp.width", 8),)),
-              plan("ogm:0-50%"), plan("ogm", settings=(("train.lr", 0.5),))]  # fmt: skip
+    others = [
+        plan("ogm_ge"),
+        plan("ogm", epochs=2),
+        plan("ogm", seeds=(1,)),
+        plan("ogm", preset="paper"),
+        plan("ogm", datasets=("mfeat:six",)),
+        plan("ogm", settings=(("mlp.width", 8),)),
+        plan("ogm:0-50%"),
+        plan("ogm", settings=(("train.lr", 0.5),)),
+    ]
     assert len({one.spec.run_id, *(p.runs[0].spec.run_id for p in others)}) == 9
     assert plan("ogm", seeds=(1,)).runs[0].spec.config_id == one.spec.config_id
 
@@ -183,9 +224,12 @@ def suite(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_suite_and_the_flags_that_win_over_it(mmzoo: Callable[..., Any], tmp_path: Path) -> None:
-    path = suite(tmp_path, "schema: 1\nmethod: ogm\nbaselines: [pmr]\ndatasets: [mfeat]\nseeds: [0, 4]\nepochs: 3\n"
-                           "references: false\npreset: release\n"
-                           "set: {ogm.alpha: 0.7, ogm.head.reduce: mean}\n")  # fmt: skip
+    path = suite(
+        tmp_path,
+        "schema: 1\nmethod: ogm\nbaselines: [pmr]\ndatasets: [mfeat]\nseeds: [0, 4]\nepochs: 3\n"
+        "references: false\npreset: release\n"
+        "set: {ogm.alpha: 0.7, ogm.head.reduce: mean}\n",
+    )
     done = mmzoo("bench", "--suite", path, "--method", "ogm@sum", "--epochs", "2", "--plan", "--out", tmp_path / "o")
     assert done.code == 0, done.err
     assert "4 runs (2 methods, 2 seeds)" in done.out and "mfeat: 4 runs of 2 epochs" in done.out
@@ -221,30 +265,49 @@ def test_all_faults_of_a_suite_are_told_at_once_with_their_lines(refused: Callab
     first, *rest = refused("bench", "--suite", path, "--plan", "--out", tmp_path / "out").splitlines()
     assert first == f"{path} has 14 faults:"
     wanted = [
-        (2, "method: no method 'ogn'. Did you mean 'ogm'?"), (5, "baselines.1: no method 'prm'. Did you mean 'pmr'?"),
-        (6, "datasets.0: no preset of mfeat 'sixx'"), (7, "seeds: seeds '0,-1,'"), (9, "sed: unknown key."),
-        (10, "epochs: given twice"), (11, "preset: no training preset 'papr'"),
-        (12, "references: must be true or false, not 'no way'"), (15, "set.ogm.alhpa: no parameter of ogm 'alhpa'"),
-        (16, "set.pmr.alpha: strategy pmr: alpha must be a number"), (17, "set.train.lr: training: lr must be"),
+        (2, "method: no method 'ogn'. Did you mean 'ogm'?"),
+        (5, "baselines.1: no method 'prm'. Did you mean 'pmr'?"),
+        (6, "datasets.0: no preset of mfeat 'sixx'"),
+        (7, "seeds: seeds '0,-1,'"),
+        (9, "sed: unknown key."),
+        (10, "epochs: given twice"),
+        (11, "preset: no training preset 'papr'"),
+        (12, "references: must be true or false, not 'no way'"),
+        (15, "set.ogm.alhpa: no parameter of ogm 'alhpa'"),
+        (16, "set.pmr.alpha: strategy pmr: alpha must be a number"),
+        (17, "set.train.lr: training: lr must be"),
         (18, "set.sum.reduce: head sum: reduce must be one of sum, mean, not 'max'"),
-        (19, "set.mlp.width: encoder mlp: width must be"), (20, "set.nobody.x: --set nobody.x: no method"),
-    ]  # fmt: skip
+        (19, "set.mlp.width: encoder mlp: width must be"),
+        (20, "set.nobody.x: --set nobody.x: no method"),
+    ]
     assert len(rest) == len(wanted)
     for line, (number, start) in zip(rest, wanted):
         assert line.startswith(f"  line {number}: {start}"), line
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("text", "part"), [
-    ("", "must be a mapping with the keys baselines"), ("- ogm", "must be a mapping"),
-    ("a: b\nmethod: [ogm, ]]", "line 2: "),
-    ("method: !!python/object/apply:os.system [echo]", "could not determine a constructor"),
-    ("method: ogm\nmethod: pmr", "line 2: method: given twice"), ("schema: 2", "reads schema 1, not 2"),
-    ("baselines: pmr", "must be a list of names"), ("set: [a]", "must map WHAT.KEY to values"),
-    ("seeds: true", "seeds 'True'"), ("seeds: []", "seeds '[]'"), ("epochs: true", "must be a whole number, not True"),
-    ("epochs: 0", "epochs must be positive"), ("method: 3", "must be a method, not 3"), ("? [a]\n: b", "plain word"),
-    ("a: &x [*x]", "unknown key"), ("set: {ogm.alpha: 2020-13-45}", "month must be in 1..12"), ("[" * 5000, "YAML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "must be a mapping with the keys baselines"),
+        ("- ogm", "must be a mapping"),
+        ("a: b\nmethod: [ogm, ]]", "line 2: "),
+        ("method: !!python/object/apply:os.system [echo]", "could not determine a constructor"),
+        ("method: ogm\nmethod: pmr", "line 2: method: given twice"),
+        ("schema: 2", "reads schema 1, not 2"),
+        ("baselines: pmr", "must be a list of names"),
+        ("set: [a]", "must map WHAT.KEY to values"),
+        ("seeds: true", "seeds 'True'"),
+        ("seeds: []", "seeds '[]'"),
+        ("epochs: true", "must be a whole number, not True"),
+        ("epochs: 0", "epochs must be positive"),
+        ("method: 3", "must be a method, not 3"),
+        ("? [a]\n: b", "plain word"),
+        ("a: &x [*x]", "unknown key"),
+        ("set: {ogm.alpha: 2020-13-45}", "month must be in 1..12"),
+        ("[" * 5000, "YAML"),
+    ],
+)
 def test_a_suite_with_one_fault(catalogue: Catalogue, tmp_path: Path, text: str, part: str) -> None:
     with pytest.raises(BadValue) as caught:
         read_suite(suite(tmp_path, text), catalogue)
@@ -270,8 +333,13 @@ def test_pairs_that_cannot_work_are_refused_with_the_reason(plan: MakePlan) -> N
 def test_references_come_with_each_head_in_use(plan: MakePlan) -> None:
     methods = plan("ogm@sum", baselines=("pmr",), references=True).methods()
     assert [m for m, role in methods.items() if role == "reference"] == [
-        "sum", "joint_unimodal@sum", "concat", "joint_unimodal", "unimodal: fou", "unimodal: zer",
-    ]  # fmt: skip
+        "sum",
+        "joint_unimodal@sum",
+        "concat",
+        "joint_unimodal",
+        "unimodal: fou",
+        "unimodal: zer",
+    ]
 
 
 def test_what_is_asked_for_twice_runs_once(plan: MakePlan) -> None:

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from mmzoo.bench.building import build_strategy
-from mmzoo.catalogue import BUILT_IN, Entry
+from mmzoo.benchmark.execution.building import build_strategy
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import Method
-from mmzoo.plugins import catalogue
+from mmzoo.registry import BUILT_IN, Entry
+from mmzoo.registry.plugins import catalogue
 from mmzoo.testing import SPECS, check_part, check_strategy
 
 #: encoders with one size, and that large: checked on one kind of input, the largest not by second derivatives
@@ -83,9 +83,7 @@ def encoders() -> list[tuple[str, str, dict]]:
         entry = catalogue().get("encoders", name)
         example = dict(entry.extra.get("example", {}))
         kinds = entry.inputs if name not in LARGE else entry.inputs[:1]
-        found += [
-            (name, kind, {**example, **params}) for kind in kinds if "temporal" not in params or kind == "video"
-        ]  # fmt: skip
+        found += [(name, kind, {**example, **params}) for kind in kinds if "temporal" not in params or kind == "video"]
     return found
 
 

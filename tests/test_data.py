@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmzoo.data.datamodule import DataModule, Loader
-from mmzoo.data.mfeat import VIEWS, _read, load
-from mmzoo.data.splits import hashed_split, split_hash
+from mmzoo.data.datasets.mfeat import VIEWS, _read, load
+from mmzoo.data.loading.datamodule import DataModule, Loader
+from mmzoo.data.store.splits import hashed_split, split_hash
 from mmzoo.errors import BadValue, UnknownName
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=60)
@@ -85,10 +85,16 @@ def test_views_come_in_the_data_set_s_order() -> None:
     assert torch.equal(load(views=("zer", "fou")).inputs["zer"], load(views=("zer",)).inputs["zer"])
 
 
-@pytest.mark.parametrize(("arguments", "part"), [
-    ({"views": ("fou", "nope")}, "no view 'nope'; it has fou, fac"), ({"views": ()}, "not none"),
-    ({"views": ("fou", "fou")}, "not fou, fou"), ({"labels": 4}, "between 5 and 100"), ({"labels": 101}, "not 101"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"views": ("fou", "nope")}, "no view 'nope'; it has fou, fac"),
+        ({"views": ()}, "not none"),
+        ({"views": ("fou", "fou")}, "not fou, fou"),
+        ({"labels": 4}, "between 5 and 100"),
+        ({"labels": 101}, "not 101"),
+    ],
+)
 def test_what_mfeat_does_not_have(arguments: dict[str, object], part: str) -> None:
     with pytest.raises(BadValue, match=part):
         load(**arguments)  # type: ignore[arg-type]

@@ -37,23 +37,38 @@ from mmzoo.strategies.tmc import TMC
 from mmzoo.strategies.umt import UMT
 
 STRATEGIES: dict[str, Any] = {
-    "plain": Strategy, "joint_unimodal": JointUnimodal, "ogm": OGM, "pmr": lambda: PMR(fraction=1.0),
-    "dynamic_gap": DynamicGap, "dynamic_gap_kl": lambda: DynamicGap(matching="kl_to_mean"),
-    "gblend": lambda: GBlend(warmup=1, super_epoch=1), "mses": lambda: MSES(patience=0),
-    "mslr": lambda: MSLR(memory=1), "mslr_smart": lambda: MSLR(mode="smart", points=2),
-    "agm": AGM, "agm_detached": lambda: AGM(gradient="detached"), "mla": MLA, "umt": lambda: UMT(weight=0.5),
+    "plain": Strategy,
+    "joint_unimodal": JointUnimodal,
+    "ogm": OGM,
+    "pmr": lambda: PMR(fraction=1.0),
+    "dynamic_gap": DynamicGap,
+    "dynamic_gap_kl": lambda: DynamicGap(matching="kl_to_mean"),
+    "gblend": lambda: GBlend(warmup=1, super_epoch=1),
+    "mses": lambda: MSES(patience=0),
+    "mslr": lambda: MSLR(memory=1),
+    "mslr_smart": lambda: MSLR(mode="smart", points=2),
+    "agm": AGM,
+    "agm_detached": lambda: AGM(gradient="detached"),
+    "mla": MLA,
+    "umt": lambda: UMT(weight=0.5),
     "greedy": lambda: Greedy(epsilon=1e-3, window=2),
-    "tmc": TMC, "domfn": lambda: DOMFN(pretrain=1, tau=0.01),
-}  # fmt: skip
+    "tmc": TMC,
+    "domfn": lambda: DOMFN(pretrain=1, tau=0.01),
+}
 STRATEGIES |= {
     f"learned_{name}": lambda given=given: DynamicGap(schedule="learned", upper_batches=2, **given)
     for name, given in {
-        "gauss_newton": {}, "last": {"scope": "last", "batches": 2}, "class": {"matching": "class", "unimodal": 1.0},
-        "hessian": {"solver": "hessian", "damping": 1.0, "iterations": 30}, "neumann": {"solver": "neumann", "damping": 1.0, "every": 4},
-        "identity": {"solver": "identity"}, "items": {"items": 4}, "trained": {"upper": "train", "form": "additive"},
+        "gauss_newton": {},
+        "last": {"scope": "last", "batches": 2},
+        "class": {"matching": "class", "unimodal": 1.0},
+        "hessian": {"solver": "hessian", "damping": 1.0, "iterations": 30},
+        "neumann": {"solver": "neumann", "damping": 1.0, "every": 4},
+        "identity": {"solver": "identity"},
+        "items": {"items": 4},
+        "trained": {"upper": "train", "form": "additive"},
         "tangent": {"solver": "tangent"},
     }.items()
-}  # fmt: skip
+}
 STRATEGIES["frozen"] = lambda: Chain(MSES(patience=0), DynamicGap(schedule="constant"))
 STRATEGIES["released"] = lambda: DynamicGap(
     schedule="released_learned", form="released", matching="kl_to_mean", alpha=0.9
@@ -96,9 +111,11 @@ def work(rank: int, port: int, out: str) -> None:
     results: dict[str, Any] = {name: trained(name, mixed if name == "learned_items" else part) for name in STRATEGIES}
     incomplete = {name: trained(name, mixed if name == "learned_items" else part, True) for name in STRATEGIES}
     results |= {f"{name}, incomplete": found for name, found in incomplete.items()}
-    z = {m: torch.randn(8, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64)[part].requires_grad_()
-         for i, m in enumerate("ab")}  # fmt: skip
-    from mmzoo.distributed import gather
+    z = {
+        m: torch.randn(8, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64)[part].requires_grad_()
+        for i, m in enumerate("ab")
+    }
+    from mmzoo.core.distributed import gather
 
     loss = info_nce(cosine_similarities({m: gather(x) for m, x in z.items()}, 0.5))
     loss.backward()
@@ -152,8 +169,10 @@ def test_the_tangent_is_refused_where_each_process_has_running_statistics_of_its
 
 
 def test_gathered_negatives_give_the_loss_and_gradient_of_the_whole_batch(ranks: list[dict[str, Any]]) -> None:
-    z = {m: torch.randn(8, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64).requires_grad_()
-         for i, m in enumerate("ab")}  # fmt: skip
+    z = {
+        m: torch.randn(8, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64).requires_grad_()
+        for i, m in enumerate("ab")
+    }
     loss = info_nce(cosine_similarities(z, 0.5))
     loss.backward()
     for rank, part in zip(ranks, (slice(0, 4), slice(4, 8))):

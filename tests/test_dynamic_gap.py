@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmzoo import Batch, MultimodalModel, Run
-from mmzoo.bench.plan import make_plan
+from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.cli import main
 from mmzoo.config.spec import BenchSpec
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import Incompatible
 from mmzoo.functional import cosine_similarities, info_nce, same_class
 from mmzoo.heads.concat import Concat
-from mmzoo.plugins import catalogue
+from mmzoo.registry.plugins import catalogue
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.strategies.label_fitting import LabelFitting
-from mmzoo.strategy import Chain
-from mmzoo.training import Training
-from mmzoo.types import Step
+from mmzoo.training.composition import Chain
+from mmzoo.training.config import Training
+from mmzoo.training.step import Step
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 WIDTHS = {"a": 5, "v": 3}
@@ -83,10 +83,13 @@ def test_matching_by_class_is_matching_where_every_item_has_a_class_of_its_own(s
 def data(n_batches: int = 1, seed: int = 0) -> list[Batch]:
     g = torch.Generator().manual_seed(seed)
     return [
-        Batch({m: torch.randn(N, d, generator=g, dtype=torch.float64) for m, d in WIDTHS.items()},
-              torch.arange(N) % C, torch.arange(N) + N * i)
+        Batch(
+            {m: torch.randn(N, d, generator=g, dtype=torch.float64) for m, d in WIDTHS.items()},
+            torch.arange(N) % C,
+            torch.arange(N) + N * i,
+        )
         for i in range(n_batches)
-    ]  # fmt: skip
+    ]
 
 
 def run_of(strategy: Any, n_batches: int = 1, **training: Any) -> Run:
@@ -113,9 +116,17 @@ def losses(model: MultimodalModel, batch: Batch, tau: float) -> tuple[Tensor, Te
 @pytest.mark.parametrize(("solver", "items"), [("identity", None), ("hessian", None), ("hessian", 9)])
 def test_one_update_of_alpha_by_dense_algebra(solver: Any, items: int | None, normalize: bool) -> None:
     strategy = DynamicGap(
-        schedule="learned", solver=solver, items=items, normalize=normalize, alpha=0.4, eta=0.05, max_change=0.02,
-        damping=2.0, iterations=200, upper_batches=1,
-    )  # fmt: skip
+        schedule="learned",
+        solver=solver,
+        items=items,
+        normalize=normalize,
+        alpha=0.4,
+        eta=0.05,
+        max_change=0.02,
+        damping=2.0,
+        iterations=200,
+        upper_batches=1,
+    )
     r = run_of(strategy)
     r.train_epoch()
     model = r.model
@@ -183,8 +194,15 @@ def test_alpha_within_an_epoch_is_restored_from_a_checkpoint() -> None:
     first.train_epoch()
     first.end_epoch()
     resumed = DynamicGap(schedule="learned", every=2)
-    second = Run(first.model, resumed, train=data(3), slice=data(1, seed=7), training=r.training, seed=1,
-                 state=first.state_dict())  # fmt: skip
+    second = Run(
+        first.model,
+        resumed,
+        train=data(3),
+        slice=data(1, seed=7),
+        training=r.training,
+        seed=1,
+        state=first.state_dict(),
+    )
     second.train_epoch()
     assert resumed.current == straight.current and math.isfinite(straight.current) and straight.current != 0.5
 

@@ -11,11 +11,11 @@ import torch
 from helpers import NormEncoder
 
 from mmzoo.api import BadValue, Encoder, Incompatible, Loader, MultimodalModel, Run, Training
-from mmzoo.bench.building import build_model, load_data
-from mmzoo.bench.plan import make_plan
-from mmzoo.catalogue import ENCODER_OPTIONS
+from mmzoo.benchmark.execution.building import build_model, load_data
+from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.config.spec import BenchSpec
 from mmzoo.config.suites import read_suite
+from mmzoo.core.seeding import seeded
 from mmzoo.encoders.backbones import Timm
 from mmzoo.encoders.cnn import CNN
 from mmzoo.encoders.mlp import MLP
@@ -23,8 +23,8 @@ from mmzoo.encoders.pretrained import Transformer
 from mmzoo.encoders.tokens import TextTransformer
 from mmzoo.errors import MmzooError, UnknownName
 from mmzoo.heads.concat import Concat
-from mmzoo.plugins import catalogue
-from mmzoo.seeding import seeded
+from mmzoo.registry import ENCODER_OPTIONS
+from mmzoo.registry.plugins import catalogue
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.plain import Plain

@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmzoo.api import BadValue, DataModule, Encoder, Incompatible, InputSpec, Loader, MultimodalModel, Run, Training
+from mmzoo.core.seeding import seeded, stream
 from mmzoo.encoders.cnn import CNN
 from mmzoo.encoders.mlp import MLP
 from mmzoo.encoders.tokens import TextBag, TextTransformer
-from mmzoo.evaluation import evaluate
+from mmzoo.evaluation.scores import evaluate
 from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.sum import Sum
-from mmzoo.seeding import seeded, stream
 from mmzoo.strategies.plain import Plain
 from mmzoo.testing import SPECS
-from mmzoo.testing.cases import draw_inputs
+from mmzoo.testing.harness.cases import draw_inputs
 
 
 def drawn(kind: str, n: int = 4, seed: int = 0) -> Any:
@@ -48,9 +48,16 @@ def test_data_tells_an_encoder_its_kind_its_shape_and_its_vocabulary() -> None:
     text = {"ids": torch.zeros(4, 6, dtype=torch.int64), "mask": torch.ones(4, 6, dtype=torch.bool)}
     rows = {"train": [0, 1], "slice": [], "holdout": [2], "test": [3]}
     data = DataModule(
-        "d", {"text": text, "still": torch.zeros(4, 3, 8, 8), "depth": torch.zeros(4, 5, 8, 8)}, torch.zeros(4).long(), 2,
-        rows, "", "", kinds={"text": "text", "depth": "image"}, vocabulary={"text": 11},
-    )  # fmt: skip
+        "d",
+        {"text": text, "still": torch.zeros(4, 3, 8, 8), "depth": torch.zeros(4, 5, 8, 8)},
+        torch.zeros(4).long(),
+        2,
+        rows,
+        "",
+        "",
+        kinds={"text": "text", "depth": "image"},
+        vocabulary={"text": 11},
+    )
     assert data.spec("text") == InputSpec("text", (6,), 11)
     assert data.spec("still") == InputSpec("image", (3, 8, 8))
     assert data.only(["text"]).spec("text") == data.spec("text")

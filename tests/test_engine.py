@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from mmzoo import engine
 from mmzoo.api import Incompatible, Outputs, Run, Step, Strategy, Terms, Training
-from mmzoo.bench.plan import Plan, make_plan
-from mmzoo.catalogue import BUILT_IN, Entry
+from mmzoo.benchmark.planning.plan import Plan, make_plan
 from mmzoo.config.spec import RunSpec
+from mmzoo.core import precision as numeric
 from mmzoo.errors import BadValue
-from mmzoo.optim import build_optimizer
-from mmzoo.plugins import catalogue
+from mmzoo.registry import BUILT_IN, Entry
+from mmzoo.registry.plugins import catalogue
 from mmzoo.strategies.agm import AGM
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.ogm import OGM
 from mmzoo.testing import SPECS
-from mmzoo.testing.observing import difference, weights
-from mmzoo.testing.reads import Reads
-from mmzoo.testing.tasks import CoupledConcat, build_model, build_run, make_task, train
-from mmzoo.training import ENGINE
+from mmzoo.testing.harness.observing import difference, weights
+from mmzoo.testing.harness.reads import Reads
+from mmzoo.testing.harness.tasks import CoupledConcat, build_model, build_run, make_task, train
+from mmzoo.training.config import ENGINE
+from mmzoo.training.optim import build_optimizer
 
 
 def spec(training: Training) -> RunSpec:
@@ -129,7 +129,7 @@ def test_compiled_encoders_train_like_others(make: type[Strategy], quick: None) 
 
 @pytest.mark.filterwarnings("ignore")
 def test_code_that_is_compiled_too_often_is_an_error(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "COMPILATIONS", 1)
+    monkeypatch.setattr(numeric, "COMPILATIONS", 1)
     task = make_task()
     with pytest.raises(Exception, match="recompile_limit"):
         train(build_run(task, Strategy(), build_model(task), compile=True), 1)

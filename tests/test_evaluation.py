@@ -18,19 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmzoo import evaluation
 from mmzoo.api import Batch, Encoder, MultimodalModel, Outputs, Strategy, evaluate_modalities
-from mmzoo.bench import store
+from mmzoo.benchmark.results import store
+from mmzoo.core.seeding import seeded
 from mmzoo.encoders.mlp import MLP
-from mmzoo.evaluation import ABLATIONS, Ablation, Fitted, ablate, contributions, paired_orders, predict
+from mmzoo.evaluation import scores
+from mmzoo.evaluation.metrics import classification, gap, imbalance, utilisation
+from mmzoo.evaluation.scores import ABLATIONS, Ablation, Fitted, ablate, contributions, paired_orders, predict
 from mmzoo.functional import sampled_shapley, shapley
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight
-from mmzoo.metrics import classification, gap, imbalance, utilisation
-from mmzoo.seeding import seeded
-from mmzoo.testing.tasks import CoupledConcat, Mixing, Task, TinyEncoder, build_model, make_task
+from mmzoo.testing.harness.tasks import CoupledConcat, Mixing, Task, TinyEncoder, build_model, make_task
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=25)
 VECTORS = Path(__file__).parent / "vectors"
@@ -183,8 +183,11 @@ def test_two_modalities_in_numpy_from_the_formulas() -> None:
     x_train = {m: g.normal(size=(30, w)) + 0.7 for m, w in widths.items()}
     y, y_train = g.integers(0, n_classes, 40), g.integers(0, n_classes, 30)
     z = {m: x[m] @ W[m].T + b[m] for m in widths}
-    fill = {"zero_feature": {m: 0 * b[m] for m in widths}, "zero_input": b,
-            "mean_feature": {m: (x_train[m] @ W[m].T + b[m]).mean(0) for m in widths}}  # fmt: skip
+    fill = {
+        "zero_feature": {m: 0 * b[m] for m in widths},
+        "zero_input": b,
+        "mean_feature": {m: (x_train[m] @ W[m].T + b[m]).mean(0) for m in widths},
+    }
 
     def batch(inputs: Mapping[str, np.ndarray], target: np.ndarray) -> Batch:
         return Batch({m: torch.tensor(v) for m, v in inputs.items()}, torch.tensor(target), torch.arange(len(target)))
@@ -394,8 +397,12 @@ def test_twins_give_the_same(head: Any) -> None:
     task = make_task(3, equal=True, dtype=torch.float64)
     task = Task(
         {s: {**x, "image": x["audio"], "text": x["text"]} for s, x in task.inputs.items()},
-        task.target, task.present, task.widths, task.n_classes, task.dtype,
-    )  # fmt: skip
+        task.target,
+        task.present,
+        task.widths,
+        task.n_classes,
+        task.dtype,
+    )
     model = restless(build_model(task, head))
     with torch.no_grad():
         model.encoders["image"].load_state_dict(model.encoders["audio"].state_dict())
@@ -464,8 +471,17 @@ def test_sampled_contributions_are_near_the_exact_ones() -> None:
     assert "sampled" in facts["word"] and max(abs(sampled[m] - exact[m]) for m in exact) < 0.05
 
 
-@pytest.mark.parametrize(("n", "head", "most"), [(6, Concat, 64), (7, Concat, 64), (10, Concat, 64), (4, CoupledConcat, 16),
-                                                 (5, CoupledConcat, 16), (7, CoupledConcat, 16)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "head", "most"),
+    [
+        (6, Concat, 64),
+        (7, Concat, 64),
+        (10, Concat, 64),
+        (4, CoupledConcat, 16),
+        (5, CoupledConcat, 16),
+        (7, CoupledConcat, 16),
+    ],
+)
 def test_no_more_subsets_are_scored_than_the_limit(
     n: int, head: Any, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -565,7 +581,7 @@ def test_nothing_is_left_behind() -> None:
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model, train, test = case(Weight, masked=True)
     whole = measured(model, train, test)
-    monkeypatch.setattr(evaluation, "EVAL_BATCH", 7)
+    monkeypatch.setattr(scores, "EVAL_BATCH", 7)
     pieces = [test.map(lambda t, r=r: t[r]) for r in (slice(0, 20), slice(20, 21), slice(21, 80))]
     parts = evaluate_modalities(model, Strategy(), train=lambda: [train], test=lambda: pieces)
     flat, other = pytest.approx(flattened(whole), abs=1e-9), flattened(parts)
@@ -585,7 +601,7 @@ def test_encoders_with_batch_statistics_are_asked_in_eval_mode() -> None:
     batch = Batch(
         {"a": torch.randn(9, 4, generator=g), "b": torch.randn(9, 3, generator=g)}, torch.arange(9) % 3, torch.arange(9)
     )
-    found = evaluation.features_of_zeros(model, [batch, batch])
+    found = scores.features_of_zeros(model, [batch, batch])
     with torch.no_grad():
         for m, encoder in model.eval().encoders.items():
             assert torch.allclose(found[m], encoder(torch.zeros_like(batch.inputs[m])).repeat(2, 1))

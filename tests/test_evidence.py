@@ -20,19 +20,19 @@ from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
 from mmzoo.api import Batch, Encoder, Incompatible, MultimodalModel, Run, Step, Strategy
-from mmzoo.catalogue import BUILT_IN, built_in_path, read_entries
 from mmzoo.cli import main
-from mmzoo.evaluation import predict
-from mmzoo.head import FusionHead
+from mmzoo.core.head import FusionHead
+from mmzoo.evaluation.scores import predict
 from mmzoo.heads.evidential import Evidential, log_alpha, log_gain, log_uncertainty
 from mmzoo.heads.separate import Separate
+from mmzoo.registry import BUILT_IN, built_in_path, read_entries
 from mmzoo.strategies import domfn
 from mmzoo.strategies.domfn import DOMFN
 from mmzoo.strategies.tmc import TMC, evidence_loss, kl_to_uniform
 from mmzoo.testing import check_strategy
-from mmzoo.testing.observing import difference, weights
-from mmzoo.testing.tasks import build_model, build_run, make_task, random_present, train
-from mmzoo.training import Training
+from mmzoo.testing.harness.observing import difference, weights
+from mmzoo.testing.harness.tasks import build_model, build_run, make_task, random_present, train
+from mmzoo.training.config import Training
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 SEEDS = st.integers(0, 10_000)
@@ -68,9 +68,13 @@ def run_of(strategy: Strategy, modalities: Sequence[str], head: Callable[..., Fu
 
 
 def train_both(
-    run: Run, loss: Callable[[Weights, Batch, int], Any], epochs: Sequence[int], *, idle: str = "-",
+    run: Run,
+    loss: Callable[[Weights, Batch, int], Any],
+    epochs: Sequence[int],
+    *,
+    idle: str = "-",
     tolerance: float = 1e-11,
-) -> None:  # fmt: skip
+) -> None:
     """Compare the weights after each step with a numpy step along the exact gradient of `loss`.
 
     idle: a pattern of the parameters that have no part in it, which not even weight decay may move.
@@ -157,10 +161,12 @@ def frozen(x: Any) -> Any:
 @pytest.mark.parametrize(
     ("squash", "reference", "fallback", "tau"),
     [
-        ("softmax", "mean", "ce", 0.12), ("sigmoid", "mean", "ce", 0.1), ("sigmoid", "joint", "amended", 0.22),
+        ("softmax", "mean", "ce", 0.12),
+        ("sigmoid", "mean", "ce", 0.1),
+        ("sigmoid", "joint", "amended", 0.22),
         ("softmax", "mean", "amended", 0.12),
     ],
-)  # fmt: skip
+)
 def test_domfn(squash: Any, reference: Any, fallback: Any, tau: float, modalities: tuple[str, ...]) -> None:
     eta, gamma, trusted = 0.7, 0.9, []
 
@@ -588,9 +594,14 @@ def test_while_pretraining_lasts_only_modalities_decide_and_are_watched() -> Non
 
 @pytest.mark.parametrize(
     ("modalities", "params", "closes"),
-    [(2, {"tau": 0.5}, False), (3, {"tau": 0.5}, True), (2, {}, True), (2, {"tau": 0.5, "reference": "joint"}, True),
-     (2, {"tau": 2.0, "reference": "joint"}, False)],
-)  # fmt: skip
+    [
+        (2, {"tau": 0.5}, False),
+        (3, {"tau": 0.5}, True),
+        (2, {}, True),
+        (2, {"tau": 0.5, "reference": "joint"}, True),
+        (2, {"tau": 2.0, "reference": "joint"}, False),
+    ],
+)
 def test_a_gate_that_cannot_close_is_warned_of(modalities: int, params: dict[str, Any], closes: bool) -> None:
     task = make_task(modalities)
     warned = list(build_run(task, DOMFN(**params), build_model(task, Separate)).warnings)
@@ -641,20 +652,35 @@ def test_tmc_without_opinions_is_refused(capsys: pytest.CaptureFixture[str]) -> 
     )
 
 
-CHECKS = ("check_purity", "check_terms", "check_modality_order", "check_sample_order", "check_micro_batches",
-          "check_batch_of_one", "check_missing_classes", "check_zero_inputs", "check_large_logits",
-          "check_absent_modalities", "check_alternating_company", "check_prediction", "check_company", "check_no_waiting")  # fmt: skip
+CHECKS = (
+    "check_purity",
+    "check_terms",
+    "check_modality_order",
+    "check_sample_order",
+    "check_micro_batches",
+    "check_batch_of_one",
+    "check_missing_classes",
+    "check_zero_inputs",
+    "check_large_logits",
+    "check_absent_modalities",
+    "check_alternating_company",
+    "check_prediction",
+    "check_company",
+    "check_no_waiting",
+)
 
 
 @pytest.mark.parametrize(
     ("strategy", "head"),
     [
-        (DOMFN(pretrain=0), Separate), (DOMFN(pretrain=0, tau=0.005), None),
+        (DOMFN(pretrain=0), Separate),
+        (DOMFN(pretrain=0, tau=0.005), None),
         (DOMFN(pretrain=0, squash="sigmoid", tau=0.01, reference="joint", fallback="amended"), Separate),
         (DOMFN(pretrain=0, tau=0.005, fallback="amended"), partial(Separate, join="max", hidden=0)),
-        (TMC(anneal=1, fit="mse"), None), (TMC(anneal=1), partial(Evidential, evidence="exp", pseudo=True)),
+        (TMC(anneal=1, fit="mse"), None),
+        (TMC(anneal=1), partial(Evidential, evidence="exp", pseudo=True)),
     ],
-)  # fmt: skip
+)
 def test_contract_beyond_the_defaults(strategy: Strategy, head: Any) -> None:
     """The first epochs of DOMFN are all that the usual checks get to see."""
     check_strategy(strategy, head=head, draws=2, only=CHECKS)

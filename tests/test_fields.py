@@ -16,19 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_files import numbered, real, tone, write_picture, write_video, write_wav
 
-from mmzoo.data.cremad import CremaD
-from mmzoo.data.field import Field, MediaFault
+from mmzoo.data.datasets.cremad import CremaD
+from mmzoo.data.datasets.kinetics_sounds import KineticsSounds
+from mmzoo.data.datasets.nvgesture import NVGesture
+from mmzoo.data.datasets.sarcasm import Sarcasm
+from mmzoo.data.datasets.twitter2015 import Twitter2015
 from mmzoo.data.fields.audio import Filterbank, Spectrogram, samples
 from mmzoo.data.fields.flow import Flow
 from mmzoo.data.fields.image import Image
 from mmzoo.data.fields.text import SPECIALS, Tokens
 from mmzoo.data.fields.vector import Vector
 from mmzoo.data.fields.video import Frames, centres
-from mmzoo.data.kinetics_sounds import KineticsSounds
-from mmzoo.data.nvgesture import NVGesture
-from mmzoo.data.sarcasm import Sarcasm
-from mmzoo.data.source import FAULTS, File, Files, Media, Recipe, Source, Text, Values
-from mmzoo.data.twitter2015 import Twitter2015
+from mmzoo.data.sources.field import Field, MediaFault
+from mmzoo.data.sources.source import FAULTS, File, Files, Media, Recipe, Source, Text, Values
 from mmzoo.errors import BadValue, MmzooError
 
 SOURCES: tuple[type[Source], ...] = (KineticsSounds, CremaD, Sarcasm, Twitter2015, NVGesture)
@@ -62,11 +62,18 @@ def test_a_recipe_says_who_does_so_and_blanks_have_its_form(source: type[Source]
 
 
 PUBLISHED = {
-    ("cremad", "paper"): (257, 299), ("cremad", "ogm"): (257, 188), ("cremad", "bss"): (257, 188), ("cremad", "mla"): (129, 626),
-    ("cremad", "lfm_release"): (257, 1250), ("cremad", "pmr"): (257, 1004), ("cremad", "pmr_299"): (257, 299),
-    ("kinetics_sounds", "paper"): (257, 1004), ("kinetics_sounds", "bss"): (257, 1003), ("kinetics_sounds", "ogm"): (128, 1024),
+    ("cremad", "paper"): (257, 299),
+    ("cremad", "ogm"): (257, 188),
+    ("cremad", "bss"): (257, 188),
+    ("cremad", "mla"): (129, 626),
+    ("cremad", "lfm_release"): (257, 1250),
+    ("cremad", "pmr"): (257, 1004),
+    ("cremad", "pmr_299"): (257, 299),
+    ("kinetics_sounds", "paper"): (257, 1004),
+    ("kinetics_sounds", "bss"): (257, 1003),
+    ("kinetics_sounds", "ogm"): (128, 1024),
     ("kinetics_sounds", "mla"): (128, 1024),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("source", "recipe"), PUBLISHED)
@@ -80,9 +87,13 @@ def test_recordings_get_the_shapes_of_the_papers(source: str, recipe: str, tmp_p
 # ---------------------------------------------------------------------- recordings
 @settings(max_examples=25, deadline=None)
 @given(
-    rate=st.sampled_from([8_000, 16_000, 22_050]), length=st.integers(600, 30_000), n_fft=st.sampled_from([64, 256, 511, 512]),
-    hop=st.integers(1, 400), center=st.booleans(), seed=st.integers(0, 99),
-)  # fmt: skip
+    rate=st.sampled_from([8_000, 16_000, 22_050]),
+    length=st.integers(600, 30_000),
+    n_fft=st.sampled_from([64, 256, 511, 512]),
+    hop=st.integers(1, 400),
+    center=st.booleans(),
+    seed=st.integers(0, 99),
+)
 def test_a_spectrogram_is_that_of_librosa(
     rate: int, length: int, n_fft: int, hop: int, center: bool, seed: int
 ) -> None:
@@ -189,9 +200,19 @@ def test_what_is_wrong_with_a_recording_is_told_by_its_kind(tmp_path: Path) -> N
     write_wav(tmp_path / "short.wav", tone(0.02))
     write_video(tmp_path / "mute.mp4", numbered(5))
     os.mkfifo(tmp_path / "pipe.wav")
-    kinds = {"none.wav": "missing", "lfs.wav": "lfs_pointer", "empty.wav": "empty", "text.wav": "broken", "cut.wav": "broken",
-             "nothing.wav": "empty", "silent.wav": "silent", "short.wav": "short", "mute.mp4": "silent", "pipe.wav": "broken",
-             "whole.wav/x.wav": "missing"}  # fmt: skip
+    kinds = {
+        "none.wav": "missing",
+        "lfs.wav": "lfs_pointer",
+        "empty.wav": "empty",
+        "text.wav": "broken",
+        "cut.wav": "broken",
+        "nothing.wav": "empty",
+        "silent.wav": "silent",
+        "short.wav": "short",
+        "mute.mp4": "silent",
+        "pipe.wav": "broken",
+        "whole.wav/x.wav": "missing",
+    }
     found = {name: fault(field, File(tmp_path / name)) for name in kinds}
     assert {name: f.kind for name, f in found.items()} == kinds
     assert {name for name, f in found.items() if f.arrays is not None} == {"silent.wav", "short.wav"}
@@ -282,8 +303,14 @@ def test_what_is_wrong_with_a_video_is_told_by_its_kind(tmp_path: Path) -> None:
     (tmp_path / "list.mp4").write_text(
         f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{tmp_path / 'a.mp4'}\n#EXT-X-ENDLIST\n"
     )
-    kinds = {"cut.mp4": "broken", "lfs.flv": "lfs_pointer", "empty.avi": "empty", "sound.avi": "broken", "list.mp4": "broken",
-             "none.mp4": "missing"}  # fmt: skip
+    kinds = {
+        "cut.mp4": "broken",
+        "lfs.flv": "lfs_pointer",
+        "empty.avi": "empty",
+        "sound.avi": "broken",
+        "list.mp4": "broken",
+        "none.mp4": "missing",
+    }
     assert {name: fault(Frames(3, 32), File(tmp_path / name)).kind for name in kinds} == kinds
 
 
@@ -431,12 +458,19 @@ def test_an_own_vocabulary_is_built_of_the_training_texts_and_nothing_else() -> 
 def test_an_own_vocabulary_is_the_same_in_another_process() -> None:
     code = """
 from mmzoo.data.fields.text import Tokens
-from mmzoo.data.source import Text
+from mmzoo.data.sources.source import Text
 print(Tokens(length=12).fitted([Text("a bb cc dd ee ff bb cc dd ee"), Text("ee zz yy xx zz yy xx")]).vocabulary)
 """
     root = str(Path(__file__).resolve().parent.parent)
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                           env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": root}) for seed in (1, 2)]  # fmt: skip
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": root},
+        )
+        for seed in (1, 2)
+    ]
     assert runs[0].stdout and runs[0].stdout == runs[1].stdout, runs[0].stderr
 
 
@@ -523,12 +557,25 @@ def test_vectors_are_scaled_by_the_training_items(tmp_path: Path) -> None:
         Vector(3).read(rows[0])
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Spectrogram(samples=100), lambda: Spectrogram(hop=0), lambda: Spectrogram(rate=1), lambda: Spectrogram(floor=0),
-    lambda: Spectrogram(spectrum="power"), lambda: Spectrogram(fill="mirror"), lambda: Frames(0), lambda: Frames(channels=2),  # type: ignore[arg-type]
-    lambda: Frames(size=0), lambda: Frames(pick="random"), lambda: Image(fit="pad"), lambda: Tokens(length=1),  # type: ignore[arg-type]
-    lambda: Flow(bound=0), lambda: Vector(0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Spectrogram(samples=100),
+        lambda: Spectrogram(hop=0),
+        lambda: Spectrogram(rate=1),
+        lambda: Spectrogram(floor=0),
+        lambda: Spectrogram(spectrum="power"),
+        lambda: Spectrogram(fill="mirror"),
+        lambda: Frames(0),
+        lambda: Frames(channels=2),  # type: ignore[arg-type]
+        lambda: Frames(size=0),
+        lambda: Frames(pick="random"),
+        lambda: Image(fit="pad"),
+        lambda: Tokens(length=1),  # type: ignore[arg-type]
+        lambda: Flow(bound=0),
+        lambda: Vector(0),
+    ],
+)
 def test_values_that_cannot_be_stored_are_refused(make: Any) -> None:
     with pytest.raises(BadValue, match=r"not "):
         make()

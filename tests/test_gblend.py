@@ -54,25 +54,25 @@ from mmzoo.api import (
     Training,
     Window,
 )
-from mmzoo.bench.plan import make_plan
-from mmzoo.catalogue import Param, read_entries
+from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.cli import main
 from mmzoo.config.grammar import parse_setting, shown
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec
-from mmzoo.evaluation import evaluate
+from mmzoo.evaluation.scores import evaluate
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.sum import Sum
-from mmzoo.plugins import catalogue
+from mmzoo.registry import Param, read_entries
+from mmzoo.registry.plugins import catalogue
 from mmzoo.strategies import gblend
 from mmzoo.strategies.gblend import GBlend, gains, normalised, scores
 from mmzoo.strategies.mses import MSES, observed, stale
 from mmzoo.strategies.mslr import MSLR, grid, ratio
 from mmzoo.strategies.ogm import OGM
 from mmzoo.testing import check_strategy
-from mmzoo.testing.observing import difference
-from mmzoo.trainer import fit
+from mmzoo.testing.harness.observing import difference
+from mmzoo.training.loop import fit
 
 FEW = settings(FIXED, max_examples=25)
 FORMULAS = ["guarded", "paper", "absolute", "gap", "clamped"]
@@ -766,8 +766,13 @@ def alone(m: str, factor: float) -> tuple[float, float]:
 def test_keep_and_smart_search_what_ordinary_trainings_find(forks: list[tuple[int, int]]) -> None:
     def fresh(strategy: Strategy) -> Run:
         own = list(loader().batches())  # in a fixed order, as in the trainings that are compared with
-        return run(strategy, model(head=Sum), train=own, slice=loader(n=20, seed=9),
-                   training=Training(lr=0.05, epochs=3, weight_decay=0.01))  # fmt: skip
+        return run(
+            strategy,
+            model(head=Sum),
+            train=own,
+            slice=loader(n=20, seed=9),
+            training=Training(lr=0.05, epochs=3, weight_decay=0.01),
+        )
 
     tried = grid(3, 40.0)
     smart = MSLR(mode="smart", points=3, span=40.0, trial=1.0)
@@ -870,7 +875,7 @@ def test_mappings_of_names_to_numbers_are_parameters(given: Any, taken: Any) -> 
 
 @pytest.mark.parametrize(
     "given", [{"a": 3}, {"a": "1"}, {"a": True}, {"a": float("nan")}, {1: 1.0}, [1.0], 1.0, "a", {"a": {"b": 1}}]
-)  # fmt: skip
+)
 def test_other_mappings_are_refused(given: Any) -> None:
     with pytest.raises(BadValue, match="mapping of names to numbers from 0 to 2"):
         Param("x", "numbers?", None, range=(0, 2)).check(given)
@@ -892,11 +897,18 @@ def test_mappings_are_set_on_the_command_line_and_shown_as_written() -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings", "uses"),
-    [("gblend", (), True), ("gblend_offline", (), True), ("gblend_fixed", (), False), ("mses", (), True),
-     ("mslr", (), True), ("mslr_keep", (), True), ("mslr_smart", (), True),
-     ("mslr_keep", (("mslr_keep.factors", {"fou": 0.5}),), False),
-     ("mslr_smart", (("mslr_smart.factors", {"fou": 0.5}),), True)],
-)  # fmt: skip
+    [
+        ("gblend", (), True),
+        ("gblend_offline", (), True),
+        ("gblend_fixed", (), False),
+        ("mses", (), True),
+        ("mslr", (), True),
+        ("mslr_keep", (), True),
+        ("mslr_smart", (), True),
+        ("mslr_keep", (("mslr_keep.factors", {"fou": 0.5}),), False),
+        ("mslr_smart", (("mslr_smart.factors", {"fou": 0.5}),), True),
+    ],
+)
 def test_the_catalogue_knows_which_modes_learn_from_the_slice(name: str, settings: Any, uses: bool) -> None:
     found = method(name, *settings)
     assert found.uses_slice is uses

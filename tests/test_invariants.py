@@ -60,9 +60,15 @@ def _ended(strategy: Strategy, values: dict[str, list[float]], key: str) -> tupl
     seen: list[Any] = []
     model = SimpleNamespace(groups=lambda: {})
     run = SimpleNamespace(
-        modalities=tuple(values), model=model, device="cpu", reduce=lambda x: x, log=lambda *_: None,
-        stop=lambda: None, snapshot=lambda *_, **__: {}, restore=lambda *_: None,
-    )  # fmt: skip
+        modalities=tuple(values),
+        model=model,
+        device="cpu",
+        reduce=lambda x: x,
+        log=lambda *_: None,
+        stop=lambda: None,
+        snapshot=lambda *_, **__: {},
+        restore=lambda *_: None,
+    )
     for epoch in range(len(next(iter(values.values())))):
         strategy.epoch_end(run, {"unimodal": {m: {key: v[epoch]} for m, v in values.items()}})  # type: ignore[arg-type]
         seen.append(strategy.state_dict())

@@ -11,7 +11,7 @@ from mmzoo.cli import main
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.errors import BadValue, MmzooError, UnknownName
-from mmzoo.plugins import catalogue
+from mmzoo.registry.plugins import catalogue
 
 MINE = '''
 from beside import FACTOR
@@ -60,7 +60,10 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_class_becomes_an_entry(mine: Path) -> None:
     entry = catalogue().get("strategies", "./mine.py:Mine")
     assert {n: (p.type, p.default) for n, p in entry.params.items()} == {
-        "weight": ("float", 1), "name": ("str?", None), "steps": ("int", 3)}  # fmt: skip
+        "weight": ("float", 1),
+        "name": ("str?", None),
+        "steps": ("int", 3),
+    }
     assert entry.summary == "L = (1 + weight) CE."
     assert catalogue().get("strategies", entry.id.partition("/")[2]).id == entry.id  # a worker looks it up by its id
     head = catalogue().get("heads", "mine.py:Head")
@@ -71,12 +74,44 @@ def test_a_class_becomes_an_entry(mine: Path) -> None:
 
 
 def test_it_is_benched_like_a_method(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["bench", "--method", "./mine.py:Mine:0-50%+ogm@mine.py:Head", "--baselines", "./mine.py:Mine", "--seeds", "1",
-                 "--no-references", "--epochs", "2", "--set", "./mine.py:Mine.weight=0.5", "--out", "out"])  # fmt: skip
+    code = main(
+        [
+            "bench",
+            "--method",
+            "./mine.py:Mine:0-50%+ogm@mine.py:Head",
+            "--baselines",
+            "./mine.py:Mine",
+            "--seeds",
+            "1",
+            "--no-references",
+            "--epochs",
+            "2",
+            "--set",
+            "./mine.py:Mine.weight=0.5",
+            "--out",
+            "out",
+        ]
+    )
     out = capsys.readouterr()
     assert code == 2 and "ogm needs logits of each modality" in out.err
-    code = main(["bench", "--method", "./mine.py:Mine:0-50%+pmr", "--baselines", "./mine.py:Mine@mine.py:Head", "--seeds", "1",
-                 "--no-references", "--epochs", "2", "--set", "./mine.py:Mine.weight=0.5", "--out", "out"])  # fmt: skip
+    code = main(
+        [
+            "bench",
+            "--method",
+            "./mine.py:Mine:0-50%+pmr",
+            "--baselines",
+            "./mine.py:Mine@mine.py:Head",
+            "--seeds",
+            "1",
+            "--no-references",
+            "--epochs",
+            "2",
+            "--set",
+            "./mine.py:Mine.weight=0.5",
+            "--out",
+            "out",
+        ]
+    )
     assert code == 0, capsys.readouterr().err
     capsys.readouterr()
     assert main(["report", "out", "--format", "json"]) == 0

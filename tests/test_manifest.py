@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import mmzoo as package
-from mmzoo.data.check import check
-from mmzoo.data.choice import chosen_store
-from mmzoo.data.manifest import own_entry, read_manifest
-from mmzoo.data.prepare import prepare
-from mmzoo.data.prepared import open_module
-from mmzoo.data.source import File, Text, Values
+from mmzoo.data.loading.prepared import open_module
+from mmzoo.data.own.manifest import own_entry, read_manifest
+from mmzoo.data.preparing.check import check
+from mmzoo.data.preparing.prepare import prepare
+from mmzoo.data.sources.source import File, Text, Values
+from mmzoo.data.store.choice import chosen_store
 from mmzoo.errors import BadValue, MmzooError, UnknownName
-from mmzoo.plugins import catalogue
+from mmzoo.registry.plugins import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = """name: mine
@@ -90,18 +90,21 @@ def test_missing_cells_are_missing_modalities(folder: Path) -> None:
     assert data.present[4].tolist() == [True, True, False] and int((~data.present).sum()) == 2
 
 
-@pytest.mark.parametrize(("line", "cells", "kind", "part"), [
-    (4, {"label": ""}, "annotation", "no label in the column label"),
-    (4, {"x": "abc"}, "value", "column x: 'abc' is no finite number"),
-    (4, {"x": "nan"}, "value", "column x: 'nan'"),
-    (4, {"y": ""}, "value", "column y: a number is missing"),
-    (4, {"features": "../secret.npy"}, "outside", "leads out of"),
-    (4, {"features": "/etc/passwd.npy"}, "outside", "is absolute"),
-    (4, {"features": "nothing.npy"}, "missing", "there is no file"),
-    (4, {"id": "n7"}, "collision", "another item has this id"),
-    (4, {"id": ""}, "annotation", "no id"),
-    (4, {"title": "", "more": "", "x": "", "y": "", "features": ""}, "annotation", "no modality of this row"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "cells", "kind", "part"),
+    [
+        (4, {"label": ""}, "annotation", "no label in the column label"),
+        (4, {"x": "abc"}, "value", "column x: 'abc' is no finite number"),
+        (4, {"x": "nan"}, "value", "column x: 'nan'"),
+        (4, {"y": ""}, "value", "column y: a number is missing"),
+        (4, {"features": "../secret.npy"}, "outside", "leads out of"),
+        (4, {"features": "/etc/passwd.npy"}, "outside", "is absolute"),
+        (4, {"features": "nothing.npy"}, "missing", "there is no file"),
+        (4, {"id": "n7"}, "collision", "another item has this id"),
+        (4, {"id": ""}, "annotation", "no id"),
+        (4, {"title": "", "more": "", "x": "", "y": "", "features": ""}, "annotation", "no modality of this row"),
+    ],
+)
 def test_every_fault_is_told_with_its_line(
     folder: Path, line: int, cells: dict[str, str], kind: str, part: str
 ) -> None:
@@ -165,17 +168,28 @@ def test_split_and_group_columns(folder: Path) -> None:
     assert "Did you mean 'train'" in listed(folder).faults[0].message
 
 
-@pytest.mark.parametrize(("old", "new", "part"), [
-    ("name: mine", "nmae: mine", "unknown key. Did you mean 'name'"), ("name: mine", "name: Mine!", "lower_snake_case"),
-    ("table: items.csv", "table: itms.csv", "cannot read the table"), ("kind: text", "kind: txt", "Did you mean 'text'"),
-    ("column: title", "column: titel", "no column 'titel'. Did you mean 'title'"), ("length: 8", "lenght: 8", "Did you mean 'length'"),
-    ("length: 8", "length: many", "must be a whole number"), ("length: 8", "length: 1", "from 4 to"),
-    ("columns: [x, y]", "columns: x", "list of different columns"), ("features: vector", "features: 3", "kind must be one of"),
-    ("name: mine", "name: mine\nclasses: [a]", "two or more"), ("name: mine", "name: mine\nreading: {sise: 3}", "Did you mean 'size'"),
-    ("name: mine", "name: mine\ntraining: {lr: fast}", "lr must be a number"), ("name: mine", "name: [", "not valid YAML"),
-    ("name: mine", "name: mine\nlabel: lable", "no column 'lable'. Did you mean 'label'"), ("modalities:", "others:", "modalities is missing"),
-    ("features: vector", "type: {kind: vector, column: features}", "cannot be called 'type': torch's containers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("name: mine", "nmae: mine", "unknown key. Did you mean 'name'"),
+        ("name: mine", "name: Mine!", "lower_snake_case"),
+        ("table: items.csv", "table: itms.csv", "cannot read the table"),
+        ("kind: text", "kind: txt", "Did you mean 'text'"),
+        ("column: title", "column: titel", "no column 'titel'. Did you mean 'title'"),
+        ("length: 8", "lenght: 8", "Did you mean 'length'"),
+        ("length: 8", "length: many", "must be a whole number"),
+        ("length: 8", "length: 1", "from 4 to"),
+        ("columns: [x, y]", "columns: x", "list of different columns"),
+        ("features: vector", "features: 3", "kind must be one of"),
+        ("name: mine", "name: mine\nclasses: [a]", "two or more"),
+        ("name: mine", "name: mine\nreading: {sise: 3}", "Did you mean 'size'"),
+        ("name: mine", "name: mine\ntraining: {lr: fast}", "lr must be a number"),
+        ("name: mine", "name: [", "not valid YAML"),
+        ("name: mine", "name: mine\nlabel: lable", "no column 'lable'. Did you mean 'label'"),
+        ("modalities:", "others:", "modalities is missing"),
+        ("features: vector", "type: {kind: vector, column: features}", "cannot be called 'type': torch's containers"),
+    ],
+)
 def test_faults_of_a_manifest(folder: Path, old: str, new: str, part: str) -> None:
     (folder / "mine.yaml").write_text(MANIFEST.replace(old, new, 1))
     with pytest.raises(MmzooError) as seen:
@@ -183,11 +197,17 @@ def test_faults_of_a_manifest(folder: Path, old: str, new: str, part: str) -> No
     assert part in str(seen.value)
 
 
-@pytest.mark.parametrize(("content", "part"), [
-    (b"", "is empty"), (b"\n\n", "is empty"), (b"id,label,label\n", "is there twice"), (b"\xff\xfea", "not UTF-8"),
-    (b'id,label,title,more,x,y,features\n1,a,"open', "line 2: cannot be read as a row"),
-    (b"id,label,title,more,x,y,features\n", "0 classes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"id,label,label\n", "is there twice"),
+        (b"\xff\xfea", "not UTF-8"),
+        (b'id,label,title,more,x,y,features\n1,a,"open', "line 2: cannot be read as a row"),
+        (b"id,label,title,more,x,y,features\n", "0 classes"),
+    ],
+)
 def test_faults_of_a_table(folder: Path, content: bytes, part: str) -> None:
     (folder / "items.csv").write_bytes(content)
     with pytest.raises(BadValue) as seen:
@@ -207,11 +227,33 @@ def test_from_a_manifest_to_a_table_of_results(
         and "made, or checked for changes, first" in planned.out
         and not (tmp_path / "home" / "stores").exists()
     )
-    done = mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, "--set", "mine.modalities=[words, sensors]",
-                 "--baselines", "concat", *out)  # fmt: skip
+    done = mmzoo(
+        "bench",
+        "--method",
+        "ogm",
+        "--no-references",
+        "--datasets",
+        manifest,
+        "--set",
+        "mine.modalities=[words, sensors]",
+        "--baselines",
+        "concat",
+        *out,
+    )
     assert done.code == 0 and "mine[modalities=[words,sensors]]" in done.out and "prepared: " in done.out
-    again = mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, "--set", "mine.modalities=[words, sensors]",
-                  "--baselines", "concat", *out)  # fmt: skip
+    again = mmzoo(
+        "bench",
+        "--method",
+        "ogm",
+        "--no-references",
+        "--datasets",
+        manifest,
+        "--set",
+        "mine.modalities=[words, sensors]",
+        "--baselines",
+        "concat",
+        *out,
+    )
     assert "to do: 0" in again.out and "prepared: " not in again.out
     edited(folder, 4, x="17")  # another table is other data
     assert "to do: 0" not in mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, *out).out

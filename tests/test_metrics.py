@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
-from mmzoo import metrics
+from mmzoo.evaluation import metrics
 from mmzoo.functional import shapley
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=60)

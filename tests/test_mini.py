@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmzoo.data.home import MARKER
-from mmzoo.data.mini import Twin, generate
-from mmzoo.data.mini.cremad import CremaD
-from mmzoo.data.mini.kinetics_sounds import KineticsSounds
-from mmzoo.data.mini.nvgesture import NVGesture
-from mmzoo.data.mini.planting import ERASED, Drawn, Planting, Symbol
-from mmzoo.data.mini.render import velocities
-from mmzoo.data.mini.sarcasm import Sarcasm
-from mmzoo.data.mini.twitter2015 import Twitter2015
+from mmzoo.data.store.home import MARKER
+from mmzoo.data.synthetic import Twin, generate
+from mmzoo.data.synthetic.cremad import CremaD
+from mmzoo.data.synthetic.kinetics_sounds import KineticsSounds
+from mmzoo.data.synthetic.nvgesture import NVGesture
+from mmzoo.data.synthetic.planting import ERASED, Drawn, Planting, Symbol
+from mmzoo.data.synthetic.render import velocities
+from mmzoo.data.synthetic.sarcasm import Sarcasm
+from mmzoo.data.synthetic.twitter2015 import Twitter2015
 from mmzoo.errors import BadValue
 
 TWINS = (CremaD, KineticsSounds, NVGesture, Sarcasm, Twitter2015)

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from mmzoo.bench.modalities import modality_tables
-from mmzoo.bench.report import render
-from mmzoo.bench.runner import run_one
-from mmzoo.bench.store import ABLATIONS, Store
-from mmzoo.bench.tables import DASH, Table
-from mmzoo.catalogue import Catalogue
-from mmzoo.data import mfeat
+from mmzoo.benchmark.execution.runner import run_one
+from mmzoo.benchmark.reporting.modalities import modality_tables
+from mmzoo.benchmark.reporting.report import render
+from mmzoo.benchmark.reporting.tables import DASH, Table
+from mmzoo.benchmark.results.store import ABLATIONS, Store
+from mmzoo.data.datasets import mfeat
 from mmzoo.errors import CorruptFile
-from mmzoo.evaluation import Fitted
+from mmzoo.evaluation.scores import Fitted
+from mmzoo.registry import Catalogue
 
 Command = Callable[..., Any]
 Row = dict[str, Any]
@@ -131,8 +131,13 @@ def test_the_tables_say_what_the_row_says(row: Row) -> None:
     assert cells(imbalance, "concat")[imbalance.header.index("imbalance zero-input")] == f"{index:.3f}"
     assert cells(imbalance, "concat")[-1] == "exact"
     assert [line[1].text for line in sizes.body] == [
-        "encoder:fou", "encoder:zer", "head:fou", "head:zer", "head:shared", "all"
-    ]  # fmt: skip
+        "encoder:fou",
+        "encoder:zer",
+        "head:fou",
+        "head:zer",
+        "head:shared",
+        "all",
+    ]
     assert cells(sizes, "concat", "all")[2:] == ["12,810", "25,216"]
 
 
@@ -217,21 +222,28 @@ def test_the_command_prints_these_tables_in_place_of_the_usual_ones(
 
 
 # ---------------------------------------------------------------------- rows that cannot be used
-@pytest.mark.parametrize(("path", "value", "message"), [
-    (("metrics", "modalities", "fou", "zero_input"), 3, "metrics.modalities.fou.zero_input is not an object"),
-    (("metrics", "modalities", "fou", "zero_input", "acc"), "1", "fou.zero_input.acc is not a number"),
-    (("metrics", "modalities", "zer", "mean_feature", "word"), 1, "zer.mean_feature.word is not a text"),
-    (("metrics", "modalities", "zer", "own", "word"), 1, "zer.own.word is not a text"),
-    (("metrics", "modalities", "fou", "shapley"), [], "metrics.modalities.fou.shapley is not an object"),
-    (("metrics", "modalities", "fou", "shapley", "zero_input", "value"), None, "fou.shapley.zero_input.value is not"),
-    (("metrics", "modalities", "fou", "utilisation", "zero_input"), 0.1, "utilisation.zero_input is not an object"),
-    (("metrics", "shapley"), 1, "metrics.shapley is not an object"),
-    (("metrics", "shapley", "mean_feature", "imbalance"), "much", "mean_feature.imbalance is not a number"),
-    (("metrics", "undefined"), [], "metrics.undefined is not an object"),
-    (("metrics", "undefined"), {"zero_input": 1}, "metrics.undefined.zero_input is not a text"),
-    (("cost", "groups"), "all", "cost.groups is not an object"),
-    (("cost", "groups", "head:fou", "flops"), 1.5, "cost.groups.head:fou.flops is not a whole number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("metrics", "modalities", "fou", "zero_input"), 3, "metrics.modalities.fou.zero_input is not an object"),
+        (("metrics", "modalities", "fou", "zero_input", "acc"), "1", "fou.zero_input.acc is not a number"),
+        (("metrics", "modalities", "zer", "mean_feature", "word"), 1, "zer.mean_feature.word is not a text"),
+        (("metrics", "modalities", "zer", "own", "word"), 1, "zer.own.word is not a text"),
+        (("metrics", "modalities", "fou", "shapley"), [], "metrics.modalities.fou.shapley is not an object"),
+        (
+            ("metrics", "modalities", "fou", "shapley", "zero_input", "value"),
+            None,
+            "fou.shapley.zero_input.value is not",
+        ),
+        (("metrics", "modalities", "fou", "utilisation", "zero_input"), 0.1, "utilisation.zero_input is not an object"),
+        (("metrics", "shapley"), 1, "metrics.shapley is not an object"),
+        (("metrics", "shapley", "mean_feature", "imbalance"), "much", "mean_feature.imbalance is not a number"),
+        (("metrics", "undefined"), [], "metrics.undefined is not an object"),
+        (("metrics", "undefined"), {"zero_input": 1}, "metrics.undefined.zero_input is not a text"),
+        (("cost", "groups"), "all", "cost.groups is not an object"),
+        (("cost", "groups", "head:fou", "flops"), 1.5, "cost.groups.head:fou.flops is not a whole number"),
+    ],
+)
 def test_a_row_whose_measures_are_no_measures_is_named(
     row: Row, tmp_path: Path, path: tuple[str, ...], value: Any, message: str
 ) -> None:

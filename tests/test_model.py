@@ -11,14 +11,21 @@ from torch import Tensor, nn
 
 from mmzoo.api import Encoder, FusionHead, Incompatible, Loader, MultimodalModel, Pass, Run, Strategy, Training
 from mmzoo.encoders.mlp import MLP
-from mmzoo.evaluation import evaluate
+from mmzoo.evaluation.scores import evaluate
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight
 
-HEADS = [(Concat, {}), (Sum, {}), (Sum, {"reduce": "mean"}), (Shared, {}), (Weight, {}), (Weight, {"level": "logit"}),
-         (Weight, {"level": "gate"})]  # fmt: skip
+HEADS = [
+    (Concat, {}),
+    (Sum, {}),
+    (Sum, {"reduce": "mean"}),
+    (Shared, {}),
+    (Weight, {}),
+    (Weight, {"level": "logit"}),
+    (Weight, {"level": "gate"}),
+]
 
 
 @pytest.mark.parametrize(("head", "params"), HEADS)
@@ -144,8 +151,10 @@ def test_scores_of_a_modality_are_over_the_items_that_have_it() -> None:
     present[10:, 0] = False
     batches = list(Loader(**data(), present=present, batch_size=16).batches())
     whole = evaluate(m, Strategy(), batches)
-    first = Loader(**{k: ({m: x[:10] for m, x in v.items()} if k == "inputs" else v[:10]) for k, v in data().items()},
-                   batch_size=10)  # fmt: skip
+    first = Loader(
+        **{k: ({m: x[:10] for m, x in v.items()} if k == "inputs" else v[:10]) for k, v in data().items()},
+        batch_size=10,
+    )
     assert whole["unimodal"]["a"] == pytest.approx(evaluate(m, Strategy(), first.batches())["unimodal"]["a"])
 
 

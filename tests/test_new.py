@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import mmzoo
-from mmzoo.catalogue import read_entries
 from mmzoo.cli import main
 from mmzoo.cli.new import PARTS as KINDS
+from mmzoo.registry import read_entries
 from mmzoo.scaffold.write import PARTS
 
 SOURCE = Path(mmzoo.__file__).resolve().parent.parent
@@ -49,17 +49,27 @@ def test_its_own_tests_pass(tmp_path: Path) -> None:
     assert main(["new", "plugin", "my_zoo", "--dir", str(tmp_path)]) == 0
     folder = tmp_path / "my-zoo"
     env = {**os.environ, "PYTHONPATH": f"{SOURCE}{os.pathsep}{folder}", "MMZOO_PLUGINS": ""}
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=folder, env=env,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert " failed" not in done.stdout and " passed" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [(["strategy", "ogm"], "taken by"), (["head", "My-Head"], "lower_snake_case"), (["encoder", "class"], "no usable name"),
-     (["strategy", "mmzoo"], "no usable name"), (["strategy", "torch"], "Python package that is installed")],
-)  # fmt: skip
+    [
+        (["strategy", "ogm"], "taken by"),
+        (["head", "My-Head"], "lower_snake_case"),
+        (["encoder", "class"], "no usable name"),
+        (["strategy", "mmzoo"], "no usable name"),
+        (["strategy", "torch"], "Python package that is installed"),
+    ],
+)
 def test_names_that_cannot_be_used(
     given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,8 +12,8 @@ import torch
 from result_files import lasting, rows_of
 
 from mmzoo.api import Outputs, Run, Step, Strategy, Terms, Training
-from mmzoo.bench import device as bench_device
-from mmzoo.bench.calls import bench
+from mmzoo.benchmark.execution import device as bench_device
+from mmzoo.benchmark.python import bench
 from mmzoo.heads.channel import Channel
 from mmzoo.heads.evidential import Evidential
 from mmzoo.heads.shared import Shared
@@ -25,10 +25,11 @@ from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
 from mmzoo.strategies.tmc import TMC
 from mmzoo.strategies.umt import UMT
-from mmzoo.testing import check_strategy, elsewhere
-from mmzoo.testing.cases import StrategyCase
-from mmzoo.testing.checks_distributed import shared_task
-from mmzoo.testing.ranks import RankFailed, in_another
+from mmzoo.testing import check_strategy
+from mmzoo.testing.checks.processes import shared_task
+from mmzoo.testing.harness import fake_device
+from mmzoo.testing.harness.cases import StrategyCase
+from mmzoo.testing.harness.ranks import RankFailed, in_another
 
 ONLY = ["check_other_device"]
 BENCH: dict[str, Any] = {"baselines": ["umt"], "references": False, "seeds": 1, "epochs": 1, "keep_weights": True}
@@ -58,13 +59,16 @@ def test_a_tensor_on_the_wrong_device_is_named() -> None:
 def steps(case: StrategyCase) -> list[str]:
     """What the steps of an epoch read on the device: forward, hooks, backward, clipping and optimizer."""
     task = shared_task(case, incomplete=False)
-    with elsewhere.device() as there:
+    with fake_device.device() as there:
         run = Run(
-            case.model(task, norm=True), case.new(), train=task.loader("train"), device=there,
+            case.model(task, norm=True),
+            case.new(),
+            train=task.loader("train"),
+            device=there,
             training=Training(optimizer="adamw", clip=1.0, batch_size=task.batch_size, epochs=1),
-        )  # fmt: skip
+        )
         run.start_epoch()
-        with elsewhere.reads() as found:
+        with fake_device.reads() as found:
             for batch in run.epoch_batches():
                 run.step(batch)
         return found
@@ -76,10 +80,21 @@ class Looks(Strategy):
             step.run.stop()
 
 
-@pytest.mark.parametrize(("strategy", "head"), [
-    (Strategy, None), (lambda: OGM(noise=True), None), (PMR, None), (AGM, None), (MLA, Shared), (TMC, Evidential),
-    (Greedy, Channel), (DynamicGap, None), (UMT, None),
-], ids=["plain", "ogm_ge", "pmr", "agm", "mla", "tmc", "greedy", "dynamic_gap", "umt"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("strategy", "head"),
+    [
+        (Strategy, None),
+        (lambda: OGM(noise=True), None),
+        (PMR, None),
+        (AGM, None),
+        (MLA, Shared),
+        (TMC, Evidential),
+        (Greedy, Channel),
+        (DynamicGap, None),
+        (UMT, None),
+    ],
+    ids=["plain", "ogm_ge", "pmr", "agm", "mla", "tmc", "greedy", "dynamic_gap", "umt"],
+)
 def test_a_step_reads_nothing(strategy: Any, head: Any) -> None:
     assert in_another(steps, StrategyCase(strategy, head=head)) == []
 
@@ -87,22 +102,30 @@ def test_a_step_reads_nothing(strategy: Any, head: Any) -> None:
 def meetings(_: None) -> dict[str, str]:
     """What becomes of operations with tensors of both devices, as on a GPU."""
     found = {}
-    with elsewhere.device() as there:
+    with fake_device.device() as there:
         x, i, mask = torch.arange(4.0, device=there), torch.tensor([0, 2]), torch.tensor([True, False, False, True])
         cpu, g = torch.arange(4.0), torch.Generator()
         for name, do in {
-            "add": lambda: x + cpu, "add a number": lambda: x + torch.tensor(1.0), "index": lambda: x[i],
-            "index of the device": lambda: x[i.to(there)], "mask": lambda: x[mask], "index the CPU": lambda: cpu[i.to(there)],
-            "put": lambda: x.index_put_((i,), torch.ones(2)), "put there": lambda: x.index_put_((i,), torch.ones(2).to(there)),
-            "stack a number": lambda: torch.stack([x[0], torch.tensor(1.0)]), "into the CPU": lambda: torch.zeros(()).add_(x[0]),
-            "copy": lambda: torch.zeros(4).copy_(x), "draw": lambda: torch.rand(3, generator=g, device=there),
+            "add": lambda: x + cpu,
+            "add a number": lambda: x + torch.tensor(1.0),
+            "index": lambda: x[i],
+            "index of the device": lambda: x[i.to(there)],
+            "mask": lambda: x[mask],
+            "index the CPU": lambda: cpu[i.to(there)],
+            "put": lambda: x.index_put_((i,), torch.ones(2)),
+            "put there": lambda: x.index_put_((i,), torch.ones(2).to(there)),
+            "stack a number": lambda: torch.stack([x[0], torch.tensor(1.0)]),
+            "into the CPU": lambda: torch.zeros(()).add_(x[0]),
+            "copy": lambda: torch.zeros(4).copy_(x),
+            "draw": lambda: torch.rand(3, generator=g, device=there),
             "draw there": lambda: torch.rand(3, generator=torch.Generator(there), device=there),
-            "draw in place": lambda: x.bernoulli_(0.5, generator=g), "draw here": lambda: torch.rand(3, generator=g),
-        }.items():  # fmt: skip
+            "draw in place": lambda: x.bernoulli_(0.5, generator=g),
+            "draw here": lambda: torch.rand(3, generator=g),
+        }.items():
             try:
                 do()
                 found[name] = "works"
-            except elsewhere.TwoDevices:
+            except fake_device.TwoDevices:
                 found[name] = "two devices"
     return found
 
@@ -113,9 +136,9 @@ def test_what_meets_what() -> None:
 
 
 def looked(_: None) -> list[str]:
-    with elsewhere.device() as there:
+    with fake_device.device() as there:
         x = torch.arange(4.0, device=there)
-        with elsewhere.reads() as found:
+        with fake_device.reads() as found:
             x.tolist()
             torch.repeat_interleave(x, x.long())
             x.masked_select(x > 1)
@@ -162,7 +185,7 @@ def test_a_read_is_seen() -> None:
 
 
 def bench_away(folder: str) -> None:
-    with elsewhere.device() as there, mock.patch.object(bench_device, "check_device", lambda name: str(there)):
+    with fake_device.device() as there, mock.patch.object(bench_device, "check_device", lambda name: str(there)):
         bench("mses", **BENCH, out=folder)
 
 

@@ -18,8 +18,11 @@ pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason=
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
-                   check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
     return next(out.glob("mmzoo-*.whl"))
 
 
@@ -27,8 +30,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel installed apart from everything else."""
     target = tmp_path_factory.mktemp("site")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target",
-                    str(target), str(wheel)], check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-compile",
+            "--target",
+            str(target),
+            str(wheel),
+        ],
+        check=True,
+        capture_output=True,
+    )
     return target
 
 
@@ -41,12 +58,15 @@ def run(site: Path, cwd: Path, *arguments: str) -> str:
 
 def test_the_wheel_holds_the_source_tree(wheel: Path) -> None:
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    source = {str(p.relative_to(ROOT)) for p in (ROOT / "mmzoo").rglob("*")
-              if p.is_file() and not {"__pycache__", "docs"} & set(p.parts)}  # fmt: skip
+    source = {
+        str(p.relative_to(ROOT))
+        for p in (ROOT / "mmzoo").rglob("*")
+        if p.is_file() and not {"__pycache__", "docs"} & set(p.parts)
+    }
     assert packed == source | {"mmzoo/registry.yaml"}
     metadata = {n.rpartition(".dist-info/")[2] for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" in n}
-    assert {"licenses/LICENSE", "licenses/mmzoo/data/MFEAT-ATTRIBUTION.md"} <= metadata
-    assert {"mmzoo/py.typed", "mmzoo/data/mfeat.npz", "mmzoo/testing/__init__.py"} <= packed
+    assert {"licenses/LICENSE", "licenses/mmzoo/data/datasets/MFEAT-ATTRIBUTION.md"} <= metadata
+    assert {"mmzoo/py.typed", "mmzoo/data/datasets/mfeat.npz", "mmzoo/testing/__init__.py"} <= packed
 
 
 def test_the_wheel_lists_and_benches_from_an_empty_folder(site: Path, tmp_path: Path) -> None:

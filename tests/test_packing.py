@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmzoo.bench import work as work_module
-from mmzoo.bench.packing import CONTEXT, Card, Crowded, Seat, admits, needed
-from mmzoo.bench.plan import Plan, Planned
-from mmzoo.bench.store import ALONE, Store
-from mmzoo.bench.work import Order, work
-from mmzoo.catalogue import Catalogue
-from mmzoo.model import MultimodalModel
+from mmzoo.benchmark.execution.packing import CONTEXT, Card, Crowded, Seat, admits, needed
+from mmzoo.benchmark.planning.plan import Plan, Planned
+from mmzoo.benchmark.results.store import ALONE, Store
+from mmzoo.benchmark.scheduling import worker_loop as work_module
+from mmzoo.benchmark.scheduling.worker_loop import Order, work
+from mmzoo.core.model import MultimodalModel
+from mmzoo.registry import Catalogue
 
 BYTES = st.integers(0, 100)
 NEEDS = st.none() | BYTES

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from site_packages import HEADER, LISTS, Site
 
-from mmzoo import plugins
-from mmzoo.catalogue import Entry
 from mmzoo.errors import BadValue, MmzooError
+from mmzoo.registry import Entry, plugins
 from mmzoo.testing import CheckFailed, check_installed, run_program
 
 
@@ -76,13 +75,17 @@ def test_a_slow_package_is_left_out_in_time(site: Site) -> None:
 
 
 def test_a_name_clash_leaves_the_bare_name_with_the_built_in(site: Site) -> None:
-    site.install("clash", LISTS, registry=(
-        "strategies:\n  ogm: {summary: Another OGM., path: 'mmzoo.strategies.plain:Plain'}\n"
-        "methods:\n  ogm: {summary: Another OGM., strategy: ogm, head: concat}\n"
-        "  lost: {summary: Lost., strategy: nowhere, head: concat}\n"
-        "  wrong: {summary: Wrong., strategy: ogm, head: concat, args: {alpha: 1}}\n"
-        "  odd: {summary: Odd., strategy: ogm, head: concat, args: {1: 1}}\n"
-    ))  # fmt: skip
+    site.install(
+        "clash",
+        LISTS,
+        registry=(
+            "strategies:\n  ogm: {summary: Another OGM., path: 'mmzoo.strategies.plain:Plain'}\n"
+            "methods:\n  ogm: {summary: Another OGM., strategy: ogm, head: concat}\n"
+            "  lost: {summary: Lost., strategy: nowhere, head: concat}\n"
+            "  wrong: {summary: Wrong., strategy: ogm, head: concat, args: {alpha: 1}}\n"
+            "  odd: {summary: Odd., strategy: ogm, head: concat, args: {1: 1}}\n"
+        ),
+    )
     found = site.report()["clash"]
     assert found["status"] == "loaded" and found["entries"] == 2
     notes = "\n".join(found["notes"])
@@ -94,8 +97,24 @@ def test_a_name_clash_leaves_the_bare_name_with_the_built_in(site: Site) -> None
     assert listed["ogm"]["package"] == "mmzoo" and listed["clash/ogm"]["package"] == "clash"
     assert "Another OGM." in site.run("show", "clash/ogm").stdout
     assert "Another OGM." not in site.run("show", "ogm").stdout
-    done = site.run("bench", "--method", "clash/ogm", "--baselines", "ogm", "--no-references", "--set", "ogm.alpha=0.7",
-                    "--seeds", "1", "--epochs", "1", "--device", "cpu", "--out", "out")  # fmt: skip
+    done = site.run(
+        "bench",
+        "--method",
+        "clash/ogm",
+        "--baselines",
+        "ogm",
+        "--no-references",
+        "--set",
+        "ogm.alpha=0.7",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        "out",
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(site.run("report", "out", "--format", "json").stdout)["rows"]
     parts = {r["label"]: r["spec"]["parts"][0] for r in rows}
@@ -160,8 +179,9 @@ def test_a_package_is_left_out_by_the_environment(site: Site) -> None:
 
 
 # ---------------------------------------------------------------------- in this process
-def test_a_broken_catalogue_of_our_own_is_an_error_and_no_report(monkeypatch: pytest.MonkeyPatch,
-                                                                 tmp_path: Path) -> None:  # fmt: skip
+def test_a_broken_catalogue_of_our_own_is_an_error_and_no_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(plugins, "built_in_path", lambda: tmp_path / "registry.yaml")
     with pytest.raises(MmzooError, match=r"registry\.yaml"):
         plugins.load()

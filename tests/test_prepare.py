@@ -18,13 +18,13 @@ from data_helpers import Toy, faults_of, make_toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmzoo.data import prepare as prepare_module
-from mmzoo.data.check import check
-from mmzoo.data.faults import FAULTS, policy_of
-from mmzoo.data.prepare import Prepared, Progress, prepare
-from mmzoo.data.prepared import open_module
-from mmzoo.data.splits import completed_split
-from mmzoo.data.store import DataStore
+from mmzoo.data.loading.prepared import open_module
+from mmzoo.data.preparing import prepare as prepare_module
+from mmzoo.data.preparing.check import check
+from mmzoo.data.preparing.prepare import Prepared, Progress, prepare
+from mmzoo.data.sources.faults import FAULTS, policy_of
+from mmzoo.data.store.splits import completed_split
+from mmzoo.data.store.store import DataStore
 from mmzoo.errors import BadValue, CorruptFile, MmzooError, UnknownName
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=60)
@@ -88,7 +88,7 @@ def test_nothing_is_read_by_len_and_repr_and_rows_are_mapped(tmp_path: Path) -> 
 
 def test_another_process_reads_the_same(tmp_path: Path) -> None:
     store = made(make_toy(tmp_path / "toy")).store
-    code = f"from mmzoo.data.store import DataStore; from pathlib import Path; print(float(DataStore(Path({str(store.folder)!r})).array('a').sum()))"
+    code = f"from mmzoo.data.store.store import DataStore; from pathlib import Path; print(float(DataStore(Path({str(store.folder)!r})).array('a').sum()))"
     told = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [float(p.communicate()[0]) for p in told] == [float(store.array("a").sum())] * 2
 
@@ -176,8 +176,16 @@ def test_two_prepares_at_once_make_one_store(tmp_path: Path, home: Path) -> None
 
 
 # ---------------------------------------------------------------------- faulty items
-BAD = {"_1": "", "_2": "empty", "_3": "defect", "_4": "1 2", "_6": "silent", "_7": "nan",
-       "_8": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "_11": "10.0 10.1 10.2 10.3"}  # fmt: skip
+BAD = {
+    "_1": "",
+    "_2": "empty",
+    "_3": "defect",
+    "_4": "1 2",
+    "_6": "silent",
+    "_7": "nan",
+    "_8": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    "_11": "10.0 10.1 10.2 10.3",
+}
 KINDS = {1: "missing", 2: "empty", 3: "broken", 4: "broken", 6: "silent", 7: "value", 8: "lfs_pointer"}
 
 
@@ -276,11 +284,20 @@ def test_a_changed_file_is_refused(tmp_path: Path, name: str, how: Callable[[Pat
     open_module(folder)
 
 
-@pytest.mark.parametrize("edit", [
-    lambda m: m.update(format=2), lambda m: m.update(classes=["x"]), lambda m: m["recipe"].update(hash="0"), lambda m: m.clear(),
-    lambda m: m["files"].update({"../x": {"bytes": 1, "sha256": ""}}), lambda m: m.update(splits=[]), lambda m: m.pop("rows"),
-    lambda m: m["modalities"]["a"]["arrays"][""].update(shape=[-1]), lambda m: m["recipe"].update(fields=[["a"]]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.update(format=2),
+        lambda m: m.update(classes=["x"]),
+        lambda m: m["recipe"].update(hash="0"),
+        lambda m: m.clear(),
+        lambda m: m["files"].update({"../x": {"bytes": 1, "sha256": ""}}),
+        lambda m: m.update(splits=[]),
+        lambda m: m.pop("rows"),
+        lambda m: m["modalities"]["a"]["arrays"][""].update(shape=[-1]),
+        lambda m: m["recipe"].update(fields=[["a"]]),
+    ],
+)
 def test_a_meta_json_that_does_not_fit_is_refused(tmp_path: Path, edit: Callable[[dict[str, object]], object]) -> None:
     folder = made(make_toy(tmp_path / "toy")).store.folder
     meta = json.loads((folder / "meta.json").read_text())

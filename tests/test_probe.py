@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from mmzoo.probe import linear_probe
+from mmzoo.evaluation.linear_probe import linear_probe
 
 
 @pytest.mark.parametrize("c", [0.1, 1.0, 10.0])

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmzoo import local
 from mmzoo.api import Batch, Grads, Incompatible, Outputs, Run, Step, Strategy, Terms
-from mmzoo.data.datamodule import Loader
-from mmzoo.seeding import stream
+from mmzoo.core.seeding import stream
+from mmzoo.data.loading.datamodule import Loader
+from mmzoo.registry import user_classes
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
 from mmzoo.testing import check_part, check_strategy
-from mmzoo.testing.cases import StrategyCase
-from mmzoo.testing.checks_distributed import shared_task
+from mmzoo.testing.checks.processes import shared_task
+from mmzoo.testing.harness.cases import StrategyCase
 
 ONLY = ["check_processes"]
 
@@ -123,7 +123,7 @@ def test_a_class_in_a_file_of_ones_own_is_checked(tmp_path: Path) -> None:
         "        super().gradients(step, out, grads)\n"
         "        for group in grads: grads.scale(group, largest(out))\n"
     )
-    (result,) = check_part("strategy", local.load(str(path), "Mine"), only=ONLY, raise_failures=False)
+    (result,) = check_part("strategy", user_classes.load(str(path), "Mine"), only=ONLY, raise_failures=False)
     assert result.status == "failed"
     assert "same weights" in result.reason
 

@@ -13,17 +13,17 @@ import pytest
 import result_files
 import torch
 
-from mmzoo.bench.kept import weights_hash
-from mmzoo.bench.plan import Plan, make_plan
-from mmzoo.bench.report import make_tables
-from mmzoo.bench.runner import run_one
-from mmzoo.bench.store import Store
-from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
+from mmzoo.benchmark.execution.artifacts import weights_hash
+from mmzoo.benchmark.execution.runner import run_one
+from mmzoo.benchmark.planning.plan import Plan, make_plan
+from mmzoo.benchmark.reporting.report import make_tables
+from mmzoo.benchmark.results.store import Store
 from mmzoo.config.grammar import parse_override
 from mmzoo.config.spec import BenchSpec
 from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue, MmzooError, UnknownName
-from mmzoo.tracker import Tracker
+from mmzoo.registry import BUILT_IN, Catalogue, built_in_path, read_entries
+from mmzoo.trackers.base import Tracker
 
 Command = Callable[..., Any]
 MakePlan = Callable[..., Plan]
@@ -94,13 +94,21 @@ def test_every_row_names_what_its_numbers_rest_on(results: Path) -> None:
 def test_heads_and_overrides_multiply_and_a_suite_says_the_same(catalogue: Catalogue, tmp_path: Path) -> None:
     overrides = (parse_override("train.lr=0.01"), parse_override("train.lr=0.05 ogm.alpha=0.5"))
     spec = BenchSpec(
-        "ogm", ("pmr@sum",), seeds=(0,), heads=("concat", "sum"), overrides=overrides, references=False, protocol="peers",
+        "ogm",
+        ("pmr@sum",),
+        seeds=(0,),
+        heads=("concat", "sum"),
+        overrides=overrides,
+        references=False,
+        protocol="peers",
         keep_weights=True,
-    )  # fmt: skip
+    )
     plan = make_plan(spec, catalogue)
     assert sorted({(p.spec.head, p.spec.parts[0].strategy) for p in plan.runs}) == [
-        ("concat", "ogm"), ("sum", "ogm"), ("sum", "pmr"),
-    ]  # fmt: skip
+        ("concat", "ogm"),
+        ("sum", "ogm"),
+        ("sum", "pmr"),
+    ]
     found = {(p.spec.training.lr, p.spec.parts[0].params["alpha"]) for p in plan.runs if p.method.startswith("ogm")}
     assert found == {(0.01, 0.3), (0.05, 0.5)} and len(plan.runs) == 6
     assert all(p.keep and p.peers for p in plan.runs)
@@ -124,8 +132,14 @@ def test_a_suite_names_all_its_faults_and_runs_nothing(catalogue: Catalogue, tmp
     suite.write_text("method: ogm\nheads: [sun]\noverrides: [{train.lr: fast}, {ogm.alpa: 1}]\nprotocol: peer\n")
     with pytest.raises(BadValue, match="4 faults") as error:
         read_suite(suite, catalogue)
-    for part in ("line 2", "'sun'", "overrides.0.train.lr", "overrides.1.ogm.alpa", "Did you mean 'alpha'",
-                 "Did you mean 'peers'"):  # fmt: skip
+    for part in (
+        "line 2",
+        "'sun'",
+        "overrides.0.train.lr",
+        "overrides.1.ogm.alpa",
+        "Did you mean 'alpha'",
+        "Did you mean 'peers'",
+    ):
         assert part in str(error.value)
     suite.write_text(f"method: !!python/object/apply:os.system ['touch {marker}']\n")
     with pytest.raises(BadValue, match="not valid YAML"):
@@ -133,12 +147,17 @@ def test_a_suite_names_all_its_faults_and_runs_nothing(catalogue: Catalogue, tmp
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("flags, said", [
-    (["--protocol", "test"], "no protocol 'test'"), (["--heads", "sun"], "no head 'sun'"),
-    (["--override", ""], "--override is empty"), (["--override", "ogm.alpha='"], "No closing quotation"),
-    (["--track", "tensorbord"], "Did you mean 'tensorboard'"),
-    (["--track", "tensorboard", "--track", "tensorboard"], "given twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--protocol", "test"], "no protocol 'test'"),
+        (["--heads", "sun"], "no head 'sun'"),
+        (["--override", ""], "--override is empty"),
+        (["--override", "ogm.alpha='"], "No closing quotation"),
+        (["--track", "tensorbord"], "Did you mean 'tensorboard'"),
+        (["--track", "tensorboard", "--track", "tensorboard"], "given twice"),
+    ],
+)
 def test_bad_flags_are_one_message(refused: Command, tmp_path: Path, flags: list[str], said: str) -> None:
     assert said in refused("bench", "--method", "ogm", "--out", tmp_path / "r", *flags)
 
@@ -186,8 +205,11 @@ def test_a_tracker_is_told_and_its_failure_costs_nothing(
     every = [("start", row["run_id"]), ("epoch", 0), ("epoch", 1), ("end", "ok")]
     assert Spy.told == {"": every, "start": every[:1], "epoch": every[:2], "end": every}[fails]
     warned = capsys.readouterr().err
-    assert warned == (f"mmzoo: warning: tracker spy:{fails} failed and is told no more of this run: RuntimeError: no "
-                      f"{fails}\n" if fails else "")  # fmt: skip
+    assert warned == (
+        f"mmzoo: warning: tracker spy:{fails} failed and is told no more of this run: RuntimeError: no {fails}\n"
+        if fails
+        else ""
+    )
 
 
 def test_a_run_that_diverges_ends_its_trackers_too(plan: MakePlan, with_spy: Catalogue, tmp_path: Path) -> None:
@@ -199,8 +221,24 @@ def test_a_run_that_diverges_ends_its_trackers_too(plan: MakePlan, with_spy: Cat
 def test_tensorboard_holds_what_the_record_holds(mmzoo: Command, tmp_path: Path) -> None:
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     out = tmp_path / "results"
-    done = mmzoo("bench", "--method", "ogm", "--no-references", "--seeds", "1", "--epochs", "2", "--out", out, "--device",
-                 "cpu", "--set", "ogm.alpha=0.5", "--track", "tensorboard")  # fmt: skip
+    done = mmzoo(
+        "bench",
+        "--method",
+        "ogm",
+        "--no-references",
+        "--seeds",
+        "1",
+        "--epochs",
+        "2",
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        "--set",
+        "ogm.alpha=0.5",
+        "--track",
+        "tensorboard",
+    )
     assert done.code == 0 and done.err == ""
     (row,), _ = Store(out).rows()
     (folder,) = {p.parent for p in out.rglob("events.out.tfevents.*")}
@@ -244,7 +282,7 @@ def test_kept_weights_are_those_that_were_scored(plan: MakePlan, catalogue: Cata
 
 
 def test_unknown_trackers_in_a_plan_raise(with_spy: Catalogue) -> None:
-    from mmzoo.tracker import check_trackers
+    from mmzoo.trackers.base import check_trackers
 
     check_trackers(with_spy, ["spy:anything"])
     with pytest.raises(UnknownName, match="Did you mean 'spy'"):

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mmzoo import plugins
-from mmzoo.catalogue import BUILT_IN, Catalogue, built_in_path, read_entries
 from mmzoo.cli import build_parser, main
 from mmzoo.cli.list import method_table
 from mmzoo.config.suites import read_suite
+from mmzoo.registry import BUILT_IN, Catalogue, built_in_path, plugins, read_entries
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -61,8 +60,12 @@ def test_every_command_is_understood(command: list[str], tmp_path: Path, monkeyp
         assert build_parser().parse_args(command).command
         return
     if command[0] in ("report", "status"):
-        assert main(["bench", "--method", "concat", "--no-references", "--seeds", "1", "--epochs", "1", "--out",
-                     command[1]]) == 0  # fmt: skip
+        assert (
+            main(
+                ["bench", "--method", "concat", "--no-references", "--seeds", "1", "--epochs", "1", "--out", command[1]]
+            )
+            == 0
+        )
     assert main([*command, "--plan"] if command[0] == "bench" else command) == 0
 
 

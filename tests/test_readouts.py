@@ -24,7 +24,7 @@ from mmzoo.api import (
     Training,
     to_one_width,
 )
-from mmzoo.bench.store import Store
+from mmzoo.benchmark.results.store import Store
 from mmzoo.encoders.cnn import CNN
 from mmzoo.encoders.mlp import MLP
 from mmzoo.heads.concat import Concat
@@ -107,9 +107,22 @@ def test_a_head_asks_for_one_width_where_it_needs_it(
 
 def test_methods_that_share_a_classifier_run_where_widths_differ(mmzoo: Command, tmp_path: Path) -> None:
     done = mmzoo(
-        "bench", "--method", "mla", "--baselines", "mla_released,shared,dynamic_gap_lb@shared,domfn@separate", "--seeds", "1",
-        "--epochs", "2", "--set", "encoder.fou.width=24", "--set", "separate.join=mean", "--out", tmp_path,
-    )  # fmt: skip
+        "bench",
+        "--method",
+        "mla",
+        "--baselines",
+        "mla_released,shared,dynamic_gap_lb@shared,domfn@separate",
+        "--seeds",
+        "1",
+        "--epochs",
+        "2",
+        "--set",
+        "encoder.fou.width=24",
+        "--set",
+        "separate.join=mean",
+        "--out",
+        tmp_path,
+    )
     assert done.code == 0, done.err
     rows = [r for r in Store(tmp_path).rows()[0] if r["modality"] is None]
     assert {r["label"].partition("[")[0] for r in rows} >= {"mla", "mla_released", "shared", "dynamic_gap_lb@shared"}

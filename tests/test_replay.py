@@ -144,8 +144,11 @@ def test_unknown_kinds_are_listed_and_fail_only_when_nothing_is_compared(
     assert main([alone]) == 1
     both = capsys.readouterr()
     assert "unknown  alone.json strange" in both.out and "nothing was compared" in both.err
-    known = {"kind": "tpami_m_modalities", "inputs": {"scores": [1.0, 1.0], "alpha": 0.5},
-             "expected": {"ratios": [1.0, 1.0], "more": 2.0}}  # fmt: skip
+    known = {
+        "kind": "tpami_m_modalities",
+        "inputs": {"scores": [1.0, 1.0], "alpha": 0.5},
+        "expected": {"ratios": [1.0, 1.0], "more": 2.0},
+    }
     mixed = write(tmp_path / "mixed.json", {"method": "ogm", "cases": [strange, known]})
     assert main([mixed]) == 0
     out = capsys.readouterr().out

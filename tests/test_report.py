@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from mmzoo.bench.report import make_tables, render
-from mmzoo.bench.stats import paired, smallest_p, spread
-from mmzoo.bench.store import Store
-from mmzoo.bench.tables import DASH, Table, latex, markdown, to_csv
+from mmzoo.benchmark.reporting.report import make_tables, render
+from mmzoo.benchmark.reporting.statistics import paired, smallest_p, spread
+from mmzoo.benchmark.reporting.tables import DASH, Table, latex, markdown, to_csv
+from mmzoo.benchmark.results.store import Store
 
 Command = Callable[..., Any]
 Row = dict[str, Any]

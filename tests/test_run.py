@@ -29,13 +29,13 @@ from mmzoo.api import (
     Terms,
     Training,
     Window,
-)  # fmt: skip
+)
 from mmzoo.errors import UnknownName
 from mmzoo.heads.sum import Sum
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
-from mmzoo.trainer import Selection, fit
+from mmzoo.training.loop import Selection, fit
 
 
 def through_disk(state: dict[str, Any]) -> dict[str, Any]:
@@ -405,8 +405,12 @@ def test_keep_leaves_items_out_of_the_loss_and_an_empty_keep_skips_the_pass() ->
     skipping.none = True
     kept = [b for b in loader().batches()]
     r = train(run(half, train=kept), 1)
-    alone = [Batch({m: x[b.index % 2 == 0] for m, x in b.inputs.items()}, b.target[b.index % 2 == 0],
-                   b.index[b.index % 2 == 0]) for b in kept]  # fmt: skip
+    alone = [
+        Batch(
+            {m: x[b.index % 2 == 0] for m, x in b.inputs.items()}, b.target[b.index % 2 == 0], b.index[b.index % 2 == 0]
+        )
+        for b in kept
+    ]
     expected = train(run(train=alone), 1)
     for k, v in weights(r.model).items():
         assert torch.allclose(v, weights(expected.model)[k], atol=1e-6), k

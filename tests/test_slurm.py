@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from result_files import lasting, rows_of
 
-from mmzoo.bench import work
-from mmzoo.bench.launchers import slurm
-from mmzoo.bench.plan import planned_runs
-from mmzoo.bench.store import Store
-from mmzoo.bench.work import Order, Progress
+from mmzoo.benchmark.planning.plan import planned_runs
+from mmzoo.benchmark.results.store import Store
+from mmzoo.benchmark.scheduling import worker_loop
+from mmzoo.benchmark.scheduling.launchers import slurm
+from mmzoo.benchmark.scheduling.worker_loop import Order, Progress
 
 Command = Callable[..., Any]
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,4 +123,6 @@ def test_with_every_row_there_nobody_waits_for_jobs_that_stay(
     assert mmzoo(*arguments).code == 0
     store = Store(tmp_path)
     looks = iter([True] * 3)  # a fourth one raises
-    work.watch(Order(tuple(planned_runs(store, store.run_ids()))), store, Progress(), lambda: next(looks), linger=0.0)
+    worker_loop.watch(
+        Order(tuple(planned_runs(store, store.run_ids()))), store, Progress(), lambda: next(looks), linger=0.0
+    )

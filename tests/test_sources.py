@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_files import SHARED, real, write_picture
 
-from mmzoo.data import nvgesture, sarcasm, textfiles, twitter2015
-from mmzoo.data.cremad import CremaD
-from mmzoo.data.kinetics_sounds import CLASSES, KineticsSounds
-from mmzoo.data.nvgesture import NVGesture
-from mmzoo.data.sarcasm import Sarcasm
-from mmzoo.data.source import FAULTS, File, Files, Item, Listing, Source, Text
-from mmzoo.data.twitter2015 import Twitter2015
+from mmzoo.data.datasets import nvgesture, sarcasm, twitter2015
+from mmzoo.data.datasets.cremad import CremaD
+from mmzoo.data.datasets.kinetics_sounds import CLASSES, KineticsSounds
+from mmzoo.data.datasets.nvgesture import NVGesture
+from mmzoo.data.datasets.sarcasm import Sarcasm
+from mmzoo.data.datasets.twitter2015 import Twitter2015
+from mmzoo.data.sources import textfiles
+from mmzoo.data.sources.source import FAULTS, File, Files, Item, Listing, Source, Text
 from mmzoo.errors import BadValue, MmzooError
 
 SOURCES: tuple[type[Source], ...] = (KineticsSounds, CremaD, Sarcasm, Twitter2015, NVGesture)
@@ -54,15 +55,77 @@ def test_published_kinetics_sounds() -> None:
     listing = KineticsSounds().list(root, split="ogm")
     assert not listing.faults and list(listing.classes) == (root / "classes31.txt").read_text().split("\n")[:31]
     assert counts(listing, "train") == [
-        268, 690, 607, 512, 497, 445, 635, 478, 457, 605, 563, 486, 604, 592, 366, 339, 333, 489, 653, 538, 654, 386, 281, 493,
-        395, 672, 197, 523, 433, 354, 254]  # fmt: skip
+        268,
+        690,
+        607,
+        512,
+        497,
+        445,
+        635,
+        478,
+        457,
+        605,
+        563,
+        486,
+        604,
+        592,
+        366,
+        339,
+        333,
+        489,
+        653,
+        538,
+        654,
+        386,
+        281,
+        493,
+        395,
+        672,
+        197,
+        523,
+        433,
+        354,
+        254,
+    ]
     assert counts(listing, "test") == [
-        81, 92, 87, 87, 87, 68, 90, 90, 86, 79, 91, 88, 73, 85, 86, 91, 82, 84, 90, 90, 83, 91, 80, 92, 79, 66, 85, 84, 91, 76,
-        63]  # fmt: skip
+        81,
+        92,
+        87,
+        87,
+        87,
+        68,
+        90,
+        90,
+        86,
+        79,
+        91,
+        88,
+        73,
+        85,
+        86,
+        91,
+        82,
+        84,
+        90,
+        90,
+        83,
+        91,
+        80,
+        92,
+        79,
+        66,
+        85,
+        84,
+        91,
+        76,
+        63,
+    ]
     items = list(by_id(listing).values())
     assert [(i.id, i.label, i.group) for i in items[:3]] == [
-        ("--4-0ihtnBU_000058", 4, "--4-0ihtnBU"), ("--6q_33gNew_000132", 27, "--6q_33gNew"), ("-00nar1nEPc_000033", 13, "-00nar1nEPc"),
-    ]  # fmt: skip
+        ("--4-0ihtnBU_000058", 4, "--4-0ihtnBU"),
+        ("--6q_33gNew_000132", 27, "--6q_33gNew"),
+        ("-00nar1nEPc_000033", 13, "-00nar1nEPc"),
+    ]
     assert items[14_799].id == "-3Mwkq-7TV4_000002" and items[14_799].label == 23
     groups = {s: {i.group for i in items if i.split == s} for s in ("train", "test")}
     assert not groups["train"] & groups["test"]
@@ -136,8 +199,10 @@ def test_published_twitter2015() -> None:
     assert items["train-2"].label == 1 and items["test-1"].label == 1 and items["test-2"].label == 2
     assert path_of(items["test-1"], "image").name == "74960.jpg"
     for stem in ("train", "dev", "test"):
-        table, blocks = (dict(read(root / f"{stem}.{suffix}")) for read, suffix in
-                         ((twitter2015.read_tsv, "tsv"), (twitter2015.read_txt, "txt")))  # fmt: skip
+        table, blocks = (
+            dict(read(root / f"{stem}.{suffix}"))
+            for read, suffix in ((twitter2015.read_tsv, "tsv"), (twitter2015.read_txt, "txt"))
+        )
         assert table.keys() == blocks.keys()
         assert all(isinstance(r, twitter2015.Row) and r.label == blocks[n].label for n, r in table.items())  # type: ignore[union-attr]
 
@@ -178,8 +243,14 @@ def ks_lists(root: Path) -> Path:
 
 
 def test_clips_are_found_under_all_their_names(tmp_path: Path) -> None:
-    names = ["a/tap dancing/-0_ab-cdEFg_000058_000068.mp4", "train_wav/abc_efgh_jk.wav", "test/-zzzz_zzzzz_000002_000012.mkv",
-             "replacement/-0_ab-cdEFg_000058_000068.mp4", "train/notes.mp4", "test/-zzzz_zzzzz_000099.mp4"]  # fmt: skip
+    names = [
+        "a/tap dancing/-0_ab-cdEFg_000058_000068.mp4",
+        "train_wav/abc_efgh_jk.wav",
+        "test/-zzzz_zzzzz_000002_000012.mkv",
+        "replacement/-0_ab-cdEFg_000058_000068.mp4",
+        "train/notes.mp4",
+        "test/-zzzz_zzzzz_000099.mp4",
+    ]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -289,7 +360,10 @@ def test_split_lists_may_lie_elsewhere_and_are_asked_for_by_name(tmp_path: Path)
     (lists / "my_test_cre.txt").write_text("1059_TSI_HAP_XX.flv Happy\n1001_IEO_NEU_XX.flv Bored\n")
     listing = CremaD().list(root, split="mla", splits_dir=lists)
     assert [(i.id, i.label, i.split) for i in listing.items] == [
-        ("1085_IWL_SAD_XX", 2, "train"), ("1009_TIE_ANG_XX", 5, "train"), ("1059_TSI_HAP_XX", 1, "test")]  # fmt: skip
+        ("1085_IWL_SAD_XX", 2, "train"),
+        ("1009_TIE_ANG_XX", 5, "train"),
+        ("1059_TSI_HAP_XX", 1, "test"),
+    ]
     assert faults(listing) == [("annotation", None, "my_test_cre.txt:2")]
 
 
@@ -303,12 +377,29 @@ def sarcasm_files(root: Path, train: str) -> Path:
 
 def test_rows_of_sarcasm_are_literals_and_nothing_is_evaluated(tmp_path: Path) -> None:
     good = "['900719925474099301', \"it's … great\", 1]\r\n['12', 'the \\'joke\\' is', 0]\r\n['13', 'a joke', 1]\r\n['14', 'jokester', 0]\r\n\r\n"
-    bad = ["['15', 'text']", "['16', 'text', 2]", "['17', 'text', True]", "[18, 'text', 1]", "['19/../x', 'text', 1]", "['20', 'text', 1",
-           "[" * 3000, "['22', 'a' * 10, 1]", f"__import__('pathlib').Path('{tmp_path}/evil').touch()", "\x00", "['23', 'text', 1, 1]", "\udcff\udcfe"]  # fmt: skip
+    bad = [
+        "['15', 'text']",
+        "['16', 'text', 2]",
+        "['17', 'text', True]",
+        "[18, 'text', 1]",
+        "['19/../x', 'text', 1]",
+        "['20', 'text', 1",
+        "[" * 3000,
+        "['22', 'a' * 10, 1]",
+        f"__import__('pathlib').Path('{tmp_path}/evil').touch()",
+        "\x00",
+        "['23', 'text', 1, 1]",
+        "\udcff\udcfe",
+    ]
     root = sarcasm_files(tmp_path, good + "\r\n".join(bad))
     listing = Sarcasm().list(root)
     assert [(i.id, i.label, i.split) for i in listing.items] == [
-        ("900719925474099301", 1, "train"), ("12", 0, "train"), ("14", 0, "train"), ("21", 1, "holdout"), ("31", 0, "test")]  # fmt: skip
+        ("900719925474099301", 1, "train"),
+        ("12", 0, "train"),
+        ("14", 0, "train"),
+        ("21", 1, "holdout"),
+        ("31", 0, "test"),
+    ]
     assert faults(listing) == [("annotation", None, f"train.txt:{n}") for n in range(6, 6 + len(bad))]
     assert not (tmp_path / "evil").exists()
     assert listing.items[0].media == {
@@ -332,8 +423,14 @@ def twitter_files(root: Path, rows: list[str]) -> Path:
 
 def test_rows_of_twitter2015_are_read_by_position(tmp_path: Path) -> None:
     good = ["1\t0\t1.jpg\t\"quoted $T$\tO'Neil\n", '2\t1\t1.jpg\tno " end $T$ .\tB\n']
-    bad = ["3\t3\t1.jpg\ta $T$\tb\n", "4\t1\t../1.jpg\ta $T$\tb\n", "5\t1\t1.jpg\ta $T$ $T$\tb\n", "6\t1\t1.jpg\tnone\tb\n", "7\t1\t1.jpg\ta $T$\n",
-           "8\t1\t1.jpg\ta $T$\t \n"]  # fmt: skip
+    bad = [
+        "3\t3\t1.jpg\ta $T$\tb\n",
+        "4\t1\t../1.jpg\ta $T$\tb\n",
+        "5\t1\t1.jpg\ta $T$ $T$\tb\n",
+        "6\t1\t1.jpg\tnone\tb\n",
+        "7\t1\t1.jpg\ta $T$\n",
+        "8\t1\t1.jpg\ta $T$\t \n",
+    ]
     root = twitter_files(tmp_path, good + bad)
     listing = Twitter2015().list(root)
     items = by_id(listing)
@@ -354,8 +451,16 @@ def test_rows_of_twitter2015_are_read_by_position(tmp_path: Path) -> None:
 
 def test_rows_of_nvgesture_give_spans_and_labels_of_the_list(tmp_path: Path) -> None:
     row = "path:./Video_data/class_01/subject3_r0 depth:sk_depth:146:226 color:sk_color:140:220 duo_left:duo_left:170:263 label:{} "
-    bad = [row.format(0), row.format(26), row.format("x"), row.replace("class_01", "../.."), row.format(1).replace("146:226", "226:146"),
-           row.format(1).replace("color:sk_color", "color:/etc/passwd"), "label:1", row.format(1).replace("226", "226" * 9)]  # fmt: skip
+    bad = [
+        row.format(0),
+        row.format(26),
+        row.format("x"),
+        row.replace("class_01", "../.."),
+        row.format(1).replace("146:226", "226:146"),
+        row.format(1).replace("color:sk_color", "color:/etc/passwd"),
+        "label:1",
+        row.format(1).replace("226", "226" * 9),
+    ]
     (tmp_path / "nvgesture_train_correct_v2.lst").write_text("\n".join([row.format(7), *bad]))
     (tmp_path / "nvgesture_test_correct_cvpr2016_v2.lst").write_text(row.format(25).replace("subject3", "subject20"))
     listing = NVGesture().list(tmp_path)
@@ -368,8 +473,11 @@ def test_rows_of_nvgesture_give_spans_and_labels_of_the_list(tmp_path: Path) -> 
         24,
         "subject20",
     )
-    assert train.media == {"rgb": File(folder / "sk_color.avi", 140, 220), "depth": File(folder / "sk_depth.avi", 146, 226),
-                           "flow": File(folder / "sk_color.avi", 140, 220)}  # fmt: skip
+    assert train.media == {
+        "rgb": File(folder / "sk_color.avi", 140, 220),
+        "depth": File(folder / "sk_depth.avi", 146, 226),
+        "flow": File(folder / "sk_color.avi", 140, 220),
+    }
     assert faults(listing) == [("annotation", None, f"nvgesture_train_correct_v2.lst:{n}") for n in range(2, 10)]
     wrapped = NVGesture().list(tmp_path, colour="sk_wrapped", flow="stored").items[1]
     assert wrapped.media["rgb"] == File(tmp_path / "Video_data/class_01/subject20_r0/sk_wrapped.avi", 146, 226)
@@ -394,8 +502,13 @@ def test_a_folder_of_something_else_is_refused_with_the_next_step(source: type[S
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.name)
 def test_recipes_list_what_they_read(source: type[Source], tmp_path: Path) -> None:
-    files = {"cremad": cremad_lists, "kinetics_sounds": ks_lists, "sarcasm": lambda r: sarcasm_files(r, "['1', 'a', 1]\n"),
-             "twitter2015": lambda r: twitter_files(r, ["1\t0\t1.jpg\t$T$ .\tA\n"]), "nvgesture": nvgesture_files}  # fmt: skip
+    files = {
+        "cremad": cremad_lists,
+        "kinetics_sounds": ks_lists,
+        "sarcasm": lambda r: sarcasm_files(r, "['1', 'a', 1]\n"),
+        "twitter2015": lambda r: twitter_files(r, ["1\t0\t1.jpg\t$T$ .\tA\n"]),
+        "nvgesture": nvgesture_files,
+    }
     root = files[source.name](tmp_path)  # type: ignore[operator]
     for recipe in source.recipes().values():
         listing = source().list(root, split=next(iter(source.splits)), **recipe.options)
@@ -420,10 +533,15 @@ def test_a_list_that_was_not_pulled_or_is_no_text_says_so(tmp_path: Path) -> Non
 
 
 PARSERS: tuple[Callable[[str], Any], ...] = (
-    lambda line: sarcasm.parsed(line, labels=1), lambda line: sarcasm.parsed(line, labels=2), nvgesture.parsed,
-)  # fmt: skip
-LINES = ("['910308516510011393', 'most # funny', 1]", "['8', \"it's\", 0, 1]",
-         "path:./Video_data/class_01/subject3_r0 depth:sk_depth:146:226 color:sk_color:146:226 label:1 ")  # fmt: skip
+    lambda line: sarcasm.parsed(line, labels=1),
+    lambda line: sarcasm.parsed(line, labels=2),
+    nvgesture.parsed,
+)
+LINES = (
+    "['910308516510011393', 'most # funny', 1]",
+    "['8', \"it's\", 0, 1]",
+    "path:./Video_data/class_01/subject3_r0 depth:sk_depth:146:226 color:sk_color:146:226 label:1 ",
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -436,8 +554,13 @@ def test_any_line_is_a_row_or_told(inserted: str, line: str, at: int, cut: int) 
 
 def test_files_full_of_mutations_are_listed_without_a_traceback(tmp_path: Path) -> None:
     rng = random.Random(0)
-    makers = {CremaD: cremad_lists, KineticsSounds: ks_lists, Sarcasm: lambda r: sarcasm_files(r, "\n".join(LINES[:1] * 9)),
-              Twitter2015: lambda r: twitter_files(r, ["1\t0\t1.jpg\t$T$ .\tA\n"]), NVGesture: nvgesture_files}  # fmt: skip
+    makers = {
+        CremaD: cremad_lists,
+        KineticsSounds: ks_lists,
+        Sarcasm: lambda r: sarcasm_files(r, "\n".join(LINES[:1] * 9)),
+        Twitter2015: lambda r: twitter_files(r, ["1\t0\t1.jpg\t$T$ .\tA\n"]),
+        NVGesture: nvgesture_files,
+    }
     for source, make in makers.items():
         for k in range(8):
             root = tmp_path / f"{source.name}{k}"

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mmzoo.bench import significance as sig
-from mmzoo.bench.comparison import comparison_tables, rank_methods, right_items
-from mmzoo.bench.groups import Group
-from mmzoo.bench.stats import detectable, enough_seeds, smallest_p
-from mmzoo.bench.store import Store
-from mmzoo.bench.tables import Cell, Table, to_html
+from mmzoo.benchmark.reporting import significance as sig
+from mmzoo.benchmark.reporting.comparison import comparison_tables, rank_methods, right_items
+from mmzoo.benchmark.reporting.groups import Group
+from mmzoo.benchmark.reporting.statistics import detectable, enough_seeds, smallest_p
+from mmzoo.benchmark.reporting.tables import Cell, Table, to_html
+from mmzoo.benchmark.results.store import Store
 
 Command = Callable[..., Any]
 profile = settings(max_examples=40, deadline=None, derandomize=True)
@@ -36,8 +36,9 @@ distinct = st.lists(st.floats(0.01, 9), min_size=2, max_size=10, unique_by=lambd
 @given(small)
 def test_sign_flip_is_scipys_permutation_test(d: list[float]) -> None:
     if len(d) > 1:
-        oracle = stats.permutation_test((d,), np.mean, permutation_type="samples", alternative="two-sided",
-                                        n_resamples=10**6)  # fmt: skip
+        oracle = stats.permutation_test(
+            (d,), np.mean, permutation_type="samples", alternative="two-sided", n_resamples=10**6
+        )
         assert sig.sign_flip(d) == pytest.approx(oracle.pvalue)
     assert sig.sign_flip(d) >= smallest_p(len(d)) and sig.sign_flip(d) == sig.sign_flip([-x for x in d])
 
@@ -167,8 +168,14 @@ def test_methods_are_ranked_where_all_data_sets_have_them() -> None:
 def test_the_report_says_what_its_seeds_cannot_decide(mmzoo: Command, results: Path) -> None:
     done = mmzoo("report", results, "--stats")
     assert done.code == 0 and done.err == ""
-    for part in ("tests over seeds", "tests over shared test items", "intervals over test items", "cannot decide",
-                 "1 seed cannot decide", "McNemar"):  # fmt: skip
+    for part in (
+        "tests over seeds",
+        "tests over shared test items",
+        "intervals over test items",
+        "cannot decide",
+        "1 seed cannot decide",
+        "McNemar",
+    ):
         assert part in done.out, part
 
 
@@ -272,7 +279,7 @@ def test_figures_are_drawn_and_the_same_each_time(results: Path, tmp_path: Path,
 
 def test_a_diagram_of_ranks_takes_any_name() -> None:
     pytest.importorskip("matplotlib")
-    from mmzoo.bench.figures import _critical_difference, _new_figure
+    from mmzoo.benchmark.reporting.figures import _critical_difference, _new_figure
 
     labels = ["ogm", "$\\frac{", "<b>&", "x" * 60]
     drawn = io.BytesIO()

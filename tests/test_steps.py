@@ -19,11 +19,11 @@ from test_affine import C, N, layer, sigmoid
 from torch import Tensor, nn
 
 from mmzoo.api import Batch, Encoder, Incompatible, MultimodalModel, Run, Steps, Strategy, Training
-from mmzoo.bench.store import Store
+from mmzoo.benchmark.results.store import Store
 from mmzoo.encoders.cnn import CNN
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import BadValue
-from mmzoo.evaluation import evaluate_modalities
+from mmzoo.evaluation.scores import evaluate_modalities
 from mmzoo.functional import in_steps
 from mmzoo.heads.ml_lstm import MLLSTM
 from mmzoo.testing import check_encoder
@@ -285,9 +285,23 @@ def test_a_readout_belongs_to_the_mode() -> None:
 
 def test_the_recipe_runs_and_teachers_of_other_features_are_refused(mmzoo: Command, tmp_path: Any) -> None:
     done = mmzoo(
-        "bench", "--method", "ml_lstm_tokens", "--baselines", "dynamic_gap_lb@ml_lstm,umt@ml_lstm", "--seeds", "1", "--epochs",
-        "2", "--set", "ml_lstm.mode=tokens", "--set", "ml_lstm.steps=2", "--no-references", "--out", tmp_path,
-    )  # fmt: skip
+        "bench",
+        "--method",
+        "ml_lstm_tokens",
+        "--baselines",
+        "dynamic_gap_lb@ml_lstm,umt@ml_lstm",
+        "--seeds",
+        "1",
+        "--epochs",
+        "2",
+        "--set",
+        "ml_lstm.mode=tokens",
+        "--set",
+        "ml_lstm.steps=2",
+        "--no-references",
+        "--out",
+        tmp_path,
+    )
     assert done.code == 0, done.err
     rows = {r["label"].partition("[")[0]: r for r in Store(tmp_path).rows()[0]}
     own = rows["ml_lstm_tokens"]

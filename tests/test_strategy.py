@@ -16,9 +16,16 @@ from mmzoo.strategies.pmr import PMR
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("gradient", "gradients"), ("on_epoch_start", "epoch_start"), ("loss", "losses"), ("output", "outputs"),
-     ("epoch_begin", "epoch_start"), ("predicts", "predict"), ("after_backward", "backward")],
-)  # fmt: skip
+    [
+        ("gradient", "gradients"),
+        ("on_epoch_start", "epoch_start"),
+        ("loss", "losses"),
+        ("output", "outputs"),
+        ("epoch_begin", "epoch_start"),
+        ("predicts", "predict"),
+        ("after_backward", "backward"),
+    ],
+)
 def test_a_misspelt_hook_is_refused_when_the_class_is_made(name: str, meant: str) -> None:
     with pytest.raises(TypeError, match=f"Did you mean '{meant}'"):
         type("Mine", (Strategy,), {name: lambda self, step: None})

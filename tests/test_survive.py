@@ -19,18 +19,19 @@ import result_files
 import torch
 from result_files import lasting
 
-from mmzoo.bench import building, claims, memory, session
-from mmzoo.bench.checkpoint import sealed, unsealed
-from mmzoo.bench.claims import Claimed, read_claim
-from mmzoo.bench.launchers import launch, local
-from mmzoo.bench.plan import Plan, Planned, planned_runs
-from mmzoo.bench.runner import run_one
-from mmzoo.bench.store import Store
-from mmzoo.bench.work import Order, Progress
-from mmzoo.catalogue import Catalogue
+from mmzoo.benchmark.execution import building, memory, session
+from mmzoo.benchmark.execution.checkpoint import sealed, unsealed
+from mmzoo.benchmark.execution.runner import run_one
+from mmzoo.benchmark.planning.plan import Plan, Planned, planned_runs
+from mmzoo.benchmark.results import leases
+from mmzoo.benchmark.results.leases import Claimed, read_claim
+from mmzoo.benchmark.results.store import Store
+from mmzoo.benchmark.scheduling.launchers import launch, local
+from mmzoo.benchmark.scheduling.worker_loop import Order, Progress
 from mmzoo.config.spec import RunSpec
+from mmzoo.core.model import MultimodalModel
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
-from mmzoo.model import MultimodalModel
+from mmzoo.registry import Catalogue
 
 Command = Callable[..., Any]
 MakePlan = Callable[..., Plan]
@@ -88,11 +89,29 @@ def _mind_ctrl_c() -> None:
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_bench(tmp_path: Path, sign: signal.Signals) -> None:
-    command = [sys.executable, "-m", "mmzoo", "bench", "--method", "concat", "--no-references", "--seeds", "4",
-               "--epochs", "400", "--device", "cpu", "--workers", "2", "--out", str(tmp_path)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "mmzoo",
+        "bench",
+        "--method",
+        "concat",
+        "--no-references",
+        "--seeds",
+        "4",
+        "--epochs",
+        "400",
+        "--device",
+        "cpu",
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-                               preexec_fn=_mind_ctrl_c)  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_mind_ctrl_c
+    )
     at_work: dict[str, Any] = {}
     until = time.monotonic() + 240
     while len(at_work) < 2 and time.monotonic() < until and process.poll() is None:
@@ -102,9 +121,9 @@ def test_workers_end_with_the_bench(tmp_path: Path, sign: signal.Signals) -> Non
     process.send_signal(sign)
     out, err = process.communicate(timeout=120)
     assert len(at_work) == 2, out + err
-    while any(claims.start_of(h.pid) for h in at_work.values()) and time.monotonic() < until:
+    while any(leases.start_of(h.pid) for h in at_work.values()) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not any(claims.start_of(h.pid) for h in at_work.values())
+    assert not any(leases.start_of(h.pid) for h in at_work.values())
     # Told to stop, they let go: the next bench need not wait, and this counts as nobody's death.
     assert all((held := read_claim(tmp_path / "runs" / k)) and held.released for k in at_work)
     if sign == signal.SIGINT:
@@ -138,7 +157,7 @@ def test_large_models_are_left_to_one_worker(
 ) -> None:
     from dataclasses import replace
 
-    from mmzoo.bench.work import work
+    from mmzoo.benchmark.scheduling.worker_loop import work
 
     store = Store(tmp_path)
     order = replace(Order.of(plan("concat").runs, store, device="cpu", checkpoint_every=0), small_only=True)
@@ -148,11 +167,17 @@ def test_large_models_are_left_to_one_worker(
     assert work(order, store, catalogue) == {} and len(rows_of(tmp_path)) == 1
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    (("--launcher", "rey"), "Did you mean 'ray'?"), (("--workers", "0"), "--workers must be a whole number from 1"),
-    (("--workers", "many"), "--workers must be"), (("--checkpoint-every", "-1"), "--checkpoint-every must be"),
-    (("--checkpoint-every", "nan"), "--checkpoint-every must be"), (("--launcher-arg", "x=1"), "local takes no"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--launcher", "rey"), "Did you mean 'ray'?"),
+        (("--workers", "0"), "--workers must be a whole number from 1"),
+        (("--workers", "many"), "--workers must be"),
+        (("--checkpoint-every", "-1"), "--checkpoint-every must be"),
+        (("--checkpoint-every", "nan"), "--checkpoint-every must be"),
+        (("--launcher-arg", "x=1"), "local takes no"),
+    ],
+)
 def test_what_cannot_be_launched_is_refused(
     refused: Callable[..., str], tmp_path: Path, arguments: tuple[str, ...], says: str
 ) -> None:
@@ -172,8 +197,24 @@ def test_a_launcher_that_is_not_installed_says_how_to(
 
 def test_jobs_of_submitit_give_the_same_rows(results: Path, tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="needs submitit: pip install 'mmzoo[slurm]'")
-    command = [sys.executable, "-m", "mmzoo", "bench", "--method", "ogm", "--no-references", *SMALL, "--launcher",
-               "slurm", "--launcher-arg", "cluster=local", "--workers", "1", "--out", str(tmp_path)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "mmzoo",
+        "bench",
+        "--method",
+        "ogm",
+        "--no-references",
+        *SMALL,
+        "--launcher",
+        "slurm",
+        "--launcher-arg",
+        "cluster=local",
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MMZOO_PLUGINS": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -193,7 +234,7 @@ def test_an_option_that_submitit_does_not_know_is_refused(refused: Callable[...,
 def test_a_run_that_another_is_at_is_left_alone(plan: MakePlan, catalogue: Catalogue, tmp_path: Path) -> None:
     (planned,) = plan("concat").runs
     store = Store(tmp_path)
-    with claims.claim(store.folder(planned.spec.run_id)):
+    with leases.claim(store.folder(planned.spec.run_id)):
         with pytest.raises(Claimed):
             run_one(planned, catalogue, store)
         assert store.row(planned.spec.run_id) is None
@@ -203,7 +244,7 @@ def test_a_run_that_another_is_at_is_left_alone(plan: MakePlan, catalogue: Catal
 def test_a_student_waits_for_a_teacher_that_another_is_at(plan: MakePlan, catalogue: Catalogue, tmp_path: Path) -> None:
     student = next(p for p in plan("umt").runs if p.teachers)
     store = Store(tmp_path)
-    with claims.claim(store.folder(student.teachers[1].spec.run_id)), pytest.raises(Claimed):
+    with leases.claim(store.folder(student.teachers[1].spec.run_id)), pytest.raises(Claimed):
         run_one(student, catalogue, store)
     assert store.row(student.spec.run_id) is None
     assert not (held := read_claim(store.folder(student.spec.run_id))) or not held.alive
@@ -216,13 +257,13 @@ def test_a_row_that_came_between_two_looks_is_taken(
 
     (planned,) = plan("ogm").runs
     store, run_id = Store(tmp_path), planned.spec.run_id
-    real = claims.claim
+    real = leases.claim
 
     def late(folder: Path, bench: str) -> Any:
         shutil.copytree(results / "runs" / run_id, folder)  # another has just ended it
         return real(folder, bench)
 
-    monkeypatch.setattr(claims, "claim", late)
+    monkeypatch.setattr(leases, "claim", late)
     monkeypatch.setattr(building, "build_model", None)
     assert run_one(planned, catalogue, store) == Store(results).row(run_id)
     assert not list(store.folder(run_id).glob("claim.*"))
@@ -235,7 +276,7 @@ def test_a_run_that_takes_processes_down_with_it_becomes_a_row(
     store = Store(tmp_path)
     folder = store.folder(planned.spec.run_id)
     folder.mkdir(parents=True)
-    facts = {"place": claims.here(), "pid": 2**22 + 1, "started": "1", "bench": "b", "deaths": 2}
+    facts = {"place": leases.here(), "pid": 2**22 + 1, "started": "1", "bench": "b", "deaths": 2}
     (folder / "claim.3").write_text(json.dumps(facts))
     row = run_one(planned, catalogue, store, bench="b")
     assert row["status"] == "failed" and "3 processes in a row were killed" in row["reason"]
@@ -389,17 +430,32 @@ def test_a_data_set_that_is_gone_is_one_message_and_the_rest_goes_on(
     spec = next(iter(_plan_of(mmzoo, monkeypatch).runs)).spec
     first = json.dumps(spec.as_dict()["data_params"])
     monkeypatch.setattr(building, "load_data", load)
-    done = mmzoo("bench", "--method", "ogm", "--baselines", "concat", "--datasets", "mfeat,mfeat:six",
-                 "--no-references", *SMALL, "--out", tmp_path)  # fmt: skip
+    done = mmzoo(
+        "bench",
+        "--method",
+        "ogm",
+        "--baselines",
+        "concat",
+        "--datasets",
+        "mfeat,mfeat:six",
+        "--no-references",
+        *SMALL,
+        "--out",
+        tmp_path,
+    )
     assert done.code == 1 and done.err.count("/data/gone.npz") == 1 and "2 runs: FileNotFoundError" in done.err
     assert sorted((r["dataset"], r["status"]) for r in rows_of(tmp_path).values()) == [
-        ("mfeat", "ok"), ("mfeat", "ok"), ("mfeat:six", "failed"), ("mfeat:six", "failed")]  # fmt: skip
+        ("mfeat", "ok"),
+        ("mfeat", "ok"),
+        ("mfeat:six", "failed"),
+        ("mfeat:six", "failed"),
+    ]
 
 
 def _plan_of(mmzoo: Command, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    from mmzoo.bench.plan import make_plan
+    from mmzoo.benchmark.planning.plan import make_plan
     from mmzoo.config.spec import BenchSpec
-    from mmzoo.plugins import catalogue
+    from mmzoo.registry.plugins import catalogue
 
     return make_plan(BenchSpec("ogm", seeds=(0,), epochs=1, references=False), catalogue())
 
@@ -502,21 +558,36 @@ def test_a_plan_comes_back_from_its_folders_as_it_was(tmp_path: Path, plan: Make
     assert [p.as_dict() for p in back.runs] == [p.as_dict() for p in runs]
     assert [[t.spec.run_id for t in p.teachers] for p in back.runs] == [
         [t.spec.run_id for t in p.teachers] for p in runs
-    ]  # fmt: skip
+    ]
     assert (back.bench, back.device, back.checkpoint_every) == (order.bench, "cpu", 5.0)
 
 
 def spoil(kept: dict[str, Any], how: str, other: str) -> Any:
     return {
-        "another seed": {**kept, "spec": {**kept["spec"], "seed": 9}}, "no spec": {**kept, "spec": {}},
-        "a list": [kept], "a path": {**kept, "teachers": ["../../x"]}, "no keep": {**kept, "keep": "yes"},
-        "an unknown teacher": {**kept, "teachers": ["0" * 16]}, "its own teacher": {**kept, "teachers": [other]},
+        "another seed": {**kept, "spec": {**kept["spec"], "seed": 9}},
+        "no spec": {**kept, "spec": {}},
+        "a list": [kept],
+        "a path": {**kept, "teachers": ["../../x"]},
+        "no keep": {**kept, "keep": "yes"},
+        "an unknown teacher": {**kept, "teachers": ["0" * 16]},
+        "its own teacher": {**kept, "teachers": [other]},
         "a number for a name": {**kept, "method": 3},
-    }[how]  # fmt: skip
+    }[how]
 
 
-@pytest.mark.parametrize("how", ["another seed", "no spec", "a list", "a path", "no keep", "an unknown teacher",
-                                 "its own teacher", "a number for a name"])  # fmt: skip
+@pytest.mark.parametrize(
+    "how",
+    [
+        "another seed",
+        "no spec",
+        "a list",
+        "a path",
+        "no keep",
+        "an unknown teacher",
+        "its own teacher",
+        "a number for a name",
+    ],
+)
 def test_a_plan_that_was_tampered_with_is_not_run(tmp_path: Path, plan: MakePlan, how: str) -> None:
     (planned,) = plan("concat").runs
     store, run_id = Store(tmp_path), planned.spec.run_id
@@ -541,7 +612,7 @@ def test_status_tells_what_is_going_on(
     monkeypatch.setattr(building, "build_strategy", None)
     run_one(failed, catalogue, store)
     (store.folder("waiting") / "x").mkdir(parents=True)  # no run's
-    with claims.claim(store.folder(at_work.spec.run_id)) as held:
+    with leases.claim(store.folder(at_work.spec.run_id)) as held:
         held.note(1, 2, began=True)
         text = mmzoo("status", tmp_path)
         found = json.loads(mmzoo("status", tmp_path, "--json").out)

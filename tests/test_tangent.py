@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmzoo.api import Incompatible, Outputs, Run, Step, Strategy, Terms, Training
-from mmzoo.autodiff import Mixing, double_backward
+from mmzoo.bilevel.forward import Derivative, ForwardTangent
+from mmzoo.bilevel.implicit import Mixing, double_backward
 from mmzoo.errors import BadValue
 from mmzoo.functional import cosine_similarities, info_nce
-from mmzoo.tangent import Derivative, ForwardTangent
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=30)
 SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
@@ -110,9 +110,16 @@ def nothing(*_: Any) -> None:
 
 
 def trained(
-    s: Setting, alpha: float | None = None, *, tangent: bool = False, since: int = 0, net: Any = None,
-    before: Around = nothing, between: Around = nothing, pieces: int = 1,
-) -> tuple[nn.Module, ForwardTangent | None]:  # fmt: skip
+    s: Setting,
+    alpha: float | None = None,
+    *,
+    tangent: bool = False,
+    since: int = 0,
+    net: Any = None,
+    before: Around = nothing,
+    between: Around = nothing,
+    pieces: int = 1,
+) -> tuple[nn.Module, ForwardTangent | None]:
     """Train, plainly or with a tangent. alpha holds from step `since` on, that of the setting before."""
     model, optimizer = s.build(net)
     carried = ForwardTangent(optimizer, model) if tangent else None
@@ -232,14 +239,25 @@ def test_against_unrolled_autograd_and_differences_of_whole_runs(kind: str, mome
 
 @FIXED
 @given(
-    st.sampled_from(sorted(OPTIMIZERS)), st.integers(0, 1000), st.integers(1, 7), st.floats(0.0, 1.0),
-    st.sampled_from([0.05, 0.5, None]), st.sampled_from([0.0, 0.4]),
-    st.lists(st.floats(0.0, 2.0), min_size=1, max_size=4), st.booleans(),
-)  # fmt: skip
+    st.sampled_from(sorted(OPTIMIZERS)),
+    st.integers(0, 1000),
+    st.integers(1, 7),
+    st.floats(0.0, 1.0),
+    st.sampled_from([0.05, 0.5, None]),
+    st.sampled_from([0.0, 0.4]),
+    st.lists(st.floats(0.0, 2.0), min_size=1, max_size=4),
+    st.booleans(),
+)
 def test_against_unrolled_autograd_anywhere(
-    kind: str, seed: int, steps: int, alpha: float, momentum: float | None, dropout: float, rates: list[float],
+    kind: str,
+    seed: int,
+    steps: int,
+    alpha: float,
+    momentum: float | None,
+    dropout: float,
+    rates: list[float],
     additive: bool,
-) -> None:  # fmt: skip
+) -> None:
     form = Mixing.additive if additive else Mixing.of
     s = Setting(kind, seed, steps, alpha, momentum, dropout, tuple(rates), form)
     assert derivative(s).value == pytest.approx(unrolled(s), rel=1e-7, abs=1e-10)
@@ -473,8 +491,10 @@ def test_a_saved_tangent_goes_on_as_if_nothing_had_happened(kind: str) -> None:
     for step in range(6):
         if step == 3:
             file = io.BytesIO()
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                        "tangent": carried.state_dict()}, file)  # fmt: skip
+            torch.save(
+                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "tangent": carried.state_dict()},
+                file,
+            )
             file.seek(0)
             state = torch.load(file, weights_only=True)
             model, optimizer = Setting(kind, seed=5).build()
@@ -488,9 +508,13 @@ def test_a_saved_tangent_goes_on_as_if_nothing_had_happened(kind: str) -> None:
 
 
 def one_step(
-    s: Setting, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, carried: ForwardTangent,
+    s: Setting,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    carried: ForwardTangent,
     base: Sequence[float] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     for group, lr in zip(optimizer.param_groups, base or ()):
         group["lr"] = lr * s.rate(step)
     optimizer.zero_grad()
@@ -544,10 +568,14 @@ def test_a_step_that_was_skipped_is_forgotten() -> None:
 # ---------------------------------------------------------------------- what it refuses
 @pytest.mark.parametrize(
     ("kind", "options", "says"),
-    [(torch.optim.RMSprop, {}, "RMSprop is not known"), (ADAM, {"amsgrad": True}, "amsgrad"),
-     (SGD, {"maximize": True}, "maximize"), (ADAMW, {"fused": True}, "fused"),
-     (type("Own", (torch.optim.SGD,), {}), {}, "Own is not known")],
-)  # fmt: skip
+    [
+        (torch.optim.RMSprop, {}, "RMSprop is not known"),
+        (ADAM, {"amsgrad": True}, "amsgrad"),
+        (SGD, {"maximize": True}, "maximize"),
+        (ADAMW, {"fused": True}, "fused"),
+        (type("Own", (torch.optim.SGD,), {}), {}, "Own is not known"),
+    ],
+)
 def test_unknown_optimizers(kind: Any, options: dict[str, Any], says: str) -> None:
     model, _ = Setting().build()
     with pytest.raises(Incompatible, match=says):
@@ -577,8 +605,12 @@ def test_after_a_refusal_only_a_reset_helps() -> None:
     carried.backward(*losses(model(batch(1)[0]), batch(1)[1]), 0.4)
     model.head.weight.grad.mul_(1.5)
     optimizer.step()
-    for call in (carried.stepped, lambda: carried.derivative(lambda: upper_loss(model)), carried.state_dict,
-                 lambda: carried.backward(*losses(model(batch(1)[0]), batch(1)[1]), 0.4)):  # fmt: skip
+    for call in (
+        carried.stepped,
+        lambda: carried.derivative(lambda: upper_loss(model)),
+        carried.state_dict,
+        lambda: carried.backward(*losses(model(batch(1)[0]), batch(1)[1]), 0.4),
+    ):
         with pytest.raises(Incompatible, match=r"\.grad has changed"):
             call()
     carried.reset()

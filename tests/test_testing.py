@@ -28,10 +28,10 @@ from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.plain import Plain
 from mmzoo.strategies.pmr import PMR
 from mmzoo.testing import SPECS, check_encoder, check_head, check_part, check_strategy, parametrize_with_checks
-from mmzoo.testing.observing import difference, weights
-from mmzoo.testing.reads import Reads
-from mmzoo.testing.report import CHECKS
-from mmzoo.testing.tasks import CoupledConcat, Mixing, build_model, build_run, make_task, train
+from mmzoo.testing.harness.observing import difference, weights
+from mmzoo.testing.harness.reads import Reads
+from mmzoo.testing.harness.report import CHECKS
+from mmzoo.testing.harness.tasks import CoupledConcat, Mixing, build_model, build_run, make_task, train
 
 DRAWS = 4
 
@@ -42,11 +42,14 @@ DRAWS = 4
 @pytest.mark.parametrize(
     "strategy",
     [
-        PMR(variant="code", fraction=1.0), DynamicGap(matching="js", schedule="stepwise"),
-        DynamicGap(schedule="learned", solver="hessian", upper="train"), Chain(OGM(), JointUnimodal()), Window(PMR(fraction=1.0), 1, 2),
+        PMR(variant="code", fraction=1.0),
+        DynamicGap(matching="js", schedule="stepwise"),
+        DynamicGap(schedule="learned", solver="hessian", upper="train"),
+        Chain(OGM(), JointUnimodal()),
+        Window(PMR(fraction=1.0), 1, 2),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_strategies_keep_the_contract(strategy: Strategy) -> None:
     report = check_strategy(strategy, draws=DRAWS)
     assert [r.name for r in report] == list(CHECKS["strategy"])
@@ -61,11 +64,19 @@ def test_a_solve_within_an_epoch_is_what_a_gpu_waits_for_and_nothing_else() -> N
 @pytest.mark.parametrize(
     "head",
     [
-        Concat, Sum, partial(Sum, reduce="mean"), Shared, partial(Weight, level="feature"),
-        partial(Weight, level="logit"), partial(Weight, level="gate"), Channel, CoupledConcat, Mixing,
+        Concat,
+        Sum,
+        partial(Sum, reduce="mean"),
+        Shared,
+        partial(Weight, level="feature"),
+        partial(Weight, level="logit"),
+        partial(Weight, level="gate"),
+        Channel,
+        CoupledConcat,
+        Mixing,
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_heads_keep_the_contract(head: Any) -> None:
     check_head(head, draws=DRAWS)
 
@@ -425,7 +436,7 @@ class ReadsTest(Strategy):
 
 
 def _whole_set() -> Any:
-    from mmzoo.data import mfeat
+    from mmzoo.data.datasets import mfeat
 
     return mfeat.load
 
@@ -443,7 +454,7 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_fork", ForkedState, "strategy.counts"),
     ("check_isolation", Peeking, "holds holdout"),
     ("check_isolation", PeekingCopy, "a copy of test features"),
-    ("check_imports", ReadsTest, "ReadsTest uses mmzoo.data.mfeat"),
+    ("check_imports", ReadsTest, "ReadsTest uses mmzoo.data.datasets.mfeat"),
     ("check_cost", Costly, "it took 9"),
     ("check_cost", Smuggled, "it took 9"),
     ("check_modalities", TwoOnly, "not enough values to unpack"),
@@ -498,8 +509,8 @@ def test_a_faulty_strategy_is_caught(check: str, cls: type[Strategy], seen: str)
 @pytest.mark.parametrize(
     ("check", "broken", "cls"),
     [
-        ("check_requirements", "mmzoo.run.check_requirements", JointUnimodal),
-        ("check_owners", "mmzoo.strategy.check_owners", DynamicGap),
+        ("check_requirements", "mmzoo.training.run.check_requirements", JointUnimodal),
+        ("check_owners", "mmzoo.training.composition.check_owners", DynamicGap),
     ],
 )
 def test_a_refusal_that_does_not_come_is_caught(
@@ -512,18 +523,26 @@ def test_a_refusal_that_does_not_come_is_caught(
 @pytest.mark.parametrize(
     ("do", "seen"),
     [
-        (lambda x, y: x.sum().item(), "a number"), (lambda x, y: float(x.detach().sum()), "a number"),
-        (lambda x, y: 1 if x.sum() > 0 else 2, "a number"), (lambda x, y: x.cpu(), "cpu"),
-        (lambda x, y: x.detach().numpy(), "numpy"), (lambda x, y: x[y > 0], "nonzero"),
-        (lambda x, y: x.index_put((y > 0,), x[:2]), "nonzero"), (lambda x, y: torch.equal(x, x), "torch.equal"),
-        (lambda x, y: torch.bincount(y, minlength=3), "bincount"), (lambda x, y: F.one_hot(y), "a number"),
-        (lambda x, y: x.repeat_interleave(y, 0), "repeat_interleave"), (lambda x, y: x.new_zeros(2).tolist(), "tolist"),
-        (lambda x, y: F.cross_entropy(x, y).backward(), None), (lambda x, y: F.one_hot(y, 3), None),
+        (lambda x, y: x.sum().item(), "a number"),
+        (lambda x, y: float(x.detach().sum()), "a number"),
+        (lambda x, y: 1 if x.sum() > 0 else 2, "a number"),
+        (lambda x, y: x.cpu(), "cpu"),
+        (lambda x, y: x.detach().numpy(), "numpy"),
+        (lambda x, y: x[y > 0], "nonzero"),
+        (lambda x, y: x.index_put((y > 0,), x[:2]), "nonzero"),
+        (lambda x, y: torch.equal(x, x), "torch.equal"),
+        (lambda x, y: torch.bincount(y, minlength=3), "bincount"),
+        (lambda x, y: F.one_hot(y), "a number"),
+        (lambda x, y: x.repeat_interleave(y, 0), "repeat_interleave"),
+        (lambda x, y: x.new_zeros(2).tolist(), "tolist"),
+        (lambda x, y: F.cross_entropy(x, y).backward(), None),
+        (lambda x, y: F.one_hot(y, 3), None),
         (lambda x, y: x[[0, 1]] + torch.where(x > 0, x, 0.0)[:2], None),
-        (lambda x, y: x.index_put((y > 0,), x.sum()), None), (lambda x, y: bool(torch.rand(()) < 0.5), None),
+        (lambda x, y: x.index_put((y > 0,), x.sum()), None),
+        (lambda x, y: bool(torch.rand(()) < 0.5), None),
         (lambda x, y: ["abc"[i] for i in torch.randperm(3)] and torch.tensor([0.5]).tolist(), None),
     ],
-)  # fmt: skip
+)
 def test_what_a_gpu_would_have_to_wait_for(do: Callable[[Tensor, Tensor], Any], seen: str | None) -> None:
     x, y = torch.ones(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
     with Reads() as reads:

@@ -15,32 +15,33 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmzoo import distributed, evaluation
 from mmzoo.api import Batch, Loader, MultimodalModel, Run, Strategy
-from mmzoo.bench import building, torchrun
-from mmzoo.bench.building import Kit, data_of
-from mmzoo.bench.device import check_device
-from mmzoo.bench.plan import Plan, make_plan
-from mmzoo.bench.runner import run_one
-from mmzoo.bench.several import per_process
-from mmzoo.bench.store import Store
-from mmzoo.catalogue import Catalogue
+from mmzoo.benchmark.execution import building, torchrun
+from mmzoo.benchmark.execution.building import Kit, data_of
+from mmzoo.benchmark.execution.device import check_device
+from mmzoo.benchmark.execution.process_notes import per_process
+from mmzoo.benchmark.execution.runner import run_one
+from mmzoo.benchmark.planning.plan import Plan, make_plan
+from mmzoo.benchmark.results.store import Store
 from mmzoo.cli import main
 from mmzoo.config.spec import BenchSpec
+from mmzoo.core import distributed
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import BadValue
-from mmzoo.evaluation import predict
+from mmzoo.evaluation import scores
+from mmzoo.evaluation.scores import predict
 from mmzoo.heads.concat import Concat
-from mmzoo.testing.ranks import in_processes
+from mmzoo.registry import Catalogue
+from mmzoo.testing.harness.ranks import in_processes
 
 Command = Callable[..., Any]
 #: the program itself, but in float64, without linear probes, and with an end at the start of epoch DIE in the second process
 PROGRAM = """
 import os, signal, sys
 from dataclasses import replace
-from mmzoo import evaluation
-from mmzoo.bench import building
-from mmzoo.run import Run
+from mmzoo.evaluation import scores
+from mmzoo.benchmark.execution import building
+from mmzoo.training.run import Run
 
 load, build, epoch = building.load_data, building.build_model, Run.train_epoch
 
@@ -54,7 +55,7 @@ def train_epoch(run):
     epoch(run)
 
 building.load_data, building.build_model = load_data, lambda *given: build(*given).double()
-evaluation.fit_probe = lambda features, target, n: lambda z: z.new_zeros(len(z), n)
+scores.fit_probe = lambda features, target, n: lambda z: z.new_zeros(len(z), n)
 Run.train_epoch = train_epoch
 from mmzoo.cli import main
 if __name__ == "__main__":
@@ -79,7 +80,7 @@ class Apart(Strategy):
 PAIRS = """
 import json, os, signal, socket, sys, time
 import program
-import mmzoo.bench.session, mmzoo.bench.follower
+import mmzoo.benchmark.execution.session, mmzoo.benchmark.execution.nonzero_ranks
 
 def pair(argv, **env):
     with socket.socket() as s:
@@ -110,8 +111,20 @@ asked = json.loads(sys.argv[1])
 bad = ["bench", "--method", "ogmm", "--datasets", "mfeat", "--out", "bad"]
 print(json.dumps({"died": pair(asked, DIE="1"), "again": pair(asked), "bad": pair(bad)}))
 """
-ASKED = ("--datasets", "mfeat", "--seeds", "1", "--epochs", "2", "--no-references", "--device", "cpu", "--keep-weights",
-         "--checkpoint-every", "0")  # fmt: skip
+ASKED = (
+    "--datasets",
+    "mfeat",
+    "--seeds",
+    "1",
+    "--epochs",
+    "2",
+    "--no-references",
+    "--device",
+    "cpu",
+    "--keep-weights",
+    "--checkpoint-every",
+    "0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +164,7 @@ def one(place: Path) -> Path:
         for owner, name in (
             (building, "load_data"),
             (building, "build_model"),
-            (evaluation, "fit_probe"),
+            (scores, "fit_probe"),
             (Run, "train_epoch"),
         ):
             patch.setattr(owner, name, getattr(owner, name))  # to be put back as it is
@@ -265,7 +278,7 @@ def test_what_torchrun_and_the_bench_both_want_to_decide_is_refused(
 def test_only_a_bench_is_for_all_processes(
     as_two: None, refused: Command, mmzoo: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmzoo.bench.calls import bench
+    from mmzoo.benchmark.python import bench
 
     assert "tuning under torchrun" in refused("tune", "--method", "ogm", "--trials", "2")
     with pytest.raises(BadValue, match="for one process"):
@@ -355,8 +368,15 @@ def pooled(n: int) -> dict[str, Any]:
     norm.running_mean.fill_(rank), norm.num_batches_tracked.fill_(7)
     distributed.average_buffers(norm)
     logged = distributed.mean_values({"both": float(rank), **({"second": 3.0} if rank else {})})
-    return {"scores": p.scores, "index": p.index, "present": p.present, "own": p.unimodal["a"], "mean": norm.running_mean,
-            "seen": int(norm.num_batches_tracked), "logged": logged}  # fmt: skip
+    return {
+        "scores": p.scores,
+        "index": p.index,
+        "present": p.present,
+        "own": p.unimodal["a"],
+        "mean": norm.running_mean,
+        "seen": int(norm.num_batches_tracked),
+        "logged": logged,
+    }
 
 
 @pytest.mark.parametrize("n", [8, 13])
@@ -379,7 +399,7 @@ def test_fewer_items_than_processes_are_refused() -> None:
 
 
 def test_drawing_is_seen_and_changes_nothing() -> None:
-    from mmzoo.bench.several import draws
+    from mmzoo.benchmark.execution.process_notes import draws
 
     batch = next(parts_of(8).batches())
     assert isinstance(batch, Batch)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from mmzoo.data.columns import Mapped
-from mmzoo.data.datamodule import Loader
-from mmzoo.data.transforms import DEVIATION, MEAN, Draws, Pixels, transform_for
+from mmzoo.data.loading.columns import Mapped
+from mmzoo.data.loading.datamodule import Loader
+from mmzoo.data.loading.transforms import DEVIATION, MEAN, Draws, Pixels, transform_for
 from mmzoo.errors import BadValue
 
 

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from mmzoo.bench import claims, tune
-from mmzoo.bench.building import load_data
-from mmzoo.bench.plan import Plan, make_plan, to_do
-from mmzoo.bench.records import best_of, summary
-from mmzoo.bench.store import Store
-from mmzoo.bench.tune import search_space, tuned_plan, with_values
-from mmzoo.catalogue import BUILT_IN, Catalogue, Entry, built_in_path, read_entries
+from mmzoo.benchmark import tune
+from mmzoo.benchmark.execution.building import load_data
+from mmzoo.benchmark.planning.plan import Plan, make_plan, to_do
+from mmzoo.benchmark.results import leases
+from mmzoo.benchmark.results.records import best_of, summary
+from mmzoo.benchmark.results.store import Store
+from mmzoo.benchmark.tune import search_space, tuned_plan, with_values
 from mmzoo.config.spec import BenchSpec
 from mmzoo.errors import BadValue
+from mmzoo.registry import BUILT_IN, Catalogue, Entry, built_in_path, read_entries
 
 pytest.importorskip("optuna")
 Command = Callable[..., Any]
@@ -73,15 +74,24 @@ def test_values_go_where_their_keys_say(plan: MakePlan) -> None:
     assert (other.parts[0], other.head_params) == (spec.parts[0], spec.head_params)
 
 
-@pytest.mark.parametrize("search, said", [
-    ("{low: 1}", "low and high"), ("{low: 2, high: 1}", "default between"), ("{low: 0.6, high: 1}", "default between"),
-    ("{low: 0, high: 1, log: true}", "above zero"), ("{low: 0, high: 1, whn: {}}", "low and high"),
-    ("{low: 0, high: 1}, when: {other: [1]}", "parameters of the entry"), ("[0, 1]", "mapping"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "search, said",
+    [
+        ("{low: 1}", "low and high"),
+        ("{low: 2, high: 1}", "default between"),
+        ("{low: 0.6, high: 1}", "default between"),
+        ("{low: 0, high: 1, log: true}", "above zero"),
+        ("{low: 0, high: 1, whn: {}}", "low and high"),
+        ("{low: 0, high: 1}, when: {other: [1]}", "parameters of the entry"),
+        ("[0, 1]", "mapping"),
+    ],
+)
 def test_a_faulty_space_is_named_with_its_line(search: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "registry.yaml"
-    path.write_text("heads:\n  h:\n    path: a:B\n    summary: s\n    how: exact\n    params:\n"
-                    f"      x: {{type: float, default: 0.5, search: {search}}}\n")  # fmt: skip
+    path.write_text(
+        "heads:\n  h:\n    path: a:B\n    summary: s\n    how: exact\n    params:\n"
+        f"      x: {{type: float, default: 0.5, search: {search}}}\n"
+    )
     with pytest.raises(BadValue, match=f"line 7.*{said}"):
         read_entries(path, "p")
 
@@ -90,8 +100,16 @@ def test_a_faulty_space_is_named_with_its_line(search: str, said: str, tmp_path:
 def fake(planned: Any, catalogue: Catalogue, device: str) -> dict[str, Any]:
     """A score that its settings decide, best at lr 0.1."""
     score = 1 / (1 + abs(planned.spec.training.lr - 0.1) + planned.spec.parts[0].params.get("alpha", 0.0))
-    return {"score": score, "loss": 1.0, "epoch": 0, "status": "ok", "reason": "", "seconds": 2.0, "forward": 3.0,
-            "backward": 4.0}  # fmt: skip
+    return {
+        "score": score,
+        "loss": 1.0,
+        "epoch": 0,
+        "status": "ok",
+        "reason": "",
+        "seconds": 2.0,
+        "forward": 3.0,
+        "backward": 4.0,
+    }
 
 
 def lasting(record: dict[str, Any]) -> list[Any]:
@@ -112,9 +130,9 @@ def test_a_study_that_another_bench_is_at_is_waited_for(
         assert seconds == tune.WAIT and len(calls) == 2
         holding.close()
 
-    monkeypatch.setattr("mmzoo.bench.tune.time.sleep", others)
+    monkeypatch.setattr("mmzoo.benchmark.tune.time.sleep", others)
     holding = contextlib.ExitStack()
-    holding.enter_context(claims.claim(study))
+    holding.enter_context(leases.claim(study))
     tuned_plan(asked, catalogue, store, 3)
     assert len(calls) == 3 and not [*study.glob("claim.*")]
 
@@ -128,7 +146,7 @@ def test_a_trial_that_fails_scores_zero_and_says_why(
         def failing(*given: Any, **named: Any) -> Any:
             raise error
 
-        monkeypatch.setattr("mmzoo.trainer.fit", failing)
+        monkeypatch.setattr("mmzoo.training.loop.fit", failing)
         return tune.score_trial(planned, catalogue, "cpu")
 
     found = fail(ZeroDivisionError("by nought"))
@@ -172,8 +190,14 @@ def test_a_killed_study_goes_on_and_a_longer_one_begins_alike(
     assert best["score"] == max(t["score"] for t in record["trials"]) > first["score"]
     assert tuned.runs[0].spec.training.lr == best["values"]["train.lr"]
     assert summary(record, 14) | {"chosen": 0, "holdout": 0} == {
-        "trials": 14, "seed": 1_000_000, "seconds": 28.0, "forward": 42.0, "backward": 56.0, "chosen": 0, "holdout": 0,
-    }  # fmt: skip
+        "trials": 14,
+        "seed": 1_000_000,
+        "seconds": 28.0,
+        "forward": 42.0,
+        "backward": 56.0,
+        "chosen": 0,
+        "holdout": 0,
+    }
 
 
 def test_ties_go_to_the_lower_loss_and_then_to_the_first() -> None:
@@ -190,8 +214,14 @@ def test_every_method_gets_the_same_trials_and_the_same_first_rates(
     tuned = tuned_plan(plan, catalogue, store, 4)
     of = {p.spec.config_id: p for p in tuned.runs if p.spec.tuning}
     records = {p.label: store.tuning(p.spec.tuning["study"]) for p in of.values() if p.spec.tuning}
-    assert set(records) == {"umt (tuned)", "ogm (tuned)", "concat (tuned)", "joint_unimodal (tuned)",
-                            "unimodal (tuned): fou", "unimodal (tuned): zer"}  # fmt: skip
+    assert set(records) == {
+        "umt (tuned)",
+        "ogm (tuned)",
+        "concat (tuned)",
+        "joint_unimodal (tuned)",
+        "unimodal (tuned): fou",
+        "unimodal (tuned): zer",
+    }
     assert {len(r["trials"]) for r in records.values()} == {4}
     assert len({json.dumps([t["values"]["train.lr"] for t in r["trials"]]) for r in records.values()}) == 1
     assert {r["seed"] for r in records.values()} == {1_000_001}  # none of the seeds that are reported
@@ -216,9 +246,16 @@ def test_a_trial_has_no_test_items_and_a_hopeless_one_scores_zero(plan: MakePlan
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(whole), "loader", watched)
         found = tune.score_trial(planned, catalogue, "cpu")
-    assert found["status"] == "ok" and 0.2 < found["score"] <= 1 and {s for each in touched for s in each} == {
-        "train", "slice", "holdout",
-    }  # fmt: skip
+    assert (
+        found["status"] == "ok"
+        and 0.2 < found["score"] <= 1
+        and {s for each in touched for s in each}
+        == {
+            "train",
+            "slice",
+            "holdout",
+        }
+    )
     assert found["backward"] == 2 * 16 and "test" in whole.splits
     wild = replace(planned, spec=with_values(planned.spec, {"train.lr": 1e9}))
     lost = tune.score_trial(wild, catalogue, "cpu")
@@ -229,8 +266,21 @@ def test_a_trial_has_no_test_items_and_a_hopeless_one_scores_zero(plan: MakePlan
 def test_tune_then_bench_reads_the_trials_and_says_what_they_cost(
     mmzoo: Command, refused: Command, tmp_path: Path
 ) -> None:
-    options = ("--method", "ogm", "--no-references", "--seeds", 1, "--epochs", 1, "--device", "cpu", "--datasets", "mfeat",
-               "--out", tmp_path)  # fmt: skip
+    options = (
+        "--method",
+        "ogm",
+        "--no-references",
+        "--seeds",
+        1,
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--datasets",
+        "mfeat",
+        "--out",
+        tmp_path,
+    )
     told = mmzoo("tune", *options, "--trials", 2)
     assert told.code == 0 and told.out.count("mfeat ogm [") == 2 and "0.alpha=" in told.out
     assert not list(tmp_path.rglob("result.json"))

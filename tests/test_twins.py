@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from result_files import rows_by_label
 
-from mmzoo.bench.ready import make_twin
-from mmzoo.catalogue import Catalogue
-from mmzoo.data.mini import Streams, generate, render
-from mmzoo.data.mini.cremad import CremaD
-from mmzoo.data.mini.nvgesture import NVGesture
-from mmzoo.data.mini.planting import ERASED
-from mmzoo.data.store import find_stores
+from mmzoo.benchmark.planning.data_defaults import make_twin
+from mmzoo.data.store.store import find_stores
+from mmzoo.data.synthetic import Streams, generate, render
+from mmzoo.data.synthetic.cremad import CremaD
+from mmzoo.data.synthetic.nvgesture import NVGesture
+from mmzoo.data.synthetic.planting import ERASED
 from mmzoo.errors import MmzooError, UnknownName
+from mmzoo.registry import Catalogue
 
 pytest.importorskip("av")
 NAMES = ("kinetics_sounds", "cremad", "sarcasm", "twitter2015", "nvgesture")
@@ -91,8 +91,23 @@ def test_every_twin_goes_from_files_to_a_row(
     kinds = catalogue.get("datasets", name).extra["modalities"]
     assert store.kinds == kinds
     results = tmp_path / "out"
-    run_ok(mmzoo, "bench", "--method", "concat", "--no-references", "--datasets", f"{name}:mini", "--seeds", "1", "--epochs", 1,
-           "--device", "cpu", "--out", results)  # fmt: skip
+    run_ok(
+        mmzoo,
+        "bench",
+        "--method",
+        "concat",
+        "--no-references",
+        "--datasets",
+        f"{name}:mini",
+        "--seeds",
+        "1",
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        results,
+    )
     row = rows_by_label(results)["concat"]
     assert row["dataset"] == f"{name} (mini)" and row["status"] == "ok"
     assert row["metrics"]["n_scored"] == facts["items"]["test"]
@@ -200,15 +215,30 @@ def own(folder: Path, modalities: str, header: list[str], rows: list[list[object
 def benched(mmzoo: Callable[..., Any], manifest: Path, out: Path) -> dict[str, Any]:
     run_ok(mmzoo, "data", "check", manifest, "--jobs", 0)
     run_ok(mmzoo, "data", "prepare", manifest, "--jobs", 0)
-    run_ok(mmzoo, "bench", "--method", "ogm", "--no-references", "--datasets", manifest, "--seeds", "1", "--epochs", 1,
-           "--device", "cpu", "--out", out)  # fmt: skip
+    run_ok(
+        mmzoo,
+        "bench",
+        "--method",
+        "ogm",
+        "--no-references",
+        "--datasets",
+        manifest,
+        "--seeds",
+        "1",
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        out,
+    )
     (row,) = rows_by_label(out).values()
     assert row["status"] == "ok", row["reason"]
     return row
 
 
 def test_own_pictures_and_texts(mmzoo: Callable[..., Any], home: Path, tmp_path: Path) -> None:
-    from mmzoo.data.mini.sarcasm import Sarcasm
+    from mmzoo.data.synthetic.sarcasm import Sarcasm
 
     generate(Sarcasm(), tmp_path / "twin", share=0.04)
     rows = []

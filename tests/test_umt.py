@@ -18,23 +18,23 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmzoo.api import Batch, Chain, MultimodalModel, Run, Step, Strategy, Training, Window
+from mmzoo.core.head import FusionHead
+from mmzoo.core.seeding import seeded, stream
+from mmzoo.core.values import Outputs, Pass
 from mmzoo.errors import BadValue, Diverged, Incompatible, UnknownName
-from mmzoo.evaluation import evaluate, predict
-from mmzoo.head import FusionHead
+from mmzoo.evaluation.scores import evaluate, predict
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight
-from mmzoo.seeding import seeded, stream
 from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.ume import UME, ensemble
 from mmzoo.strategies.umt import UMT, distances
-from mmzoo.teachers import Alone
 from mmzoo.testing import check_head
-from mmzoo.testing.observing import random_state
-from mmzoo.trainer import fit
-from mmzoo.types import Outputs, Pass
+from mmzoo.testing.harness.observing import random_state
+from mmzoo.training.loop import fit
+from mmzoo.training.teachers import Alone
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 SEEDS = st.integers(0, 10_000)
@@ -416,9 +416,7 @@ def test_a_pass_over_some_modalities_asks_their_teachers_only() -> None:
 
 
 def test_micro_batches_change_no_number_of_umt() -> None:
-    whole, pieces = (
-        train(linear_run(UMT(), training=training(micro_batch=size)), 2) for size in (None, 3)
-    )  # fmt: skip
+    whole, pieces = (train(linear_run(UMT(), training=training(micro_batch=size)), 2) for size in (None, 3))
     for name, value in weights(whole.model).items():
         torch.testing.assert_close(value, weights(pieces.model)[name], rtol=0, atol=1e-12)
 

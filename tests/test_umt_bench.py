@@ -13,17 +13,17 @@ import torch
 from result_files import contents, lasting, rows_by_label
 from safetensors.torch import load_file
 
-from mmzoo import evaluation
-from mmzoo.bench import building, session
-from mmzoo.bench.building import build_model, build_strategy, load_data
-from mmzoo.bench.plan import Plan, Planned, to_do
-from mmzoo.bench.runner import run_one
-from mmzoo.bench.store import WEIGHTS, Store
-from mmzoo.catalogue import Catalogue
+from mmzoo.benchmark.execution import building, session
+from mmzoo.benchmark.execution.building import build_model, build_strategy, load_data
+from mmzoo.benchmark.execution.runner import run_one
+from mmzoo.benchmark.planning.plan import Plan, Planned, to_do
+from mmzoo.benchmark.results.store import WEIGHTS, Store
 from mmzoo.cli import main
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.errors import Incompatible, UnknownName
+from mmzoo.evaluation import scores
+from mmzoo.registry import Catalogue
 
 MakePlan = Callable[..., Plan]
 Command = Callable[..., Any]
@@ -42,7 +42,7 @@ def no_probe(features: torch.Tensor, target: torch.Tensor, n_classes: int) -> Ca
 
 @pytest.fixture(autouse=True)
 def _no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "fit_probe", no_probe)
+    monkeypatch.setattr(scores, "fit_probe", no_probe)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("taught") / "results"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMZOO_PLUGINS", "")
-        patch.setattr(evaluation, "fit_probe", no_probe)
+        patch.setattr(scores, "fit_probe", no_probe)
         assert main([*BENCH, "--no-references", "--out", str(out)]) == 0
     return out
 
@@ -91,9 +91,14 @@ def test_teachers_come_first_and_are_kept(plan: MakePlan) -> None:
     assert made.methods()["unimodal: fou"] == "teacher"
 
 
-@pytest.mark.parametrize("how", [
-    {"references": True}, {"baselines": ("unimodal",)}, {"method": "unimodal", "baselines": ("umt",)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"references": True},
+        {"baselines": ("unimodal",)},
+        {"method": "unimodal", "baselines": ("umt",)},
+    ],
+)
 def test_a_teacher_that_is_asked_for_anyway_is_the_same_run(plan: MakePlan, how: dict[str, Any]) -> None:
     plain = {p.label: p.spec.run_id for p in plan("unimodal").runs}
     made = plan(**{"method": "umt", **how})
@@ -143,10 +148,14 @@ def test_methods_without_teachers_have_the_ids_that_they_had(plan: MakePlan, cat
     assert method.needs_teachers and not resolve_method(catalogue, "ogm+pmr", Settings(catalogue, ())).needs_teachers
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("ume+ogm", "ume is the whole of a method and cannot be combined"), ("ogm+ume", "ume is the whole of a method"),
-    ("ume:0-3", "ume is the whole of a method and has no window"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ume+ogm", "ume is the whole of a method and cannot be combined"),
+        ("ogm+ume", "ume is the whole of a method"),
+        ("ume:0-3", "ume is the whole of a method and has no window"),
+    ],
+)
 def test_what_stands_alone_is_refused_before_anything_is_trained(plan: MakePlan, text: str, message: str) -> None:
     with pytest.raises(Incompatible, match=message):
         plan(text)
@@ -242,8 +251,18 @@ def test_the_report_says_that_teachers_are_counted(taught: Path, mmzoo: Command)
 
 
 def test_alone_in_the_report_means_trained_on_all_items(mmzoo: Command, tmp_path: Path) -> None:
-    arguments = ("bench", "--method", "umt+joint_unimodal", "--no-references", "--seeds", "1", "--epochs", "1",
-                 "--out", tmp_path)  # fmt: skip
+    arguments = (
+        "bench",
+        "--method",
+        "umt+joint_unimodal",
+        "--no-references",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--out",
+        tmp_path,
+    )
     assert mmzoo(*arguments).code == 0
     rows = rows_by_label(tmp_path)
     folder = tmp_path / "runs" / rows["unimodal: fou"]["run_id"]
@@ -294,8 +313,14 @@ def spoil(path: Path, how: str, other: bytes) -> None:
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[-3] ^= 0x40
-    new = {"gone": None, "empty": b"", "garbage": b"\x08" * 100, "cut": whole[: len(whole) // 2], "flipped": bytes(flipped),
-           "of another run": other}[how]  # fmt: skip
+    new = {
+        "gone": None,
+        "empty": b"",
+        "garbage": b"\x08" * 100,
+        "cut": whole[: len(whole) // 2],
+        "flipped": bytes(flipped),
+        "of another run": other,
+    }[how]
     path.unlink() if new is None else path.write_bytes(new)
 
 
@@ -391,8 +416,19 @@ def test_weights_lost_between_a_kill_and_the_resume_are_made_again(
 
 # ---------------------------------------------------------------------- what does not end well
 def test_a_teacher_that_diverges_refuses_its_student(mmzoo: Command, tmp_path: Path, trained: list[str]) -> None:
-    arguments = ("bench", "--method", "umt", "--no-references", *SMALL, "--set", "train.lr=1000000000.0", "--set",
-                 "train.momentum=1000000000.0", "--out", tmp_path)  # fmt: skip
+    arguments = (
+        "bench",
+        "--method",
+        "umt",
+        "--no-references",
+        *SMALL,
+        "--set",
+        "train.lr=1000000000.0",
+        "--set",
+        "train.momentum=1000000000.0",
+        "--out",
+        tmp_path,
+    )
     assert mmzoo(*arguments).code == 0
     rows = rows_by_label(tmp_path)
     assert rows["unimodal: fou"]["status"] == "diverged" and not list(tmp_path.glob(f"runs/*/{WEIGHTS}"))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmzoo import Batch, MultimodalModel, Run, Strategy
-from mmzoo.autodiff import (
+from mmzoo.bilevel.implicit import (
     conjugate_gradients,
     gauss_newton_operator,
     hessian_operator,
@@ -26,16 +26,16 @@ from mmzoo.autodiff import (
     minres,
     neumann,
 )
+from mmzoo.core.seeding import stream
 from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.weight import Weight
-from mmzoo.seeding import stream
 from mmzoo.strategies import ogm, pmr
 from mmzoo.strategies.dynamic_gap import DynamicGap, heuristic, stepwise
 from mmzoo.strategies.ogm import OGM
 from mmzoo.strategies.pmr import PMR
 from mmzoo.testing.replay.harness import terms_of
-from mmzoo.training import Training
+from mmzoo.training.config import Training
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 SEEDS = st.integers(0, 10_000)
@@ -114,8 +114,9 @@ def test_ogm(form: Any, noise: bool) -> None:
             k = ahead if rho > 1 else 1.0
             modulated.append(k < 1)
             sigma = g[key].std(ddof=1) + 1e-8
-            draws = torch.randn(g[key].shape, generator=stream(5, "step", f"ogm/{m}", step, "joint"),
-                                dtype=torch.float64)  # fmt: skip
+            draws = torch.randn(
+                g[key].shape, generator=stream(5, "step", f"ogm/{m}", step, "joint"), dtype=torch.float64
+            )
             g[key] = k * g[key] + (sigma * draws.numpy() if noise else 0.0)
         return g
 
@@ -268,14 +269,22 @@ def pmr_case(seed: int, n_modalities: int = 2) -> tuple[dict[str, Tensor], dict[
 
 
 def pmr_terms(
-    features: Mapping[str, Tensor], prototypes: Mapping[str, Tensor], target: Tensor, logits: Tensor,
-    seen: Tensor | None = None, variant: Any = "paper",
-) -> dict[str, Tensor]:  # fmt: skip
+    features: Mapping[str, Tensor],
+    prototypes: Mapping[str, Tensor],
+    target: Tensor,
+    logits: Tensor,
+    seen: Tensor | None = None,
+    variant: Any = "paper",
+) -> dict[str, Tensor]:
     known = torch.ones(C, dtype=torch.bool) if seen is None else seen
     return terms_of(
-        PMR(alpha=0.7, mu=0.2, variant=variant), features, logits, target,
-        prototypes=dict(prototypes), seen=dict.fromkeys(prototypes, known),
-    )  # fmt: skip
+        PMR(alpha=0.7, mu=0.2, variant=variant),
+        features,
+        logits,
+        target,
+        prototypes=dict(prototypes),
+        seen=dict.fromkeys(prototypes, known),
+    )
 
 
 @FIXED

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmzoo import __version__
-from mmzoo.bench import torchrun
+from mmzoo.benchmark.execution import torchrun
 from mmzoo.errors import BadValue, MmzooError
 
 COMMANDS = ("bench", "tune", "report", "status", "data", "new", "check", "list", "show", "plugins")
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_plugin_commands(commands: argparse._SubParsersAction[Any]) -> None:
     """The commands of third-party packages; one that fails costs its commands, nothing else."""
-    from mmzoo.plugins import load
+    from mmzoo.registry.plugins import load
 
     loaded = load()
     for implementation in loaded.manager.hook.mmzoo_commands.get_hookimpls():

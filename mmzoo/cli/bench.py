@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.bench.torchrun import processes
+from mmzoo.benchmark.execution.torchrun import processes
 from mmzoo.config.grammar import parse_override, parse_seeds, parse_setting
 from mmzoo.config.methods import GRAMMAR
 from mmzoo.config.spec import PROTOCOLS, BenchSpec, check_protocol
@@ -21,8 +21,8 @@ from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
-    from mmzoo.bench.plan import Plan, Planned
-    from mmzoo.bench.store import Store
+    from mmzoo.benchmark.planning.plan import Plan, Planned
+    from mmzoo.benchmark.results.store import Store
 
 DEFAULT_OUT = "mmzoo-results"
 #: seconds that a bench on data sets of our choice may take without being confirmed
@@ -31,25 +31,41 @@ ASK_AFTER = 900.0
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
-        "bench", help="train and compare methods",
+        "bench",
+        help="train and compare methods",
         description="Trains every method on every data set with every seed, all on the same splits, budget and order "
         "of batches, chooses the epoch on holdout, scores test once, and prints the tables. What is in the output "
         "folder already is not run again.",
-    )  # fmt: skip
+    )
     add_spec_options(parser)
     add = parser.add_argument
-    add("--protocol", metavar="NAME", help=f"{' or '.join(PROTOCOLS)}: peers also reports, in a column of its own, the "
-        "epoch chosen on test, to measure how much that flatters (default: holdout)")  # fmt: skip
+    add(
+        "--protocol",
+        metavar="NAME",
+        help=f"{' or '.join(PROTOCOLS)}: peers also reports, in a column of its own, the "
+        "epoch chosen on test, to measure how much that flatters (default: holdout)",
+    )
     add("--keep-weights", action="store_true", help="keep the weights of every run, for mmzoo.load_run")
-    add("--tune", metavar="N", type=int,
-        help="choose the settings of every method on holdout first, each with N trials (pip install 'mmzoo[tune]')"
-        )  # fmt: skip
-    add("--track", metavar="NAME[:TARGET]", action="append", default=[],
-        help="a tracker that is told of every epoch, e.g. tensorboard or tensorboard:DIR; may be given several times"
-        )  # fmt: skip
+    add(
+        "--tune",
+        metavar="N",
+        type=int,
+        help="choose the settings of every method on holdout first, each with N trials (pip install 'mmzoo[tune]')",
+    )
+    add(
+        "--track",
+        metavar="NAME[:TARGET]",
+        action="append",
+        default=[],
+        help="a tracker that is told of every epoch, e.g. tensorboard or tensorboard:DIR; may be given several times",
+    )
     add("--launcher", metavar="NAME", default="local", help="local, ray, slurm (default: local)")
-    add("--workers", metavar="N", help="how many runs at once (default: MMZOO_WORKERS, else what the launcher finds "
-        "right: locally the cores for small models, one for all others, and on a GPU what its memory holds)")  # fmt: skip
+    add(
+        "--workers",
+        metavar="N",
+        help="how many runs at once (default: MMZOO_WORKERS, else what the launcher finds "
+        "right: locally the cores for small models, one for all others, and on a GPU what its memory holds)",
+    )
     add(
         "--launcher-arg",
         metavar="KEY=VALUE",
@@ -57,9 +73,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=[],
         help="an option of the launcher: address=auto for ray, slurm_partition=gpu for slurm ...",
     )
-    add("--checkpoint-every", metavar="SECONDS", type=float, default=30.0,
-        help="how often a run is saved, between its epochs, to go on from there after a kill (default: 30)"
-        )  # fmt: skip
+    add(
+        "--checkpoint-every",
+        metavar="SECONDS",
+        type=float,
+        default=30.0,
+        help="how often a run is saved, between its epochs, to go on from there after a kill (default: 30)",
+    )
     add("--plan", action="store_true", help="print the plan and stop")
     add("--yes", action="store_true", help="do not ask before a bench without --datasets that takes long")
     parser.set_defaults(command=run)
@@ -70,38 +90,54 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--method", metavar="SPEC", help=f"the method that the bench is about: {GRAMMAR}")
     add("--baselines", metavar="SPEC,...", help="methods to compare it with")
-    add("--datasets", metavar="NAME[:PRESET],...",
+    add(
+        "--datasets",
+        metavar="NAME[:PRESET],...",
         help="data sets, and FILE.yaml for data of your own (default: real data that is prepared, else generated twins of the "
-             "published data sets, and mfeat; MMZOO_DATASETS names others)"
-        )  # fmt: skip
+        "published data sets, and mfeat; MMZOO_DATASETS names others)",
+    )
     add("--seeds", metavar="N|LIST", help="how many (3), a list (0,4 or 7,) or a range (5-14); default: 3")
     add("--epochs", metavar="N", type=int, help="epochs of every run (default: the data set's)")
     add("--preset", metavar="NAME", help="training protocol of the data set: default, paper, release ...")
-    add("--set", metavar="WHAT.KEY=VALUE", action="append", default=[], dest="settings",
-        help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01"
-        )  # fmt: skip
-    add("--encoders", metavar="MODALITY=NAME,...",
-        help="read a modality with another encoder than usual, e.g. audio=resnet18; the same as --set encoder.audio=resnet18"
-        )  # fmt: skip
+    add(
+        "--set",
+        metavar="WHAT.KEY=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
+        help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01",
+    )
+    add(
+        "--encoders",
+        metavar="MODALITY=NAME,...",
+        help="read a modality with another encoder than usual, e.g. audio=resnet18; the same as --set encoder.audio=resnet18",
+    )
     add("--heads", metavar="NAME,...", help="run each method that names no head of its own with each of these")
-    add("--override", metavar="'WHAT.KEY=VALUE ...'", action="append", default=[], dest="overrides",
-        help="settings that hold together, over those of --set; given several times, the whole bench is run under each"
-        )  # fmt: skip
+    add(
+        "--override",
+        metavar="'WHAT.KEY=VALUE ...'",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="settings that hold together, over those of --set; given several times, the whole bench is run under each",
+    )
     add("--suite", metavar="FILE", help="a YAML file with these options; options given here win")
-    add("--no-references", action="store_true",
+    add(
+        "--no-references",
+        action="store_true",
         help="leave out the reference rows: each modality alone (unless a method learns from it), plain joint, and the "
-             "control joint_unimodal"
-        )  # fmt: skip
+        "control joint_unimodal",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of the results (default: {DEFAULT_OUT})")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.bench.plan import make_plan, to_do
-    from mmzoo.bench.ready import to_make
-    from mmzoo.bench.store import Store
-    from mmzoo.plugins import catalogue
-    from mmzoo.tracker import check_trackers
+    from mmzoo.benchmark.planning.data_defaults import to_make
+    from mmzoo.benchmark.planning.plan import make_plan, to_do
+    from mmzoo.benchmark.results.store import Store
+    from mmzoo.registry.plugins import catalogue
+    from mmzoo.trackers.base import check_trackers
 
     if not arguments.out:
         raise BadValue("--out is empty: name the folder of the results.")
@@ -135,7 +171,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_work(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is planned."""
-    from mmzoo.bench.launchers import check
+    from mmzoo.benchmark.scheduling.launchers import check
 
     if not 0 <= arguments.checkpoint_every < math.inf:
         raise BadValue(f"--checkpoint-every must be a number of seconds from 0, not {arguments.checkpoint_every}.")
@@ -149,22 +185,29 @@ def _check_together(arguments: argparse.Namespace) -> None:
     """Refuse what is not for processes that torchrun has started."""
     n = processes()
     if arguments.launcher != "local":
-        raise BadValue(f"--launcher {arguments.launcher} under torchrun: its {n} processes share one run after the other. "
-                       "Leave --launcher out, or torchrun.")  # fmt: skip
+        raise BadValue(
+            f"--launcher {arguments.launcher} under torchrun: its {n} processes share one run after the other. "
+            "Leave --launcher out, or torchrun."
+        )
     if (_workers(arguments) or 1) > 1:
-        raise BadValue(f"{_workers(arguments)} workers under torchrun: its {n} processes share one run after the other. Leave "
-                       "--workers (MMZOO_WORKERS) out, or torchrun.")  # fmt: skip
+        raise BadValue(
+            f"{_workers(arguments)} workers under torchrun: its {n} processes share one run after the other. Leave "
+            "--workers (MMZOO_WORKERS) out, or torchrun."
+        )
 
 
 def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = False) -> Plan:
     """The plan with tuned settings; dry: as it is, with what tuning would do told."""
-    from mmzoo.bench.device import check_device
-    from mmzoo.bench.tune import check_tuning, tuned_plan
-    from mmzoo.plugins import catalogue
+    from mmzoo.benchmark.execution.device import check_device
+    from mmzoo.benchmark.tune import check_tuning, tuned_plan
+    from mmzoo.registry.plugins import catalogue
 
     configs = {p.spec.config_id for p in plan.runs if p.role != "teacher"}
-    print(f"Tuning on holdout: {_count(trials, 'trial')} for each of {_count(len(configs), 'configuration')}, under a seed "
-          "that is not reported", flush=True)  # fmt: skip
+    print(
+        f"Tuning on holdout: {_count(trials, 'trial')} for each of {_count(len(configs), 'configuration')}, under a seed "
+        "that is not reported",
+        flush=True,
+    )
     if dry:
         return plan
     check_tuning()
@@ -179,7 +222,7 @@ def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = Fals
 
 def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     """The bench that the suite and the flags describe together. Raises MmzooError for what is faulty."""
-    from mmzoo.plugins import catalogue
+    from mmzoo.registry.plugins import catalogue
 
     fields: dict[str, Any] = {}
     if arguments.suite is not None:
@@ -216,7 +259,7 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
             raise BadValue(f"tuning takes at least 1 trial, not {given['tune']}.")
         fields["tune"] = given["tune"]
     if "datasets" not in fields:
-        from mmzoo.bench.ready import default_datasets
+        from mmzoo.benchmark.planning.data_defaults import default_datasets
 
         fields["datasets"] = default_datasets(catalogue())
     chosen = [] if arguments.encoders is None else [f"encoder.{pair}" for pair in _names(arguments.encoders)]
@@ -228,24 +271,26 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     if "method" not in fields:
         raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")
     if fields.get("tune") is not None and processes() > 1:
-        raise BadValue("tuning under torchrun: trials are trained in one process each. Tune without torchrun (mmzoo tune), and "
-                       "give what it has chosen with --set.")  # fmt: skip
+        raise BadValue(
+            "tuning under torchrun: trials are trained in one process each. Tune without torchrun (mmzoo tune), and "
+            "give what it has chosen with --set."
+        )
     return BenchSpec(**fields, processes=processes())
 
 
 def device_of(asked: str, launcher: str = "local") -> str:
     """Where runs will be trained, as far as is known without torch; "auto" where it is not."""
-    from mmzoo.bench.launchers.local import gpu_likely
+    from mmzoo.benchmark.scheduling.launchers.local import gpu_likely
 
     return "cpu" if asked == "auto" and launcher == "local" and not gpu_likely() else asked
 
 
 def prepared_plan(spec: BenchSpec, store: Store, device: str) -> Plan:
     """The plan, and what it needs: a folder that takes results, and the data that can be made without asking."""
-    from mmzoo.bench.plan import make_plan
-    from mmzoo.bench.ready import make_missing
+    from mmzoo.benchmark.planning.data_defaults import make_missing
+    from mmzoo.benchmark.planning.plan import make_plan
     from mmzoo.cli.stores import Bar, tell
-    from mmzoo.plugins import catalogue
+    from mmzoo.registry.plugins import catalogue
 
     make_plan(spec, catalogue(), stores=False, device=device)  # what is wrong with it is told before anything is made
     store.prepare()
@@ -255,14 +300,14 @@ def prepared_plan(spec: BenchSpec, store: Store, device: str) -> Plan:
 
 def _print_times(missing: list[Any], store: Store, arguments: argparse.Namespace) -> float:
     """How long the plan will take, and how that is known. A plan alone only looks at rows. Returns the seconds."""
-    from mmzoo.bench.times import probed, recorded, told
-    from mmzoo.plugins import catalogue
+    from mmzoo.benchmark.scheduling.timing import probed, recorded, told
+    from mmzoo.registry.plugins import catalogue
 
     found = recorded(missing, store)
     unknown = [p for p in missing if p.dataset not in found]
     how = "by the rows that are there" if found else ""
     if unknown and not arguments.plan:
-        from mmzoo.bench.device import check_device
+        from mmzoo.benchmark.execution.device import check_device
 
         measured = probed(unknown, catalogue(), check_device(arguments.device))
         found |= measured
@@ -278,7 +323,7 @@ def _print_times(missing: list[Any], store: Store, arguments: argparse.Namespace
 
 def _ask(seconds: float) -> None:
     """Have a long plan confirmed that nobody asked for data set by data set."""
-    from mmzoo.bench.times import told
+    from mmzoo.benchmark.scheduling.timing import told
 
     if seconds <= ASK_AFTER:
         return
@@ -299,14 +344,18 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _print_plan(plan: Plan, missing: int, store: Store) -> None:
     methods = plan.methods()
-    print(f"Plan: {_count(len(plan.runs), 'run')} ({_count(len(methods), 'method')}, "
-          f"{_count(len(plan.bench.seeds), 'seed')}), by data set:")  # fmt: skip
+    print(
+        f"Plan: {_count(len(plan.runs), 'run')} ({_count(len(methods), 'method')}, "
+        f"{_count(len(plan.bench.seeds), 'seed')}), by data set:"
+    )
     for dataset in dict.fromkeys(p.dataset for p in plan.runs):
         here = [p for p in plan.runs if p.dataset == dataset]
         t = here[0].spec.training
         lr, decay = (_span([getattr(p.spec.training, k) for p in here]) for k in ("lr", "weight_decay"))
-        print(f"  {dataset}: {_count(len(here), 'run')} of {_count(t.epochs, 'epoch')} ({t.optimizer}, lr {lr}, "
-              f"batch {t.batch_size}, schedule {t.schedule}, weight decay {decay})")  # fmt: skip
+        print(
+            f"  {dataset}: {_count(len(here), 'run')} of {_count(t.epochs, 'epoch')} ({t.optimizer}, lr {lr}, "
+            f"batch {t.batch_size}, schedule {t.schedule}, weight decay {decay})"
+        )
     titles = {"method": "method", "baseline": "baselines", "reference": "references", "teacher": "teachers"}
     for role, text in titles.items():
         if named := [label for label, r in methods.items() if r == role]:
@@ -333,12 +382,12 @@ def _count(n: int, what: str) -> str:
 
 def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> dict[str, str]:
     """Do the missing runs, one row in the store as soon as each ends. Returns, by run, why those failed that did."""
-    from mmzoo.bench.launchers import launch
-    from mmzoo.bench.progress import Shown
-    from mmzoo.bench.work import Order
+    from mmzoo.benchmark.scheduling.launchers import launch
+    from mmzoo.benchmark.scheduling.progress import Shown
+    from mmzoo.benchmark.scheduling.worker_loop import Order
 
     if arguments.launcher == "local" and arguments.device not in ("auto", "cpu"):
-        from mmzoo.bench.device import check_device
+        from mmzoo.benchmark.execution.device import check_device
 
         check_device(arguments.device)  # before anything is written
     order = Order.of(missing, store, device=arguments.device, checkpoint_every=arguments.checkpoint_every)
@@ -349,8 +398,9 @@ def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> di
             workers = 1 if processes() > 1 else _workers(arguments)
             launch(order, store, progress, launcher=arguments.launcher, workers=workers, options=options)
     except KeyboardInterrupt:
-        print(f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.", file=sys.stderr
+        )
         raise
     print(f"Done in {time.monotonic() - started:.0f} s.\n")
     return progress.failed | progress.unsaved
@@ -370,7 +420,7 @@ def _workers(arguments: argparse.Namespace) -> int | None:
 
 def _print_report(plan: Plan, store: Store, failed: dict[str, str]) -> int:
     """The tables of this bench's runs."""
-    from mmzoo.bench.report import render
+    from mmzoo.benchmark.reporting.report import render
 
     print(render(plan.rows(store), plan.asked(), "md"))
     print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
@@ -378,7 +428,10 @@ def _print_report(plan: Plan, store: Store, failed: dict[str, str]) -> int:
     if failed:
         for reason, n in Counter(failed.values()).most_common(5):
             print(f"mmzoo: {_count(n, 'run')}: {reason}", file=sys.stderr)
-        print(f"mmzoo: {_count(len(failed), 'run')} failed; log.txt in the run's folder below {store.root / 'runs'} "
-              "says why. The same command tries again.", file=sys.stderr)  # fmt: skip
+        print(
+            f"mmzoo: {_count(len(failed), 'run')} failed; log.txt in the run's folder below {store.root / 'runs'} "
+            "says why. The same command tries again.",
+            file=sys.stderr,
+        )
         return 1
     return 0

@@ -15,10 +15,11 @@ _MARKS = {"passed": "passed  ", "failed": "FAILED  ", "skipped": "skipped ", "ex
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
-        "check", help="run the contract checks on a strategy, head or encoder",
+        "check",
+        help="run the contract checks on a strategy, head or encoder",
         description="Runs the checks that every part of the zoo passes. Exit code 0 where all pass, 1 where one fails, 2 "
         "where there is nothing to check.",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "target", metavar="TARGET", help="a name, KIND/NAME, FILE.py:CLASS, FILE.py, or an installed package"
     )
@@ -29,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.plugins import catalogue
+    from mmzoo.registry.plugins import catalogue
     from mmzoo.testing.targets import find, reports
 
     targets = find(catalogue(), arguments.target)

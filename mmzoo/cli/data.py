@@ -13,42 +13,63 @@ from mmzoo.config.datasets import is_manifest
 from mmzoo.errors import BadValue, CorruptFile, UnknownName, near_miss
 
 if TYPE_CHECKING:
-    from mmzoo.catalogue import Entry
-    from mmzoo.data.prepare import Progress
-    from mmzoo.data.source import Source
+    from mmzoo.data.preparing.prepare import Progress
+    from mmzoo.data.sources.source import Source
+    from mmzoo.registry import Entry
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
-        "data", help="prepare, check, generate and show data sets",
+        "data",
+        help="prepare, check, generate and show data sets",
         description="Turns a data set in its published layout, or one of your own (a YAML manifest and a CSV file), into a packed "
         "store below MMZOO_HOME, from which any bench reads it. NAME is a data set (mmzoo data list) or FILE.yaml.",
-    )  # fmt: skip
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))
-    prepare = actions.add_parser("prepare", help="make the store of a data set", description=(
-        "Makes the store, with a worker process a core. It goes on where it was stopped, and does nothing where all is done."))  # fmt: skip
+    prepare = actions.add_parser(
+        "prepare",
+        help="make the store of a data set",
+        description=(
+            "Makes the store, with a worker process a core. It goes on where it was stopped, and does nothing where all is done."
+        ),
+    )
     _add_name(prepare, _prepare)
     _add_files(prepare)
     prepare.add_argument(
         "--mini", action="store_true", help="the generated twin below MMZOO_HOME (mmzoo data mini NAME)"
     )
-    prepare.add_argument("--on-bad", metavar="[KIND=]ACTION,...", action="append", default=[],
-                         help="what becomes of items that cannot be used: error (default), drop, blank (zeros), and keep for "
-                              "KIND duplicate, mislabelled, silent, short; e.g. drop, or missing=drop,silent=keep")  # fmt: skip
+    prepare.add_argument(
+        "--on-bad",
+        metavar="[KIND=]ACTION,...",
+        action="append",
+        default=[],
+        help="what becomes of items that cannot be used: error (default), drop, blank (zeros), and keep for "
+        "KIND duplicate, mislabelled, silent, short; e.g. drop, or missing=drop,silent=keep",
+    )
     prepare.add_argument(
         "--allow-missing", action="store_true", help="leave out what is not there: --on-bad missing=drop"
     )
-    check = actions.add_parser("check", help="what is wrong with a data set or its store", description=(
-        "With --root, or for FILE.yaml: reads and decodes everything and names each fault. Otherwise: sees that the stores of NAME "
-        "are as they were written. Exit code 1 when something is wrong."))  # fmt: skip
+    check = actions.add_parser(
+        "check",
+        help="what is wrong with a data set or its store",
+        description=(
+            "With --root, or for FILE.yaml: reads and decodes everything and names each fault. Otherwise: sees that the stores of NAME "
+            "are as they were written. Exit code 1 when something is wrong."
+        ),
+    )
     _add_name(check, _check)
     _add_files(check)
     check.add_argument(
         "--quick", action="store_true", help="annotations and whether the files are there; decode nothing"
     )
-    mini = actions.add_parser("mini", help="generate a twin of a data set, in its published layout", description=(
-        "Writes a small generated data set with planted imbalance and known Bayes accuracies, in the layout and file formats of "
-        "the real one. Its rows are marked (mini) everywhere."))  # fmt: skip
+    mini = actions.add_parser(
+        "mini",
+        help="generate a twin of a data set, in its published layout",
+        description=(
+            "Writes a small generated data set with planted imbalance and known Bayes accuracies, in the layout and file formats of "
+            "the real one. Its rows are marked (mini) everywhere."
+        ),
+    )
     _add_name(mini, _mini)
     mini.add_argument("--root", metavar="DIR", help="where it goes (default: below MMZOO_HOME)")
     mini.add_argument("--seed", metavar="N", type=int, default=0, help="another seed gives other items (default: 0)")
@@ -78,10 +99,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
     root, splits, recipe = _files(arguments, source)
     chosen = [*arguments.on_bad, *(["missing=drop"] if arguments.allow_missing else [])]
     with Bar() as progress:
-        from mmzoo.data.prepare import prepare
+        from mmzoo.data.preparing.prepare import prepare
 
-        done = prepare(source, root, recipe, splits_dir=splits, on_bad=chosen or None, jobs=arguments.jobs,
-                       progress=progress)  # fmt: skip
+        done = prepare(
+            source, root, recipe, splits_dir=splits, on_bad=chosen or None, jobs=arguments.jobs, progress=progress
+        )
     tell(done)
     return 0
 
@@ -97,7 +119,7 @@ def _files(arguments: argparse.Namespace, source: Source) -> tuple[Path, Path | 
 
 def _root(arguments: argparse.Namespace, source: Source) -> Path:
     """The folder to prepare from: as given, a manifest's own, or the twin's where that is all there is."""
-    from mmzoo.data.home import mini_root
+    from mmzoo.data.store.home import mini_root
 
     own = source.root
     if own is not None:
@@ -133,41 +155,46 @@ def _folder(text: str, option: str) -> Path:
 def _check(arguments: argparse.Namespace) -> int:
     if _is_own(arguments.data):
         if any((arguments.root, arguments.splits, arguments.recipe, arguments.quick, arguments.jobs is not None)):
-            raise BadValue(f"{arguments.data} is data of your own: its stores are checked by name, without options. Name its "
-                           "manifest to check the files: mmzoo data check FILE.yaml")  # fmt: skip
+            raise BadValue(
+                f"{arguments.data} is data of your own: its stores are checked by name, without options. Name its "
+                "manifest to check the files: mmzoo data check FILE.yaml"
+            )
         return _check_stores(arguments.data)
     source = _source_of(arguments.data)
     if arguments.root is None and source.root is None:
         return _check_stores(source.name)
-    from mmzoo.data.check import check
-    from mmzoo.data.faults import FAULTS, told
+    from mmzoo.data.preparing.check import check
+    from mmzoo.data.sources.faults import FAULTS, told
 
     root, splits, recipe = _files(arguments, source)
     with Bar() as progress:
-        listed, faults = check(source, root, recipe, splits_dir=splits, quick=arguments.quick,
-                               jobs=arguments.jobs, progress=progress)  # fmt: skip
+        listed, faults = check(
+            source, root, recipe, splits_dir=splits, quick=arguments.quick, jobs=arguments.jobs, progress=progress
+        )
     for fault in faults:
         print(f"{fault.kind}: {told(fault)}")
     kinds = [
         f"{sum(f.kind == k for f in faults)} {k} ({FAULTS[k]})" for k in FAULTS if any(f.kind == k for f in faults)
     ]
-    print(f"{source.name}: {len(listed.items):,} items, {len(listed.classes)} classes, splits {', '.join(listed.split_sources)}. "
-          + (f"{len(faults)} faults: {'; '.join(kinds)}." if faults else "Nothing is wrong."))  # fmt: skip
+    print(
+        f"{source.name}: {len(listed.items):,} items, {len(listed.classes)} classes, splits {', '.join(listed.split_sources)}. "
+        + (f"{len(faults)} faults: {'; '.join(kinds)}." if faults else "Nothing is wrong.")
+    )
     return 1 if faults else 0
 
 
 def _is_own(text: str) -> bool:
     """Whether a name that the catalogue does not know is that of prepared data of one's own."""
-    from mmzoo.data.home import store_folders
-    from mmzoo.plugins import catalogue
+    from mmzoo.data.store.home import store_folders
+    from mmzoo.registry.plugins import catalogue
 
     known = is_manifest(text) or catalogue().has("datasets", text)
     return not known and re.fullmatch(r"\w+", text) is not None and any(store_folders(text))
 
 
 def _check_stores(name: str) -> int:
-    from mmzoo.data.home import store_folders
-    from mmzoo.data.store import DataStore
+    from mmzoo.data.store.home import store_folders
+    from mmzoo.data.store.store import DataStore
 
     folders = [f for mini in (False, True) for f in store_folders(name, mini=mini)]
     if not folders:
@@ -194,15 +221,19 @@ def _check_stores(name: str) -> int:
 
 # ---------------------------------------------------------------------------------------------- mini
 def _mini(arguments: argparse.Namespace) -> int:
-    from mmzoo.bench.ready import make_twin
-    from mmzoo.data.home import mini_root
-    from mmzoo.plugins import catalogue
+    from mmzoo.benchmark.planning.data_defaults import make_twin
+    from mmzoo.data.store.home import mini_root
+    from mmzoo.registry.plugins import catalogue
 
     source = _source_of(arguments.data)
     root = mini_root(source.name) if arguments.root is None else Path(arguments.root).expanduser().absolute()
     with Bar() as progress:
-        made = make_twin(catalogue().get("datasets", arguments.data), root, arguments.seed,
-                         lambda n, of: progress.step("generate", n, of))  # fmt: skip
+        made = make_twin(
+            catalogue().get("datasets", arguments.data),
+            root,
+            arguments.seed,
+            lambda n, of: progress.step("generate", n, of),
+        )
     items = ", ".join(f"{n:,} {part}" for part, n in made["items"].items())
     step = f" --root {root}" if arguments.root is not None else ""
     print(f"{source.name} (mini): {items} items, generated in {root}")
@@ -213,9 +244,9 @@ def _mini(arguments: argparse.Namespace) -> int:
 
 # ---------------------------------------------------------------------------------------------- list and show
 def _list(arguments: argparse.Namespace) -> int:
-    from mmzoo.data.home import home, mini_root
-    from mmzoo.data.store import find_stores
-    from mmzoo.plugins import catalogue
+    from mmzoo.data.store.home import home, mini_root
+    from mmzoo.data.store.store import find_stores
+    from mmzoo.registry.plugins import catalogue
 
     for entry in catalogue().entries("datasets"):
         if not entry.extra.get("prepared"):
@@ -225,15 +256,21 @@ def _list(arguments: argparse.Namespace) -> int:
         found = [store_line(s) for mini in (False, True) for s in find_stores(name, mini=mini)]
         if not found:
             there = mini_root(name).is_dir()
-            found = [f"not prepared: mmzoo data prepare {name} --root DIR" + (
-                f", or mmzoo data prepare {name} for the twin that is there" if there else f", or a twin: mmzoo data mini {name}")]  # fmt: skip
+            found = [
+                f"not prepared: mmzoo data prepare {name} --root DIR"
+                + (
+                    f", or mmzoo data prepare {name} for the twin that is there"
+                    if there
+                    else f", or a twin: mmzoo data mini {name}"
+                )
+            ]
         print(f"{name}: " + f"\n{' ' * (len(name) + 2)}".join(found))
     print(f"Stores lie below {home()} (MMZOO_HOME).")
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from mmzoo.data.store import find_stores
+    from mmzoo.data.store.store import find_stores
 
     source = _source_of(arguments.data)
     print(f"{source.name}\n  layout:\n{_indented(source.layout, 4)}")
@@ -266,10 +303,10 @@ def _indented(text: str, by: int = 2) -> str:
 # ---------------------------------------------------------------------------------------------- names
 def _source_of(text: str) -> Source:
     """The source of a data set or of a manifest. Raises UnknownName for another name, BadValue for a faulty manifest."""
-    from mmzoo.plugins import catalogue
+    from mmzoo.registry.plugins import catalogue
 
     if is_manifest(text):
-        from mmzoo.data.manifest import own_entry
+        from mmzoo.data.own.manifest import own_entry
 
         return own_entry(Path(text), catalogue()).load()
     return _published(catalogue().get("datasets", text)) if catalogue().has("datasets", text) else _nobody(text)
@@ -285,9 +322,9 @@ def _published(entry: Entry) -> Source:
 
 def _usual_recipe(text: str, root: Path) -> str | None:
     """The recipe of a data set unless another is asked for: of its twin, the one that the catalogue names for it."""
-    from mmzoo.data.choice import as_mini
-    from mmzoo.data.home import is_mini
-    from mmzoo.plugins import catalogue
+    from mmzoo.data.store.choice import as_mini
+    from mmzoo.data.store.home import is_mini
+    from mmzoo.registry.plugins import catalogue
 
     if is_manifest(text):
         return None
@@ -296,7 +333,7 @@ def _usual_recipe(text: str, root: Path) -> str | None:
 
 
 def _nobody(text: str) -> Any:
-    from mmzoo.plugins import catalogue
+    from mmzoo.registry.plugins import catalogue
 
     names = [e.name for e in catalogue().entries("datasets")]
     hint = " A manifest of your own ends in .yaml." if Path(text).exists() else ""

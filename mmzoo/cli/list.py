@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from mmzoo.catalogue import KINDS, SINGULAR, Catalogue
 from mmzoo.errors import BadValue, unknown
+from mmzoo.registry import KINDS, SINGULAR, Catalogue
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,7 +18,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.plugins import catalogue
+    from mmzoo.registry.plugins import catalogue
 
     known = catalogue()
     if arguments.markdown:
@@ -29,9 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     kinds = KINDS if arguments.kind is None else (_kind(arguments.kind),)
     found = {kind: known.entries(kind) for kind in kinds}
     if arguments.json:
-        print(json.dumps({
-            kind: [{**e.public(), "name": known.name_of(e)} for e in entries] for kind, entries in found.items()
-        }, indent=1))  # fmt: skip
+        print(
+            json.dumps(
+                {kind: [{**e.public(), "name": known.name_of(e)} for e in entries] for kind, entries in found.items()},
+                indent=1,
+            )
+        )
         return 0
     width = max((len(known.name_of(e)) for entries in found.values() for e in entries), default=0)
     for kind, entries in found.items():

@@ -9,17 +9,21 @@ from pathlib import Path
 
 #: kind -> what is written, for --help
 PARTS = {
-    "strategy": "a training strategy", "head": "a fusion head", "encoder": "an encoder", "dataset": "a data set",
+    "strategy": "a training strategy",
+    "head": "a fusion head",
+    "encoder": "an encoder",
+    "dataset": "a data set",
     "plugin": "one of each",
-}  # fmt: skip
+}
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
-        "new", help="write a package of your own, with tests that pass at once",
+        "new",
+        help="write a package of your own, with tests that pass at once",
         description="Writes a folder NAME with a complete package: a working example to change, its entry in a "
         "registry.yaml, and tests. " + "; ".join(f"{kind}: {what}" for kind, what in PARTS.items()) + ".",
-    )  # fmt: skip
+    )
     parser.add_argument("kind", choices=PARTS, metavar="KIND", help=", ".join(PARTS))
     parser.add_argument("name", metavar="NAME", help="lower_snake_case: what `mmzoo bench --method NAME` shall mean")
     parser.add_argument("--dir", metavar="DIR", default=".", help="where the folder is made (default: here)")
@@ -27,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.plugins import catalogue
+    from mmzoo.registry.plugins import catalogue
     from mmzoo.scaffold.write import write_package
 
     folder = write_package(arguments.kind, arguments.name, Path(arguments.dir), catalogue())

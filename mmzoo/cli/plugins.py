@@ -13,7 +13,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.plugins import load
+    from mmzoo.registry.plugins import load
 
     plugins = load().plugins
     if arguments.json:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
-    from mmzoo.bench.tables import Table
+    from mmzoo.benchmark.reporting.tables import Table
 
 FORMATS = ("md", "csv", "json", "latex", "html")
 
@@ -21,25 +21,34 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("report", help="tables from a folder of results")
     parser.add_argument("folder", metavar="DIR", help="what was given to bench as --out")
     parser.add_argument("--format", choices=FORMATS, default="md", help="json and csv: one row a run (default: md)")
-    parser.add_argument("--modalities", action="store_true",
-                        help="in place of the usual tables: each modality by every measure, what it contributes, and the "
-                             "size of the parts (json and csv hold all of it anyway)")  # fmt: skip
-    parser.add_argument("--stats", action="store_true",
-                        help="in place of the usual tables: tests and intervals over seeds, over test items and over data "
-                             "sets, and what cannot be decided")  # fmt: skip
-    parser.add_argument("--figures", metavar="DIR",
-                        help="also draw scores by seed, alpha by epoch and the critical-difference diagram into DIR "
-                             "(pip install 'mmzoo[figures]')")  # fmt: skip
+    parser.add_argument(
+        "--modalities",
+        action="store_true",
+        help="in place of the usual tables: each modality by every measure, what it contributes, and the "
+        "size of the parts (json and csv hold all of it anyway)",
+    )
+    parser.add_argument(
+        "--stats",
+        action="store_true",
+        help="in place of the usual tables: tests and intervals over seeds, over test items and over data "
+        "sets, and what cannot be decided",
+    )
+    parser.add_argument(
+        "--figures",
+        metavar="DIR",
+        help="also draw scores by seed, alpha by epoch and the critical-difference diagram into DIR "
+        "(pip install 'mmzoo[figures]')",
+    )
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report. Rows that cannot be read are named on stderr, and the exit code is then 2."""
-    from mmzoo.bench.comparison import comparison_tables
-    from mmzoo.bench.figures import draw_figures
-    from mmzoo.bench.modalities import modality_tables
-    from mmzoo.bench.report import make_tables, render
-    from mmzoo.bench.store import Store
+    from mmzoo.benchmark.reporting.comparison import comparison_tables
+    from mmzoo.benchmark.reporting.figures import draw_figures
+    from mmzoo.benchmark.reporting.modalities import modality_tables
+    from mmzoo.benchmark.reporting.report import make_tables, render
+    from mmzoo.benchmark.results.store import Store
 
     store = Store(Path(arguments.folder))
     if not arguments.folder:
@@ -60,11 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if rows:
         made: dict[str, Callable[..., list[Table]]] = {
-            "modalities": modality_tables, "stats": partial(comparison_tables, store=store),
-        }  # fmt: skip
+            "modalities": modality_tables,
+            "stats": partial(comparison_tables, store=store),
+        }
         asked = [made[flag] for flag in chosen] or [make_tables]
-        print(render(rows, store.bench(), arguments.format, lambda *given: [t for make in asked for t in make(*given)]),
-              end="")  # fmt: skip
+        print(
+            render(rows, store.bench(), arguments.format, lambda *given: [t for make in asked for t in make(*given)]),
+            end="",
+        )
         if arguments.figures is not None:
             files = draw_figures(rows, store.bench(), store, Path(arguments.figures))
             print(f"mmzoo: wrote {', '.join(map(str, files)) or 'no figure: no run has scores'}", file=sys.stderr)

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mmzoo.catalogue import KINDS, SINGULAR, Catalogue, Entry
 from mmzoo.errors import UnknownName, near_miss
+from mmzoo.registry import KINDS, SINGULAR, Catalogue, Entry
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,7 +18,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.plugins import catalogue
+    from mmzoo.registry.plugins import catalogue
 
     found = _find(catalogue(), arguments.what)
     print("\n".join(_text(catalogue(), entry) for entry in found), end="")
@@ -65,8 +65,12 @@ def _text(catalogue: Catalogue, e: Entry) -> str:
         lines.append(f"  methods with it: {'; '.join(recipes)}")
     if e.fidelity:
         lines.append("  fidelity:")
-        names = {"checked_against": "checked against", "paper": "beside the paper", "code": "beside the authors' code",
-                 "ours": "our own"}  # fmt: skip
+        names = {
+            "checked_against": "checked against",
+            "paper": "beside the paper",
+            "code": "beside the authors' code",
+            "ours": "our own",
+        }
         lines += [f"    {names.get(k, k)}: {v}" for k, v in e.fidelity.items()]
     return "\n".join(lines) + "\n"
 
@@ -96,8 +100,10 @@ def _facts(e: Entry) -> list[str]:
     if e.cost:
         batch = {k: v for k, v in e.cost.items() if k in ("forward", "backward")}
         line = f"  cost a batch: {_pairs(batch)}"
-        for suffix, when in (("epoch", "once an epoch"), ("coalition", "for each of 2^M - 3 more sets of modalities, "
-                              "where the head acts between encoder stages")):  # fmt: skip
+        for suffix, when in (
+            ("epoch", "once an epoch"),
+            ("coalition", "for each of 2^M - 3 more sets of modalities, where the head acts between encoder stages"),
+        ):
             more = {k.removesuffix(f"_{suffix}"): v for k, v in e.cost.items() if k.endswith(f"_{suffix}")}
             line += f"; and {when}: {_pairs(more)}" if more else ""
         for key, when in (("slice", "an epoch"), ("slice_run", "a run")):

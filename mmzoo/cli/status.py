@@ -15,9 +15,10 @@ MOST = 20
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
-        "status", help="what is running, done, failed and waiting",
+        "status",
+        help="what is running, done, failed and waiting",
         description="Reads the folders of the runs; nothing is changed, and a bench at work is not disturbed.",
-    )  # fmt: skip
+    )
     parser.add_argument("folder", metavar="DIR", help="what was given to bench as --out")
     parser.add_argument("--json", action="store_true", help="as JSON, every run one by one")
     parser.set_defaults(command=run)
@@ -25,8 +26,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the state of the store. Rows that cannot be read are among the failed."""
-    from mmzoo.bench.status import states, time_left
-    from mmzoo.bench.store import Store
+    from mmzoo.benchmark.results.status import states, time_left
+    from mmzoo.benchmark.results.store import Store
 
     if not arguments.folder:
         raise BadValue("the folder of the results is empty: name what was given to bench as --out.")

@@ -6,8 +6,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmzoo.data.prepare import Prepared, Progress
-    from mmzoo.data.store import DataStore
+    from mmzoo.data.preparing.prepare import Prepared, Progress
+    from mmzoo.data.store.store import DataStore
 
 
 class Bar:
@@ -18,7 +18,7 @@ class Bar:
         self._stage = ""
 
     def __enter__(self) -> Progress:
-        from mmzoo.data.prepare import Progress
+        from mmzoo.data.preparing.prepare import Progress
 
         return Progress(self._say, self._step)
 
@@ -48,12 +48,14 @@ class Bar:
 
 def tell(done: Prepared) -> None:
     """What a prepare has made, in a few lines."""
-    from mmzoo.data.faults import summary
+    from mmzoo.data.sources.faults import summary
 
     store = done.store
     marked = " (mini)" if store.mini else ""
-    print(f"{store.name}{marked}: {len(store):,} items, {', '.join(f'{m} {_form(store, m)}' for m in store.modalities)}, "
-          f"{_size(store)}")  # fmt: skip
+    print(
+        f"{store.name}{marked}: {len(store):,} items, {', '.join(f'{m} {_form(store, m)}' for m in store.modalities)}, "
+        f"{_size(store)}"
+    )
     for split, body in store.meta["splits"].items():
         print(f"  split {split}: {body['source']}")
     for lacking in lacking_splits(store):

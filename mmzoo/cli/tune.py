@@ -11,20 +11,21 @@ from mmzoo.errors import BadValue
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
-        "tune", help="choose settings on holdout, as many trials for every method",
+        "tune",
+        help="choose settings on holdout, as many trials for every method",
         description="Gives every method of a bench, plain training included, the same number of trials and epochs over its "
         "declared search space, scores them on holdout, and prints the best. `mmzoo bench --tune N` with the same options "
         "then runs them with the bench's seeds. Trials that are in the output folder already are not made again. Needs "
         "Optuna: pip install 'mmzoo[tune]'.",
-    )  # fmt: skip
+    )
     add_spec_options(parser)
     parser.add_argument("--trials", metavar="N", type=int, required=True, dest="tune", help="trials of each method")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mmzoo.bench.store import Store
-    from mmzoo.bench.tables import Cell, Table, markdown
+    from mmzoo.benchmark.reporting.tables import Cell, Table, markdown
+    from mmzoo.benchmark.results.store import Store
     from mmzoo.config.grammar import shown
 
     if not arguments.out:
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"settings chosen on holdout over {arguments.tune} trials",
         ["data set", "method", "holdout as asked", "holdout chosen", "seconds", "backwards", "settings"],
     )
-    from mmzoo.bench.records import summary
+    from mmzoo.benchmark.results.records import summary
 
     seen: set[str] = set()
     for planned in tuned.runs:

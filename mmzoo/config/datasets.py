@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmzoo.catalogue import Catalogue, Entry
 from mmzoo.config.grammar import shown
 from mmzoo.config.settings import Settings
 from mmzoo.errors import BadValue, unknown
-from mmzoo.training import Training
+from mmzoo.registry import Catalogue, Entry
+from mmzoo.training.config import Training
 
 #: the package of data sets that a manifest describes
 OWN = "own"
@@ -49,7 +49,7 @@ def _resolve_prepared(
     entry: Entry, preset: str, given: Mapping[str, Any], stores: bool
 ) -> tuple[str, Entry, dict[str, Any]]:
     """The same for a data set that lies in a store: of real data, else of its twin, unless the preset says which."""
-    from mmzoo.data.choice import MINI, REAL, Unprepared, as_mini, chosen_store, identity, of_store
+    from mmzoo.data.store.choice import MINI, REAL, Unprepared, as_mini, chosen_store, identity, of_store
 
     presets = entry.extra.get("presets", {})
     if preset and preset not in (*presets, MINI, REAL):
@@ -81,7 +81,7 @@ def is_manifest(text: str) -> bool:
 
 def register_manifest(catalogue: Catalogue, text: str) -> Entry:
     """The entry of a user's own data, under its name in the catalogue from now on. Raises BadValue."""
-    from mmzoo.data.manifest import own_entry
+    from mmzoo.data.own.manifest import own_entry
 
     entry = own_entry(Path(text.strip()), catalogue)
     known = catalogue.get("datasets", entry.name) if catalogue.has("datasets", entry.name) else None
@@ -114,8 +114,10 @@ def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Se
         )
     if epochs is not None:
         if given.get("epochs", epochs) != epochs:
-            raise BadValue(f"epochs are given twice: --epochs {epochs} and --set train.epochs={given['epochs']}. "
-                           "Leave one of them out.")  # fmt: skip
+            raise BadValue(
+                f"epochs are given twice: --epochs {epochs} and --set train.epochs={given['epochs']}. "
+                "Leave one of them out."
+            )
         given["epochs"] = epochs
     changes = {**known[preset], **given}
     return Training().replace(**changes)

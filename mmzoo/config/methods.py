@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmzoo.catalogue import BUILT_IN, Catalogue, Entry, Param
 from mmzoo.config.grammar import shown
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import Method, Part, plain
 from mmzoo.errors import BadValue, Incompatible
+from mmzoo.registry import BUILT_IN, Catalogue, Entry, Param
 
 _BOUND = r"[0-9]{1,9}%?"
 _PART = re.compile(
@@ -192,12 +192,15 @@ def canonical(catalogue: Catalogue, method: Method) -> str | None:
         strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
         head = catalogue.get("heads", recipe.extra["head"], recipe.package)
         same = {
-            "parts": [dataclasses.asdict(Part(strategy.id.partition("/")[2],
-                                              {**strategy.defaults(), **recipe.extra.get("args", {})}))],
+            "parts": [
+                dataclasses.asdict(
+                    Part(strategy.id.partition("/")[2], {**strategy.defaults(), **recipe.extra.get("args", {})})
+                )
+            ],
             "head": head.id.partition("/")[2],
             "head_params": {**head.defaults(), **recipe.extra.get("head_args", {})},
             "each_modality": bool(recipe.extra.get("each_modality")),
-        }  # fmt: skip
+        }
         if plain(same) == plain(method.identity):
             return catalogue.name_of(recipe)
     return None

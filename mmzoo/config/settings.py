@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mmzoo.catalogue import Catalogue, Entry
 from mmzoo.config.grammar import ENCODER, divided_key, of_encoder
 from mmzoo.errors import BadValue, UnknownName, near_miss, unknown
-from mmzoo.training import FIELDS, idle
+from mmzoo.registry import Catalogue, Entry
+from mmzoo.training.config import FIELDS, idle
 
 
 class Settings:
@@ -30,8 +30,9 @@ class Settings:
             if scope == ENCODER:
                 if not all(name.split(".", 1)):
                     raise BadValue(f"--set {key}={value}: write encoder.MODALITY=NAME or encoder.MODALITY.KEY=VALUE.")
-            elif scope != "train" and not any(catalogue.has(kind, scope) for kind in
-                                            ("methods", "strategies", "heads", "encoders", "datasets")):  # fmt: skip
+            elif scope != "train" and not any(
+                catalogue.has(kind, scope) for kind in ("methods", "strategies", "heads", "encoders", "datasets")
+            ):
                 names = {n.name for n in catalogue} | {"train", ENCODER}
                 what = "method, strategy, head, encoder or data set"
                 raise UnknownName(f"--set {key}: no {what} {scope!r}.{near_miss(scope, names)} See: mmzoo list")
@@ -64,8 +65,11 @@ class Settings:
         self._modalities[modality] = None
         name: Any = None
         params: dict[str, Any] = {}
-        own = [s for s in self._values if self._catalogue.has("datasets", s)
-               and self._catalogue.get("datasets", s).id == dataset.id]  # fmt: skip
+        own = [
+            s
+            for s in self._values
+            if self._catalogue.has("datasets", s) and self._catalogue.get("datasets", s).id == dataset.id
+        ]
         for scope, start in [(ENCODER, modality), *((s, f"{ENCODER}.{modality}") for s in own)]:
             values = self._values.get(scope, {})
             taken = self._taken(scope, [k for k in values if k == start or k.startswith(f"{start}.")])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmzoo.errors import BadValue, unknown
-from mmzoo.training import Training
+from mmzoo.training.config import Training
 
 #: Bumped when the same spec may give other numbers for a reason that lies in the engine.
 ENGINE_VERSION = 1
@@ -32,8 +32,9 @@ class Part:
         """First and last epoch of the window, shares of the run as floats; None where there is no window."""
         if self.first is None:
             return None
-        first, last = (b if b is None else int(b[:-1]) / 100 if b.endswith("%") else int(b)
-                       for b in (self.first, self.last))  # fmt: skip
+        first, last = (
+            b if b is None else int(b[:-1]) / 100 if b.endswith("%") else int(b) for b in (self.first, self.last)
+        )
         return first or 0, last
 
 
@@ -56,8 +57,12 @@ class Method:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes it the same method, whatever it is called."""
-        return {"parts": [dataclasses.asdict(p) for p in self.parts], "head": self.head,
-                "head_params": dict(self.head_params), "each_modality": self.each_modality}  # fmt: skip
+        return {
+            "parts": [dataclasses.asdict(p) for p in self.parts],
+            "head": self.head,
+            "head_params": dict(self.head_params),
+            "each_modality": self.each_modality,
+        }
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mmzoo.catalogue import KINDS, Catalogue
 from mmzoo.config.datasets import register_manifests, resolve_dataset
 from mmzoo.config.grammar import ENCODER, divided_key, of_encoder, parse_seeds
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec, check_protocol
 from mmzoo.errors import BadValue, MmzooError, near_miss, unknown
-from mmzoo.training import Training
-from mmzoo.yamlfile import Document, read
+from mmzoo.io.yaml_file import Document, read
+from mmzoo.registry import KINDS, Catalogue
+from mmzoo.training.config import Training
 
 _KEYS = {f.name for f in dataclasses.fields(BenchSpec)} - {"settings", "track", "processes"} | {"set", "schema"}
 
@@ -68,9 +68,15 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Document)
                 document.fault((key, i), str(error))
         return {key: tuple(value)}
     wanted: Any
-    wanted, words = {"method": (str, "a method"), "preset": (str, "a name"), "epochs": (int, "a whole number"),
-                     "references": (bool, "true or false"), "keep_weights": (bool, "true or false"),
-                     "protocol": (str, "a name"), "tune": (int, "a whole number of trials")}[key]  # fmt: skip
+    wanted, words = {
+        "method": (str, "a method"),
+        "preset": (str, "a name"),
+        "epochs": (int, "a whole number"),
+        "references": (bool, "true or false"),
+        "keep_weights": (bool, "true or false"),
+        "protocol": (str, "a name"),
+        "tune": (int, "a whole number of trials"),
+    }[key]
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise BadValue(f"must be {words}, not {value!r}")
     if key == "epochs":

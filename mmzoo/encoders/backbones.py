@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmzoo.encoder import InputSpec
+from mmzoo.core.encoder import InputSpec
 from mmzoo.encoders.planar import Planar, Temporal
 from mmzoo.errors import BadValue, Incompatible, MmzooError, UnknownName, near_miss
-from mmzoo.weights import timm_files
+from mmzoo.io.weights import timm_files
 
 #: where the classifier of a timm model begins, by the name of a child
 _HEAD = ("global_pool", "head", "fc", "classifier", "pre_logits", "flatten")
@@ -36,9 +36,14 @@ class Timm(Planar):
     """
 
     def __init__(
-        self, spec: InputSpec | Sequence[int], *, model: str = "resnet18", weights: str = "none",
-        temporal: Temporal = "mean", **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        spec: InputSpec | Sequence[int],
+        *,
+        model: str = "resnet18",
+        weights: str = "none",
+        temporal: Temporal = "mean",
+        **options: Any,
+    ) -> None:
         super().__init__(spec, temporal=temporal)
         self.model = _create(model, weights, self.channels, self.spec.shape[-2:], options)
         #: the trunk cut after each stage, the last piece after all of them

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmzoo.encoder import InputSpec
+from mmzoo.core.encoder import InputSpec
 from mmzoo.encoders.planar import Planar, Temporal
 from mmzoo.errors import BadValue
 
@@ -22,9 +22,15 @@ class CNN(Planar):
     """
 
     def __init__(
-        self, spec: InputSpec | Sequence[int], *, widths: Sequence[int] = (16, 32, 64), width: int = 64,
-        shrink: int = 1, grid: int = 4, temporal: Temporal = "mean",
-    ) -> None:  # fmt: skip
+        self,
+        spec: InputSpec | Sequence[int],
+        *,
+        widths: Sequence[int] = (16, 32, 64),
+        width: int = 64,
+        shrink: int = 1,
+        grid: int = 4,
+        temporal: Temporal = "mean",
+    ) -> None:
         super().__init__(spec, temporal=temporal)
         if min((width, shrink, grid, *widths)) < 1 or not widths:
             raise BadValue(

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmzoo.encoder import InputSpec
+from mmzoo.core.encoder import InputSpec
 from mmzoo.encoders.backbones import Timm
 from mmzoo.encoders.planar import Planes
 from mmzoo.errors import BadValue, Incompatible
@@ -68,12 +68,14 @@ def _inflate(module: nn.Module, time: int) -> None:
             norm.load_state_dict(child.state_dict())
             setattr(module, name, norm)
         elif isinstance(child, nn.MaxPool2d):
-            size, stride, pad = ((first, *_pair(v)) for first, v in
-                                 ((1, child.kernel_size), (1, child.stride), (0, child.padding)))  # fmt: skip
+            size, stride, pad = (
+                (first, *_pair(v)) for first, v in ((1, child.kernel_size), (1, child.stride), (0, child.padding))
+            )
             setattr(module, name, nn.MaxPool3d(size, stride, pad))
         elif isinstance(child, nn.AvgPool2d):
-            size, stride, pad = ((first, *_pair(v)) for first, v in
-                                 ((1, child.kernel_size), (1, child.stride), (0, child.padding)))  # fmt: skip
+            size, stride, pad = (
+                (first, *_pair(v)) for first, v in ((1, child.kernel_size), (1, child.stride), (0, child.padding))
+            )
             setattr(module, name, nn.AvgPool3d(size, stride, pad, child.ceil_mode, child.count_include_pad))
         else:
             _inflate(child, time)

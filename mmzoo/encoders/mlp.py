@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mmzoo.encoder import Encoder, InputSpec
+from mmzoo.core.encoder import Encoder, InputSpec
 from mmzoo.errors import BadValue
 
 

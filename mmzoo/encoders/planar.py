@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from mmzoo.encoder import Encoder, InputSpec
+from mmzoo.core.encoder import Encoder, InputSpec
 from mmzoo.errors import BadValue, undefined
 from mmzoo.functional import in_steps
 

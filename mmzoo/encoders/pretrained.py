@@ -10,12 +10,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmzoo.encoder import Encoder, InputSpec
+from mmzoo.core.encoder import Encoder, InputSpec
 from mmzoo.encoders.backbones import read_tensors
 from mmzoo.encoders.planar import Temporal
 from mmzoo.encoders.tokens import check_text, masked_mean
 from mmzoo.errors import BadValue, Incompatible, MmzooError, undefined, unknown
-from mmzoo.weights import transformers_files
+from mmzoo.io.weights import transformers_files
 
 Pooling = Literal["cls", "mean", "pooler"]
 
@@ -169,9 +169,14 @@ class Transformer(Layered):
     kind = "AutoModel"
 
     def __init__(
-        self, spec: InputSpec, *, model: str = "google-bert/bert-base-uncased", weights: str = "pretrained",
-        pooling: Pooling = "cls", config: Mapping[str, float] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        spec: InputSpec,
+        *,
+        model: str = "google-bert/bert-base-uncased",
+        weights: str = "pretrained",
+        pooling: Pooling = "cls",
+        config: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.spec, vocabulary = check_text(spec)
         needed = {"vocab_size": vocabulary, "max_position_embeddings": self.spec.shape[0] + 2}
@@ -217,9 +222,14 @@ class ClipText(Transformer):
     kind = "CLIPTextModel"
 
     def __init__(
-        self, spec: InputSpec, *, model: str = "openai/clip-vit-base-patch32", weights: str = "pretrained",
-        pooling: Literal["mean", "pooler"] = "pooler", config: Mapping[str, float] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        spec: InputSpec,
+        *,
+        model: str = "openai/clip-vit-base-patch32",
+        weights: str = "pretrained",
+        pooling: Literal["mean", "pooler"] = "pooler",
+        config: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__(spec, model=model, weights=weights, pooling=pooling, config=config)
 
 
@@ -231,9 +241,14 @@ class ClipImage(Layered):
     """
 
     def __init__(
-        self, spec: InputSpec | Sequence[int], *, model: str = "openai/clip-vit-base-patch32",
-        weights: str = "pretrained", temporal: Temporal = "mean", config: Mapping[str, float] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        spec: InputSpec | Sequence[int],
+        *,
+        model: str = "openai/clip-vit-base-patch32",
+        weights: str = "pretrained",
+        temporal: Temporal = "mean",
+        config: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.spec = InputSpec.of(spec).of_kind("image", "video")
         if temporal != "mean" and self.spec.kind != "video":
@@ -263,9 +278,14 @@ class ClipImage(Layered):
 
 
 def load(
-    kind: str, model: str, weights: str, config: Mapping[str, float] | None, *,
-    at_least: Mapping[str, int] | None = None, exactly: Mapping[str, int] | None = None,
-) -> Any:  # fmt: skip
+    kind: str,
+    model: str,
+    weights: str,
+    config: Mapping[str, float] | None,
+    *,
+    at_least: Mapping[str, int] | None = None,
+    exactly: Mapping[str, int] | None = None,
+) -> Any:
     """A transformers model of a class `kind`. at_least, exactly: what the input asks of a configuration with random weights.
 
     Raises BadValue for `config` beside weights that are not random, MmzooError where files are missing or do not fit.

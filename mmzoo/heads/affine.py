@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmzoo.head import FusionHead, conditioners
+from mmzoo.core.head import FusionHead, conditioners
 
 
 class Affine(FusionHead):
@@ -34,9 +34,14 @@ class Affine(FusionHead):
     min_modalities = 2
 
     def __init__(
-        self, dims: Mapping[str, int], n_classes: int, *, gamma_baseline: int = 0, condition: str = "others",
+        self,
+        dims: Mapping[str, int],
+        n_classes: int,
+        *,
+        gamma_baseline: int = 0,
+        condition: str = "others",
         target: str = "last",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(dims, n_classes)
         self.gamma_baseline = gamma_baseline
         self.conditioners = conditioners(self.modalities, condition, target)

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmzoo import distributed
+from mmzoo.core import distributed
+from mmzoo.core.head import FusionHead
+from mmzoo.core.values import Pass
 from mmzoo.errors import Incompatible
-from mmzoo.head import FusionHead
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.sum import Sum
-from mmzoo.types import Pass
 
 Classifier = Literal["mean", "sum", "concat", "stacked"]
 
@@ -83,10 +83,13 @@ class Exchange(nn.Module):
         return (sum(parts[1:], parts[0]) + self.bias).relu()
 
     def forward(
-        self, maps: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None,
-        here: Mapping[str, Tensor] | None = None, held: Mapping[str, Any] | None = None,
+        self,
+        maps: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None = None,
+        here: Mapping[str, Tensor] | None = None,
+        held: Mapping[str, Any] | None = None,
         frozen: Collection[str] = (),
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         """The gated maps. here: (B,) bool, the rows that have a modality (left out: all). held: modality -> bool, whose
         gate its running mean replaces. frozen: modalities whose running mean does not move."""
         masks, here, held = masks or {}, here or {}, held or {}
@@ -168,9 +171,15 @@ class Channel(FusionHead):
     how = "exact"
 
     def __init__(
-        self, dims: Mapping[str, int], n_classes: int, *, stages: Sequence[int] | None = None, ratio: float = 4.0,
-        scale: float = 1.0, final: Classifier = "mean",
-    ) -> None:  # fmt: skip
+        self,
+        dims: Mapping[str, int],
+        n_classes: int,
+        *,
+        stages: Sequence[int] | None = None,
+        ratio: float = 4.0,
+        scale: float = 1.0,
+        final: Classifier = "mean",
+    ) -> None:
         super().__init__(dims, n_classes)
         self.stages = stages
         self.ratio = ratio

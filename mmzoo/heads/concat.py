@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmzoo.head import FusionHead
+from mmzoo.core.head import FusionHead
 
 
 class Concat(FusionHead):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmzoo.core.head import FusionHead
 from mmzoo.errors import Incompatible
-from mmzoo.head import FusionHead
 from mmzoo.heads.concat import Concat
 
 Evidence = Literal["softplus", "relu", "exp"]
@@ -95,9 +95,11 @@ class Evidential(FusionHead):
         own = dict(zip(self.dims, views))
         u = log_uncertainty(fused)
         return fused, {
-            "own": own, "opinions": {} if self.pseudo is None else {PSEUDO: views[-1]}, "uncertainty": u.exp(),
+            "own": own,
+            "opinions": {} if self.pseudo is None else {PSEUDO: views[-1]},
+            "uncertainty": u.exp(),
             "conflict": -torch.expm1((log_uncertainty(views).sum(0) - u).clamp_max(0.0)),
-        }  # fmt: skip
+        }
 
     def split(
         self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmzoo.head import FusionHead, conditioners
+from mmzoo.core.head import FusionHead, conditioners
 
 
 class Gated(FusionHead):
@@ -32,9 +32,14 @@ class Gated(FusionHead):
     min_modalities = 2
 
     def __init__(
-        self, dims: Mapping[str, int], n_classes: int, *, condition: str = "others", target: str = "last",
+        self,
+        dims: Mapping[str, int],
+        n_classes: int,
+        *,
+        condition: str = "others",
+        target: str = "last",
         width: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(dims, n_classes)
         self.conditioners = conditioners(self.modalities, condition, target)
         common = width or max(dims.values())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmzoo.head import FusionHead
+from mmzoo.core.head import FusionHead
 
 
 class GMU(FusionHead):
@@ -33,9 +33,14 @@ class GMU(FusionHead):
     min_modalities = 2
 
     def __init__(
-        self, dims: Mapping[str, int], n_classes: int, *, gates: Literal["paper", "tied", "independent"] = "paper",
-        reads: Literal["features", "projections"] = "features", width: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        dims: Mapping[str, int],
+        n_classes: int,
+        *,
+        gates: Literal["paper", "tied", "independent"] = "paper",
+        reads: Literal["features", "projections"] = "features",
+        width: int | None = None,
+    ) -> None:
         super().__init__(dims, n_classes)
         self.tied = gates == "tied" or (gates == "paper" and len(dims) == 2)
         self.reads = reads

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmzoo.encoder import Encoder
+from mmzoo.core.encoder import Encoder
+from mmzoo.core.head import FusionHead
+from mmzoo.core.readouts import Steps
 from mmzoo.errors import Incompatible
-from mmzoo.head import FusionHead
-from mmzoo.readouts import Steps
 
 Mode = Literal["concat_step", "modality_sequence", "tokens"]
 
@@ -44,9 +44,15 @@ class MLLSTM(FusionHead):
     min_modalities = 2
 
     def __init__(
-        self, dims: Mapping[str, int], n_classes: int, *,
-        mode: Mode = "concat_step", width: int | None = None, layers: int | None = None, steps: int = 8,
-    ) -> None:  # fmt: skip
+        self,
+        dims: Mapping[str, int],
+        n_classes: int,
+        *,
+        mode: Mode = "concat_step",
+        width: int | None = None,
+        layers: int | None = None,
+        steps: int = 8,
+    ) -> None:
         super().__init__(dims, n_classes)
         self.mode, self.steps = mode, steps if mode == "tokens" else 1
         if odd := [m for m, d in dims.items() if d % self.steps]:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmzoo.encoder import Encoder
+from mmzoo.core.encoder import Encoder
+from mmzoo.core.head import FusionHead, mean_over_present
+from mmzoo.core.readouts import to_one_width
 from mmzoo.errors import Incompatible
-from mmzoo.head import FusionHead, mean_over_present
 from mmzoo.heads.concat import Concat
-from mmzoo.readouts import to_one_width
 
 
 class Separate(FusionHead):
@@ -29,9 +29,13 @@ class Separate(FusionHead):
     how = "exact"
 
     def __init__(
-        self, dims: Mapping[str, int], n_classes: int, *, join: Literal["concat", "mean", "max"] = "concat",
+        self,
+        dims: Mapping[str, int],
+        n_classes: int,
+        *,
+        join: Literal["concat", "mean", "max"] = "concat",
         hidden: int = 64,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(dims, n_classes)
         widths = set(dims.values())
         if join != "concat" and len(widths) > 1:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmzoo.head import FusionHead, mean_over_present
+from mmzoo.core.head import FusionHead, mean_over_present
 
 
 class Sum(FusionHead):

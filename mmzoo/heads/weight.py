@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmzoo.head import FusionHead
+from mmzoo.core.head import FusionHead
 
 
 class Weight(FusionHead):
@@ -29,9 +29,14 @@ class Weight(FusionHead):
     how = "exact"
 
     def __init__(
-        self, dims: Mapping[str, int], n_classes: int, *, level: Literal["feature", "logit", "gate"] = "feature",
-        attention: Sequence[int] = (32,), width: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        dims: Mapping[str, int],
+        n_classes: int,
+        *,
+        level: Literal["feature", "logit", "gate"] = "feature",
+        attention: Sequence[int] = (32,),
+        width: int | None = None,
+    ) -> None:
         super().__init__(dims, n_classes)
         self.level = level
         common = width or max(dims.values())

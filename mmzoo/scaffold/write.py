@@ -15,8 +15,8 @@ from pathlib import Path
 from string import Template
 
 from mmzoo import __version__
-from mmzoo.catalogue import KINDS, Catalogue
 from mmzoo.errors import BadValue, MmzooError
+from mmzoo.registry import KINDS, Catalogue
 
 #: kind -> the parts that a package of it has
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -94,10 +94,15 @@ def _words(kind: str, name: str) -> dict[str, str]:
     names = [name if kind != "plugin" else f"{name}_{part}" for part in PARTS[kind]]
     usage = "\n".join("    " + _USAGE[part].format(name=n) for part, n in zip(PARTS[kind], names))
     return {
-        "name": name, "module": name, "dist": name.replace("_", "-"), "usage": usage,
-        "cls": "".join(word.capitalize() for word in name.split("_")), "title": name.replace("_", " ").capitalize(),
-        "mmzoo_low": f"{major}.{minor}", "mmzoo_high": f"{major}.{minor + 1}",
-    }  # fmt: skip
+        "name": name,
+        "module": name,
+        "dist": name.replace("_", "-"),
+        "usage": usage,
+        "cls": "".join(word.capitalize() for word in name.split("_")),
+        "title": name.replace("_", " ").capitalize(),
+        "mmzoo_low": f"{major}.{minor}",
+        "mmzoo_high": f"{major}.{minor + 1}",
+    }
 
 
 def _write(path: Path, template: Traversable, words: Mapping[str, str]) -> None:

@@ -52,9 +52,15 @@ def ratios(scores: Tensor, counted: Tensor | None = None) -> Tensor:
 
 
 def coefficients(
-    scores: Tensor, means: Tensor, alpha: float, cap: float | None = None, symmetric: bool = False,
-    *, seen: Tensor | None = None, known: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    scores: Tensor,
+    means: Tensor,
+    alpha: float,
+    cap: float | None = None,
+    symmetric: bool = False,
+    *,
+    seen: Tensor | None = None,
+    known: Tensor | None = None,
+) -> Tensor:
     """(M,) kappa_u = exp(alpha min(tau_u - r_u, cap)), r_u from the losses of this batch, tau_u from their means so far.
 
     A modality that is further ahead than it usually is gets less than 1. No factor is above the largest number of the
@@ -118,9 +124,14 @@ class AGM(Strategy):
     cost = {"forward": 2, "backward": 2, "forward_coalition": 1, "backward_coalition": 1}  # noqa: RUF012
 
     def __init__(
-        self, *, alpha: float = 1.0, cap: float | None = None, symmetric: bool = False, clip: float | None = 1.0,
+        self,
+        *,
+        alpha: float = 1.0,
+        cap: float | None = None,
+        symmetric: bool = False,
+        clip: float | None = 1.0,
         gradient: Literal["exact", "detached"] = "exact",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.alpha = alpha
         self.cap = cap
         self.symmetric = symmetric
@@ -201,8 +212,9 @@ class AGM(Strategy):
         factors = dict(zip(found.modalities, found.factors))
         return {
             g: found.factors.mean() if g == "head:shared" else factors[m]
-            for g in grads if (m := g.partition(":")[2]) in factors or g == "head:shared"
-        }  # fmt: skip
+            for g in grads
+            if (m := g.partition(":")[2]) in factors or g == "head:shared"
+        }
 
 
 def _columns(step: Step, modalities: Sequence[str]) -> list[int]:

@@ -100,9 +100,16 @@ class DOMFN(Strategy):
     state = ("joint_trained",)
 
     def __init__(
-        self, *, eta: float = 0.5, gamma: float = 0.8, tau: float = 0.2, pretrain: int = 5, squash: Squash = "softmax",
-        reference: Literal["mean", "joint"] = "mean", fallback: Literal["ce", "amended"] = "ce",
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        eta: float = 0.5,
+        gamma: float = 0.8,
+        tau: float = 0.2,
+        pretrain: int = 5,
+        squash: Squash = "softmax",
+        reference: Literal["mean", "joint"] = "mean",
+        fallback: Literal["ce", "amended"] = "ce",
+    ) -> None:
         self.eta = eta
         self.gamma = gamma
         self.tau = tau

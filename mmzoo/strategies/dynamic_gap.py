@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.api import BadValue, Batch, Incompatible, Outputs, Pass, Run, Step, Strategy, Terms
-from mmzoo.autodiff import (
+from mmzoo.bilevel import (
+    Derivative,
+    ForwardTangent,
     Hypergradient,
     Inner,
     Mixing,
@@ -28,7 +30,6 @@ from mmzoo.autodiff import (
     scoped_parameters,
 )
 from mmzoo.functional import cosine_similarities, info_nce, jensen_shannon, kl_to_mean, same_class
-from mmzoo.tangent import Derivative, ForwardTangent
 
 Schedule = Literal["constant", "stepwise", "heuristic", "learned", "released", "released_learned"]
 Form = Literal["paper", "additive", "released"]
@@ -119,12 +120,28 @@ class DynamicGap(Strategy):
     neutral = {"schedule": "constant", "alpha": 0.0, "form": "paper", "unimodal": 0.0}  # noqa: RUF012
 
     def __init__(
-        self, *, schedule: Schedule = "heuristic", alpha: float = 0.5, form: Form = "paper",
-        matching: Matching = "infonce", temperature: float = 0.5, floor: float = 1e-3, unimodal: float = 0.0,
-        upper: Literal["slice", "train"] = "slice", eta: float = 0.1, max_change: float = 0.1, normalize: bool = True,
-        solver: Solve = "gauss_newton", damping: float = 0.01, iterations: int = 10, scope: str = "all",
-        batches: int = 1, items: int | None = None, upper_batches: int = 4, every: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        schedule: Schedule = "heuristic",
+        alpha: float = 0.5,
+        form: Form = "paper",
+        matching: Matching = "infonce",
+        temperature: float = 0.5,
+        floor: float = 1e-3,
+        unimodal: float = 0.0,
+        upper: Literal["slice", "train"] = "slice",
+        eta: float = 0.1,
+        max_change: float = 0.1,
+        normalize: bool = True,
+        solver: Solve = "gauss_newton",
+        damping: float = 0.01,
+        iterations: int = 10,
+        scope: str = "all",
+        batches: int = 1,
+        items: int | None = None,
+        upper_batches: int = 4,
+        every: int | None = None,
+    ) -> None:
         self.schedule = schedule
         self.alpha = alpha
         self.form = form
@@ -392,17 +409,26 @@ class DynamicGap(Strategy):
             found = implicit_gradient(
                 [partial(self._inner_piece, run, batch) for batch in inner],
                 [partial(self._upper_piece, run, batch) for batch in self._upper_batches(run)],
-                run.model, self._mixing(), warm=Warm(**self.warm) if self.warm else None,
+                run.model,
+                self._mixing(),
+                warm=Warm(**self.warm) if self.warm else None,
                 solver=Solver(curvature, method, self.damping, self.iterations, scope=self.scope),
-                generator=run.generator("dynamic_gap/power"), reduce=run.reduce,
-            )  # fmt: skip
+                generator=run.generator("dynamic_gap/power"),
+                reduce=run.reduce,
+            )
         run.cost.backward += found.backwards * self._share(run, found)
         self._log_norms(run, found.norms)
-        self.warm = {} if found.warm is None else {
-            k: v.detach().clone() for k, v in vars(found.warm).items() if v is not None
-        }  # fmt: skip
-        diagnostics = {"damping": found.damping, "residual": found.residual, "iterations": found.iterations,
-                       "curvature": found.curvature, "lambda_max": found.lambda_max, "products": found.products}  # fmt: skip
+        self.warm = (
+            {} if found.warm is None else {k: v.detach().clone() for k, v in vars(found.warm).items() if v is not None}
+        )
+        diagnostics = {
+            "damping": found.damping,
+            "residual": found.residual,
+            "iterations": found.iterations,
+            "curvature": found.curvature,
+            "lambda_max": found.lambda_max,
+            "products": found.products,
+        }
         for name, value in diagnostics.items():
             if math.isfinite(value):
                 run.log(f"dynamic_gap/{name}", value)

@@ -98,10 +98,16 @@ class GBlend(Strategy):
     cost = {"forward": 3.8, "backward": 3, "slice": 0.8}  # noqa: RUF012
 
     def __init__(
-        self, *, mode: Literal["online", "offline", "fixed"] = "online", formula: Formula = "guarded",
-        warmup: int = 10, super_epoch: int = 5, eps: float = 0.01, least: float = 0.01,
+        self,
+        *,
+        mode: Literal["online", "offline", "fixed"] = "online",
+        formula: Formula = "guarded",
+        warmup: int = 10,
+        super_epoch: int = 5,
+        eps: float = 0.01,
+        least: float = 0.01,
         weights: Mapping[str, float] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if weights is not None and mode != "fixed":
             raise BadValue(f"weights are given, but mode {mode!r} estimates them. Give mode='fixed' with them.")
         self.mode = mode
@@ -177,10 +183,12 @@ class GBlend(Strategy):
     def _trial(self, run: Run, branch: str, epochs: int) -> Tensor:
         """(2, 2): the branch's loss on training items and on the slice, before and after it is trained alone."""
         trained = run.fork(_Branch(branch=branch), epochs=epochs)
-        return torch.stack([
-            torch.stack([_mean_loss(r, branch, data) for r, data in zip((run, trained), sides)])
-            for sides in ((run.train(), trained.train()), (run.strategy_holdout(), trained.strategy_holdout()))
-        ])  # fmt: skip
+        return torch.stack(
+            [
+                torch.stack([_mean_loss(r, branch, data) for r, data in zip((run, trained), sides)])
+                for sides in ((run.train(), trained.train()), (run.strategy_holdout(), trained.strategy_holdout()))
+            ]
+        )
 
 
 class _Branch(Strategy):

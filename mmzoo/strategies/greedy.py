@@ -55,10 +55,15 @@ class Greedy(Strategy):
     state = ("sums", "speeds", "cut", "left")
 
     def __init__(
-        self, *, epsilon: float = 0.01, window: int = 5, start_epoch: int = 1,
-        schedule: Literal["speed", "random"] = "speed", loss: Literal["branches", "joint"] = "branches",
+        self,
+        *,
+        epsilon: float = 0.01,
+        window: int = 5,
+        start_epoch: int = 1,
+        schedule: Literal["speed", "random"] = "speed",
+        loss: Literal["branches", "joint"] = "branches",
         log: Literal["log10", "ln"] = "log10",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.epsilon = epsilon
         self.window = window
         self.start_epoch = start_epoch
@@ -104,8 +109,10 @@ class Greedy(Strategy):
         views = step.run.model.views()
         changes = [[relative_change(views[f"{kind}:{m}"]) for m in step.run.modalities] for kind in ("bypass", "main")]
         device = self.sums.device
-        self._observe(torch.stack([torch.stack([c.to(device) for c in row]) for row in changes]),
-                      step.run.epoch >= self.start_epoch)  # fmt: skip
+        self._observe(
+            torch.stack([torch.stack([c.to(device) for c in row]) for row in changes]),
+            step.run.epoch >= self.start_epoch,
+        )
         for m, speed in zip(step.run.modalities, self.speeds):
             step.run.log(f"greedy/speed/{m}", torch.where(speed.isfinite(), speed, 0.0))
 

@@ -129,8 +129,10 @@ class MLA(Strategy):
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         return [
             p if len(fed) == 1 else replace(p, name=f"{p.name}/{m}", present=frozenset({m}))
-            for p in passes for fed in [p.fed(step.run.modalities)] for m in fed
-        ]  # fmt: skip
+            for p in passes
+            for fed in [p.fed(step.run.modalities)]
+            for m in fed
+        ]
 
     @torch.no_grad()
     def gradients(self, step: Step, out: Outputs, grads: Grads) -> None:

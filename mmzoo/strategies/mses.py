@@ -62,9 +62,13 @@ class MSES(Strategy):
     cost = {"forward": 1, "backward": 1, "slice": 1}  # noqa: RUF012
 
     def __init__(
-        self, *, patience: int = 10, smoothing: float = 0.6, weight: float = 1.0,
+        self,
+        *,
+        patience: int = 10,
+        smoothing: float = 0.6,
+        weight: float = 1.0,
         restore: Literal["modality", "all", "none"] = "modality",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.patience = patience
         self.smoothing = smoothing
         self.weight = weight

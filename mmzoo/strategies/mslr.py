@@ -64,10 +64,19 @@ class MSLR(Strategy):
     cost = {"forward": 1, "backward": 1, "slice": 1}  # noqa: RUF012
 
     def __init__(
-        self, *, mode: Literal["dynamic", "keep", "smart"] = "dynamic", factors: Mapping[str, float] | None = None,
-        scope: Literal["branch", "encoder"] = "branch", memory: int = 5, period: int = 1, include_current: bool = False,
-        compound: bool = False, points: int = 5, span: float = 10.0, trial: float = 0.25,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        mode: Literal["dynamic", "keep", "smart"] = "dynamic",
+        factors: Mapping[str, float] | None = None,
+        scope: Literal["branch", "encoder"] = "branch",
+        memory: int = 5,
+        period: int = 1,
+        include_current: bool = False,
+        compound: bool = False,
+        points: int = 5,
+        span: float = 10.0,
+        trial: float = 0.25,
+    ) -> None:
         self.mode = mode
         self.factors = factors
         self.scope = scope

@@ -59,9 +59,13 @@ class OGM(Strategy):
     neutral = {"alpha": 0.0, "noise": False}  # noqa: RUF012
 
     def __init__(
-        self, *, alpha: float = 0.3, noise: bool = False, form: Form = "conference",
+        self,
+        *,
+        alpha: float = 0.3,
+        noise: bool = False,
+        form: Form = "conference",
         tensors: Literal["conv", "matrix", "all"] = "matrix",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.alpha = alpha
         self.noise = noise
         self.form = form

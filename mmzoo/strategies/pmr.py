@@ -73,9 +73,15 @@ class PMR(Strategy):
     cost = {"forward": 1.1, "backward": 1}  # noqa: RUF012
 
     def __init__(
-        self, *, alpha: float = 1.0, mu: float = 0.01, entropy_epochs: int = 10, momentum: float = 0.2,
-        fraction: float = 0.1, variant: Variant = "paper",
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        alpha: float = 1.0,
+        mu: float = 0.01,
+        entropy_epochs: int = 10,
+        momentum: float = 0.2,
+        fraction: float = 0.1,
+        variant: Variant = "paper",
+    ) -> None:
         self.alpha = alpha
         self.mu = mu
         self.entropy_epochs = entropy_epochs
@@ -123,8 +129,9 @@ class PMR(Strategy):
             return terms
         logits = {
             m: neg_distance(step.kept(z), self.prototypes[m], self.seen[m])
-            for m, z in out.features.items() if m in self.prototypes
-        }  # fmt: skip
+            for m, z in out.features.items()
+            if m in self.prototypes
+        }
         if len(logits) < 2:
             return terms
         with torch.no_grad():

@@ -19,11 +19,22 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "check_encoder": "api", "check_head": "api", "check_part": "api", "check_strategy": "api", "check_vectors": "api",
-    "parametrize_with_checks": "api", "SPECS": "cases", "check_installed": "program", "run_program": "program",
-    "CheckFailed": "report", "CheckResult": "report", "Report": "report", "build_model": "tasks", "build_run": "tasks",
-    "make_task": "tasks",
-}  # fmt: skip
+    "check_encoder": "api",
+    "check_head": "api",
+    "check_part": "api",
+    "check_strategy": "api",
+    "check_vectors": "api",
+    "parametrize_with_checks": "api",
+    "SPECS": "harness.cases",
+    "check_installed": "harness.program",
+    "run_program": "harness.program",
+    "CheckFailed": "harness.report",
+    "CheckResult": "harness.report",
+    "Report": "harness.report",
+    "build_model": "harness.tasks",
+    "build_run": "harness.tasks",
+    "make_task": "harness.tasks",
+}
 __all__ = sorted(_PUBLIC)
 
 

@@ -7,38 +7,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmzoo.encoder import Encoder
+from mmzoo.core.encoder import Encoder
 from mmzoo.errors import BadValue
-from mmzoo.strategy import Strategy
-from mmzoo.testing import (
-    checks_behaviour,
-    checks_device,
-    checks_distributed,
-    checks_encoder,
-    checks_evaluation,
-    checks_head,
-    checks_hooks,
-    checks_imports,
-    checks_strategy,
-)
-from mmzoo.testing.cases import EncoderCase, HeadCase, Inputs, StrategyCase
+from mmzoo.testing import checks
+from mmzoo.testing.harness.cases import EncoderCase, HeadCase, Inputs, StrategyCase
+from mmzoo.testing.harness.report import Check, CheckResult, Kind, Report, chosen, require, run_check, run_checks
+from mmzoo.testing.harness.tasks import EncoderBuilder, HeadBuilder, TinyEncoder
 from mmzoo.testing.replay import replay
 from mmzoo.testing.replay.command import line, read
-from mmzoo.testing.report import Check, CheckResult, Kind, Report, chosen, require, run_check, run_checks
-from mmzoo.testing.tasks import EncoderBuilder, HeadBuilder, TinyEncoder
+from mmzoo.training.strategy import Strategy
 
 #: the modules that hold the checks; importing them registers the checks
-CHECK_MODULES = (
-    checks_strategy, checks_imports, checks_hooks, checks_behaviour, checks_head, checks_encoder, checks_evaluation,
-    checks_distributed, checks_device,
-)  # fmt: skip
+CHECK_MODULES = checks.MODULES
 
 
 def check_strategy(
-    strategy: Strategy | Callable[[], Strategy], *, head: HeadBuilder | None = None,
-    encoder: EncoderBuilder = TinyEncoder, draws: int = 10, only: Collection[str] | None = None,
-    expected_failures: Mapping[str, str] | None = None, raise_failures: bool = True,
-) -> Report:  # fmt: skip
+    strategy: Strategy | Callable[[], Strategy],
+    *,
+    head: HeadBuilder | None = None,
+    encoder: EncoderBuilder = TinyEncoder,
+    draws: int = 10,
+    only: Collection[str] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    raise_failures: bool = True,
+) -> Report:
     """Run every contract check on a strategy.
 
     strategy: an instance, a class, or a function without arguments that makes one; chains and windows too. head:
@@ -54,10 +46,16 @@ def check_strategy(
 
 
 def check_head(
-    head: HeadBuilder, *, encoder: EncoderBuilder = TinyEncoder, draws: int = 10, label: str = "", multiple: int = 1,
-    only: Collection[str] | None = None, expected_failures: Mapping[str, str] | None = None,
+    head: HeadBuilder,
+    *,
+    encoder: EncoderBuilder = TinyEncoder,
+    draws: int = 10,
+    label: str = "",
+    multiple: int = 1,
+    only: Collection[str] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
     raise_failures: bool = True,
-) -> Report:  # fmt: skip
+) -> Report:
     """Run every contract check on a fusion head, given by its class or by (dims, n_classes) -> head.
 
     encoder: as in check_strategy; for a head with a `readout` what that makes. multiple: of which all widths are
@@ -68,10 +66,15 @@ def check_head(
 
 
 def check_encoder(
-    encoder: Callable[[], Encoder], *, inputs: Inputs,
-    draws: int = 5, label: str = "", only: Collection[str] | None = None,
-    expected_failures: Mapping[str, str] | None = None, raise_failures: bool = True,
-) -> Report:  # fmt: skip
+    encoder: Callable[[], Encoder],
+    *,
+    inputs: Inputs,
+    draws: int = 5,
+    label: str = "",
+    only: Collection[str] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    raise_failures: bool = True,
+) -> Report:
     """Run every contract check on an encoder, given by a function without arguments.
 
     inputs: an InputSpec (`mmzoo.testing.SPECS` has one of each kind), the shape of one item, or (number of items,
@@ -129,9 +132,12 @@ class BoundCheck:
 
 
 def parametrize_with_checks(
-    parts: Sequence[Any], *, kind: Kind = "strategy", expected_failures: Mapping[str, str] | None = None,
+    parts: Sequence[Any],
+    *,
+    kind: Kind = "strategy",
+    expected_failures: Mapping[str, str] | None = None,
     **options: Any,
-) -> Any:  # fmt: skip
+) -> Any:
     """A decorator that turns `def test_contract(check): check()` into one test a part and check.
 
     parts: as the first argument of check_strategy, check_head or check_encoder; options: their other ones.

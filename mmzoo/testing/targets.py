@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from mmzoo import local
-from mmzoo.catalogue import KINDS, SINGULAR, Catalogue, Entry
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.errors import BadValue, MmzooError, UnknownName, near_miss, unknown
+from mmzoo.registry import KINDS, SINGULAR, Catalogue, Entry, user_classes
 from mmzoo.testing.api import part_case
-from mmzoo.testing.cases import SPECS
-from mmzoo.testing.report import CHECKS, CheckResult, Kind, Report, run_checks
+from mmzoo.testing.harness.cases import SPECS
+from mmzoo.testing.harness.report import CHECKS, CheckResult, Kind, Report, run_checks
 
 #: kinds of entries that there are checks for -> what the checks call them
 CHECKED: dict[str, Kind] = {"strategies": "strategy", "heads": "head", "encoders": "encoder"}
@@ -31,8 +30,10 @@ class Target:
 
     def unusable(self, error: Exception) -> Report:
         """The report on a part that cannot even be made."""
-        reason = (f"claimed: it can be made with its declared parameters\nseen: {type(error).__name__}: {error}\n"
-                  "to do: make this work first; no other check was run")  # fmt: skip
+        reason = (
+            f"claimed: it can be made with its declared parameters\nseen: {type(error).__name__}: {error}\n"
+            "to do: make this work first; no other check was run"
+        )
         return Report(self.label, [CheckResult("construction", "failed", reason)])
 
 
@@ -43,12 +44,12 @@ def find(catalogue: Catalogue, text: str) -> list[Target]:
     `FILE.py` for every part in it, or the name of an installed package for all its entries.
     """
     if text.endswith(".py"):
-        names = local.classes(text)
+        names = user_classes.classes(text)
         if not names:
             raise BadValue(f"{text} defines no strategy, head or encoder.")
         return [t for name in names for t in find(catalogue, f"{text}:{name}")]
-    if local.is_local(text):
-        kind = local.kind_of(local.load(*text.removeprefix("local/").rsplit(":", 1)), text)
+    if user_classes.is_local(text):
+        kind = user_classes.kind_of(user_classes.load(*text.removeprefix("local/").rsplit(":", 1)), text)
         return list(_targets(catalogue.get(kind, text), catalogue))
     kind, _, name = text.partition("/")
     if kind in KINDS and name:
@@ -85,7 +86,7 @@ def _strategy_of(catalogue: Catalogue, recipe: Entry) -> Entry:
 
 def _targets(entry: Entry, catalogue: Catalogue) -> Iterator[Target]:
     """The parts of an entry: one, or of an encoder one for each kind of input that it takes."""
-    name = catalogue.name_of(entry) if entry.package != local.PACKAGE else entry.name
+    name = catalogue.name_of(entry) if entry.package != user_classes.PACKAGE else entry.name
     if entry.kind == "methods":
         yield Target(f"method {name}", "strategy", partial(_method_case, entry, catalogue))
         return

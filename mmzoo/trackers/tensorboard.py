@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from mmzoo.tracker import Tracker
+from mmzoo.trackers.base import Tracker
 
 
 class TensorBoard(Tracker):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mmzoo.data.field import Array, Field, MediaFault
 from mmzoo.data.fields.files import container_options, decoding, head
-from mmzoo.data.source import File, Media
+from mmzoo.data.sources.field import Array, Field, MediaFault
+from mmzoo.data.sources.source import File, Media
 from mmzoo.errors import BadValue, undefined
 
 if TYPE_CHECKING:
@@ -254,12 +254,28 @@ class Filterbank(Sound):
         window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))
         with decoding("the recording"):
             filters = mel_filter_bank(
-                num_frequency_bins=fft // 2 + 1, num_mel_filters=self.bins, min_frequency=20, max_frequency=self.rate // 2,
-                sampling_rate=self.rate, norm=None, mel_scale="kaldi", triangularize_in_mel_space=True,
-            )  # fmt: skip
+                num_frequency_bins=fft // 2 + 1,
+                num_mel_filters=self.bins,
+                min_frequency=20,
+                max_frequency=self.rate // 2,
+                sampling_rate=self.rate,
+                norm=None,
+                mel_scale="kaldi",
+                triangularize_in_mel_space=True,
+            )
             value = spectrogram(
-                sound - sound.mean(), window, frame_length=length, hop_length=step, fft_length=fft, power=2.0, center=False,
-                preemphasis=0.97, mel_filters=filters, log_mel="log", mel_floor=1.192092955078125e-07, remove_dc_offset=True,
-            )[:, : self.frames]  # fmt: skip
+                sound - sound.mean(),
+                window,
+                frame_length=length,
+                hop_length=step,
+                fft_length=fft,
+                power=2.0,
+                center=False,
+                preemphasis=0.97,
+                mel_filters=filters,
+                log_mel="log",
+                mel_floor=1.192092955078125e-07,
+                remove_dc_offset=True,
+            )[:, : self.frames]
         value = np.pad(value, ((0, 0), (0, self.frames - value.shape[1])))
         return ((value - self.mean) / (2 * self.deviation)).astype(np.float32)

@@ -10,14 +10,43 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmzoo.data.field import MediaFault
+from mmzoo.data.sources.field import MediaFault
 
 LFS = b"version https://git-lfs"
 #: files of a folder of frames; everything else there (Thumbs.db, .DS_Store, lists) is passed over
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 #: FFmpeg's demuxers that read one media file; playlists and lists, which would open other files or addresses, are not among them
-CONTAINERS = ("mov", "matroska", "webm", "avi", "flv", "mpeg", "mpegts", "mpegvideo", "asf", "ogg", "mp3", "wav", "flac", "aac",
-              "ac3", "aiff", "au", "amr", "h264", "hevc", "m4v", "ivf", "rm", "3gp", "mp4", "w64", "caf", "gif", "mjpeg")  # fmt: skip
+CONTAINERS = (
+    "mov",
+    "matroska",
+    "webm",
+    "avi",
+    "flv",
+    "mpeg",
+    "mpegts",
+    "mpegvideo",
+    "asf",
+    "ogg",
+    "mp3",
+    "wav",
+    "flac",
+    "aac",
+    "ac3",
+    "aiff",
+    "au",
+    "amr",
+    "h264",
+    "hevc",
+    "m4v",
+    "ivf",
+    "rm",
+    "3gp",
+    "mp4",
+    "w64",
+    "caf",
+    "gif",
+    "mjpeg",
+)
 
 
 def head(path: Path, size: int = 64) -> bytes:

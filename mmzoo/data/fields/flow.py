@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.data.field import Array, Field, MediaFault
 from mmzoo.data.fields.files import decoding, head
 from mmzoo.data.fields.image import Fit, check_form, fitted
 from mmzoo.data.fields.video import Clip, centres, fetched, opened
-from mmzoo.data.source import File, Media
+from mmzoo.data.sources.field import Array, Field, MediaFault
+from mmzoo.data.sources.source import File, Media
 from mmzoo.errors import BadValue, MmzooError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mmzoo.data.field import Array, Field, MediaFault
 from mmzoo.data.fields.files import decoding, head
-from mmzoo.data.source import File, Media
+from mmzoo.data.sources.field import Array, Field, MediaFault
+from mmzoo.data.sources.source import File, Media
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:

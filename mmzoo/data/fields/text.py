@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.data.field import Array, Field, MediaFault
-from mmzoo.data.home import home
-from mmzoo.data.source import Media, Text
+from mmzoo.data.sources.field import Array, Field, MediaFault
+from mmzoo.data.sources.source import Media, Text
+from mmzoo.data.store.home import home
 from mmzoo.errors import BadValue, MmzooError
-from mmzoo.weights import hub_file, is_path
+from mmzoo.io.weights import hub_file, is_path
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmzoo.data.field import Array, Field, MediaFault
 from mmzoo.data.fields.files import decoding, head
-from mmzoo.data.source import File, Media, Values
+from mmzoo.data.sources.field import Array, Field, MediaFault
+from mmzoo.data.sources.source import File, Media, Values
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:

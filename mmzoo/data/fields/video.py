@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmzoo.data.field import Array, Field, MediaFault
 from mmzoo.data.fields.files import container_options, decoding, head, pictures
 from mmzoo.data.fields.image import Fit, check_form, fitted, open_picture
-from mmzoo.data.source import File, Files, Media
+from mmzoo.data.sources.field import Array, Field, MediaFault
+from mmzoo.data.sources.source import File, Files, Media
 from mmzoo.errors import BadValue, undefined
 
 if TYPE_CHECKING:
@@ -57,8 +57,11 @@ class Frames(Field):
         check_form(self.size, self.channels, self.fit)
         if not 1 <= self.frames <= 4096:
             raise BadValue(f"frames must be from 1 to 4096, not {self.frames!r}.")
-        for name, value, known in (("pick", self.pick, ("centres", "starts", "first")), ("every", self.every, ("frame", "second")),
-                                   ("few", self.few, ("fault", "repeat"))):  # fmt: skip
+        for name, value, known in (
+            ("pick", self.pick, ("centres", "starts", "first")),
+            ("every", self.every, ("frame", "second")),
+            ("few", self.few, ("fault", "repeat")),
+        ):
             if value not in known:
                 raise BadValue(f"{name} must be {' or '.join(known)}, not {value!r}.")
 

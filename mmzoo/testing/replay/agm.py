@@ -24,10 +24,11 @@ def _bimodal(case: Case) -> Iterator[Any]:
     score, run = case.named("score_"), case.named("run_")
     scores, means = torch.stack(list(score.values())), torch.stack([run[m] for m in score])
     found = {
-        "ratio": agm.ratios(scores), "optimal_ratio": agm.ratios(means),
+        "ratio": agm.ratios(scores),
+        "optimal_ratio": agm.ratios(means),
         "coeff": agm.coefficients(scores, means, case.number("alpha")),
         "new_run": _after(scores, means, case.number("iteration")),
-    }  # fmt: skip
+    }
     for key, values in found.items():
         yield from ((f"{key}_{m}", value) for m, value in zip(score, values))
 
@@ -37,10 +38,11 @@ def _trimodal(case: Case) -> Iterator[Any]:
     score, run = _table(case, "score"), _table(case, "run")
     scores, means = torch.stack(list(score.values())), torch.stack([run[m] for m in score])
     found = {
-        "ratio": agm.ratios(scores), "optimal": agm.ratios(means),
+        "ratio": agm.ratios(scores),
+        "optimal": agm.ratios(means),
         "coeff": agm.coefficients(scores, means, case.number("alpha")),
         "new_run": _after(scores, means, case.number("iteration")),
-    }  # fmt: skip
+    }
     for key, values in found.items():
         yield from ((f"{key}/{m}", value) for m, value in zip(score, values))
 

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmzoo.encoder import Encoder
+from mmzoo.core.encoder import Encoder
+from mmzoo.core.head import FusionHead
+from mmzoo.core.model import MultimodalModel
+from mmzoo.core.values import Batch, Outputs, Pass
 from mmzoo.errors import BadValue
-from mmzoo.gradients import Grads
-from mmzoo.head import FusionHead
 from mmzoo.heads.channel import Exchange, Gate, squeezed
-from mmzoo.model import MultimodalModel
-from mmzoo.run import Run
 from mmzoo.strategies.greedy import Greedy, GreedyMany
 from mmzoo.testing.replay.fusion import param
 from mmzoo.testing.replay.registry import Case, real, replays, skip
-from mmzoo.types import Batch, Outputs, Pass, Step
+from mmzoo.training.gradients import Grads
+from mmzoo.training.run import Run
+from mmzoo.training.step import Step
 
 
 # ---------------------------------------------------------------------- channel

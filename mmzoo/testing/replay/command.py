@@ -25,7 +25,7 @@ def load_own() -> None:
 
 def load_installed() -> None:
     """Register the cases of installed packages; one that fails costs its own cases, and a word."""
-    from mmzoo.plugins import load
+    from mmzoo.registry.plugins import load
 
     for implementation in load().manager.hook.mmzoo_replays.get_hookimpls():
         try:
@@ -107,13 +107,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("files", nargs="+", metavar="FILE.json")
     parser.add_argument(
-        "--tolerance", type=_tolerance, default=1e-9,
+        "--tolerance",
+        type=_tolerance,
+        default=1e-9,
         help="largest |ours - expected| / max(1, |expected|) (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--import", action="append", default=[], dest="modules", metavar="MODULE",
+        "--import",
+        action="append",
+        default=[],
+        dest="modules",
+        metavar="MODULE",
         help="a Python module to import first, which registers replays of its own",
-    )  # fmt: skip
+    )
     return parser
 
 

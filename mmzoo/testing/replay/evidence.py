@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmzoo.core.head import FusionHead
+from mmzoo.core.values import Outputs
 from mmzoo.errors import BadValue
-from mmzoo.head import FusionHead
 from mmzoo.heads.evidential import PSEUDO, Evidence, Evidential, log_uncertainty
 from mmzoo.heads.separate import Separate
 from mmzoo.strategies.domfn import DOMFN, amended, cross_entropy, divergences, mean_scores, squashed
 from mmzoo.strategies.tmc import TMC, evidence_loss, kl_to_uniform
-from mmzoo.strategy import Strategy
 from mmzoo.testing.replay.fusion import loaded, param, widths
 from mmzoo.testing.replay.harness import run_on, step_of
 from mmzoo.testing.replay.registry import Case, real, replays, skip
-from mmzoo.types import Outputs
+from mmzoo.training.strategy import Strategy
 
 #: an epoch after any annealing
 _LATE = 10**9

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmzoo.core.head import FusionHead
 from mmzoo.errors import BadValue
-from mmzoo.head import FusionHead
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from mmzoo.errors import BadValue
-from mmzoo.run import Run
 from mmzoo.strategies import gblend
 from mmzoo.strategies.mses import Watch, observed, stale
 from mmzoo.strategies.mslr import MSLR
 from mmzoo.testing.replay.harness import run_on, step_of
 from mmzoo.testing.replay.registry import Case, replays, skip
-from mmzoo.training import Training
+from mmzoo.training.config import Training
+from mmzoo.training.run import Run
 
 #: expected value -> the formula that it is of, and whether it is normalised
 FORMULAS: Mapping[str, tuple[gblend.Formula, bool]] = {

@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmzoo.encoder import Encoder
-from mmzoo.gradients import Grads
-from mmzoo.head import FusionHead
+from mmzoo.core.encoder import Encoder
+from mmzoo.core.head import FusionHead
+from mmzoo.core.model import MultimodalModel
+from mmzoo.core.values import Batch, Outputs
 from mmzoo.heads.concat import Concat
-from mmzoo.model import MultimodalModel
-from mmzoo.run import Run
-from mmzoo.strategy import Strategy
-from mmzoo.types import Batch, Outputs, Step
+from mmzoo.training.gradients import Grads
+from mmzoo.training.run import Run
+from mmzoo.training.step import Step
+from mmzoo.training.strategy import Strategy
 
 
 class Given(Encoder):
@@ -32,9 +33,14 @@ class Given(Encoder):
 
 
 def run_on(
-    strategy: Strategy, features: Mapping[str, Tensor], target: Tensor, n_classes: int, *, epoch: int = 0,
+    strategy: Strategy,
+    features: Mapping[str, Tensor],
+    target: Tensor,
+    n_classes: int,
+    *,
+    epoch: int = 0,
     head: FusionHead | None = None,
-) -> Run:  # fmt: skip
+) -> Run:
     """A run in float64 whose single batch has `features` for inputs and for encoder outputs; it is the slice too, for
     a strategy that requires one.
 
@@ -54,9 +60,15 @@ def step_of(run: Run) -> Step:
 
 
 def terms_of(
-    strategy: Strategy, features: Mapping[str, Tensor], logits: Tensor, target: Tensor,
-    *, unimodal: Mapping[str, Tensor] | None = None, epoch: int = 0, **state: Any,
-) -> dict[str, Tensor]:  # fmt: skip
+    strategy: Strategy,
+    features: Mapping[str, Tensor],
+    logits: Tensor,
+    target: Tensor,
+    *,
+    unimodal: Mapping[str, Tensor] | None = None,
+    epoch: int = 0,
+    **state: Any,
+) -> dict[str, Tensor]:
     """The loss terms that `strategy` makes of given outputs. state: attributes it is to have by then."""
     run = run_on(strategy, features, target, logits.shape[1], epoch=epoch)
     for name, value in state.items():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmzoo.autodiff import (
+from mmzoo.bilevel.implicit import (
     Hypergradient,
     Operator,
     Solution,

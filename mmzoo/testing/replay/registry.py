@@ -14,10 +14,23 @@ from torch import Tensor
 from mmzoo.errors import BadValue
 
 #: Keys of a file or a case that are not expected values.
-ABOUT = frozenset({
-    "kind", "name", "method", "source", "note", "dtype", "torch", "inputs", "params", "registered_params",
-    "expected", "outputs", "cases",
-})  # fmt: skip
+ABOUT = frozenset(
+    {
+        "kind",
+        "name",
+        "method",
+        "source",
+        "note",
+        "dtype",
+        "torch",
+        "inputs",
+        "params",
+        "registered_params",
+        "expected",
+        "outputs",
+        "cases",
+    }
+)
 _TEXT = frozenset({"note", "source"})
 
 

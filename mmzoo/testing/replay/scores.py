@@ -7,8 +7,8 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from mmzoo import metrics
 from mmzoo.errors import BadValue
+from mmzoo.evaluation import metrics
 from mmzoo.functional import shapley
 from mmzoo.testing.replay.registry import Case, Check, replays, skip
 

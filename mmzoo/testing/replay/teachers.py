@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmzoo.encoder import Encoder
+from mmzoo.core.encoder import Encoder
+from mmzoo.core.model import MultimodalModel
+from mmzoo.core.values import Batch, Outputs
 from mmzoo.errors import BadValue
 from mmzoo.heads.concat import Concat
-from mmzoo.model import MultimodalModel
-from mmzoo.run import Run
 from mmzoo.strategies.ume import UME, Average
 from mmzoo.strategies.umt import UMT, distances
 from mmzoo.testing.replay.harness import step_of
 from mmzoo.testing.replay.registry import Case, real, replays
-from mmzoo.types import Batch, Outputs
+from mmzoo.training.run import Run
 
 
 class Columns(Encoder):

@@ -45,8 +45,20 @@ def test_installed_as_a_stranger(tmp_path: Path) -> None:
     check_installed("mmzoo-dropout", tmp_path)
     listed = json.loads(mmzoo("list", "methods", "--json"))["methods"]
     assert {e["name"]: e["package"] for e in listed}["modality_dropout"] == "mmzoo-dropout"
-    mmzoo("bench", "--method", "modality_dropout:0-50%+ogm", "--no-references", "--seeds", "1", "--epochs", "2",
-          "--set", "modality_dropout.p=0.5", "--out", "results")  # fmt: skip
+    mmzoo(
+        "bench",
+        "--method",
+        "modality_dropout:0-50%+ogm",
+        "--no-references",
+        "--seeds",
+        "1",
+        "--epochs",
+        "2",
+        "--set",
+        "modality_dropout.p=0.5",
+        "--out",
+        "results",
+    )
     (row,) = json.loads(mmzoo("report", "results", "--format", "json"))["rows"]
     assert row["status"] == "ok"
     assert row["spec"]["parts"][0]["params"] == {"p": 0.5}

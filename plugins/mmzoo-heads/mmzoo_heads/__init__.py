@@ -3,8 +3,8 @@
 import importlib
 from collections.abc import Iterable
 
-from mmzoo.catalogue import Entry, read_entries
-from mmzoo.hookspecs import hookimpl
+from mmzoo.registry import Entry, read_entries
+from mmzoo.registry.hookspecs import hookimpl
 
 
 @hookimpl

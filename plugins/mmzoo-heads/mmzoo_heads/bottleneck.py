@@ -24,9 +24,17 @@ class Bottleneck(TokenHead):
     """
 
     def __init__(
-        self, dims: Mapping[str, int], n_classes: int, *, dim: int = 64, heads: int = 4, layers: int = 2, bottlenecks: int = 4,
-        ratio: float = 2.0, shared_classifier: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        dims: Mapping[str, int],
+        n_classes: int,
+        *,
+        dim: int = 64,
+        heads: int = 4,
+        layers: int = 2,
+        bottlenecks: int = 4,
+        ratio: float = 2.0,
+        shared_classifier: bool = False,
+    ) -> None:
         super().__init__(dims, n_classes, dim=dim, heads=heads, layers=layers, shared_classifier=shared_classifier)
         self.bottlenecks, self.ratio = bottlenecks, ratio
         self.first = nn.Parameter(0.02 * torch.randn(bottlenecks, dim))

@@ -41,9 +41,16 @@ class CrossAttention(TokenHead):
     """
 
     def __init__(
-        self, dims: Mapping[str, int], n_classes: int, *, dim: int = 64, heads: int = 4, layers: int = 1, ratio: float = 2.0,
+        self,
+        dims: Mapping[str, int],
+        n_classes: int,
+        *,
+        dim: int = 64,
+        heads: int = 4,
+        layers: int = 1,
+        ratio: float = 2.0,
         shared_classifier: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(dims, n_classes, dim=dim, heads=heads, layers=layers, shared_classifier=shared_classifier)
         self.ratio = ratio
         self.blocks = nn.ModuleDict()

@@ -35,10 +35,17 @@ def _made(cls: type, **params: Any) -> Any:
 
 
 @parametrize_with_checks(
-    [TensorFusion, _made(TensorFusion, hidden=None, width=3), LowRank, _made(LowRank, init="authors"), Bilinear,
-     _made(Bilinear, form="vector"), _made(Bilinear, form="scalar")],
+    [
+        TensorFusion,
+        _made(TensorFusion, hidden=None, width=3),
+        LowRank,
+        _made(LowRank, init="authors"),
+        Bilinear,
+        _made(Bilinear, form="vector"),
+        _made(Bilinear, form="scalar"),
+    ],
     kind="head",
-)  # fmt: skip
+)
 def test_contract(check) -> None:  # type: ignore[no-untyped-def]
     check()
 
@@ -149,7 +156,21 @@ def test_a_shared_classifier_needs_equal_widths() -> None:
 def test_installed_as_a_stranger(tmp_path: Path) -> None:
     mmzoo = partial(run_program, cwd=tmp_path)
     check_installed("mmzoo-heads", tmp_path)
-    mmzoo("bench", "--method", "ogm@bottleneck", "--baselines", "tfn,lmf,bilinear,cross_attention", "--no-references",
-          "--seeds", "1", "--epochs", "1", "--datasets", "mfeat:six", "--out", "results")  # fmt: skip
+    mmzoo(
+        "bench",
+        "--method",
+        "ogm@bottleneck",
+        "--baselines",
+        "tfn,lmf,bilinear,cross_attention",
+        "--no-references",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--datasets",
+        "mfeat:six",
+        "--out",
+        "results",
+    )
     rows = json.loads(mmzoo("report", "results", "--format", "json"))["rows"]
     assert [r["status"] for r in rows] == ["ok"] * 5

@@ -80,9 +80,13 @@ class AMSS(Strategy):
     stochastic = True
 
     def __init__(
-        self, *, temperature: float = 0.2, bias: float = 0.0, mode: Literal["amss", "amss_plus"] = "amss",
+        self,
+        *,
+        temperature: float = 0.2,
+        bias: float = 0.0,
+        mode: Literal["amss", "amss_plus"] = "amss",
         tensors: Literal["conv", "matrix"] = "matrix",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.temperature = temperature
         self.bias = bias
         self.mode = mode

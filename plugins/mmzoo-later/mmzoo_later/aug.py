@@ -65,9 +65,14 @@ class AUG(Strategy):
     expected_failures = {"check_modality_order": "modalities take turns in the data's order"}  # noqa: RUF012
 
     def __init__(
-        self, *, every: float = 0.1, tolerance: float = 0.01, residual: float = 0.5,
-        weights: Mapping[str, float] | None = None, growth: Literal["trained", "released"] = "trained",
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        every: float = 0.1,
+        tolerance: float = 0.01,
+        residual: float = 0.5,
+        weights: Mapping[str, float] | None = None,
+        growth: Literal["trained", "released"] = "trained",
+    ) -> None:
         self.every = every
         self.tolerance = tolerance
         self.residual = residual
@@ -111,8 +116,10 @@ class AUG(Strategy):
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         return [
             p if len(fed) == 1 else replace(p, name=f"{p.name}/{m}", present=frozenset({m}))
-            for p in passes for fed in [p.fed(step.run.modalities)] for m in fed
-        ]  # fmt: skip
+            for p in passes
+            for fed in [p.fed(step.run.modalities)]
+            for m in fed
+        ]
 
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if step.batch.present is not None and len(feats) == 1:
@@ -131,8 +138,9 @@ class AUG(Strategy):
             total, target, parts = step.kept(z), step.target, self._parts(step.run, m, step.kept(out.features[m]))
             task.append(
                 step.mean(boosted_losses(total, total - parts[-1], parts[-1], target, self.residual))
-                if parts else step.loss(total)
-            )  # fmt: skip
+                if parts
+                else step.loss(total)
+            )
         return {**terms, "task": torch.stack(task).sum()}
 
     @torch.no_grad()

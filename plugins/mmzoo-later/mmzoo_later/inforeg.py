@@ -58,9 +58,15 @@ class InfoReg(Strategy):
     neutral = {"weight": 0.0, "strength": 0.0, "strengths": None}  # noqa: RUF012
 
     def __init__(
-        self, *, strength: float = 0.95, strengths: Mapping[str, float] | None = None, threshold: float = 0.05,
-        weight: float = 1.0, watch: str | None = None, trace: Literal["loss", "released"] = "loss",
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        strength: float = 0.95,
+        strengths: Mapping[str, float] | None = None,
+        threshold: float = 0.05,
+        weight: float = 1.0,
+        watch: str | None = None,
+        trace: Literal["loss", "released"] = "loss",
+    ) -> None:
         self.strength = strength
         self.strengths = strengths
         self.threshold = threshold

@@ -19,8 +19,9 @@ def shares(joint: Gradient, own: Gradient) -> tuple[Tensor, Tensor]:
     1/2 where the cosine is positive. Otherwise that of the shortest vector w joint + (1 - w) own, kept within
     [0.001, 0.999].
     """
-    jj, jo, oo = (torch.stack([(a * b).sum() for a, b in zip(x, y)]).sum()
-                  for x, y in ((joint, joint), (joint, own), (own, own)))  # fmt: skip
+    jj, jo, oo = (
+        torch.stack([(a * b).sum() for a, b in zip(x, y)]).sum() for x, y in ((joint, joint), (joint, own), (own, own))
+    )
     tiny = torch.finfo(jj.dtype).tiny
     cosine = jo / (jj.sqrt() * oo.sqrt()).clamp_min(tiny)
     shortest = ((oo - jo) / (jj + oo - 2 * jo).clamp_min(tiny)).clamp(0.001, 0.999)

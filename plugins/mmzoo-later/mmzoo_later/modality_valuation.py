@@ -59,9 +59,14 @@ class ModalityValuation(Strategy):
     cost = {"forward": 6, "backward": 5, "forward_coalition": 1}  # noqa: RUF012
 
     def __init__(
-        self, *, level: Literal["sample", "modality"] = "sample", warmup: int = 5, part: float = 0.2,
-        strength: float = 1.0, benefit: Benefit = "size",
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        level: Literal["sample", "modality"] = "sample",
+        warmup: int = 5,
+        part: float = 0.2,
+        strength: float = 1.0,
+        benefit: Benefit = "size",
+    ) -> None:
         self.level = level
         self.warmup = warmup
         self.part = part

@@ -62,9 +62,16 @@ class ReconBoost(Strategy):
     expected_failures = {"check_modality_order": "modalities take turns in the data's order"}  # noqa: RUF012
 
     def __init__(
-        self, *, alone: int = 4, joint: int = 4, own: float = 5.0, residual: float = 1.0, agreement: float = 0.5,
-        agreement_form: Literal["live", "detached"] = "live", rate: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        alone: int = 4,
+        joint: int = 4,
+        own: float = 5.0,
+        residual: float = 1.0,
+        agreement: float = 0.5,
+        agreement_form: Literal["live", "detached"] = "live",
+        rate: float = 1.0,
+    ) -> None:
         self.alone = alone
         self.joint = joint
         self.own = own
@@ -94,8 +101,9 @@ class ReconBoost(Strategy):
         rest = frozenset(step.run.modalities) - {learner}
         return [
             replace(p, name=f"{p.name}/{learner}", freeze=p.freeze | rest)
-            for p in passes if learner in p.fed(step.run.modalities)
-        ]  # fmt: skip
+            for p in passes
+            if learner in p.fed(step.run.modalities)
+        ]
 
     def outputs(self, step: Step, out: Outputs) -> Outputs:
         return out.replace(logits=_rate(step.run) * ensemble(out.unimodal, out.present))

@@ -39,7 +39,7 @@ from mmzoo.heads.sum import Sum
 from mmzoo.strategies.gblend import GBlend
 from mmzoo.strategies.mla import MLA
 from mmzoo.testing import check_installed, check_vectors, parametrize_with_checks, run_program
-from mmzoo.testing.tasks import build_model, make_task
+from mmzoo.testing.harness.tasks import build_model, make_task
 
 VECTORS = sorted((Path(__file__).parent / "vectors").glob("*.json"))
 SEEDS = st.integers(0, 10**6)
@@ -49,20 +49,26 @@ quick = settings(deadline=None, max_examples=25, derandomize=True)
 # ---------------------------------------------------------------------- contracts
 @parametrize_with_checks(
     [
-        MMPareto, lambda: Relearning(every=1, times=2),
-        lambda: ModalityValuation(warmup=0), lambda: ModalityValuation(warmup=0, level="modality", part=1.0, strength=3.0), CML, InfoReg,
-        lambda: AMSS(mode="amss_plus"), AMSS,
+        MMPareto,
+        lambda: Relearning(every=1, times=2),
+        lambda: ModalityValuation(warmup=0),
+        lambda: ModalityValuation(warmup=0, level="modality", part=1.0, strength=3.0),
+        CML,
+        InfoReg,
+        lambda: AMSS(mode="amss_plus"),
+        AMSS,
     ],
     draws=2,
-)  # fmt: skip
+)
 def test_contract(check) -> None:  # type: ignore[no-untyped-def]
     check()
 
 
 @parametrize_with_checks(
-    [lambda: OPM(warmup=0, execute=1.0)], draws=2,
+    [lambda: OPM(warmup=0, execute=1.0)],
+    draws=2,
     expected_failures={"check_no_waiting": "items of which nothing is left are taken out of the loss by an index"},
-)  # fmt: skip
+)
 def test_contract_of_dropping(check) -> None:  # type: ignore[no-untyped-def]
     check()
 
@@ -417,8 +423,13 @@ def test_aug_trains_a_new_layer_on_what_is_left(seed: int, residual: float) -> N
 def test_aug_grows_trains_and_goes_on_from_a_checkpoint(growth: Any) -> None:
     def fresh(state: Any = None) -> Run:
         task = make_task(2, equal=True, dtype=torch.float64)
-        return Run(build_model(task, Shared), AUG(growth=growth), train=task.loader("train"), state=state,
-                   training=Training(lr=0.05, momentum=0.9, batch_size=5, epochs=5))  # fmt: skip
+        return Run(
+            build_model(task, Shared),
+            AUG(growth=growth),
+            train=task.loader("train"),
+            state=state,
+            training=Training(lr=0.05, momentum=0.9, batch_size=5, epochs=5),
+        )
 
     def epochs(run: Run, n: int) -> None:
         for _ in range(n):
@@ -428,8 +439,9 @@ def test_aug_grows_trains_and_goes_on_from_a_checkpoint(growth: Any) -> None:
     run = fresh()
     epochs(run, 3)
     grown = [n for n in run.model.extra]
-    assert grown and sorted(grown) == sorted(f"aug_{m}_{i}" for m in run.modalities
-                                             for i in range(run.strategy.grown.count(m)))  # type: ignore[attr-defined]  # fmt: skip
+    assert grown and sorted(grown) == sorted(
+        f"aug_{m}_{i}" for m in run.modalities for i in range(run.strategy.grown.count(m))
+    )  # type: ignore[attr-defined]
     state = run.state_dict()
     before = {n: p.detach().clone() for n, p in run.model.extra.named_parameters()}
     epochs(run, 2)
@@ -477,9 +489,9 @@ def test_amss_draws_like_torch_multinomial() -> None:
     p = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
     g = torch.Generator().manual_seed(0)
     n = 4000
-    ours = torch.stack([
-        amss.channel_factors(p, torch.tensor(0.5), torch.rand(4, generator=g, dtype=torch.float64)) for _ in range(n)
-    ]).mean(0)  # fmt: skip
+    ours = torch.stack(
+        [amss.channel_factors(p, torch.tensor(0.5), torch.rand(4, generator=g, dtype=torch.float64)) for _ in range(n)]
+    ).mean(0)
     exact = torch.tensor(
         [sum(p[i] * p[j] / (1 - p[i]) for i, j in itertools.permutations(range(4), 2) if u in (i, j)) for u in range(4)]
     )
@@ -502,10 +514,13 @@ def test_amss_trains_less_of_the_stronger(seed: int, m: int, temperature: float)
 @pytest.mark.parametrize(
     ("parts", "owned"),
     [
-        ([AUG, ReconBoost], "predict"), ([AUG, MLA], "predict"), ([ReconBoost, GBlend], "task"),
-        ([MMPareto, MMPareto], "backward"), ([ModalityValuation, ModalityValuation], "data"),
+        ([AUG, ReconBoost], "predict"),
+        ([AUG, MLA], "predict"),
+        ([ReconBoost, GBlend], "task"),
+        ([MMPareto, MMPareto], "backward"),
+        ([ModalityValuation, ModalityValuation], "data"),
     ],
-)  # fmt: skip
+)
 def test_two_owners_are_refused(parts: Sequence[Any], owned: str) -> None:
     with pytest.raises(Incompatible, match=owned):
         Chain(*(part() for part in parts))
@@ -532,16 +547,36 @@ def test_installed_as_a_stranger(tmp_path: Path) -> None:
     listed = json.loads(mmzoo("list", "methods", "--json"))["methods"]
     mine = sorted(e["name"] for e in listed if e["package"] == "mmzoo-later")
     assert len(mine) == 15
-    mmzoo("bench", "--method", "mmpareto", "--baselines", ",".join([*(n for n in mine if n != "mmpareto"), "opm+amss"]),
-          "--no-references", "--seeds", "1", "--epochs", "1", "--datasets", "mfeat", "--set", "opm.warmup=0",
-          "--set", "modality_valuation.warmup=0", "--set", "relearning.every=1", "--set", "relearning.times=1",
-          "--out", "results")  # fmt: skip
+    mmzoo(
+        "bench",
+        "--method",
+        "mmpareto",
+        "--baselines",
+        ",".join([*(n for n in mine if n != "mmpareto"), "opm+amss"]),
+        "--no-references",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--datasets",
+        "mfeat",
+        "--set",
+        "opm.warmup=0",
+        "--set",
+        "modality_valuation.warmup=0",
+        "--set",
+        "relearning.every=1",
+        "--set",
+        "relearning.times=1",
+        "--out",
+        "results",
+    )
     rows = json.loads(mmzoo("report", "results", "--format", "json"))["rows"]
     assert sorted(r["status"] for r in rows) == ["ok"] * 16
 
 
 def test_the_registry_says_which_strategies_train_in_one_process() -> None:
-    from mmzoo.catalogue import read_entries
+    from mmzoo.registry import read_entries
 
     path = Path(amss.__file__).with_name("registry.yaml")
     entries = [e for e in read_entries(path, "mmzoo-later") if e.kind == "strategies"]

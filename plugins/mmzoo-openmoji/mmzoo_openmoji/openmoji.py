@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmzoo.data.fields.text import Tokens
-from mmzoo.data.source import File, Item, Listing, Recipe, Source, Text
+from mmzoo.data.sources.source import File, Item, Listing, Recipe, Source, Text
 from mmzoo_openmoji.svg import Drawing
 
 #: Unicode's groups without flags, which have no name that tells of them, and without components
 CLASSES = (
-    "Activities", "Animals & Nature", "Food & Drink", "Objects", "People & Body", "Smileys & Emotion", "Symbols",
+    "Activities",
+    "Animals & Nature",
+    "Food & Drink",
+    "Objects",
+    "People & Body",
+    "Smileys & Emotion",
+    "Symbols",
     "Travel & Places",
-)  # fmt: skip
+)
 #: drawn without outlines (version 17), so that there is no line art
 NO_LINES = frozenset({"1F195"})
 #: of a joined emoji: who it is, which way it faces, and the signs that join; what is left is what is done or worn

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from xml.etree import ElementTree
 
-from mmzoo.data.field import Array, Field, MediaFault
-from mmzoo.data.source import File, Media
+from mmzoo.data.sources.field import Array, Field, MediaFault
+from mmzoo.data.sources.source import File, Media
 
 if TYPE_CHECKING:
     import numpy as np

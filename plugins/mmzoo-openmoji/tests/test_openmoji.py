@@ -14,9 +14,9 @@ pytest.importorskip("mmzoo_openmoji", reason="mmzoo-openmoji is not installed")
 from mmzoo_openmoji.openmoji import CLASSES, OpenMoji, stem
 from mmzoo_openmoji.svg import Drawing
 
-from mmzoo.data.field import MediaFault
-from mmzoo.data.source import File, Listing
-from mmzoo.data.splits import completed_split
+from mmzoo.data.sources.field import MediaFault
+from mmzoo.data.sources.source import File, Listing
+from mmzoo.data.store.splits import completed_split
 from mmzoo.testing import check_installed, run_program
 
 SVG = (
@@ -40,8 +40,13 @@ def test_every_group_is_there_and_every_file_exists(listing: Listing) -> None:
 
 def test_variants_of_one_drawing_are_on_one_side(listing: Listing) -> None:
     items = listing.items
-    splits = completed_split([i.id for i in items], [i.label for i in items], [i.split or "" for i in items],
-                             [i.group for i in items], salt="openmoji")  # fmt: skip
+    splits = completed_split(
+        [i.id for i in items],
+        [i.label for i in items],
+        [i.split or "" for i in items],
+        [i.group for i in items],
+        salt="openmoji",
+    )
     side = {row: name for name, rows in splits.items() for row in rows}
     assert sorted(side) == list(range(len(items)))
     sides: dict[str, set[str]] = {}
@@ -54,10 +59,15 @@ def test_variants_of_one_drawing_are_on_one_side(listing: Listing) -> None:
 
 @pytest.mark.parametrize(
     ("group", "code", "name", "expected"),
-    [("People & Body", "1F468-200D-1F33E", "male-farmer", "1F33E"), ("People & Body", "1F9D1-200D-1F33E", "farmer", "1F33E"),
-     ("People & Body", "1F469", "woman", "people"), ("Travel & Places", "1F552", "clock3", "clock"),
-     ("Animals & Nature", "1F43A", "wolf", "wolf"), ("Symbols", "31", "1234", "1234")],
-)  # fmt: skip
+    [
+        ("People & Body", "1F468-200D-1F33E", "male-farmer", "1F33E"),
+        ("People & Body", "1F9D1-200D-1F33E", "farmer", "1F33E"),
+        ("People & Body", "1F469", "woman", "people"),
+        ("Travel & Places", "1F552", "clock3", "clock"),
+        ("Animals & Nature", "1F43A", "wolf", "wolf"),
+        ("Symbols", "31", "1234", "1234"),
+    ],
+)
 def test_stems(group: str, code: str, name: str, expected: str) -> None:
     assert stem(group, code, name) == expected
 
@@ -74,9 +84,15 @@ def test_a_drawing_and_its_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "kind"),
-    [("", "empty"), ("<html/>", "broken"), ("<svg", "broken"), ('<!DOCTYPE s [<!ENTITY a "b">]><svg/>', "broken"),
-     ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"></svg>', "empty"), (None, "missing")],
-)  # fmt: skip
+    [
+        ("", "empty"),
+        ("<html/>", "broken"),
+        ("<svg", "broken"),
+        ('<!DOCTYPE s [<!ENTITY a "b">]><svg/>', "broken"),
+        ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"></svg>', "empty"),
+        (None, "missing"),
+    ],
+)
 def test_files_that_cannot_be_drawn(tmp_path: Path, content: str | None, kind: str) -> None:
     path = tmp_path / "a.svg"
     if content is not None:
@@ -90,7 +106,19 @@ def test_installed_as_a_stranger(tmp_path: Path) -> None:
     """It is listed, prepared without being asked for, and benched."""
     mmzoo = partial(run_program, cwd=tmp_path, MMZOO_HOME=str(tmp_path / "home"))
     check_installed("mmzoo-openmoji", tmp_path)
-    mmzoo("bench", "--method", "ogm", "--no-references", "--seeds", "1", "--epochs", "1", "--datasets", "openmoji", "--out",
-          "results")  # fmt: skip
+    mmzoo(
+        "bench",
+        "--method",
+        "ogm",
+        "--no-references",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--datasets",
+        "openmoji",
+        "--out",
+        "results",
+    )
     (row,) = json.loads(mmzoo("report", "results", "--format", "json"))["rows"]
     assert row["status"] == "ok" and row["metrics"]["n_scored"] > 300

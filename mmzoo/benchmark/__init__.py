@@ -1,0 +1,1 @@
+"""The benchmark runner: plan runs, execute them, store their results, report them."""

@@ -1,0 +1,1 @@
+"""One planned run: build, train, score, and keep its results."""

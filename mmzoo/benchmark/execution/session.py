@@ -1,0 +1,269 @@
+"""The training and scoring of one planned run, from its checkpoint where there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmzoo.benchmark.execution import memory
+from mmzoo.benchmark.execution.artifacts import model_hash, order_hash, write_predictions, write_weights
+from mmzoo.benchmark.execution.building import Kit, data_of, set_threads
+from mmzoo.benchmark.execution.checkpoint import Checkpoint
+from mmzoo.benchmark.execution.device import environment
+from mmzoo.benchmark.execution.fitting import Fitting, Saved, Watcher
+from mmzoo.benchmark.execution.nonzero_ranks import job_of
+from mmzoo.benchmark.execution.packing import Crowded
+from mmzoo.benchmark.execution.process_notes import per_process
+from mmzoo.benchmark.execution.scoring import ends, on_device, peers_scores, predictions, score
+from mmzoo.benchmark.execution.teachers import Row, taught
+from mmzoo.benchmark.execution.team import Alone
+from mmzoo.benchmark.execution.torchrun import team
+from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.results.leases import Claim
+from mmzoo.benchmark.results.store import Store
+from mmzoo.core.model import MultimodalModel
+from mmzoo.core.precision import tf32
+from mmzoo.data.loading.datamodule import DataModule, Loader
+from mmzoo.errors import MmzooError
+from mmzoo.evaluation.complexity import complexity
+from mmzoo.evaluation.metrics import classification
+from mmzoo.evaluation.scores import EVAL_BATCH
+from mmzoo.registry import Catalogue
+from mmzoo.trackers.base import Trackers
+from mmzoo.training.loop import Selection
+from mmzoo.training.run import Run
+
+#: processes of one bench that may die in a row while they run the same run, no epoch done
+DEATHS = 3
+
+
+class Session(Watcher):
+    """The training of one planned run. teach: does a run that this one learns from, and gives its row. crowded: whether
+    others may take of the device's memory."""
+
+    def __init__(
+        self,
+        planned: Planned,
+        catalogue: Catalogue,
+        store: Store,
+        *,
+        device: str,
+        checkpoint_every: float,
+        on_epoch: Callable[[int, int], None],
+        held: Claim,
+        teach: Callable[[Planned], Row],
+        crowded: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.planned, self.catalogue, self.store, self.device = planned, catalogue, store, device
+        self.checkpoint_every, self.on_epoch, self.claim, self.teach = checkpoint_every, on_epoch, held, teach
+        self.crowded = crowded
+        self.checkpoint = Checkpoint(planned, store)
+        self.trackers = Trackers(catalogue, planned.track, store.root)
+        self.history: list[dict[str, Any]] = []
+        self.train_seconds = 0.0
+        self.teacher_seconds = 0.0
+        self.eval_batch = EVAL_BATCH
+        self._least: int | None = 1
+        self._test: Loader | None = None
+        self.team: Alone = team() or Alone()
+        #: the peers' protocol alone: test scores of every epoch, and the seconds they took. Nothing here reads them but
+        #: `peers_scores`.
+        self.watched: list[dict[str, Any]] = []
+        self.watch_seconds = 0.0
+
+    def log(self, text: str) -> None:
+        self.store.log(self.planned.spec.run_id, text)
+
+    def check_deaths(self) -> None:
+        """Raise MmzooError for a run that takes down every process that comes near it."""
+        if self.claim.deaths >= DEATHS:
+            raise MmzooError(
+                f"{self.claim.deaths} processes in a row were killed while they ran it, without finishing one more "
+                "epoch. Often the machine is out of memory: a smaller --set train.micro_batch=..., or fewer --workers."
+            )
+
+    # ------------------------------------------------------------------ memory
+    def train_and_score(self) -> Row:
+        """All that the row says of how it went; with a smaller micro-batch where memory runs out."""
+        spec = self.planned.spec
+        if spec.training.processes != self.team.size:
+            raise MmzooError(
+                f"it was planned for {spec.training.processes} processes, and here {'is' if self.team.size == 1 else 'are'} "
+                f"{self.team.size}: the bench that planned it does it, under torchrun."
+            )
+        data = data_of(self.catalogue, spec)
+        saved = self.checkpoint.load()
+        begun = None if saved is None else saved["micro_batch"]
+        micro = memory.smallest(spec.training.micro_batch, self.store.micro_batch(spec.data_id), begun)
+        if saved and saved["micro_batch"] != micro:
+            saved = None  # all of a run is trained in the same pieces
+        while True:
+            try:
+                with tf32(spec.training.tf32):
+                    return self._attempt(data, saved, micro)
+            except Exception as error:
+                if not memory.ran_out(error):
+                    raise
+                self.log(traceback.format_exc())
+                reason = memory.told(error)
+            # Out here nothing holds the tensors of the attempt any more.
+            if self.crowded():
+                memory.free(self.device)
+                self.log("out of memory beside other runs: goes on when it has the card to itself")
+                raise Crowded(f"{spec.run_id} does not fit beside other runs.")
+            micro, saved = self._smaller(micro, reason), None
+            memory.free(self.device)
+            self.log(f"out of memory: starts anew in micro-batches of {micro}")
+
+    def _smaller(self, micro: int | None, reason: str) -> int:
+        """Half of the micro-batch, or the one that another run of the data set has found. Raises MmzooError at the end."""
+        spec = self.planned.spec
+        if self._least is None:
+            raise MmzooError(
+                f"out of memory ({reason}), and the head {spec.head} acts between the stages of the encoders: no "
+                "micro-batches. A smaller --set train.batch_size=..., for all methods, is what is left."
+            )
+        share = spec.training.batch_size // self.team.size
+        now = min(micro or share, share)
+        if now <= self._least:
+            raise MmzooError(f"out of memory ({reason}), even in micro-batches of {now}.")
+        found = self.store.micro_batch(spec.data_id) or now
+        return max(found if found < now else now // 2, self._least)
+
+    def _share_micro_batch(self, run: Run) -> None:
+        """Tell all later runs of the data set what fits, once an epoch was trained with it."""
+        spec = self.planned.spec
+        facts = {"dataset": self.planned.dataset, "run_id": spec.run_id, "environment": environment(self.device)}
+        self.store.note_micro_batch(spec.data_id, run.training.micro_batch or spec.training.batch_size, facts)
+
+    # ------------------------------------------------------------------ one attempt
+    def _attempt(self, whole: DataModule, saved: dict[str, Any] | None, micro: int | None) -> Row:
+        spec = self.planned.spec
+        kit = Kit(self.catalogue, spec, whole, self.device, share=self.team.share)
+        initial = model_hash(kit.model)
+        self._least = memory.least(kit.model)
+        micro = spec.training.micro_batch if self._least is None else micro
+        limited = micro != spec.training.micro_batch
+        self.eval_batch = min(EVAL_BATCH, micro) if limited and micro else EVAL_BATCH
+        with_teachers = "teachers" in kit.requires
+        teachers = taught(self.planned, self.catalogue, self.store, whole, self.teach) if with_teachers else {}
+        rows = [row for _, row in teachers.values()]
+        self.teacher_seconds = sum(row["timing"]["seconds"] for row in rows)
+        # A pass over one of M modalities is 1/M of one over the whole model.
+        lessons = {k: sum(row["cost"][k] for row in rows) / len(kit.model.modalities) for k in ("forward", "backward")}
+        set_threads(kit.model, self.device)  # after the teachers, which may have been trained here
+
+        models = {m: teacher for m, (teacher, _) in teachers.items()}
+        training = spec.training.replace(micro_batch=micro)
+        fitting = Fitting(kit, training, self.team, eval_batch=self.eval_batch)
+        learned_from = {str(t.modality): t.spec for t in self.planned.teachers if str(t.modality) in models}
+        self.team.order(job_of(spec, learned_from, device=self.device, micro_batch=micro, eval_batch=self.eval_batch))
+        run, selection = self.team.together(lambda: self._fit(fitting, models, saved), self.device)
+        differs = per_process(run, kit, self.team.size)
+        metrics, chosen = score(run, kit, selection, batch_size=self.eval_batch)
+        write_predictions(self.store, spec.run_id, chosen)
+        data = kit.data
+        if self.planned.peers:
+            metrics["peers"] = peers_scores(self.watched, data.metric, metrics)
+        if self.planned.keep:
+            write_weights(self.store, spec.run_id, run)
+        if limited:
+            run.warn(memory.note(kit.model, micro))
+        return {
+            "metrics": metrics,
+            **({"bayes": data.best} if data.best is not None and data.metric == "acc" else {}),
+            "micro_batch": micro,
+            "processes": self.team.size,
+            **({"per_process": differs} if differs else {}),
+            "warnings": dict(run.warnings),
+            "record": ends(self.history),
+            "cost": {
+                "train_items": kit.train.n_seen,
+                "forward": round(run.cost.forward + lessons["forward"], 6),
+                "backward": round(run.cost.backward + lessons["backward"], 6),
+                **complexity(run.model, run.strategy, next(on_device(kit.train, run.device))),
+                **({"teachers": {k: round(v, 6) for k, v in lessons.items()}} if teachers else {}),
+            },
+            "hashes": {
+                "split": whole.split_hash,
+                "recipe": whole.recipe_hash,
+                "initial_weights": initial,
+                "weights": model_hash(run.model),
+                "batch_order": order_hash(kit.train, spec.seed),
+            },
+            "teachers": {
+                m: {"run_id": row["run_id"], "weights": row["hashes"]["weights"]} for m, (_, row) in teachers.items()
+            },
+        }
+
+    def _fit(
+        self, fitting: Fitting, teachers: Mapping[str, MultimodalModel], saved: Saved | None
+    ) -> tuple[Run, Selection]:
+        run, selection, saved = fitting.begin(teachers, saved, self)
+        self.history = [] if saved is None else list(saved["history"])
+        self.watched = [] if saved is None else list(saved["watched"])
+        self.train_seconds = 0.0 if saved is None else float(saved["seconds"])
+        self._started(
+            run, "starts at epoch 0" if saved is None else f"goes on after epoch {run.epoch} of {run.n_epochs}"
+        )
+        self._test = fitting.kit.loader("test", batch_size=self.eval_batch) if self.planned.peers else None
+        fitting.train(run, selection, self)
+        return run, selection
+
+    def _started(self, run: Run, how: str) -> None:
+        self.claim.note(run.epoch, run.n_epochs, began=True)
+        before = self.claim.before
+        gone = "" if before is None or before.released else f"; taken over from {before.owner}, which is gone"
+        others = f", the first of {self.team.size}," if self.team.size > 1 else ""
+        self.log(f"process {os.getpid()} on {platform.node()}{others} {how} on {self.device}{gone}")
+        self.watch_seconds = 0.0
+        self._seconds_before, self._began, self._saved_at = self.train_seconds, time.monotonic(), time.monotonic()
+
+    # ------------------------------------------------------------------ what the training tells
+    def unusable(self, error: Exception) -> None:
+        self.checkpoint.set_aside(error)
+
+    def epoch(self, run: Run, record: dict[str, Any]) -> bool:
+        self.history.append(record)
+        self.train_seconds = self._seconds_before + time.monotonic() - self._began - self.watch_seconds
+        self.trackers.epoch(record)
+        return time.monotonic() - self._saved_at >= self.checkpoint_every and run.epoch < run.n_epochs
+
+    def save(self, run: Run, selection: Selection, others: list[dict[str, Any]]) -> None:
+        self.checkpoint.save(
+            run.epoch,
+            {
+                "run": run.state_dict(),
+                "selection": vars(selection),
+                "history": self.history,
+                "seconds": self.train_seconds,
+                "watched": self.watched,
+                "micro_batch": run.training.micro_batch,
+                "others": others,
+            },
+        )
+        self._saved_at = time.monotonic()
+
+    def settled(self, run: Run) -> None:
+        self.claim.note(run.epoch, run.n_epochs)
+        if run.training.micro_batch != self.planned.spec.training.micro_batch:
+            self._share_micro_batch(run)
+        self.on_epoch(run.epoch, run.n_epochs)
+
+    def candidate(self, run: Run, epoch: int) -> None:
+        if self._test is not None:
+            start = time.monotonic()
+            p = predictions(run, self._test)
+            self.watched.append({"epoch": epoch, **classification(p.scores, p.target, p.logits)})
+            self.watch_seconds += time.monotonic() - start
+
+    def write_history(self) -> None:
+        """The epochs so far, one line each; nothing where training never began."""
+        if self.history:
+            lines = "".join(json.dumps(r, sort_keys=True) + "\n" for r in self.history)
+            self.store.write_file(self.planned.spec.run_id, "history.jsonl", lines.encode())

@@ -1,0 +1,1 @@
+"""From a benchmark specification to a list of runs."""

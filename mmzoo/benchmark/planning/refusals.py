@@ -1,0 +1,64 @@
+"""Why a method cannot work on a data set, as far as the catalogue tells: before anything is trained. No torch at import."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmzoo.config.methods import holds
+from mmzoo.config.spec import Method
+from mmzoo.errors import Incompatible
+from mmzoo.registry import Catalogue, Entry
+from mmzoo.training.compatibility import HeadFacts, Needs, out_of_range, unmet, unsuited, unsuited_device, unsuited_head
+from mmzoo.training.config import Training
+
+
+def obstacle(
+    catalogue: Catalogue, method: Method, modalities: tuple[str, ...], training: Training, device: str = "auto"
+) -> str | None:
+    """The first reason that there is. device: where it will be trained; "auto" where that is not known yet."""
+    n = 1 if method.each_modality else len(modalities)
+    return next(_obstacles(catalogue, method, n, training, device), None)
+
+
+def _obstacles(catalogue: Catalogue, method: Method, n: int, training: Training, device: str) -> Iterator[str]:
+    entry = catalogue.get("heads", method.head)
+    head = HeadFacts(entry.name, entry.extra["how"], *(bool(entry.extra.get(k)) for k in _DECLARED))
+    yield from out_of_range(f"head {entry.name}", n, *_limits(entry))
+    if device != "auto":
+        yield from unsuited_device(training, device)
+    yield from _without_compiler(training, device)
+    yield from unsuited_head(head, training)
+    for part in method.parts:
+        strategy = catalogue.get("strategies", part.strategy)
+        plain = {"plain_steps"} if holds(strategy.extra.get("plain_steps_if", []), part.params) else set()
+        alone = strategy.extra.get("single_process", "")
+        needs = Needs(strategy.name, frozenset(strategy.requires) | plain, *_limits(strategy), alone)
+        yield from unmet(needs, head, n, processes=training.processes)
+        yield from unsuited(needs, training)
+
+
+def check_options(encoder: Entry, given: Mapping[str, Any]) -> None:
+    """Raise Incompatible for an option of an encoder that has nothing for it to act on, as far as its entry tells."""
+    if given.get("channels_last") and not encoder.extra.get("convolutions", True):
+        raise Incompatible(f"encoder {encoder.name} has no convolution for channels_last to act on: leave it out.")
+
+
+def _without_compiler(training: Training, device: str) -> Iterator[str]:
+    if training.compile and device == "cpu":
+        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+        if shutil.which(compiler) is None:
+            yield f"train.compile needs a C++ compiler on a CPU, and there is no {compiler}: install one, or leave it out."
+
+
+#: what an entry says of a head, in the order of HeadFacts
+_DECLARED = ("additive", "evidential", "couples", "mean_gates")
+
+
+def _limits(entry: Entry) -> tuple[int, int | None]:
+    """The least and the most modalities that an entry takes."""
+    limits = entry.extra.get("modalities", {})
+    return limits.get("min", 1), limits.get("max")

@@ -1,0 +1,132 @@
+"""Rows by configuration: all seeds of one method on one data set, and which of them may be compared. No torch at import."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmzoo.benchmark.reporting.statistics import Spread, spread
+from mmzoo.training.config import TUNED
+
+Row = Mapping[str, Any]
+METRICS = {"acc": "ACC", "macro_f1": "macro-F1", "map": "MAP"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """All seeds of one configuration on one data set."""
+
+    label: str
+    role: str
+    rows: tuple[Row, ...]
+
+    @property
+    def alone(self) -> bool:
+        return self.rows[0]["modality"] is not None
+
+    def by_seed(self, get: Callable[[Row], float]) -> dict[int, float]:
+        return {r["seed"]: get(r) for r in self.rows if r["status"] == "ok"}
+
+    def spread(self, get: Callable[[Row], float]) -> Spread:
+        return spread(list(self.by_seed(get).values()))
+
+
+def grouped(rows: Sequence[Row], roles: Mapping[str, str]) -> list[Group]:
+    """The configurations of one data set in the order of `roles`, each with its seeds."""
+    by_config: dict[str, list[Row]] = {}
+    for row in rows:
+        by_config.setdefault(row["config_id"], []).append(row)
+    order = {label: i for i, label in enumerate(roles)}
+    # The same method under two protocols is two configurations; tell them apart by what differs.
+    labels = [g[0]["label"] for g in by_config.values()]
+    groups = []
+    for config, members in by_config.items():
+        label = members[0]["label"]
+        shown = label if labels.count(label) == 1 else f"{label} ({_protocol(members[0], config)})"
+        groups.append(Group(shown, roles.get(label, "other"), tuple(sorted(members, key=lambda r: r["seed"]))))
+    return sorted(groups, key=lambda g: (order.get(g.rows[0]["label"], len(order)), g.label))
+
+
+def _protocol(row: Row, config: str) -> str:
+    t = row["spec"]["training"]
+    shared = f"{t['processes']} processes, " if t.get("processes", 1) != 1 else ""
+    return f"{t['optimizer']} lr {t['lr']:g}, {t['epochs']} epochs, {shared}{config[:6]}"
+
+
+def at(*path: str) -> Callable[[Row], float]:
+    """A number of a row by its path; NaN where there is none."""
+
+    def get(row: Row) -> float:
+        value: Any = row
+        for key in path:
+            value = value.get(key, {}) if isinstance(value, Mapping) else {}
+        return math.nan if isinstance(value, Mapping) else value
+
+    return get
+
+
+def main_score(row: Row) -> float:
+    """The score that a run is known by."""
+    return row["metrics"][row["metrics"]["main_metric"]]
+
+
+def main_metric(groups: Sequence[Group]) -> str:
+    """The metric that the runs of a data set are known by."""
+    return next((r["metrics"]["main_metric"] for g in groups for r in g.rows if r["status"] == "ok"), "acc")
+
+
+def compared(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """Each method that the bench is about with every other joint one of the same budget and a common seed."""
+    joint = [g for g in groups if not g.alone and g.by_seed(main_score)]
+    return [
+        (a, b)
+        for a in joint
+        for b in joint
+        if a.role == "method"
+        and a is not b
+        and _budget(a) == _budget(b)
+        and set(a.by_seed(main_score)) & set(b.by_seed(main_score))
+    ]
+
+
+def plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
+    """Plain training with the same head, encoders, budget and training items."""
+
+    def key(of: Group) -> tuple[Any, ...]:
+        spec = of.rows[0]["spec"]
+        # Where every method was tuned, the head's numbers were too.
+        same = ("head", "encoders", "data_params", "modalities", *(() if spec.get("tuning") else ("head_params",)))
+        return (
+            of.spread(at("cost", "train_items")).mean,
+            _budget(of),
+            *(json.dumps(spec[k], sort_keys=True) for k in same),
+        )
+
+    for other in groups:
+        parts = other.rows[0]["spec"]["parts"]
+        if len(parts) == 1 and parts[0]["strategy"] == "plain" and key(other) == key(group):
+            return other
+    return None
+
+
+def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | None:
+    """The runs of one modality by itself with the encoder and the budget of a joint run."""
+
+    def key(of: Group) -> str:
+        spec = of.rows[0]["spec"]
+        return json.dumps([_budget(of), spec["data_params"], spec["encoders"].get(modality)], sort_keys=True)
+
+    found = (g for g in groups if g.alone and g.rows[0]["modality"] == modality and key(g) == key(group))
+    return next((g for g in found if not g.rows[0]["spec"].get("spare_slice")), None)
+
+
+def _budget(group: Group) -> str:
+    """What two methods must share to be compared: all of training, or what of it is not tuned and the number of trials."""
+    spec = group.rows[0]["spec"]
+    if not spec.get("tuning"):
+        return json.dumps(spec["training"], sort_keys=True)
+    shared = {k: v for k, v in spec["training"].items() if k not in TUNED}
+    return json.dumps([shared, spec["tuning"]["trials"]], sort_keys=True)

@@ -1,0 +1,151 @@
+"""Tables, and their forms: Markdown, LaTeX, HTML; rows as CSV. No torch at import."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmzoo.benchmark.reporting.statistics import Spread
+from mmzoo.errors import MmzooError
+
+DASH = "–"  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    best: bool = False
+
+
+@dataclass
+class Table:
+    """A titled table of cells, with notes below it."""
+
+    title: str
+    header: list[str]
+    body: list[list[Cell]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def percent(s: Spread, *, sign: bool = False) -> str:
+    """Mean and deviation times 100; a dash where there is nothing."""
+    if not s.n:
+        return DASH
+    mean = round(100 * s.mean, 1) + 0.0  # adding zero makes -0.0 a plain zero
+    text = f"{mean:{'+' if sign else ''}.1f}"
+    return text if s.deviation is None else f"{text} ± {100 * s.deviation:.1f}"
+
+
+def number(s: Spread, digits: int = 1) -> str:
+    """The mean; a dash where there is nothing."""
+    return f"{s.mean:.{digits}f}" if s.n else DASH
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table with aligned columns, so that it reads well in a terminal too."""
+    lines = [[_md(c) for c in table.header]]
+    lines += [[f"**{_md(c.text)}**" if c.best else _md(c.text) for c in row] for row in table.body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
+
+    def row(line: Sequence[str]) -> str:
+        first, *rest = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
+        return "| " + " | ".join([first, *rest]) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    parts = [f"### {_md(table.title)}", "", row(lines[0]), rule, *map(row, lines[1:]), ""]
+    return "\n".join(parts + [f"- {_md(note)}" for note in table.notes] + [""] * bool(table.notes))
+
+
+def latex(table: Table) -> str:
+    """A tabular with booktabs rules."""
+    body = [
+        " & ".join(rf"\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in row) + r" \\"
+        for row in table.body
+    ]
+    return "\n".join(
+        [
+            f"% {_one_line(table.title)}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_tex, table.header)) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(f"% {_one_line(note)}" for note in table.notes),
+            "",
+        ]
+    )
+
+
+def to_html(tables: Sequence[Table]) -> str:
+    """One page that loads nothing; every text in it is escaped."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MmzooError(f"HTML needs jinja2 ({error}). Install it: pip install jinja2") from None
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["visible"] = _one_line
+    return environment.get_template("report.html.j2").render(tables=tables) + "\n"
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line a run, nested values as dotted columns."""
+    flat = [dict(_flat(r)) for r in rows]
+    first = ["run_id", "dataset", "label", "seed", "status"]
+    names = first + sorted({k for r in flat for k in r} - set(first))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, v in value.items():
+        if isinstance(v, Mapping):
+            yield from _flat(v, f"{prefix}{key}.")
+        else:
+            yield prefix + key, json.dumps(v) if isinstance(v, (list, tuple)) else v
+
+
+def _md(text: str) -> str:
+    """Names come from outside: nothing in them may act as markup or steer a terminal."""
+    return "".join(_MARKUP.get(c, c) for c in _one_line(text)).replace("](", "]\\(")
+
+
+_MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "φ": r"$\varphi$",
+    DASH: "--",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(c, c) for c in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """The text without line breaks, and with a replacement mark for control and other invisible characters."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))

@@ -1,0 +1,100 @@
+"""The state of every run of a store, read from the folders. No torch at import."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from mmzoo.benchmark.results.leases import Held, read_claim
+from mmzoo.benchmark.results.store import FINAL, Store
+from mmzoo.errors import MmzooError
+
+
+def states(store: Store) -> list[dict[str, Any]]:
+    """A mapping a run: state (running, done, failed or waiting), run_id, dataset, label, seed, and what belongs to the
+    state: owner, epoch, epochs and seconds; status and reason; seconds and finished."""
+    return [state for run_id in store.run_ids() if (state := _state(store, run_id)) is not None]
+
+
+def _state(store: Store, run_id: str) -> dict[str, Any] | None:
+    held = read_claim(store.folder(run_id))
+    alive = held if held is not None and held.alive else None
+    try:
+        row = store.row(run_id)
+    except MmzooError as error:
+        return {**_named(store, run_id), "state": "failed", "reason": str(error)}
+    if row is None or (alive and row["status"] not in FINAL):
+        named = _named(store, run_id)
+        if alive is not None:
+            return {**named, "state": "running", **_running(alive)}
+        if named["label"] or held is not None:
+            return {**named, "state": "waiting", "epoch": 0 if held is None else held.epoch}
+        return None  # a folder that is no run's
+    told = {
+        "run_id": run_id,
+        "dataset": row["dataset"],
+        "label": row["label"],
+        "seed": row["seed"],
+        "epochs": row["spec"]["training"]["epochs"],
+    }
+    if row["status"] not in FINAL:
+        return {**told, "state": "failed", "reason": row["reason"]}
+    timing = row["timing"]
+    return {
+        **told,
+        "state": "done",
+        "status": row["status"],
+        "reason": row["reason"],
+        "seconds": timing.get("seconds_total", timing["seconds"]),
+        "finished": timing.get("finished", ""),
+    }
+
+
+def _running(held: Held) -> dict[str, Any]:
+    return {
+        "owner": held.owner,
+        "epoch": held.epoch,
+        "epochs": held.of,
+        "since": held.since,
+        "seconds": max(0.0, time.time() - held.since),
+        "last_sign": max(0.0, held.beat),
+    }
+
+
+def _named(store: Store, run_id: str) -> dict[str, Any]:
+    try:
+        kept = store.planned(run_id)
+        label = f"{kept['method']}: {kept['modality']}" if kept["modality"] else kept["method"]
+        return {
+            "run_id": run_id,
+            "dataset": kept["dataset"],
+            "label": label,
+            "seed": kept["spec"]["seed"],
+            "epochs": kept["spec"]["training"]["epochs"],
+        }
+    except (MmzooError, KeyError, TypeError):
+        return {"run_id": run_id, "dataset": "?", "label": "", "seed": "?", "epochs": 0}
+
+
+def time_left(found: Sequence[dict[str, Any]]) -> float | None:
+    """Seconds until all is done at the pace so far: of a data set's own runs that are done, or of all of them. None
+    where nobody is at work or nothing is done to go by."""
+    running = [s for s in found if s["state"] == "running"]
+    ok = [s for s in found if s["state"] == "done" and s["status"] == "ok"]
+    if not running or not ok:
+        return None
+    return sum(_work_left(s, ok) for s in found if s["state"] in ("running", "waiting")) / len(running)
+
+
+def _work_left(s: dict[str, Any], ok: Sequence[dict[str, Any]]) -> float:
+    """Seconds that one run still takes, from the mean time an epoch of the most similar runs took."""
+    for like in (
+        [d for d in ok if (d["dataset"], d["label"]) == (s["dataset"], s["label"])],
+        [d for d in ok if d["dataset"] == s["dataset"]],
+        ok,
+    ):
+        if like:
+            pace = sum(d["seconds"] for d in like) / sum(d["epochs"] for d in like)
+            return pace * max(0, s["epochs"] - s.get("epoch", 0))
+    return 0.0

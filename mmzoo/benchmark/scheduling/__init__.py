@@ -1,0 +1,1 @@
+"""Which process executes which run: the worker loop, launchers, progress."""

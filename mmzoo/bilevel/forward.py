@@ -1,0 +1,517 @@
+"""The derivative of training itself in a mixing weight, carried forward step by step.
+
+alpha is one number, so that d theta / d alpha is one more vector beside the parameters theta, and each update of the
+optimizer has its own exact derivative (forward-mode differentiation of the training loop: Franceschi et al., 2017).
+Nothing is assumed of an inner optimum, no matrix is inverted, and batch statistics, dropout masks, momentum and
+learning rates are those of the steps that were taken. What it leaves out is all that lies before the last `reset`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.utils.hooks import RemovableHandle
+
+from mmzoo.bilevel.forward_rules import (
+    Pending,
+    batch_share,
+    batch_statistics,
+    carry_adam,
+    carry_sgd,
+    eval_change,
+    fault_of,
+    in_half_precision,
+    reached_leaves,
+    running_statistics,
+)
+from mmzoo.bilevel.implicit import Mixing
+from mmzoo.bilevel.solvers import dot, length
+from mmzoo.core.modes import frozen_statistics
+from mmzoo.core.precision import full_precision
+from mmzoo.errors import BadValue, Incompatible
+
+_TWICE = ("not implemented", "not supported", "differentiate twice")
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """d L_upper / d alpha along the last `horizon` steps.
+
+    value: the derivative. direction: the same on a scale of -1 to 1, the cosine between the gradient of the upper
+    loss and the tangent, over parameters and running statistics together. reason: why it is not usable.
+    """
+
+    value: float
+    direction: float
+    horizon: int
+    usable: bool
+    reason: str = ""
+
+
+@dataclass
+class _Record:
+    """One train-mode forward through a batch norm: the share of the batch in the running statistics, and mean and
+    unbiased variance (C,) of the batch in the graph; None where no graph was made."""
+
+    module: _BatchNorm
+    share: float
+    statistics: tuple[Tensor, Tensor] | None
+
+
+@dataclass(eq=False)
+class _Hook:
+    """What every batch norm calls. A copy of the model gets one that does nothing, and so does a pickle."""
+
+    owner: weakref.ref[ForwardTangent] | None = None
+
+    def __call__(self, module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+        owner = None if self.owner is None else self.owner()
+        return None if owner is None else owner._seen(module, args[0] if args else kwargs["input"], output)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, ()
+
+
+@dataclass
+class _State:
+    """All that belongs to one horizon. params: the tangent of each parameter (`value`) and of the optimizer's memory
+    of it; buffers: those of running mean and variance. versions: of all weights when they last stood still."""
+
+    horizon: int = 0
+    params: dict[nn.Parameter, dict[str, Tensor]] = field(default_factory=dict)
+    buffers: dict[_BatchNorm, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    pending: dict[nn.Parameter, Pending] = field(default_factory=dict)
+    records: list[_Record] = field(default_factory=list)
+    #: zeros that stand for a change of running mean and variance, in forwards that read them
+    leaves: dict[_BatchNorm, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    versions: dict[nn.Parameter, int] = field(default_factory=dict)
+    broken: str = ""
+
+
+class ForwardTangent:
+    """Carries d theta / d alpha through training with (1 - alpha) * L_cls + alpha * L_mm.
+
+    In place of `loss.backward()` call `backward`, and after `optimizer.step()`, before the learning rate changes,
+    `stepped`. `derivative` may be asked at any time between steps and moves nothing; `reset` starts a new horizon
+    where the weights, the optimizer's memory and the running statistics count as constants.
+
+    With theta' the tangent of the parameters before a step, the gradient's tangent is
+        g' = H theta' + grad L_mm - grad L_cls,
+    on the graph of the step itself, and SGD (momentum, dampening, Nesterov, weight decay), Adam or AdamW carry it on
+    exactly, with the rates of each parameter group. Running statistics of batch norm have tangents too, since an
+    upper loss in eval mode reads them.
+
+    optimizer: its trainable parameters are those carried; later groups join with a tangent of zero. model: hooks are
+    put on its batch norms until `close`; copies of the model, and forwards on copies of its buffers, are not watched.
+
+    A step costs one backward with a graph and one through both graphs, and their memory: it takes 3 (linear layers) to
+    6 times (narrow convolutions with batch norm) as long as a plain step; the first one after a reset 2 times. Between
+    steps it holds two vectors of the size of the parameters (SGD with momentum; Adam three).
+
+    Everything that the loss depends on must be in its graph: what was computed under no_grad, as a frozen pass or
+    the pieces of a micro-batched encoder are, counts as constant. Fused attention needs its forward run under
+    `mmzoo.bilevel.implicit.double_backward()`. Hooks on parameters do not fire.
+
+    Raises Incompatible, with the reason, where the derivative would be wrong: another optimizer, or amsgrad,
+    maximize, fused or differentiable ones; half precision; `.grad` changed between backward and step (clipping that
+    bites); weights changed apart from the optimizer; buffers that move and are not those of
+    a batch norm. From then on only `reset` helps.
+
+    reduce: the mean of a tensor over processes, which share each batch and the upper loss. Backward then leaves the
+    mean gradient of all in `.grad`, and averaging it once more changes nothing but the last bit. Incompatible with
+    running statistics, of which each process has its own.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, *, reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self._optimizer = optimizer
+        self._reduce = reduce
+        self._model = model
+        self._asked = False
+        self._handles: list[RemovableHandle] = []
+        for group in optimizer.param_groups:
+            if fault := fault_of(optimizer, group):
+                raise Incompatible(fault)
+        if reduce is not None and (norms := _tracking(model)):
+            raise Incompatible(
+                f"the running statistics of {next(iter(norms))} differ from process to process, and their tangents "
+                "with them: train in one process, or take a solver that needs no tangent."
+            )
+        self.reset()
+
+    # ------------------------------------------------------------------ the steps
+    @property
+    def horizon(self) -> int:
+        """How many steps the tangent has been carried since it was last zero."""
+        return self._state.horizon
+
+    def reset(self) -> None:
+        """Forget: everything is constant in alpha from here. Modules that were added since are watched too."""
+        self.close()
+        self._state = _State()
+        self._norms = _tracking(self._model)
+        self._known = {m: running_statistics(m) for m in self._norms.values()}
+        hook = _Hook(weakref.ref(self))
+        self._handles = [m.register_forward_hook(hook, with_kwargs=True) for m in self._norms.values()]
+        own = {id(b) for pair in self._known.values() for b in pair}
+        self._others = {
+            name: (b, b._version)
+            for name, b in self._model.named_buffers()
+            if b.is_floating_point() and id(b) not in own
+        }
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def backward(self, l_cls: Tensor, l_mm: Tensor, alpha: float | Mixing, others: Tensor | None = None) -> None:
+        """Backward of the mixed loss, and of `others`, terms that alpha does not weigh."""
+        mixing = Mixing.of(alpha)
+        loss = mixing.total(l_cls, l_mm)
+        self.backward_of(loss if others is None else loss + others, mixing.slope(l_cls, l_mm))
+
+    def backward_of(self, loss: Tensor, slope: Tensor) -> None:
+        """Backward of any loss: `.grad` becomes what loss.backward() makes of it, added up over calls likewise.
+
+        slope: the derivative of the loss in alpha where the parameters stand still, a scalar in the same graph.
+        """
+        self._check(loss)
+        params = self._params()
+        groups = {p: group for group in self._optimizer.param_groups for p in group["params"]}
+        self._drop_cleared()
+        reached = reached_leaves(loss) if self._state.records or self._reduce is not None else None
+        grads, moved = self._differentiate(loss, slope, params)
+        if reached is not None:
+            grads = [g if p in reached else None for p, g in zip(params, grads)]
+        grads, moved = self._averaged(grads, moved, params)
+        for p, gradient, tangent in zip(params, grads, moved):
+            if gradient is not None:
+                gradient = gradient.detach()
+                self._note(p, groups[p], gradient, torch.zeros_like(gradient) if tangent is None else tangent)
+        self._state.versions = {p: p._version for p in params}
+
+    def stepped(self) -> None:
+        """Carry the tangent through the step that the optimizer has just taken."""
+        state = self._state
+        self._check_intact()
+        if not state.pending:
+            self._refuse("the optimizer has stepped without a backward of this tangent")
+        self._check_gradients()
+        with torch.no_grad():
+            for group in self._optimizer.param_groups:
+                if fault := fault_of(self._optimizer, group):
+                    self._refuse(fault)
+                for p in group["params"]:
+                    if p in state.pending and p.grad is not None:
+                        self._carry(p, group, state.pending[p])
+        state.pending.clear()
+        state.versions = {p: p._version for p in self._params()}
+        state.horizon += 1
+
+    def derivative(self, upper: Callable[[], Tensor]) -> Derivative:
+        """The derivative of an upper loss in alpha, as the present weights and running statistics depend on it.
+
+        upper: computes the loss; it is called once, in full precision, with the model in eval mode
+        (`frozen_statistics`). Costs its forward and one backward.
+        """
+        self._check_intact()
+        if self._state.pending:
+            raise BadValue("a backward waits for its step: ask for the derivative after stepped().")
+        if not self.horizon:
+            return Derivative(0.0, 0.0, 0, False, "there was no step since the last reset")
+        self._differentiate(None, None, self._params())  # statistics of forwards that had no backward
+        pairs = list(self._upper_gradient(upper))
+        value = float(sum(dot(g.flatten(), t.flatten()) for g, t in pairs))
+        size = math.prod(math.hypot(*(length(pair[i].flatten()) for pair in pairs)) for i in range(2))
+        usable = math.isfinite(value) and math.isfinite(size)
+        direction = min(1.0, max(-1.0, value / size)) if usable and size > 0 else 0.0
+        return Derivative(value, direction, self.horizon, usable, "" if usable else "the value is not finite")
+
+    # ------------------------------------------------------------------ checkpoint
+    def state_dict(self) -> dict[str, Any]:
+        """The tangent, between two steps. Loads with torch.load(weights_only=True)."""
+        self._check_intact()
+        if self._state.pending:
+            raise BadValue("a backward waits for its step: take the state after stepped().")
+        self._differentiate(None, None, self._params())
+        return {
+            "horizon": self.horizon,
+            "params": [{k: t.clone() for k, t in self._state.params.get(p, {}).items()} for p in self._every_param()],
+            "buffers": {
+                name: [t.clone() for t in self._state.buffers[m]]
+                for name, m in self._norms.items()
+                if m in self._state.buffers
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, with the model and the optimizer as they were then. Raises BadValue where it does not
+        fit them."""
+        params = list(self._every_param())
+        if len(params) != len(state["params"]) or set(state["buffers"]) - set(self._norms):
+            raise BadValue(
+                f"the state is of {len(state['params'])} parameters and the batch norms {sorted(state['buffers'])}; "
+                f"here are {len(params)} and {sorted(self._norms)}."
+            )
+        fresh = _State(horizon=int(state["horizon"]))
+        for p, given in zip(params, state["params"]):
+            if any(t.shape != p.shape for t in given.values()):
+                raise BadValue("the state is of parameters of another shape.")
+            if given:
+                fresh.params[p] = {k: t.to(p, copy=True) for k, t in given.items()}
+        for name, (mean, var) in state["buffers"].items():
+            module = self._norms[name]
+            like = running_statistics(module)
+            fresh.buffers[module] = (mean.to(like[0], copy=True), var.to(like[1], copy=True))
+        self.reset()
+        self._state = fresh
+
+    # ------------------------------------------------------------------ one backward
+    def _differentiate(
+        self, loss: Tensor | None, slope: Tensor | None, params: Sequence[nn.Parameter]
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """The gradients of the loss and their tangents; the running statistics' tangents move on.
+
+        With c' = <grad L, theta'> + dL / d alpha, the tangents are grad c'. Statistics s of a batch join in as
+        <w, s> with w = 0, for then dc' / dw = (ds / d theta) theta'.
+        """
+        state = self._state
+        carried = [(p, state.params[p]["value"]) for p in params if p in state.params]
+        live = [s for r in state.records if r.statistics for s in r.statistics if s.requires_grad] if carried else []
+        weights = [torch.zeros_like(s, requires_grad=True) for s in live]
+        leaves = [(leaf, t) for m, pair in state.leaves.items() for leaf, t in zip(pair, state.buffers[m])]
+        outputs = ([] if loss is None else [loss]) + live
+        sources = ([] if loss is None else [torch.ones_like(loss)]) + weights
+        grads: list[Tensor | None] = [None] * len(params)
+        moved: list[Tensor | None] = [None] * (len(params) + len(weights))
+        with torch.enable_grad(), self._second_derivatives():
+            if outputs:
+                inputs = [*params, *(leaf for leaf, _ in leaves)]
+                twice = bool(carried or leaves)
+                found = torch.autograd.grad(
+                    outputs, inputs, sources, create_graph=twice, retain_graph=True, allow_unused=True
+                )
+                grads = list(found[: len(params)])
+                tangents = [state.params[p]["value"] if p in state.params else None for p in params]
+                along = [] if slope is None else [slope.sum()]
+                along += [
+                    (g * t).sum()
+                    for g, t in zip(found, [*tangents, *(t for _, t in leaves)])
+                    if g is not None and t is not None
+                ]
+                total = torch.stack(along).sum() if along else torch.zeros(())
+                if total.requires_grad:
+                    moved = list(torch.autograd.grad(total, [*params, *weights], allow_unused=True))
+        self._move_statistics(dict(zip(map(id, live), moved[len(params) :])))
+        state.leaves.clear()
+        return grads, moved[: len(params)]
+
+    def _averaged(
+        self, grads: list[Tensor | None], moved: list[Tensor | None], params: Sequence[nn.Parameter]
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """Gradients and their tangents over all processes; what is missing in some counts as zero there."""
+        if self._reduce is None or not params:
+            return grads, moved
+        pieces = [torch.zeros_like(p) if t is None else t.detach() for t, p in zip([*grads, *moved], [*params] * 2)]
+        missing = pieces[0].new_tensor([float(t is None) for t in [*grads, *moved]])
+        flat = self._reduce(torch.cat([missing, *(t.flatten() for t in pieces)]))
+        mean = zip(flat[len(pieces) :].split([t.numel() for t in pieces]), pieces, flat[: len(pieces)].tolist())
+        found = [None if share == 1.0 else t.view_as(like) for t, like, share in mean]
+        return found[: len(params)], found[len(params) :]
+
+    @contextlib.contextmanager
+    def _second_derivatives(self) -> Iterator[None]:
+        """Turns the error of an operation that cannot be differentiated twice into one that says what to do."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(part in str(error) for part in _TWICE):
+                raise
+            raise self._lost(
+                f"the loss cannot be differentiated twice ({str(error).splitlines()[0]}): where it is attention, run "
+                "the forward under mmzoo.bilevel.implicit.double_backward()"
+            ) from error
+
+    def _move_statistics(self, moved: Mapping[int, Tensor | None]) -> None:
+        """The tangents of running mean and variance, through every recorded forward in order."""
+        state = self._state
+        for record in state.records:
+            if record.statistics is None and state.params:
+                self._refuse(
+                    "a batch norm was in train mode in a forward without gradients: the tangent of what it "
+                    "took in is not known"
+                )
+            old = state.buffers.get(record.module)
+            if old is None and not state.params:
+                continue
+            at_mean, at_var = old or map(torch.zeros_like, self._known[record.module])
+            fresh = [moved.get(id(s)) for s in record.statistics or (None, None)]
+            mean, var = (
+                (1 - record.share) * t if m is None else torch.lerp(t, m, record.share)
+                for t, m in zip((at_mean, at_var), fresh)
+            )
+            state.buffers[record.module] = (mean, var)
+        state.records.clear()
+
+    def _note(self, p: nn.Parameter, group: Mapping[str, Any], gradient: Tensor, moved: Tensor) -> None:
+        """Add to `.grad`, and remember what `stepped` needs."""
+        waiting = self._state.pending.get(p)
+        if p.grad is None:
+            p.grad = gradient.clone()  # two parameters may have been given one and the same tensor
+        elif waiting is None:
+            self._refuse("there is a gradient that this tangent has not made: call zero_grad() before backward")
+        else:
+            p.grad.add_(gradient)
+        if waiting is not None:
+            waiting.gradient, waiting.moved = waiting.gradient + gradient, waiting.moved + moved
+            return
+        adam = isinstance(self._optimizer, torch.optim.Adam)
+        memory = self._optimizer.state.get(p, {}).get("exp_avg" if adam else "momentum_buffer")
+        reads = adam and group["weight_decay"] != 0 and not group["decoupled_weight_decay"]
+        before = p.detach().clone() if reads else None
+        self._state.pending[p] = Pending(gradient, moved, memory is None, before)
+
+    def _drop_cleared(self) -> None:
+        """Forget backwards whose gradients were cleared without a step."""
+        for p in [p for p in self._state.pending if p.grad is None]:
+            del self._state.pending[p]
+
+    # ------------------------------------------------------------------ one step
+    def _carry(self, p: nn.Parameter, group: Mapping[str, Any], pending: Pending) -> None:
+        tangent = self._state.params.setdefault(p, {"value": torch.zeros_like(p)})
+        if pending.fresh:
+            for name in [k for k in tangent if k != "value"]:
+                del tangent[name]
+        if isinstance(self._optimizer, torch.optim.Adam):
+            carry_adam(tangent, group, self._optimizer.state[p], pending)
+        else:
+            carry_sgd(tangent, group, pending)
+
+    def _check_gradients(self) -> None:
+        """Incompatible unless the optimizer used the gradients that backward made."""
+        state = self._state
+        changed = []
+        for p, version in state.versions.items():
+            moved, pending = p._version != version, state.pending.get(p)
+            if pending is None or p.grad is None:
+                if moved:
+                    self._refuse(
+                        "weights have moved without a gradient of this backward, or gradients were cleared "
+                        "before stepped()"
+                    )
+            elif not moved:
+                self._refuse("stepped() was called, but the optimizer has not stepped")
+            else:
+                changed.append(self._differs(p.grad, pending.gradient))
+        if changed and bool(torch.stack([c.to(changed[0].device) for c in changed]).any()):
+            self._refuse(
+                ".grad has changed between backward and step, or is not finite: gradient clipping, scaling and noise "
+                "have derivatives that are not carried, and averaging over processes wants `reduce`"
+            )
+
+    def _differs(self, now: Tensor, made: Tensor) -> Tensor:
+        """Whether a gradient is another than backward made: to the last bit, but for averaging it over processes again."""
+        if self._reduce is None:
+            return (now != made).any()
+        return ~((now - made).abs() <= 8 * torch.finfo(now.dtype).eps * made.abs()).all()
+
+    # ------------------------------------------------------------------ batch norm
+    def _seen(self, module: _BatchNorm, x: Tensor, output: Tensor) -> Tensor | None:
+        """After each forward of a batch norm: note what the running statistics take in, or let the tangent of the
+        running statistics into the graph where the output was made with them."""
+        state = self._state
+        own = module.running_mean is self._known[module][0]
+        if module.training:
+            if own and self._asked:
+                self._refuse("the upper loss was computed in train mode and has moved the running statistics")
+            if own:
+                state.records.append(_Record(module, batch_share(module), batch_statistics(x)))
+            return None
+        if not (own or self._asked) or not torch.is_grad_enabled() or module not in state.buffers:
+            return None
+        if module not in state.leaves:
+            mean, var = (torch.zeros_like(b, requires_grad=True) for b in self._known[module])
+            state.leaves[module] = (mean, var)
+        return output + eval_change(module, x, *state.leaves[module])
+
+    def _upper_gradient(self, upper: Callable[[], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The gradient of the upper loss beside the tangent, for all that the two have in common."""
+        state = self._state
+        state.leaves.clear()
+        self._asked = True
+        try:
+            device = next(iter(state.params)).device
+            with torch.enable_grad(), frozen_statistics(self._model), full_precision(device):
+                loss = upper()
+        finally:
+            self._asked = False
+        leaves = [(leaf, t) for m, pair in state.leaves.items() for leaf, t in zip(pair, state.buffers[m])]
+        state.leaves.clear()
+        pairs = [(p, tangent["value"]) for p, tangent in state.params.items()] + leaves
+        if not loss.requires_grad:
+            return
+        grads = torch.autograd.grad(loss, [variable for variable, _ in pairs], allow_unused=True)
+        for gradient, (variable, tangent) in zip(grads, pairs):
+            whole = torch.zeros_like(variable) if gradient is None else gradient
+            yield whole if self._reduce is None else self._reduce(whole), tangent
+
+    # ------------------------------------------------------------------ checks
+    def _every_param(self) -> Iterator[nn.Parameter]:
+        for group in self._optimizer.param_groups:
+            yield from group["params"]
+
+    def _params(self) -> list[nn.Parameter]:
+        return [p for p in self._every_param() if p.requires_grad]
+
+    def _refuse(self, reason: str) -> NoReturn:
+        """Raise Incompatible now and at every later call until `reset`."""
+        raise self._lost(reason)
+
+    def _lost(self, reason: str) -> Incompatible:
+        self._state.broken = reason.rstrip(".")
+        return Incompatible(f"{self._state.broken}. The tangent is lost: reset() starts a new horizon.")
+
+    def _check_intact(self) -> None:
+        if self._state.broken:
+            self._refuse(self._state.broken)
+        if any(not p.requires_grad for p in self._state.params):
+            self._refuse("a parameter was frozen within the horizon: gradients through it are not there any more")
+
+    def _check(self, loss: Tensor) -> None:
+        """All that can be told before a backward."""
+        self._check_intact()
+        params = self._params()
+        if wrong := {str(p.dtype) for p in params} - {"torch.float32", "torch.float64"}:
+            self._refuse(f"parameters in {', '.join(sorted(wrong))}: second derivatives need float32 or float64")
+        if torch.is_autocast_enabled(loss.device.type) or in_half_precision(loss):
+            self._refuse("the loss was computed in half precision: train without autocast")
+        if any(p._version != version for p, version in self._state.versions.items()) and not self._state.pending:
+            self._refuse("weights were changed apart from the optimizer since the last step")
+        if any(m.running_mean is not self._known[m][0] for m in self._norms.values()):
+            self._refuse("the running statistics of a batch norm were replaced by other tensors")
+        now = dict(self._model.named_buffers())
+        for name, (buffer, version) in self._others.items():
+            if now.get(name) is not buffer or buffer._version != version:
+                self._refuse(f"buffer {name} has changed in training, and its tangent is not known")
+
+
+def _tracking(model: nn.Module) -> dict[str, _BatchNorm]:
+    """name -> batch norm, for those that keep running statistics; Incompatible for other layers that do."""
+    found = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, _NormBase) or module.running_mean is None:
+            continue
+        if not isinstance(module, _BatchNorm) or isinstance(module, nn.SyncBatchNorm):
+            raise Incompatible(f"the running statistics of {name} ({type(module).__name__}) have no known tangent.")
+        found[name] = module
+    return found

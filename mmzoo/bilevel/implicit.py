@@ -1,0 +1,424 @@
+"""The gradient of an upper loss in the weight between two inner losses.
+
+`implicit_gradient` is the whole of it: it runs closures that give the losses, damps and solves, and says how far the
+result can be trusted. The graph of every micro-batch is kept during a solve, and that is the memory it takes. What it
+is made of is public too: curvature products (mmzoo.bilevel.curvature, with the conditions under which they are right) and
+solvers (mmzoo.bilevel.solvers), all of which can be imported from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.bilevel.curvature import (
+    flat_grad,
+    gauss_newton_operator,
+    hessian_operator,
+    moving_only,
+    not_still,
+    scoped_parameters,
+)
+from mmzoo.bilevel.solvers import (
+    Operator,
+    Solution,
+    conjugate_gradients,
+    dot,
+    length,
+    minres,
+    neumann,
+    power_iteration,
+    random_vector,
+)
+from mmzoo.core.modes import double_backward
+from mmzoo.core.precision import full_precision
+from mmzoo.errors import BadValue, Incompatible
+
+Losses = Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]]
+_HALF = (torch.float16, torch.bfloat16)
+
+
+# ---------------------------------------------------------------------- what a call is about
+@dataclass(frozen=True)
+class Mixing:
+    """The inner loss factors[0] * L_cls + factors[1] * L_mm, and the slopes of both factors in the weight alpha."""
+
+    factors: tuple[float, float]
+    slopes: tuple[float, float] = (-1.0, 1.0)
+
+    @classmethod
+    def of(cls, alpha: float | Mixing) -> Mixing:
+        """(1 - alpha) * L_cls + alpha * L_mm for a number (Yang et al., NeurIPS 2024, eq. 1)."""
+        return alpha if isinstance(alpha, Mixing) else cls((1.0 - alpha, alpha))
+
+    @classmethod
+    def additive(cls, alpha: float) -> Mixing:
+        """L_cls + alpha * L_mm."""
+        return cls((1.0, alpha), (0.0, 1.0))
+
+    def total(self, l_cls: Tensor, l_mm: Tensor) -> Tensor:
+        """The inner loss."""
+        return self.factors[0] * l_cls + self.factors[1] * l_mm
+
+    def slope(self, l_cls: Tensor, l_mm: Tensor) -> Tensor:
+        """Its derivative in alpha where the parameters stand still."""
+        return self.slopes[0] * l_cls + self.slopes[1] * l_mm
+
+
+@dataclass(frozen=True)
+class Inner:
+    """One micro-batch of the inner problem.
+
+    outputs: what the model gives, with its graph (for Gauss-Newton, the layer up to which the model's own curvature
+    is left out). losses: (L_cls, L_mm), both means over the items, as a function of those outputs alone. weight: its
+    share in the average over micro-batches, for instance how many items it has.
+    """
+
+    outputs: Sequence[Tensor]
+    losses: Losses
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Upper:
+    """One micro-batch of the upper loss, with its graph. weight: its share in the average, as in Inner."""
+
+    loss: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Warm:
+    """What the next call may start from: the solution (P,) and the vector (P,) that power iteration reached."""
+
+    solution: Tensor
+    eigenvector: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How (H + damping I) x = grad L_upper is solved, H being the curvature of the inner loss.
+
+    curvature: "gauss_newton" is positive semi-definite and the safe one; "hessian" is the paper's formula, and
+    indefinite in practice; "identity" is first order: H + damping I is replaced by I without a single product
+    (Luketina et al., 2016), so only the sign and the direction of the result mean something.
+    method: "cg" (None: for gauss_newton), "minres" (None: for hessian) or "neumann" (step 1 / lambda_max of the
+    damped matrix, `iterations` terms; wants hundreds, and a definite matrix).
+    damping: added to the diagonal; a multiple of lambda_max, or as it is with `relative=False`.
+    power_iterations: products to estimate lambda_max, without and with a vector to start from.
+    scope: see `scoped_parameters`. max_residual: the relative residual above which a result is not usable.
+
+    Raises BadValue for values that mean nothing.
+    """
+
+    curvature: Literal["gauss_newton", "hessian", "identity"] = "gauss_newton"
+    method: Literal["cg", "minres", "neumann"] | None = None
+    damping: float = 0.01
+    iterations: int = 10
+    tol: float = 1e-2
+    power_iterations: tuple[int, int] = (6, 2)
+    scope: str = "all"
+    relative: bool = True
+    max_residual: float = 0.5
+
+    def __post_init__(self) -> None:
+        known = {"curvature": ("gauss_newton", "hessian", "identity"), "method": (None, "cg", "minres", "neumann")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise BadValue(f"{name} must be one of {', '.join(map(repr, values))}, not {getattr(self, name)!r}.")
+        if not (self.damping >= 0 and math.isfinite(self.damping)):
+            raise BadValue(f"damping must be a number that is not negative, not {self.damping}.")
+        if self.iterations < 1 or min(self.power_iterations) < 1:
+            raise BadValue("iterations and power_iterations must be at least 1.")
+        if not (self.tol >= 0 and self.max_residual > 0):
+            raise BadValue("tol must not be negative, and max_residual must be positive.")
+
+    @property
+    def how(self) -> str:
+        """The method, with None resolved."""
+        return self.method or ("minres" if self.curvature == "hessian" else "cg")
+
+
+@dataclass(frozen=True)
+class Hypergradient:
+    """The derivative of the upper loss in the mixing weight, and how far it can be trusted.
+
+    value: the derivative. direction: the same on a scale of -1 to 1, the cosine between the mixed derivative and the
+    solution, which does not depend on the size of the losses and hardly on that of the damping. damping: as added to
+    the diagonal. usable: the solve came close enough to a finite value; `reason` says why not. lambda_max: the
+    estimate (nan: none was made). products: with the curvature, in all. backwards: what that cost, in backwards over
+    one micro-batch. norms: of grad L_cls and grad L_mm in the scope of the solve. warm: what the next call may start
+    from.
+    """
+
+    value: float
+    direction: float
+    damping: float
+    solution: Solution
+    usable: bool
+    reason: str = ""
+    lambda_max: float = math.nan
+    products: int = 0
+    backwards: int = 0
+    norms: tuple[float, float] = (math.nan, math.nan)
+    warm: Warm | None = None
+
+    @property
+    def residual(self) -> float:
+        """|b - A x| / |b| of the damped system."""
+        return self.solution.residual
+
+    @property
+    def iterations(self) -> int:
+        return self.solution.iterations
+
+    @property
+    def curvature(self) -> float:
+        """The smallest curvature of the damped matrix that the solve met (nan: none)."""
+        return self.solution.curvature
+
+    @property
+    def indefinite(self) -> bool:
+        """Whether the solve met a direction of negative curvature: damping did not cover it."""
+        return self.solution.curvature < 0
+
+
+# ---------------------------------------------------------------------- the gradient
+def _same(vector: Tensor) -> Tensor:
+    """The mean over the one process that there is."""
+    return vector
+
+
+def implicit_gradient(
+    inner: Callable[[], Inner] | Sequence[Callable[[], Inner]],
+    upper: Callable[[], Tensor | Upper] | Sequence[Callable[[], Tensor | Upper]],
+    of: nn.Module | Sequence[Tensor],
+    alpha: float | Mixing,
+    *,
+    solver: Solver = Solver(),
+    warm: Warm | None = None,
+    generator: torch.Generator | None = None,
+    reduce: Callable[[Tensor], Tensor] = _same,
+) -> Hypergradient:
+    """d L_upper / d alpha at the parameters as they are: -(grad L_mm - grad L_cls)^T (H + mu I)^{-1} grad L_upper
+    (Yang et al., NeurIPS 2024, eq. 3), by one solve for a given inner problem.
+
+    inner, upper: closures, one a micro-batch (or a single one), each called once and in order, under full precision
+    and `double_backward`; what they return is averaged by weight. A loss that compares the items of a batch compares
+    those of a micro-batch. of: the model, whose parameters in `solver.scope` are moved, or a list of tensors, of which
+    those that require no gradient are skipped. A model is checked: use `frozen_statistics`.
+    warm: from the result before, for the solve and for lambda_max; every solve starts from zero without. generator:
+    draws the first vector of the power iteration (None: always the same one); the global stream is left alone.
+    reduce: the mean of a vector (P,) over processes, each of which gives its share of every micro-batch, as in
+    training; all then find the same value. It is asked for a vector a loss and a vector a product.
+
+    One forward a micro-batch serves its gradients and every product, and keeps a graph only from the first layer on
+    that holds a parameter in the scope. Costs, in backwards over a micro-batch (from that layer on): 1 for each upper
+    one; for each inner one 3 (identity: 2) and 2 a product, where the two of a product go through larger graphs than a
+    plain backward and take about 2.5 training steps.
+
+    Raises Incompatible where a module is not still or precision is half, BadValue for vectors or weights that do not
+    fit. A solve that failed raises nothing: see `usable`.
+    """
+    params = _parameters(of, solver.scope)
+    mixing = Mixing.of(alpha)
+    still = moving_only(params, of) if isinstance(of, nn.Module) else contextlib.nullcontext()
+    with torch.enable_grad(), double_backward(), full_precision(params[0].device), still:
+        pieces = _checked([closure() for closure in _listed(inner)])
+        share = _shares([piece.weight for piece in pieces])
+        mixed, norms, product = _inner_terms(pieces, share, mixing, solver, params, reduce)
+        losses = [_as_upper(closure()) for closure in _listed(upper)]
+        share = _shares([piece.weight for piece in losses])
+        gradient = reduce(_summed(w * flat_grad(u.loss, params) for w, u in zip(share, losses)))
+        found = _solved(gradient, mixed, product, solver, warm, generator, (len(losses), len(pieces)))
+        return replace(found, norms=norms)
+
+
+def hypergradient(
+    upper: Tensor,
+    mixed: Tensor,
+    operator: Operator,
+    *,
+    solve: Callable[[Operator, Tensor], Solution],
+    damping: float = 0.0,
+    max_residual: float = 0.5,
+) -> Hypergradient:
+    """-mixed^T (H + damping I)^{-1} upper, for vectors that are there already.
+
+    upper: (P,) gradient of the upper loss. mixed: (P,) derivative of the inner gradient in the mixing weight; for the
+    inner loss (1 - a) L_cls + a L_mm it is grad L_mm - grad L_cls exactly. operator: products with the curvature of
+    the inner loss.
+    """
+    solution = solve(lambda v: operator(v) + damping * v, upper)
+    value = -dot(mixed, solution.x)
+    size = length(mixed) * length(solution.x)
+    reason = _reason(value, solution, max_residual)
+    direction = min(1.0, max(-1.0, value / size)) if size > 0 else 0.0
+    return Hypergradient(
+        value,
+        direction,
+        damping,
+        solution,
+        not reason,
+        reason,
+        products=solution.products,
+        warm=None if reason else Warm(solution.x),
+    )
+
+
+def _reason(value: float, solution: Solution, max_residual: float) -> str:
+    """Why a solution is not usable; empty when it is."""
+    if not math.isfinite(value) or not math.isfinite(solution.residual):
+        return "the value is not finite"
+    if solution.residual <= max_residual:
+        return ""
+    cure = "use more damping, gauss_newton, or hessian with minres"
+    if solution.curvature <= 0 and solution.iterations == 0:
+        return f"curvature {solution.curvature:.2g} at the first step: {cure}"
+    if solution.curvature < 0:
+        return f"residual {solution.residual:.2g} after curvature {solution.curvature:.2g} was met: {cure}"
+    return f"residual {solution.residual:.2g} is above {max_residual:.2g}: use more iterations or more damping"
+
+
+def _solved(
+    gradient: Tensor,
+    mixed: Tensor,
+    product: Operator,
+    solver: Solver,
+    warm: Warm | None,
+    generator: torch.Generator | None,
+    pieces: tuple[int, int],
+) -> Hypergradient:
+    """Damp, solve, and account for it. pieces: how many micro-batches the upper and the inner loss came in."""
+    if solver.curvature == "identity":
+        found = hypergradient(gradient, mixed, torch.zeros_like, solve=lambda a, b: Solution(b, 0.0, 0, math.nan))
+        return replace(found, warm=None, backwards=pieces[0] + 2 * pieces[1])
+    x0, start, turns = _starts(gradient, solver, warm, generator)
+    size, vector, spent = math.nan, None, 0
+    if solver.relative or solver.how == "neumann":
+        size, vector = power_iteration(product, start, iterations=turns)
+        spent = turns
+    damping = solver.damping * size if solver.relative else solver.damping
+
+    def solve(a: Operator, b: Tensor) -> Solution:
+        if solver.how == "neumann":
+            return neumann(a, b, terms=solver.iterations, step=1.0 / max(size + damping, 1e-30), x0=x0)
+        method = conjugate_gradients if solver.how == "cg" else minres
+        return method(a, b, max_iter=solver.iterations, tol=solver.tol, x0=x0)
+
+    found = hypergradient(gradient, mixed, product, solve=solve, damping=damping, max_residual=solver.max_residual)
+    spent += found.products
+    return replace(
+        found,
+        lambda_max=size,
+        products=spent,
+        backwards=pieces[0] + pieces[1] * (3 + 2 * spent),
+        warm=Warm(found.solution.x, vector) if found.usable else None,
+    )
+
+
+def _starts(
+    like: Tensor, solver: Solver, warm: Warm | None, generator: torch.Generator | None
+) -> tuple[Tensor | None, Tensor, int]:
+    """Where the solve and the power iteration start from, and how many products the latter takes."""
+    for vector in () if warm is None else (warm.solution, warm.eigenvector):
+        if vector is not None and vector.shape != like.shape:
+            raise BadValue(
+                f"the vectors to start from have {vector.numel()} entries, but there are {like.numel()} parameters: "
+                "start without them when the scope or the model has changed."
+            )
+    x0 = None if warm is None else warm.solution.to(like)
+    if warm is not None and warm.eigenvector is not None and bool(warm.eigenvector.any()):
+        return x0, warm.eigenvector.to(like), solver.power_iterations[1]
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    return x0, random_vector(like, generator), solver.power_iterations[0]
+
+
+def _inner_terms(
+    pieces: Sequence[Inner],
+    share: Sequence[float],
+    mixing: Mixing,
+    solver: Solver,
+    params: Sequence[Tensor],
+    reduce: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, tuple[float, float], Operator]:
+    """The (P,) derivative of the inner gradient in alpha, the norms of the gradients of both losses, and products with
+    the inner curvature; all averaged."""
+    losses = [piece.losses(piece.outputs) for piece in pieces]
+    both = [_summed(w * flat_grad(pair[i], params) for w, pair in zip(share, losses)) for i in (0, 1)]
+    l_cls, l_mm = map(reduce, both)
+    mixed, norms = mixing.slopes[0] * l_cls + mixing.slopes[1] * l_mm, (length(l_cls), length(l_mm))
+    if solver.curvature == "identity":
+        return mixed, norms, torch.zeros_like
+
+    def total(piece: Inner) -> Callable[[Sequence[Tensor]], Tensor]:
+        return lambda outputs: mixing.total(*piece.losses(outputs))
+
+    if solver.curvature == "gauss_newton":
+        operators = [gauss_newton_operator(p.outputs, total(p), params) for p in pieces]
+    else:
+        operators = [hessian_operator(mixing.total(*pair), params) for pair in losses]
+    return mixed, norms, lambda v: reduce(_summed(w * operator(v) for w, operator in zip(share, operators)))
+
+
+def _parameters(of: nn.Module | Sequence[Tensor], scope: str) -> list[Tensor]:
+    """The tensors to move in; Incompatible for a model that does not stand still, or for half precision."""
+    if isinstance(of, nn.Module):
+        params: list[Tensor] = list(scoped_parameters(of, scope))
+        if moving := not_still(of):
+            raise Incompatible(
+                f"batch statistics or dropout are active in {', '.join(moving[:4])}{', ...' if moving[4:] else ''}: "
+                "the curvature would be that of another loss at every forward. Call within "
+                "mmzoo.bilevel.frozen_statistics(model)."
+            )
+    else:
+        params = [p for p in of if p.requires_grad]
+        if scope != "all":
+            raise BadValue(f"scope {scope!r} goes by names: give the model, not a list of tensors.")
+        if not params:
+            raise BadValue("none of the tensors requires a gradient.")
+    if wrong := sorted({str(p.dtype) for p in params} - {"torch.float32", "torch.float64"}):
+        raise Incompatible(
+            f"parameters in {', '.join(wrong)}: second derivatives need float32 or float64 (model.float())."
+        )
+    return params
+
+
+def _checked(pieces: list[Inner]) -> list[Inner]:
+    for piece in pieces:
+        if any(o.dtype in _HALF for o in piece.outputs):
+            raise Incompatible(
+                "the outputs are in half precision: run their forward inside the closure, or without autocast."
+            )
+    return pieces
+
+
+def _as_upper(value: Tensor | Upper) -> Upper:
+    return value if isinstance(value, Upper) else Upper(value)
+
+
+def _listed(closures: Any) -> list[Callable[[], Any]]:
+    listed = [closures] if callable(closures) else list(closures)
+    if not listed:
+        raise BadValue("at least one micro-batch is needed at each level.")
+    return listed
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    total = float(sum(weights))
+    if not (total > 0 and math.isfinite(total) and min(weights) >= 0):
+        raise BadValue(f"the weights of micro-batches must not be negative and have a positive sum: {list(weights)}.")
+    return [float(w) / total for w in weights]
+
+
+def _summed(terms: Iterator[Tensor]) -> Tensor:
+    total = next(terms)
+    for term in terms:
+        total = total + term
+    return total

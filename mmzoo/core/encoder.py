@@ -1,0 +1,220 @@
+"""The encoder of one modality."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from mmzoo.core.modes import buffers_kept
+from mmzoo.core.values import map_tensors
+from mmzoo.errors import BadValue, Incompatible
+from mmzoo.functional import in_steps
+
+#: what a bare shape is taken for, by its number of axes
+_BY_AXES = {1: "vector", 2: "spectrogram", 3: "image", 4: "video"}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What an encoder is told of its input.
+
+    kind and shape of one item: vector (D,), spectrogram (F, T), image (C, H, W), video (T, C, H, W), text (L,). A batch
+    has one more axis in front; of text it is {"ids": (B, L) int64, "mask": (B, L) bool, True where there is a token},
+    with "segment": (B, L) int64 where there are pairs. Eval may come with more frames or fewer tokens than `shape` says.
+    vocabulary: of text, how many different ids there are.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    vocabulary: int | None = None
+
+    @classmethod
+    def of(cls, given: InputSpec | Sequence[int]) -> InputSpec:
+        """A spec as it is; a bare shape as that of the kind that has as many axes. Raises BadValue for another one."""
+        if isinstance(given, InputSpec):
+            return given
+        if len(given) not in _BY_AXES:
+            listed = ", ".join(f"{n} ({kind})" for n, kind in _BY_AXES.items())
+            raise BadValue(f"a shape has one axis to four: {listed}; {tuple(given)} has {len(given)}.")
+        return cls(_BY_AXES[len(given)], tuple(given))
+
+    def of_kind(self, *kinds: str) -> InputSpec:
+        """The spec itself. Raises Incompatible unless its kind is one of these."""
+        if self.kind not in kinds:
+            raise Incompatible(f"this encoder takes {' or '.join(kinds)}, not {self.kind} {self.shape}.")
+        return self
+
+    def example(self, n: int = 2) -> Any:
+        """A made-up batch of such inputs: normal numbers, or tokens without padding. Draws from the global stream."""
+        if self.kind != "text":
+            return torch.randn(n, *self.shape)
+        ids = torch.randint(self.vocabulary or 2, (n, *self.shape))
+        return {"ids": ids, "mask": torch.ones_like(ids, dtype=torch.bool)}
+
+
+class Encoder(nn.Module):
+    """Turns the input of one modality into a feature vector. Built as `Class(spec, **params)`, spec an InputSpec.
+
+    `forward(x)` maps B rows to (B, out_dim). Video is (B, T, C, H, W), folded and unfolded in here; tokens are a
+    mapping with their padding mask. Rows whose modality is absent are never given to an encoder.
+
+    A staged encoder sets `n_stages` and defines begin, run_stage and finish instead of `forward`, so that a head can act
+    between stages (MMTM, bottlenecks). `forward` is then their composition. stage_dims: the width C of the map after
+    each stage, so that such a head knows its layers before it has seen a map.
+    """
+
+    out_dim: int
+    n_stages: int = 0
+    stage_dims: Sequence[int] = ()
+    #: the factor on the learning rate of its parameters; see `configure`
+    lr_scale: float = 1.0
+    _still: Sequence[nn.Module] = ()
+    _recompute: bool = False
+
+    def configure(
+        self,
+        spec: InputSpec | Sequence[int],
+        *,
+        lr_scale: float = 1.0,
+        frozen: bool = False,
+        frozen_stages: int = 0,
+        checkpoint: bool = False,
+        channels_last: bool = False,
+    ) -> Encoder:
+        """What every encoder can be told, whoever wrote it. Returns the encoder.
+
+        lr_scale: factor on the scheduled learning rate. frozen: all of it stands still, batch statistics and dropout too.
+        frozen_stages: so do what comes before the first stage and as many stages; what that is made of is found by a forward
+        of made-up inputs, which is what `spec` is for. checkpoint: in the backward pass stages are computed again instead of
+        kept, for memory; the numbers stay. channels_last: weights of convolutions in that memory format.
+
+        Raises BadValue for options that exclude each other, Incompatible where this encoder has nothing of that kind.
+        """
+        name = type(self).__name__
+        if frozen and (frozen_stages or checkpoint or lr_scale != 1.0):
+            raise BadValue("frozen leaves nothing for frozen_stages, checkpoint or lr_scale to act on. Set it or them.")
+        if frozen_stages > self.n_stages or (checkpoint and not self.n_stages):
+            what = f"frozen_stages={frozen_stages}" if frozen_stages > self.n_stages else "checkpoint=true"
+            raise Incompatible(f"{name} has {self.n_stages or 'no'} stages, too few for {what}.")
+        self.lr_scale, self._recompute = lr_scale, checkpoint
+        if channels_last:
+            self._to_channels_last()
+        if frozen:
+            self._still = [self]
+            self.requires_grad_(False)
+        elif frozen_stages:
+            self._freeze_stages(frozen_stages, InputSpec.of(spec).example())
+        self.train(self.training)
+        return self
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As of every module; what is frozen stays in eval mode."""
+        super().train(mode)
+        for module in self._still:
+            for inner in module.modules():
+                inner.training = False
+        return self
+
+    def _to_channels_last(self) -> None:
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        found = [p for p in self.parameters() if p.ndim in formats]
+        if not found:
+            raise Incompatible(f"{type(self).__name__} has no convolution for channels_last to act on.")
+        for p in found:
+            p.data = p.data.contiguous(memory_format=formats[p.ndim])
+
+    def _freeze_stages(self, stages: int, x: Any) -> None:
+        """Find the parameters that the map after so many stages depends on, and the modules that hold nothing else."""
+        called: list[nn.Module] = []
+        was = self.training
+        self.eval()
+        x = map_tensors(x, lambda t: t.to(next(self.parameters()).device))
+        hooks = [m.register_forward_pre_hook(lambda m, _: called.append(m)) for m in self.modules() if m is not self]
+        try:
+            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+                state = self.begin(x)
+                for stage in range(stages):
+                    state = self.run_stage(stage, state)
+                params = list(self.parameters())
+                grads = torch.autograd.grad(self.view(state).sum(), params, allow_unused=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        early = {id(p) for p, g in zip(params, grads) if g is not None}
+        self._still = [m for m in dict.fromkeys(called) if all(id(p) in early for p in m.parameters())]
+        for p in params:
+            p.requires_grad_(p.requires_grad and id(p) not in early)
+        self.train(was)
+
+    def advance(self, stage: int, state: Any) -> Any:
+        """`run_stage`, computed again in the backward pass where `checkpoint` asks for that."""
+        # torch.func has no place for what checkpointing hangs on saved tensors.
+        if not self._recompute or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return self.run_stage(stage, state)
+        # The second time runs on copies of the buffers: batch statistics have moved already.
+        return recomputed(
+            self.run_stage,
+            stage,
+            state,
+            use_reentrant=False,
+            context_fn=lambda: (contextlib.nullcontext(), _OnCopies(self)),
+        )
+
+    def begin(self, x: Any) -> Any:
+        """The state before stage 0."""
+        raise TypeError(f"{type(self).__name__} defines neither forward nor the stages begin/run_stage/finish")
+
+    def run_stage(self, stage: int, state: Any) -> Any:
+        """The state after one stage."""
+        raise TypeError(f"{type(self).__name__} has no stages")
+
+    def view(self, state: Any) -> Tensor:
+        """The map of a state, (B, C, *spatial): time is a spatial axis, and of tokens C is the width, not the number."""
+        return state
+
+    def sequence(self, state: Any, steps: int) -> Tensor:
+        """(B, steps, C): the map of a state as a sequence of that many steps, each the mean of a run of positions.
+
+        Positions are taken row by row, so that a sequence goes along the first spatial axis: override this where time
+        is another one.
+        """
+        return in_steps(self.view(state), self.mask(state), steps)
+
+    def mask(self, state: Any) -> Tensor | None:
+        """(B, *spatial) bool, which positions of the map hold data rather than padding. None: all of them."""
+        return None
+
+    def replace(self, state: Any, map_: Tensor) -> Any:
+        """The state with another map of the same shape."""
+        return map_
+
+    def finish(self, state: Any) -> Tensor:
+        """(B, out_dim) from the last state."""
+        raise TypeError(f"{type(self).__name__} has no stages")
+
+    def forward(self, x: Any) -> Tensor:
+        state = self.begin(x)
+        for stage in range(self.n_stages):
+            state = self.advance(stage, state)
+        return self.finish(state)
+
+
+class _OnCopies:
+    """`buffers_kept`, to be entered as often as a graph is gone through."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._open: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._open.append(buffers_kept(self._module))
+        self._open[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.pop().__exit__(*error)

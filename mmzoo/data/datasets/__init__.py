@@ -1,0 +1,1 @@
+"""The data sets of the literature, one file each, and the bundled mfeat."""

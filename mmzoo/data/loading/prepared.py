@@ -1,0 +1,77 @@
+"""A prepared store as a data set of the bench."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmzoo.data.loading.columns import Mapped
+from mmzoo.data.loading.datamodule import DataModule
+from mmzoo.data.loading.transforms import transform_for
+from mmzoo.data.store.splits import completed_split, split_hash
+from mmzoo.data.store.store import DataStore
+from mmzoo.errors import MmzooError
+
+#: what a data set of this kind may be asked for as it is read; see `open_module`
+READING = ("split", "frames", "size", "crop", "flip")
+
+
+def open_module(
+    folder: Path,
+    *,
+    content: str | None = None,
+    metric: str = "acc",
+    split: str | None = None,
+    frames: int | None = None,
+    size: int | None = None,
+    crop: bool = False,
+    flip: bool = False,
+) -> DataModule:
+    """The data set of a store. Its arrays stay on disk.
+
+    split: one of the store's (None: its first). frames, size, crop, flip: see Pixels; for all modalities of pictures.
+    content: the hash that the store must have. Raises CorruptFile for a store that is not as it was written, MmzooError for
+    another content, UnknownName for a split that it has not, BadValue for a value out of range.
+    """
+    store = DataStore(folder)
+    if content is not None and store.content != content:
+        raise MmzooError(
+            f"the store {folder} holds {store.content}, not {content}: it was prepared anew in the meantime. Run the same bench again."
+        )
+    index = store.index
+    name = store.split_name(split)
+    used = [r for r in index if r.sides[name] != "-"]
+    ids, labels = [r.id for r in used], [r.label for r in used]
+    splits = completed_split(
+        ids, labels, [r.sides[name] for r in used], [r.groups[name] for r in used], salt=store.name
+    )
+    rows = np.array([r.row for r in used], dtype=np.int64)
+    inputs = {m: Mapped({p: store.array(m, p) for p in store.parts(m)}, rows) for m in store.modalities}
+    transforms = {
+        m: transform_for(kind, inputs[m].shapes, frames=frames, size=size, crop=crop, flip=flip)
+        for m, kind in store.kinds.items()
+    }
+    present = store.present()
+    return DataModule(
+        name=store.name,
+        inputs=inputs,
+        target=torch.tensor(labels, dtype=torch.int64),
+        n_classes=len(store.meta["classes"]),
+        splits=splits,
+        split_hash=split_hash(ids, splits),
+        recipe_hash=store.recipe_hash,
+        metric=metric,
+        present=None if present is None else torch.from_numpy(present[rows]),
+        kinds=store.kinds,
+        vocabulary={m: v for m in store.modalities if (v := store.facts(m).get("vocabulary")) is not None},
+        transforms=transforms,
+        bayes=store.bayes,
+    )
+
+
+def reading_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: params[k] for k in READING if k in params}

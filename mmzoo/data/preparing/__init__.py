@@ -1,0 +1,1 @@
+"""Turn a source into a store: read, decode, check, write."""

@@ -1,0 +1,388 @@
+"""A prepared data set on disk: plain `.npy` arrays, an index, and meta.json, all or nothing. No torch, no numpy at import.
+
+meta.json                  what it is: recipe, classes, splits, faults, library versions, and the hash of each other file
+index.csv                  one line an item: id, label, where, row, and for each split the item's side and group
+<modality>[.<part>].npy    one row an item
+present.npy                (rows, modalities) bool, where some item lacks some modality
+prepared.json              when and from where; not part of the content
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmzoo.data.store.home import store_folders
+from mmzoo.errors import CorruptFile, unknown
+from mmzoo.io.files import write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = 1
+META, INDEX, PRESENT, PREPARED = "meta.json", "index.csv", "present.npy", "prepared.json"
+#: how the columns of a split are called in index.csv, and what stands there for an item that the split does not use
+SPLIT, GROUP, UNUSED = "split:", "group:", "-"
+SIDES = ("train", "holdout", "test", "", UNUSED)
+_META: Mapping[str, Any] = {
+    "format": int,
+    "dataset": str,
+    "mini": bool,
+    "classes": list,
+    "rows": int,
+    "items": int,
+    "modalities": dict,
+    "splits": dict,
+    "files": dict,
+    "content": str,
+    "faults": list,
+    "versions": dict,
+    "recipe": {"name": str, "hash": str, "fields": list, "options": dict},
+}
+_NAMES = {int: "a whole number", str: "a text", bool: "true or false", dict: "an object", list: "a list"}
+
+
+def array_name(modality: str, part: str = "") -> str:
+    return f"{modality}.{part}.npy" if part else f"{modality}.npy"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item of a store. row: its row in the arrays. sides: split -> train, holdout, test, "" (a hash decides) or "-" (not
+    used). groups: split -> what that split keeps together, or ""."""
+
+    id: str
+    label: int
+    where: str
+    row: int
+    sides: Mapping[str, str]
+    groups: Mapping[str, str]
+
+
+class DataStore:
+    """An opened store. Opening reads meta.json alone; the arrays are mapped, never read whole.
+
+    Raises CorruptFile, naming the file and the next step, for whatever is not as it was written. A file is hashed when its
+    size and time differ from those noted at the last check, so that a change is always found and opening stays quick.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta = _read_meta(folder)
+
+    def __repr__(self) -> str:
+        return f"DataStore({str(self.folder)!r}, {self.meta['items']} items, {', '.join(self.modalities)})"
+
+    def __len__(self) -> int:
+        return int(self.meta["items"])
+
+    @property
+    def name(self) -> str:
+        return str(self.meta["dataset"])
+
+    @property
+    def mini(self) -> bool:
+        return bool(self.meta["mini"])
+
+    @property
+    def recipe_hash(self) -> str:
+        return str(self.meta["recipe"]["hash"])
+
+    @property
+    def content(self) -> str:
+        """A hash of everything that is stored."""
+        return str(self.meta["content"])
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(m for m, _ in self.meta["recipe"]["fields"])
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """modality -> vector, image, spectrogram, video or text"""
+        return {m: self.meta["modalities"][m]["kind"] for m in self.modalities}
+
+    @property
+    def bayes(self) -> dict[str, float]:
+        """Modalities, joined by "+" -> their Bayes accuracy, as the marker of generated data declares it; else nothing.
+
+        A store may lack some modalities that were generated, or have them in another order.
+        """
+        facts = self.meta.get("mini_facts")
+        told = facts.get("bayes") if isinstance(facts, dict) else None
+        told = told if isinstance(told, dict) else {}
+        found = {
+            frozenset(name.split("+")): float(p)
+            for name, p in told.items()
+            if isinstance(p, (int, float)) and 0 <= p <= 1
+        }
+        subsets = (s for n in range(len(self.modalities)) for s in itertools.combinations(self.modalities, n + 1))
+        return {"+".join(s): found[frozenset(s)] for s in subsets if frozenset(s) in found}
+
+    def parts(self, modality: str) -> dict[str, tuple[tuple[int, ...], str]]:
+        """part -> shape of one item and dtype"""
+        arrays = self.meta["modalities"][modality]["arrays"]
+        return {part: (tuple(a["shape"]), a["dtype"]) for part, a in arrays.items()}
+
+    def field(self, modality: str) -> dict[str, Any]:
+        """The values of the field that made the arrays of a modality."""
+        return dict(dict(self.meta["recipe"]["fields"])[modality])
+
+    @cached_property
+    def index(self) -> Sequence[Row]:
+        self.check_file(INDEX)
+        try:
+            return list(_rows(self.folder / INDEX, self.meta))
+        except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError) as error:
+            raise _corrupt(self.folder, INDEX, f"{type(error).__name__}: {error}") from None
+
+    def array(self, modality: str, part: str = "") -> np.ndarray:
+        """(rows, *shape), mapped read-only."""
+        shape, dtype = self.parts(modality)[part]
+        return self._map(array_name(modality, part), (int(self.meta["rows"]), *shape), dtype)
+
+    def present(self) -> np.ndarray | None:
+        """(rows, modalities) bool, or None where every item has every modality."""
+        if PRESENT not in self.meta["files"]:
+            return None
+        return self._map(PRESENT, (int(self.meta["rows"]), len(self.modalities)), "bool")
+
+    def facts(self, modality: str) -> dict[str, Any]:
+        """What an encoder has to know of a modality besides the form of its arrays."""
+        return dict(self.meta["modalities"][modality].get("facts") or {})
+
+    def split_name(self, wanted: str | None) -> str:
+        """A split of this store, by default its first. Raises UnknownName with why it is not here."""
+        if wanted is None:
+            return next(iter(self.meta["splits"]))
+        if wanted not in self.meta["splits"]:
+            why = self.meta.get("unavailable", {}).get(wanted, "")
+            raise unknown(f"split of the prepared {self.name}", wanted, self.meta["splits"], see=why)
+        return wanted
+
+    def verify(self, on_bytes: Any = lambda n: None) -> None:
+        """Hash every file. Raises CorruptFile for the first that differs."""
+        for name in self.meta["files"]:
+            self._hashed(name, on_bytes)
+        self.note_stamps()
+
+    # ------------------------------------------------------------------ files
+    def _map(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        import numpy as np
+
+        self.check_file(name)
+        try:
+            mapped = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+            same = mapped.shape == shape and mapped.dtype == np.dtype(dtype)
+        except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
+            raise _corrupt(self.folder, name, str(error)) from None
+        if not same:
+            found = f"it holds {mapped.dtype} {mapped.shape}, while {META} says {dtype} {shape}"
+            raise _corrupt(self.folder, name, found)
+        return mapped
+
+    def check_file(self, name: str) -> None:
+        """Hash a file unless it is as it was at the last check, by size and time."""
+        if name not in self.meta["files"]:
+            raise _corrupt(self.folder, name, f"{META} does not list it")
+        if self._stamps.get(name) != _stamp(self.folder / name):
+            self._hashed(name)
+            self._stamps[name] = _stamp(self.folder / name)
+            self.note_stamps()
+
+    def _hashed(self, name: str, on_bytes: Any = lambda n: None) -> None:
+        wanted = self.meta["files"][name]
+        path = self.folder / name
+        try:
+            size = path.stat().st_size
+            if size != wanted["bytes"]:
+                raise _corrupt(self.folder, name, f"it has {size} bytes, not {wanted['bytes']}")
+            if sha256_of(path, on_bytes) != wanted["sha256"]:
+                raise _corrupt(self.folder, name, "its content is not what was stored")
+        except OSError as error:
+            raise _corrupt(self.folder, name, error.strerror or str(error)) from None
+
+    @cached_property
+    def _stamps(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.folder / PREPARED).read_text(encoding="utf-8"))["stamps"]
+            return dict(found) if isinstance(found, dict) else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return {}
+
+    def note_stamps(self) -> None:
+        """Remember that the files are as they should be. A folder that cannot be written to is hashed every time."""
+        try:
+            noted = json.loads((self.folder / PREPARED).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            noted = {}
+        noted = noted if isinstance(noted, dict) else {}
+        try:
+            noted["stamps"] = {name: _stamp(self.folder / name) for name in self.meta["files"]}
+            write_json(self.folder / PREPARED, noted)
+        except OSError:
+            return
+
+
+def find_stores(name: str, *, mini: bool = False) -> Iterator[DataStore]:
+    """The stores of a data set that can be opened, and only those."""
+    for folder in store_folders(name, mini=mini):
+        try:
+            yield DataStore(folder)
+        except CorruptFile:
+            continue
+
+
+def content_hash(meta: Mapping[str, Any]) -> str:
+    """A hash over all files but meta.json, and over what meta.json says of their meaning."""
+    keys = ("format", "dataset", "mini", "classes", "rows", "modalities")
+    told = {
+        **{k: meta[k] for k in keys},
+        "recipe": meta["recipe"]["hash"],
+        "files": {name: f["sha256"] for name, f in meta["files"].items()},
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sha256_of(path: Path, on_bytes: Any = lambda n: None) -> str:
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            total.update(block)
+            on_bytes(len(block))
+    return total.hexdigest()
+
+
+def index_bytes(rows: Sequence[Row], splits: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_columns(splits))
+    for r in rows:
+        of_splits = [value for s in splits for value in (r.sides[s], r.groups[s])]
+        writer.writerow([r.id, r.label, r.where, r.row, *of_splits])
+    return text.getvalue().encode("utf-8")
+
+
+def _columns(splits: Iterable[str]) -> list[str]:
+    return ["id", "label", "where", "row", *(prefix + s for s in splits for prefix in (SPLIT, GROUP))]
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _rows(path: Path, meta: Mapping[str, Any]) -> Iterator[Row]:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        if reader.fieldnames != _columns(meta["splits"]):
+            raise ValueError(f"its columns are {reader.fieldnames}, not {_columns(meta['splits'])}")
+        seen = 0
+        for line in reader:
+            label, row = int(line["label"]), int(line["row"])
+            sides = {s: line[SPLIT + s] for s in meta["splits"]}
+            if not (
+                0 <= label < len(meta["classes"]) and 0 <= row < meta["rows"] and set(sides.values()) <= set(SIDES)
+            ):
+                raise ValueError(f"line {reader.line_num} has a value out of range")
+            yield Row(line["id"], label, line["where"], row, sides, {s: line[GROUP + s] for s in meta["splits"]})
+            seen += 1
+        if seen != meta["items"]:
+            raise ValueError(f"it has {seen} items, not {meta['items']}")
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CorruptFile(f"there is no prepared data in {folder}: {META} is missing.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _corrupt(folder, META, f"{type(error).__name__}: {error}") from None
+    if fault := _misfit(meta, _META, "") or _deeper(meta):
+        raise _corrupt(folder, META, fault)
+    if content_hash(meta) != meta["content"]:
+        raise _corrupt(folder, META, "its own hash does not fit it")
+    return dict(meta)
+
+
+def _misfit(value: Any, form: Mapping[str, Any], where: str) -> str | None:
+    """The first key of an object that is missing or has another type than the form says."""
+    if not isinstance(value, dict):
+        return f"{where.rstrip('.') or 'it'} is not an object"
+    for key, kind in form.items():
+        if isinstance(kind, Mapping):
+            if fault := _misfit(value.get(key), kind, f"{where}{key}."):
+                return fault
+        elif not isinstance(value.get(key), kind) or isinstance(value.get(key), bool) != (kind is bool):
+            return f"{where}{key} is not {_NAMES[kind]}" if key in value else f"{where}{key} is missing"
+    return None
+
+
+def _deeper(meta: Mapping[str, Any]) -> str | None:
+    """What is wrong within the lists and objects of a meta.json."""
+    if meta["format"] != FORMAT:
+        return f"it has format {meta['format']}, while this version reads {FORMAT}"
+    if not meta["splits"] or not all(isinstance(s, dict) for s in meta["splits"].values()):
+        return "splits is not an object of objects"
+    if not meta["classes"] or not all(isinstance(c, str) for c in meta["classes"]):
+        return "classes is not a list of names"
+    for name, body in meta["files"].items():
+        if "/" in name or "\\" in name or name.startswith("."):
+            return f"files.{name} is not a plain file name"
+        if fault := _misfit(body, {"bytes": int, "sha256": str}, f"files.{name}."):
+            return fault
+    known = [
+        f[0]
+        for f in meta["recipe"]["fields"]
+        if isinstance(f, list) and len(f) == 2 and isinstance(f[0], str) and isinstance(f[1], dict)
+    ]
+    if not known or len(set(map(str, known))) < len(meta["recipe"]["fields"]) or set(known) != set(meta["modalities"]):
+        return "recipe.fields and modalities do not name the same modalities"
+    for modality, body in meta["modalities"].items():
+        if fault := _misfit(body, {"kind": str, "arrays": dict}, f"modalities.{modality}."):
+            return fault
+        for part, array in body["arrays"].items():
+            if fault := _misfit(array, {"shape": list, "dtype": str}, f"modalities.{modality}.arrays.{part}."):
+                return fault
+            if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in array["shape"]):
+                return f"modalities.{modality}.arrays.{part}.shape is not a list of whole numbers"
+        if fault := _unreadable(body):
+            return f"modalities.{modality}.{fault}"
+    if not isinstance(meta.get("unavailable", {}), dict):
+        return "unavailable is not an object"
+    return None
+
+
+def _unreadable(body: Mapping[str, Any]) -> str | None:
+    """What of a modality does not fit its kind, so that no transform could take it."""
+    kind, arrays = body["kind"], body["arrays"]
+    for part in ("ids", "mask") if kind == "text" else ("",):
+        if part not in arrays:
+            return f"arrays has no part {part!r}, which kind {kind} needs"
+    wanted = {"image": 3, "video": 4}.get(kind)
+    if wanted is not None and len(arrays[""]["shape"]) != wanted:
+        return f"arrays..shape has {len(arrays['']['shape'])} axes, while kind {kind} has {wanted}"
+    facts = body.get("facts", {})
+    if not isinstance(facts, dict):
+        return "facts is not an object"
+    vocabulary = facts.get("vocabulary", 1)
+    if not isinstance(vocabulary, int) or isinstance(vocabulary, bool) or vocabulary < 1:
+        return "facts.vocabulary is not a whole number above 0"
+    return None
+
+
+def _corrupt(folder: Path, name: str, why: str) -> CorruptFile:
+    return CorruptFile(
+        f"{folder / name} cannot be used: {why}. Remove the folder {folder} and prepare the data again: mmzoo data prepare"
+    )

@@ -1,0 +1,111 @@
+"""Miniature twins: generated data in the published layout of a data set, with a planted truth. No torch, no numpy here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mmzoo.data.store.home import MARKER
+from mmzoo.errors import BadValue, undefined
+from mmzoo.io.files import write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mmzoo.data.synthetic.planting import Drawn, Planting
+
+#: bumped whenever the same seed may give other media
+VERSION = 1
+
+
+class Twin:
+    """A generator of one data set's twin; a subclass names what is planted and writes files in the published layout.
+
+    name: of the data set. planting: what is planted. sizes: part (train, holdout, test) -> items a class.
+    """
+
+    name: ClassVar[str]
+    planting: ClassVar[Planting]
+    sizes: ClassVar[Mapping[str, int]]
+
+    def write(self, root: Path, parts: Mapping[str, Sequence[Drawn]], streams: Streams) -> None:
+        """Write annotation files, split lists and media below the empty folder `root`. streams: the only source of chance."""
+        raise undefined(self, "write")
+
+
+class Streams:
+    """Streams of random numbers by name, so that one more draw in one item shifts no other. on_item is called after each."""
+
+    def __init__(self, seed: int, on_item: Callable[[], None] = lambda: None) -> None:
+        self.seed, self.on_item = seed, on_item
+
+    def __call__(self, *names: str | int) -> np.random.Generator:
+        import hashlib
+
+        import numpy as np
+
+        text = "\x1f".join(map(str, (self.seed, *names)))
+        return np.random.default_rng(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32))
+
+
+def generate(
+    twin: Twin,
+    root: Path,
+    *,
+    seed: int = 0,
+    share: float = 1.0,
+    on_item: Callable[[int, int], None] = lambda n, of: None,
+) -> dict[str, Any]:
+    """Write a twin to `root` and return what its marker file says; nothing is done where it is there already.
+
+    share: of the items of every class and part, for tests; at least two a class. The folder appears whole or not at all.
+    Raises BadValue for a folder that holds something else.
+    """
+    if not 0 < share <= 1:
+        raise BadValue(f"the share of a twin's items must lie above 0 and be at most 1, not {share!r}.")
+    if seed < 0:
+        raise BadValue(f"the seed of a twin must not be negative, not {seed!r}.")
+    sizes = {part: max(2, round(share * n)) for part, n in twin.sizes.items()}
+    facts: dict[str, Any] = {
+        "data_set": twin.name,
+        "generator": VERSION,
+        "seed": seed,
+        "note": "generated, not real data",
+        "items": {part: n * twin.planting.n_classes for part, n in sizes.items()},
+        "planted": twin.planting.as_dict(),
+        "bayes": twin.planting.all_bayes(),
+    }
+    if _marker(root) == facts:
+        return facts
+    if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not (root / MARKER).is_file())):
+        raise BadValue(f"{root} holds something that is not a twin; it will not be overwritten. Choose another folder.")
+    part = root.with_name(root.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    done, total = 0, sum(facts["items"].values())
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        on_item(done, total)
+
+    streams = Streams(seed, count)
+    drawn = {name: twin.planting.draw(n, streams(twin.name, name)) for name, n in sizes.items()}
+    twin.write(part, drawn, streams)
+    write_json(part / MARKER, facts)
+    if root.exists():
+        shutil.rmtree(root)
+    os.replace(part, root)
+    return facts
+
+
+def _marker(root: Path) -> Any:
+    import json
+
+    try:
+        return json.loads((root / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,1 @@
+"""Scores of a trained model: predictions, metrics, ablations, contributions, probes, complexity."""

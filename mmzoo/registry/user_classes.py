@@ -1,0 +1,195 @@
+"""A class in a file of the user's own, named `./mine.py:Mine` wherever a catalogue name is accepted. No torch until then."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmzoo.errors import BadValue, MmzooError, near_miss
+from mmzoo.registry import Entry, Param
+
+#: what such entries say of their package
+PACKAGE = "local"
+#: a file and a class; `local/` stands in front where an id is looked up again
+NAME = re.compile(rf"(?:{PACKAGE}/)?(?P<file>[^:+@]*\.py):(?P<cls>[A-Za-z_]\w*)")
+#: kind -> module and name of the base class
+BASES = {
+    "strategies": "mmzoo.training.strategy:Strategy",
+    "heads": "mmzoo.core.head:FusionHead",
+    "encoders": "mmzoo.core.encoder:Encoder",
+}
+#: what an encoder is taken to read where it has no `kinds`
+KINDS = ("vector", "spectrogram", "image", "video", "text")
+_TYPES: Mapping[str, str] = {"bool": "bool", "int": "int", "float": "float", "str": "str"}
+
+
+def is_local(name: str) -> bool:
+    """Whether a name means a class in a file."""
+    return NAME.fullmatch(name) is not None
+
+
+def entry(kind: str, name: str) -> Entry | None:
+    """The entry of a class in a file, as a registry.yaml would describe it; None where it is of another kind.
+
+    Parameters and their types are read from `__init__`, the rest from what the class declares; the version is a hash of
+    the file, so that a changed file is another method. Raises MmzooError where the file cannot be loaded or the class is
+    neither strategy, head nor encoder.
+    """
+    match = NAME.fullmatch(name)
+    if match is None:
+        return None
+    path, cls = Path(match["file"]), load(match["file"], match["cls"])
+    if kind != kind_of(cls, name):
+        return None
+    summary = (inspect.getdoc(cls) or f"{cls.__name__} of {path.name}.").strip().splitlines()[0]
+    requires, cost, extra = _claims(kind, cls)
+    return Entry(
+        kind,
+        f"{match['file']}:{match['cls']}",
+        PACKAGE,
+        summary,
+        None,
+        _params(cls, name),
+        requires,
+        cost,
+        "experimental",
+        int(hashlib.sha256(path.read_bytes()).hexdigest()[:12], 16),
+        (),
+        {"ours": f"a class of the file {path}"},
+        {"path": f"{match['file']}:{match['cls']}", **extra},
+    )
+
+
+def kind_of(cls: type, name: str) -> str:
+    """The kind of a class. Raises BadValue where it has none."""
+    for kind, path in BASES.items():
+        module, _, base = path.partition(":")
+        if issubclass(cls, getattr(importlib.import_module(module), base)):
+            return kind
+    raise BadValue(
+        f"{name}: {cls.__name__} is neither a Strategy, a FusionHead nor an Encoder. Derive it from one of them: "
+        f"from mmzoo.api import Strategy"
+    )
+
+
+def classes(file: str) -> list[str]:
+    """The names of all strategies, heads and encoders that a file defines, in its order. Raises MmzooError like `load`."""
+    module = _module(file, _digest(file))
+    own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+    bases = tuple(
+        getattr(importlib.import_module(m), b) for m, _, b in (path.partition(":") for path in BASES.values())
+    )
+    return [c.__name__ for c in own if issubclass(c, bases)]
+
+
+def load(file: str, name: str) -> type:
+    """A class of a file. Raises MmzooError naming the file, what is wrong and the next step."""
+    module = _module(file, _digest(file))
+    found = getattr(module, name, None)
+    if not inspect.isclass(found):
+        own = [n for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module.__name__]
+        raise BadValue(
+            f"{file} has no class {name!r}.{near_miss(name, own)} Classes there: {', '.join(own) or 'none'}."
+        )
+    return found
+
+
+def _digest(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadValue(f"cannot read {file}: {error.strerror or error}. Write PATH/FILE.py:CLASS.") from None
+
+
+@cache
+def _module(file: str, digest: str) -> Any:
+    """The module of a file, loaded once for each content. Its folder can be imported from, as when it is run as a script."""
+    path = Path(file).resolve()
+    name = f"mmzoo_local_{digest[:12]}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadValue(f"{file} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise MmzooError(f"{file} cannot be loaded{_line(error, path)}: {type(error).__name__}: {error}.") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Where in the file it went wrong."""
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f" (line {error.lineno})"
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return "" if line is None else f" (line {line})"
+
+
+def _claims(kind: str, cls: Any) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]:
+    """What the class declares about itself: requires, cost, and what only its kind has."""
+    if kind == "strategies":
+        limits = {"min": cls.min_modalities, "max": cls.max_modalities}
+        extra: dict[str, Any] = {"modalities": {k: v for k, v in limits.items() if v is not None}}
+        extra |= {"owns": sorted(cls.owns), "solo": cls.solo}
+        extra |= {"single_process": cls.single_process} if cls.single_process else {}
+        return tuple(sorted(cls.requires)), dict(cls.cost), extra
+    if kind == "heads":
+        extra = {"how": cls.how, "additive": _additive(cls), "modalities": {"min": cls.min_modalities}}
+        extra |= {key: getattr(cls, key) for key in ("equal_dims", "evidential", "couples", "mean_gates")}
+        return ("equal_dims",) if cls.equal_dims else (), {}, extra
+    return (), {}, {"input": list(getattr(cls, "kinds", KINDS))}
+
+
+def _additive(cls: Any) -> bool:
+    """What a head says when it is made, since that may depend on its parameters; one that cannot be made fails later."""
+    try:
+        return bool(cls({f"m{i}": 4 for i in range(max(2, cls.min_modalities))}, 3).additive)
+    except Exception:
+        return bool(cls.additive)
+
+
+def _params(cls: type, name: str) -> dict[str, Param]:
+    """The keyword-only parameters of `__init__`. Raises BadValue for one without a default or of no known type."""
+    found = {}
+    for p in inspect.signature(cls).parameters.values():
+        if p.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if p.default is inspect.Parameter.empty:
+            raise BadValue(f"{name}: parameter {p.name} of {cls.__name__} has no default. Give it one.")
+        found[p.name] = Param(p.name, _type(p, name), p.default)
+    return found
+
+
+def _type(p: inspect.Parameter, name: str) -> str:
+    """The type of a parameter as a registry.yaml names it: by its annotation, else by its default."""
+    said = "" if p.annotation is inspect.Parameter.empty else str(getattr(p.annotation, "__name__", p.annotation))
+    optional = "?" if p.default is None or re.search(r"\bNone\b|^Optional", said) else ""
+    bare = re.sub(r"\s*\|\s*None|None\s*\|\s*", "", said).strip()
+    if bare in _TYPES:
+        return _TYPES[bare] + optional
+    if isinstance(p.default, bool | int | float | str):
+        return type(p.default).__name__
+    if isinstance(p.default, Sequence) and all(isinstance(v, int | str) for v in p.default):
+        return "strs" if any(isinstance(v, str) for v in p.default) or "str" in said else "ints"
+    if isinstance(p.default, Mapping):
+        return "numbers"
+    raise BadValue(
+        f"{name}: the type of parameter {p.name} cannot be told from {said or 'its default'}. Annotate it as float, int, "
+        "bool or str, with | None where none is accepted."
+    )

@@ -1,0 +1,5 @@
+"""The contract checks, by the kind of thing that they check. Importing the package registers them all."""
+
+from mmzoo.testing.checks import behaviour, device, encoder, evaluation, head, hooks, imports, processes, strategy
+
+MODULES = (strategy, imports, hooks, behaviour, head, encoder, evaluation, processes, device)

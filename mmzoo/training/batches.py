@@ -1,0 +1,43 @@
+"""What a run takes as its training data: a loader, or any iterable of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mmzoo.core.values import Batch
+from mmzoo.errors import BadValue, Incompatible
+
+
+class Batches(Protocol):
+    """A loader: re-iterable batches in an order that a generator decides (None: the stored order)."""
+
+    def __len__(self) -> int: ...
+    def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]: ...
+    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches: ...
+
+
+class _ListBatches:
+    """Any iterable of batches as a loader; its order is its own."""
+
+    def __init__(self, source: Iterable[Batch]) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        try:
+            return len(self._source)  # type: ignore[arg-type]
+        except TypeError:
+            raise BadValue("give Run a list of batches or a loader: it is gone through once an epoch.") from None
+
+    def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        return iter(self._source)
+
+    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches:
+        raise Incompatible("this loader cannot be resampled: give Run an mmzoo Loader.")
+
+
+def as_batches(source: Any) -> Batches:
+    return source if hasattr(source, "batches") else _ListBatches(source)

@@ -1,0 +1,93 @@
+"""What a method asks of a head, of the modalities and of the training, and what is missing: the reasons of a refusal.
+
+One list, for the plan, which knows entries of the catalogue, and for a run, which knows the objects. No torch at import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mmzoo.training.config import Training, bent
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a strategy declares; see `mmzoo.training.strategy.Strategy`. most: None for any number of modalities."""
+
+    name: str
+    requires: frozenset[str] = frozenset()
+    least: int = 1
+    most: int | None = None
+    single_process: str = ""
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What a head declares; see `mmzoo.core.head.FusionHead`."""
+
+    name: str
+    how: str = "ablated"
+    additive: bool = False
+    evidential: bool = False
+    couples: bool = False
+    mean_gates: bool = False
+
+
+def out_of_range(name: str, n: int, least: int = 1, most: int | None = None) -> Iterator[str]:
+    """Why something does not take n modalities."""
+    if n < least:
+        yield f"{name} needs at least {least} modalities; there {'is' if n == 1 else 'are'} {n}."
+    if most is not None and n > most:
+        yield f"{name} is defined for at most {most} modalities, not {n}."
+
+
+def unmet(needs: Needs, head: HeadFacts, n: int, *, processes: int) -> Iterator[str]:
+    """Why a strategy cannot work under a head with n modalities, in so many processes."""
+    name, asked = needs.name, needs.requires
+    if needs.single_process and processes > 1:
+        yield f"{name} trains in one process: {needs.single_process}."
+    yield from out_of_range(name, n, needs.least, needs.most)
+    if "unimodal" in asked and head.how == "ablated":
+        yield (
+            f"{name} needs logits of each modality; head {head.name} has none of its own. Use a head whose `how` is exact or "
+            "slice: mmzoo list heads."
+        )
+    if "additive" in asked and not head.additive:
+        yield f"{name} needs a head whose unimodal logits add up to the joint ones; head {head.name} is not one."
+    if "evidence" in asked and not head.evidential:
+        yield (
+            f"{name} needs a head that gives opinions (logits that are log alpha); head {head.name} does not. Use head "
+            "evidential."
+        )
+    if "staged" in asked and not head.couples:
+        yield f"{name} needs a head that acts between encoder stages; head {head.name} does not."
+    if "mean_gates" in asked and not head.mean_gates:
+        yield (
+            f"{name} needs a head with gates between encoder stages, whose running means can stand in for them; head "
+            f"{head.name} has none. Use such a head (channel): mmzoo list heads."
+        )
+
+
+def unsuited(needs: Needs, training: Training) -> Iterator[str]:
+    """Why a strategy cannot be trained like this."""
+    if "plain_steps" in needs.requires and (options := bent(training)):
+        yield f"{needs.name} as set follows the steps as they are taken: leave out {' and '.join(options)}."
+    if "double_backward" in needs.requires and training.compile:
+        yield f"{needs.name} differentiates its steps twice, which compiled encoders cannot: leave out train.compile."
+
+
+def unsuited_head(head: HeadFacts, training: Training) -> Iterator[str]:
+    """Why a head cannot be trained like this."""
+    whole = [f"train.{k}" for k in ("micro_batch", "compile") if getattr(training, k)]
+    if head.couples and whole:
+        yield (
+            f"head {head.name} acts between the stages of the encoders, so that they are not run one by one: leave "
+            f"out {' and '.join(whole)}."
+        )
+
+
+def unsuited_device(training: Training, device: str) -> Iterator[str]:
+    """Why nothing can be trained like this on a device."""
+    if training.tf32 and not device.startswith("cuda"):
+        yield f"train.tf32 is a mode of CUDA GPUs, and this run is on {device}: leave it out."

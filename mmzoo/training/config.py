@@ -1,0 +1,152 @@
+"""How a model is trained apart from its strategy: optimizer, schedule, batch size. No torch at import."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmzoo.errors import BadValue, unknown
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+PRECISIONS = ("fp32", "bf16")
+SCHEDULES = ("constant", "step", "plateau", "cosine")
+#: no number of a protocol is larger; what is, is a slip
+LARGEST = 10**9
+#: what tuning searches of training, for every method alike: lr around the given one, weight_decay within bounds
+TUNED = ("lr", "weight_decay")
+_WORDS = {"str": "a name", "bool": "true or false", "int": "a whole number", "float": "a number"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training protocol; all runs of a bench on one data set share it.
+
+    lr is the rate before the schedule lowers it; the warm-up of `warmup_epochs` (linear, by step). schedule "step"
+    multiplies it by `gamma` every `step_size` epochs, "plateau" when the holdout loss has not fallen for `patience`
+    epochs, "cosine" lets it fall to zero at the end. momentum is SGD's. clip bounds the norm of all gradients
+    together (None: no clipping). micro_batch: how many items are encoded at once; the mathematics stays that of
+    the whole batch (batch statistics aside). processes: how many share each batch; torchrun decides it, no setting.
+
+    How the numbers are computed: precision "bf16" encodes under autocast, in training and in evaluation, while head,
+    losses and weights stay fp32, and so does a forward that a method differentiates twice; tf32 allows it in matrix products and convolutions of a CUDA GPU; compile hands the
+    encoders to torch.compile, such forwards aside; fused takes the optimizer's fused step.
+    """
+
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    batch_size: int = 64
+    epochs: int = 30
+    schedule: str = "constant"
+    step_size: int = 70
+    gamma: float = 0.1
+    patience: int = 10
+    warmup_epochs: int = 0
+    clip: float | None = None
+    micro_batch: int | None = None
+    precision: str = "fp32"
+    tf32: bool = False
+    compile: bool = False
+    fused: bool = False
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        faults = list(_faults(self))
+        if faults:
+            raise BadValue("training: " + "; ".join(faults))
+
+    def replace(self, **changes: Any) -> Training:
+        """A copy with some values changed. Raises UnknownName for a key that does not exist, BadValue for a bad one."""
+        for key in changes:
+            if key not in FIELDS:
+                raise unknown("training option", key, FIELDS)
+        return dataclasses.replace(self, **{k: _coerced(k, v) for k, v in changes.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """All values; of how the numbers are computed only what is not the default, which leaves a run what it was."""
+        given = dataclasses.asdict(self)
+        return {k: v for k, v in given.items() if k not in ENGINE or v != ENGINE[k]}
+
+
+def bent(training: Training) -> list[str]:
+    """The options that make a step more than the forward, the backward and the update of one batch in full precision."""
+    t = training
+    asked = {
+        "clip": t.clip is not None,
+        "micro_batch": t.micro_batch is not None,
+        "precision": t.precision != "fp32",
+        "compile": t.compile,
+        "fused": t.fused,
+    }
+    return [f"train.{name}" for name, given in asked.items() if given]
+
+
+def open_epochs(first: int | float, last: int | float | None, n_epochs: int) -> range:
+    """The epochs, from 0, of a window that is inclusive at both ends. A float is a share of the run; None its end."""
+    start = math.floor(first * n_epochs) if isinstance(first, float) else first
+    if last is None:
+        return range(start, n_epochs)
+    return range(start, (math.ceil(last * n_epochs) - 1 if isinstance(last, float) else last) + 1)
+
+
+FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in dataclasses.fields(Training)}
+
+#: how the numbers are computed, and what is usual
+ENGINE: Mapping[str, Any] = {"precision": "fp32", "tf32": False, "compile": False, "fused": False, "processes": 1}
+
+
+#: what means something only with some values of another: name -> that other, and those values
+WHEN: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "momentum": ("optimizer", ("sgd",)),
+    "step_size": ("schedule", ("step",)),
+    "gamma": ("schedule", ("step", "plateau")),
+    "patience": ("schedule", ("plateau",)),
+}
+
+
+def idle(name: str, values: Mapping[str, Any]) -> str:
+    """Why an option means nothing beside the others, in words; empty where it does mean something. Options that `values` lacks
+    have their defaults."""
+    if name not in WHEN:
+        return ""
+    other, wanted = WHEN[name]
+    given = values.get(other, getattr(Training, other))
+    return "" if given in wanted else f"it means nothing with train.{other}={given}, only with {' or '.join(wanted)}"
+
+
+def _coerced(name: str, value: Any) -> Any:
+    """A float for an int where a float is wanted; every other mismatch is left for the checks to name."""
+    wants_float = "float" in FIELDS[name] and isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if wants_float and abs(value) <= LARGEST else value
+
+
+def _faults(t: Training) -> Any:
+    kinds = {"str": str, "bool": bool, "int": int, "float": (int, float)}
+    for name, kind in FIELDS.items():
+        value = getattr(t, name)
+        base, _, optional = kind.partition(" | ")
+        if value is None and optional:
+            continue
+        if isinstance(value, bool) != (base == "bool") or not isinstance(value, kinds[base]):  # type: ignore[arg-type]
+            wanted = _WORDS[base] + (" or null" if optional else "")
+            yield f"{name} must be {wanted}, not {value!r}"
+            return
+        if base not in ("str", "bool") and not abs(value) <= LARGEST:
+            yield f"{name} must be a finite number of at most {LARGEST}, not {value!r}"
+            return
+    if t.optimizer not in OPTIMIZERS:
+        yield f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {t.optimizer!r}"
+    if t.precision not in PRECISIONS:
+        yield f"precision must be one of {', '.join(PRECISIONS)}, not {t.precision!r}"
+    if t.schedule not in SCHEDULES:
+        yield f"schedule must be one of {', '.join(SCHEDULES)}, not {t.schedule!r}"
+    for name in ("lr", "batch_size", "epochs", "step_size", "gamma", "clip", "micro_batch", "processes"):
+        if (value := getattr(t, name)) is not None and not value > 0:
+            yield f"{name} must be positive, not {value!r}"
+    for name in ("momentum", "weight_decay", "patience", "warmup_epochs"):
+        if not getattr(t, name) >= 0:
+            yield f"{name} must not be negative, not {getattr(t, name)!r}"

@@ -1,0 +1,59 @@
+"""The gradients of one step, by named parameter group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.core.model import MultimodalModel
+from mmzoo.core.values import Pass
+from mmzoo.errors import unknown
+
+
+class Grads:
+    """What the hook `gradients` works on. Gradients of groups that the pass may not move are removed on creation.
+
+    `encoder:m` and `head:m` belong to modality m; `head:shared` and `extra:*` always move.
+    """
+
+    def __init__(self, model: MultimodalModel, pass_: Pass) -> None:
+        self._groups = model.groups()
+        self._modalities = model.modalities
+        self._device = next((p.device for ps in self._groups.values() for p in ps), torch.device("cpu"))
+        for m in model.modalities:
+            if not pass_.moves(m):
+                self.drop(f"encoder:{m}")
+                self.drop(f"head:{m}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def params(self, group: str) -> list[nn.Parameter]:
+        """The parameters of a group that have a gradient. A group without parameters is empty."""
+        return [p for p in self._members(group) if p.grad is not None]
+
+    def drop(self, group: str) -> None:
+        """Remove the gradients: the optimizer then skips the group, momentum and weight decay included."""
+        for p in self._members(group):
+            p.grad = None
+
+    def scale(self, group: str, factor: float | Tensor, only: Callable[[nn.Parameter], bool] = lambda p: True) -> None:
+        """Multiply the gradients of a group (of those parameters for which `only` holds) by one factor."""
+        for p in self.params(group):
+            if only(p):
+                p.grad.mul_(factor)  # type: ignore[union-attr]
+
+    def sq_norm(self, group: str) -> Tensor:
+        """The squared L2 norm of a group's gradients, a scalar; zero for a group without gradients."""
+        total = [p.grad.detach().square().sum() for p in self.params(group)]  # type: ignore[union-attr]
+        return torch.stack(total).sum() if total else torch.zeros((), device=self._device)
+
+    def _members(self, group: str) -> list[nn.Parameter]:
+        if group in self._groups:
+            return self._groups[group]
+        kind, _, name = group.partition(":")
+        if kind in ("encoder", "head") and name in self._modalities:
+            return []  # nothing to train there: a head without a part for this modality, or an encoder that is fixed
+        raise unknown("parameter group", group, self._groups)

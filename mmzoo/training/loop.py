@@ -1,0 +1,96 @@
+"""The loop over epochs, and the choice of the epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from mmzoo.core.values import Batch
+from mmzoo.errors import Diverged, Incompatible
+from mmzoo.evaluation.scores import evaluate
+from mmzoo.training.run import Run, on_device
+
+_CURE = "A smaller learning rate (--set train.lr=...) or gradient clipping (--set train.clip=1) usually helps."
+
+
+@dataclass
+class Selection:
+    """The best epoch so far by a holdout score; ties go to the lower holdout loss, then to the earlier epoch."""
+
+    epoch: int = -1
+    score: float = -math.inf
+    loss: float = math.inf
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    strategy: dict[str, Any] = field(default_factory=dict)
+
+    def offer(self, epoch: int, score: float, loss: float, run: Run) -> None:
+        if (score, -loss) > (self.score, -self.loss):
+            self.epoch, self.score, self.loss = epoch, score, loss
+            self.weights = copy.deepcopy(run.model.state_dict())
+            self.strategy = run.strategy.state_dict()
+
+    def restore(self, run: Run) -> None:
+        """Put model and strategy back to the chosen epoch: a decision rule may depend on both.
+
+        Modules that a strategy has added since then are taken out again.
+        """
+        run.model.remove_extra(self.weights)
+        run.model.load_state_dict(self.weights)
+        run.strategy.load_state_dict(on_device(self.strategy, run.device))  # a checkpoint keeps it on the CPU
+
+
+def fit(
+    run: Run,
+    holdout: Callable[[], Iterable[Batch]],
+    *,
+    metric: str = "acc",
+    selection: Selection | None = None,
+    on_epoch: Callable[[dict[str, Any], Selection], None] = lambda record, selection: None,
+    on_candidate: Callable[[int], None] = lambda epoch: None,
+    pooled: bool = False,
+) -> Selection:
+    """Train to the end, choosing the epoch on holdout.
+
+    holdout: gives the holdout batches; the run itself never sees them. on_epoch is called after every epoch with its
+    record, on_candidate with its number whenever the weights at hand are about to be offered for selection. pooled: the batches
+    of holdout are one process's part, and scores are over those of all. A run that was
+    stopped before its first epoch is scored as it stands, as epoch -1. Raises Diverged, naming epoch and loss term, at
+    the end of an epoch with a value that is not finite.
+    """
+    selection = Selection() if selection is None else selection
+
+    def offer(epoch: int, scores: Mapping[str, Any]) -> None:
+        on_candidate(epoch)
+        selection.offer(epoch, scores[metric], scores["loss"], run)
+
+    def scored() -> dict[str, Any]:
+        return evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()), pooled=pooled)
+
+    while run.epoch < run.n_epochs and not run.stopped:
+        epoch = run.epoch
+        try:
+            run.train_epoch()
+        except Incompatible as error:
+            # A method that checks what it is handed may notice first that training has blown up.
+            if run.finite():
+                raise
+            raise Diverged(f"epoch {epoch}: a loss is not finite. {_CURE}") from error
+        scores = scored()
+        # Before the epoch ends: a strategy may put other weights in place then, and those have not been scored.
+        offer(epoch, scores)
+        logged = run.end_epoch(scores["loss"])
+        for name, value in {**logged, "holdout loss": scores["loss"]}.items():
+            if not math.isfinite(value):
+                raise Diverged(f"epoch {epoch}: {name} is {value}. {_CURE}")
+        last = run.stopped or run.epoch >= run.n_epochs
+        if last and any(name.startswith("edit/") for name in logged):
+            offer(epoch, scored())  # what the last epoch's end put in place is a candidate too, in a checkpoint as well
+        on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
+    if not selection.weights:
+        offer(run.epoch - 1, scored())
+    return selection

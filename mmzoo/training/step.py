@@ -1,0 +1,129 @@
+"""One batch in one pass: what the hooks of a strategy read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmzoo.core.seeding import stream
+from mmzoo.core.values import Batch, Pass
+from mmzoo.functional import loss_over, true_class_probabilities
+
+if TYPE_CHECKING:
+    from mmzoo.training.run import Run
+
+
+@dataclass
+class Step:
+    """One batch on its way through one pass. Hooks read it; only `features` may set `keep`.
+
+    keep: (B,) bool, the samples that stay in the loss (None: all); at first those that have some of the modalities that
+    the pass feeds. Whoever sets it does so in every process. scratch: private to the step, dies with it.
+
+    Where several processes share a batch, as many rows lie in each, but not as many that are in the loss or have a
+    modality: `loss`, `mean` and `true_class_scores` count those of all.
+    """
+
+    run: Run
+    batch: Batch
+    pass_: Pass = field(default_factory=Pass)
+    keep: Tensor | None = None
+    scratch: dict[Any, Any] = field(default_factory=dict)
+
+    def generator(self, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """A stream fixed by (seed, name, step, pass): calling a hook again replays its draws.
+
+        device: where to draw. Only the default gives the same numbers everywhere; elsewhere large draws are cheaper,
+        and replayed on the same kind of device alone.
+        """
+        return stream(self.run.seed, "step", name, self.run.global_step, self.pass_.name, device=device)
+
+    def kept(self, x: Tensor) -> Tensor:
+        """The rows of `x` that stay in the loss."""
+        return x if self.keep is None else x[self.keep]
+
+    def here(self, modality: str) -> Tensor | None:
+        """(B',) bool, which of the samples in the loss have this modality; None when all have every one."""
+        if self.batch.present is None:
+            return None
+        return self.kept(self.batch.present[:, self.run.modalities.index(modality)])
+
+    @property
+    def target(self) -> Tensor:
+        """(B',) the targets of the samples that stay in the loss."""
+        return self.kept(self.batch.target)
+
+    def loss(self, logits: Tensor, counted: Tensor | None = None) -> Tensor:
+        """The run's criterion over the samples in the loss, a scalar; zero where there is none.
+
+        logits: (B', C). counted: (B',) bool, those of the samples that count (`here`, for one); None for all. In several
+        processes it is this one's part, as with `mean`.
+        """
+        return self._part(loss_over(self.run.criterion, logits, self.target, counted), counted)
+
+    def mean(self, values: Tensor, counted: Tensor | None = None) -> Tensor:
+        """(...) the mean of values (B', ...) over the samples in the loss; zeros where there is none.
+
+        counted: (B',) bool, those of the samples that count; None for all. In several processes it is this one's part:
+        what becomes the mean over the samples of all of them when the parts are averaged over processes, as gradients and
+        logged values are. All processes have to call it.
+        """
+        if counted is None:
+            own = values.mean(0) if len(values) else values.sum(0)
+        else:
+            at = counted.view(-1, *[1] * (values.ndim - 1))
+            own = torch.where(at, values, 0.0).sum(0) / counted.sum().clamp_min(1)
+        return self._part(own, counted)
+
+    def true_class_scores(self, logits: Mapping[str, Tensor]) -> Tensor:
+        """(M,) for each modality the sum over the samples in the loss of the softmax probability of the true class, the mean
+        over processes (Peng et al., CVPR 2022, eq. 8).
+
+        logits: modality -> (B', C). The mean over the samples that have the modality stands for all, so that one which is
+        often missing does not look weak for that reason.
+        """
+        p = torch.stack([true_class_probabilities(z, self.target) for z in logits.values()])
+        columns = [self.here(m) for m in logits]
+        if columns[0] is None:
+            return self.run.reduce(p.sum(1))
+        here = torch.stack([h for h in columns if h is not None]).to(p.dtype)
+        have = here.sum(1)
+        sums = torch.stack([(p * here).sum(1), have, torch.full_like(have, len(self.target))])
+        total, have, n = self.run.reduce(sums)
+        return total * (n / torch.where(have > 0, have, 1.0))
+
+    def is_empty(self) -> bool:
+        """Whether no process has a sample in the loss: there is nothing to learn then."""
+        if self.keep is None and (self.run.n_processes == 1 or self.batch.present is None):
+            return False
+        some = torch.ones((), device=self.run.device) if self.keep is None else self.keep.any().float()
+        return not bool(self.run.reduce(some) > 0)
+
+    def _part(self, mean: Tensor, counted: Tensor | None) -> Tensor:
+        """A mean over n samples of this process times n / (mean n of all processes)."""
+        complete = self.keep is None and self.batch.present is None and counted is None
+        if self.run.n_processes == 1 or complete:
+            return mean
+        n = torch.ones_like(self.target, dtype=torch.float64).sum() if counted is None else counted.sum().double()
+        whole = self.run.reduce(n)
+        return mean * (n / torch.where(whole > 0, whole, 1.0)).to(mean.dtype)
+
+    def at(self, pass_: Pass) -> Step:
+        """The same batch in another pass, with a scratch of its own."""
+        return Step(self.run, self.batch, pass_, self._something_of(pass_))
+
+    def _something_of(self, pass_: Pass) -> Tensor | None:
+        """Which samples have some of the modalities that a pass feeds; None for all.
+
+        What a model says of the others is a constant, its bias, which the loss would turn into the frequency of classes
+        among them.
+        """
+        if self.batch.present is None:
+            return None
+        fed = [self.run.modalities.index(m) for m in pass_.fed(self.run.modalities)]
+        some = self.batch.present[:, fed].any(1)
+        return None if bool(some.all()) else some

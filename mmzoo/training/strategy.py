@@ -1,0 +1,212 @@
+"""What a training strategy is: one plain object whose hooks take values and return values."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from mmzoo.errors import BadValue
+
+if TYPE_CHECKING:
+    from mmzoo.core.values import Outputs, Pass
+    from mmzoo.training.gradients import Grads
+    from mmzoo.training.run import Run
+    from mmzoo.training.step import Step
+
+Terms = Mapping[str, Tensor]
+
+#: The hooks and the arguments they are called with, in the order of a training pass.
+HOOKS: Mapping[str, tuple[str, ...]] = {
+    "setup": ("run",),
+    "param_groups": ("groups",),
+    "epoch_start": ("run",),
+    "epoch_end": ("run", "metrics"),
+    "window_end": ("run",),
+    "plan": ("step", "passes"),
+    "features": ("step", "feats"),
+    "outputs": ("step", "out"),
+    "losses": ("step", "out", "terms"),
+    "backward": ("step", "terms"),
+    "gradients": ("step", "out", "grads"),
+    "updated": ("step", "out", "terms"),
+    "predict": ("out",),
+}
+OWNABLE = frozenset({"task", "backward", "predict", "data"})
+REQUIREMENTS = frozenset(
+    {
+        "unimodal",
+        "additive",
+        "evidence",
+        "slice",
+        "staged",
+        "mean_gates",
+        "double_backward",
+        "plain_steps",
+        "index",
+        "equal_dims",
+        "teachers",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One named parameter group before the optimizer exists: `lr_scale` multiplies the scheduled rate."""
+
+    params: Sequence[nn.Parameter]
+    lr_scale: float = 1.0
+    weight_decay: float = 0.0
+
+
+class Strategy:
+    """Base of all strategies. Every hook returns its input unless overridden.
+
+    Parameters are keyword-only arguments of `__init__`, kept as attributes of the same name. What is remembered
+    from step to step is named in `state`. State changes only in setup, epoch_start, epoch_end, gradients and
+    updated; `features`, `outputs` and `losses` may be called again by a probe or a fork.
+    """
+
+    #: what the method needs: any of REQUIREMENTS. double_backward: a training step is differentiated twice, so that its
+    #: attention is that of mmzoo.bilevel.implicit.double_backward and no encoder is compiled; what is differentiated twice
+    #: apart from the steps needs no mark. plain_steps: it follows the steps, and `bent` of mmzoo.training.config is refused.
+    requires: ClassVar[frozenset[str]] = frozenset()
+    min_modalities: ClassVar[int] = 1
+    max_modalities: ClassVar[int | None] = None
+    #: what the method replaces rather than adds to: any of OWNABLE. Two owners of one thing cannot be chained.
+    owns: ClassVar[frozenset[str]] = frozenset()
+    #: whether it is the whole of a method: neither chained with another nor put in a window
+    solo: ClassVar[bool] = False
+    #: why several processes cannot train under it together, in words that end a sentence; empty where they can
+    single_process: ClassVar[str] = ""
+    #: parameter values at which it equals plain training ("exact": bit for bit; "close": up to rounding), or None
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    neutral_how: ClassVar[str] = "exact"
+    #: whole-model forwards and backwards a batch, on top of nothing (plain training: 1 and 1); what is done once an
+    #: epoch instead goes under "forward_epoch" and "backward_epoch", and how often an epoch the whole slice is gone
+    #: through under "slice", how often in the whole run beside that under "slice_run". Methods that compare sets of
+    #: modalities (Run.coalitions) count one set in "forward" and "backward", which is all of them with most heads;
+    #: "forward_coalition" and "backward_coalition" are what each of the other 2^M - 3 sets takes where the head acts
+    #: between the stages of the encoders.
+    cost: ClassVar[Mapping[str, float]] = {"forward": 1, "backward": 1}
+    #: the attributes that make up the state: tensors, numbers, strings and containers of them
+    state: ClassVar[tuple[str, ...]] = ()
+    #: whether it draws random numbers for positions in a batch or among the parameters, so that reordering
+    #: modalities or items gives another, equally valid result
+    stochastic: ClassVar[bool] = False
+    #: contract check -> why it cannot hold, by design of the method. Such a check runs all the same, and one that
+    #: passes is a failure (mmzoo.testing).
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, member in vars(cls).items():
+            if not name.startswith("_") and inspect.isfunction(member):
+                _check_hook(cls, name, member)
+        for claim, known in (("requires", REQUIREMENTS), ("owns", OWNABLE)):
+            if extra := set(getattr(cls, claim)) - known:
+                raise TypeError(f"{cls.__name__}.{claim} has {sorted(extra)}; known are {sorted(known)}.")
+
+    # 1-4: once, and around an epoch
+    def setup(self, run: Run) -> None:
+        """Once, before the optimizer exists. May add modules and ask for teachers; must not train the given model.
+
+        On resume it is called with the state already loaded, so a method whose parameters grow adds them here.
+        """
+
+    def param_groups(self, groups: Mapping[str, Group]) -> Mapping[str, Group]:
+        """Once. May change learning-rate scale and weight decay by named group; must not drop a group."""
+        return groups
+
+    def epoch_start(self, run: Run) -> None:
+        """Before each epoch. May change own state and call run.edit, set_sampling, set_lr_scale, add_module."""
+
+    def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
+        """After each epoch, with the metrics on the strategy's own slice (empty unless `slice` is required), that of all
+        processes."""
+
+    def window_end(self, run: Run) -> None:
+        """After `epoch_end` of the last epoch of a Window: take back what would outlast it (run.set_lr_scale)."""
+
+    # 5-11: in each pass
+    def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
+        """Each batch: split, restrict or flag the passes."""
+        return passes
+
+    def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """After the encoders: drop or mix features (never in place), set `step.keep`."""
+        return feats
+
+    def outputs(self, step: Step, out: Outputs) -> Outputs:
+        """After the head: replace logits and unimodal, both, or later parts of a chain never see it."""
+        return out
+
+    def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
+        """Add terms named `<strategy>/<what>`; scale or replace only what is owned."""
+        return terms
+
+    def backward(self, step: Step, terms: Terms) -> None:
+        """How gradients are made (owner of `backward` only). Default: of the sum of all terms."""
+        step.run.backward(sum(terms.values()))  # type: ignore[arg-type]
+
+    def gradients(self, step: Step, out: Outputs, grads: Grads) -> None:
+        """After backward and the reduction over processes, before clipping: change `.grad` through Grads."""
+
+    def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
+        """After the optimizer step: change own state."""
+
+    # 12: evaluation only
+    def predict(self, out: Outputs) -> Outputs:
+        """The decision rule (owner of `predict` only): the outputs with another `ranking`."""
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: copy.deepcopy(getattr(self, name)) for name in self.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises BadValue when the keys are not those of `state_dict`."""
+        if set(state) != set(self.state):
+            raise BadValue(f"state of {type(self).__name__} has {sorted(state)}; expected {sorted(self.state)}.")
+        for name, value in state.items():
+            setattr(self, name, copy.deepcopy(value))
+
+    def params(self) -> dict[str, Any]:
+        """The parameters as given (or defaulted) at construction."""
+        init: Any = type(self).__init__
+        names = () if init is object.__init__ else inspect.signature(init).parameters
+        return {name: getattr(self, name) for name in names if name != "self"}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.params().items())})"
+
+
+_OWN_METHODS = {"state_dict", "load_state_dict", "params"}
+_PREFIXES = ("on_", "before_", "after_", "compute_", "get_")
+
+
+def _check_hook(cls: type, name: str, member: Any) -> None:
+    """Refuse a misspelt hook, or a hook with other arguments, when the class is made."""
+    if name in HOOKS:
+        given = tuple(inspect.signature(member).parameters)[1:]
+        if given != HOOKS[name]:
+            raise TypeError(
+                f"{cls.__name__}.{name}({', '.join(given)}): the hook is called as {name}({', '.join(HOOKS[name])})."
+            )
+        return
+    if name in _OWN_METHODS:
+        return
+    bare = name
+    for prefix in _PREFIXES:
+        bare = bare.removeprefix(prefix)
+    synonyms = {"epoch_begin": "epoch_start", "loss": "losses", "grad": "gradients", "grads": "gradients"}
+    close = [synonyms[bare]] if bare in synonyms else difflib.get_close_matches(bare, list(HOOKS), 1, cutoff=0.75)
+    if close:
+        raise TypeError(
+            f"{cls.__name__}.{name} is not a hook and would never be called. Did you mean {close[0]!r}? "
+            "Give a helper that only looks like a hook a leading underscore."
+        )
