@@ -50,8 +50,7 @@ def load(
     Raises:
         BadValue: a view or a strength that does not exist, or too few samples.
     """
-    planted = _planted(views, strength, classes)
-    planted = Shared(classes, planted, content, context, hard, context_dim, label_noise, missing)
+    planted = Shared(classes, _strengths(views, strength), content, context, hard, context_dim, label_noise, missing)
     if items < 5 * classes:
         raise BadValue(
             f"map: items={items} are fewer than five a class ({classes} classes). Give at least {5 * classes}."
@@ -77,7 +76,7 @@ def load(
     )
 
 
-def _planted(views: Sequence[str], strength: Mapping[str, float] | None, classes: int) -> dict[str, float]:
+def _strengths(views: Sequence[str], strength: Mapping[str, float] | None) -> dict[str, float]:
     """view -> strength, in the order of VIEWS."""
     if bad := [v for v in views if v not in VIEWS]:
         raise BadValue(f"map has no view {bad[0]!r}; it has {', '.join(VIEWS)}.")
