@@ -12,7 +12,7 @@ from mmzoo.api import Outputs, Run, Step, Strategy, Terms
 from mmzoo.bilevel import flat_grad
 from mmzoo.strategies.dynamic_gap.forward import Forward
 from mmzoo.strategies.dynamic_gap.implicit import Implicit
-from mmzoo.strategies.dynamic_gap.learners import Constant, Heuristic, Learner, Stepwise, StepRule, record_norms
+from mmzoo.strategies.dynamic_gap.learners import Constant, Heuristic, Learner, StepRule, Stepwise, record_norms
 from mmzoo.strategies.dynamic_gap.losses import GapLoss, first_items
 from mmzoo.strategies.dynamic_gap.released import ReleasedPolynomial, ReleasedSurrogate
 from mmzoo.strategies.dynamic_gap.settings import (
