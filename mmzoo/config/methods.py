@@ -31,12 +31,15 @@ def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Metho
     members = [_member(catalogue, piece, text) for piece in body.split("+")]
     recipes = [recipe for recipe, _, _ in members]
     each = [bool(r.extra.get("each_modality")) for r in recipes]
-    if any(each) and len(recipes) > 1:
+    during = [r for r in recipes if not _acts_after(catalogue, r)] or recipes
+    if any(each) and len(during) > 1:
         alone = recipes[each.index(True)].name
         raise Incompatible(f"{text}: {alone} trains one modality at a time and cannot be combined with another method.")
     _check_solo(catalogue, text, members)
     wanted = [catalogue.get("heads", r.extra["head"], r.package) for r in recipes]
-    head = catalogue.get("heads", head_name) if head_name else _agreed_head(text, recipes, wanted)
+    # What acts after training takes whatever head the others are trained with.
+    asking = [head for recipe, head in zip(recipes, wanted) if recipe in during]
+    head = catalogue.get("heads", head_name) if head_name else _agreed_head(text, during, asking)
     parts: list[Part] = []
     changed: list[str] = []
     versions = {head.id: head.version}
@@ -151,6 +154,14 @@ def _check_solo(catalogue: Catalogue, text: str, members: Sequence[tuple[Entry, 
                 raise Incompatible(f"{text}: {name} is the whole of a method and cannot be combined with another.")
             if first is not None:
                 raise Incompatible(f"{text}: {name} is the whole of a method and has no window. Write {name}.")
+        if _acts_after(catalogue, recipe) and first is not None:
+            raise Incompatible(f"{text}: {recipe.name} acts after training and has no window. Write {recipe.name}.")
+
+
+def _acts_after(catalogue: Catalogue, recipe: Entry) -> bool:
+    """Whether a part of a method acts after training alone (it owns `finish`)."""
+    strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
+    return "finish" in strategy.extra.get("owns", ())
 
 
 def _check_owners(catalogue: Catalogue, text: str, names: Sequence[str], parts: Sequence[Part]) -> None:

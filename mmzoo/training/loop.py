@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from mmzoo.core.values import Batch
 from mmzoo.errors import Diverged, Incompatible
 from mmzoo.evaluation.scores import evaluate
+from mmzoo.training.finishing import choose_finish
 from mmzoo.training.run import Run, on_device
 
 _CURE = "A smaller learning rate (--set train.lr=...) or gradient clipping (--set train.clip=1) usually helps."
@@ -27,10 +29,14 @@ class Selection:
     loss: float = math.inf
     weights: dict[str, Tensor] = field(default_factory=dict)
     strategy: dict[str, Any] = field(default_factory=dict)
+    #: of what `Strategy.finish` put in place: the one chosen, the validation scores of all, and what training alone chose
+    candidate: str = ""
+    candidates: dict[str, dict[str, float]] = field(default_factory=dict)
+    as_trained: Selection | None = None
 
-    def offer(self, epoch: int, score: float, loss: float, run: Run) -> None:
+    def offer(self, epoch: int, score: float, loss: float, run: Run, candidate: str = "") -> None:
         if (score, -loss) > (self.score, -self.loss):
-            self.epoch, self.score, self.loss = epoch, score, loss
+            self.epoch, self.score, self.loss, self.candidate = epoch, score, loss, candidate
             self.weights = copy.deepcopy(run.model.state_dict())
             self.strategy = run.strategy.state_dict()
 
@@ -54,7 +60,7 @@ def fit(
     on_candidate: Callable[[int], None] = lambda epoch: None,
     pooled: bool = False,
 ) -> Selection:
-    """Train to the end, choosing the epoch on holdout.
+    """Train to the end, choosing the epoch on holdout, and let the strategy finish (`Strategy.finish`).
 
     holdout: gives the holdout batches; the run itself never sees them. on_epoch is called after every epoch with its
     record, on_candidate with its number whenever the weights at hand are about to be offered for selection. pooled: the batches
@@ -64,9 +70,11 @@ def fit(
     """
     selection = Selection() if selection is None else selection
 
-    def offer(epoch: int, scores: Mapping[str, Any]) -> None:
+    def offer_to(chosen: Selection, epoch: int, scores: Mapping[str, Any], name: str = "") -> None:
         on_candidate(epoch)
-        selection.offer(epoch, scores[metric], scores["loss"], run)
+        chosen.offer(epoch, scores[metric], scores["loss"], run, name)
+
+    offer = partial(offer_to, selection)
 
     def scored() -> dict[str, Any]:
         return evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()), pooled=pooled)
@@ -93,4 +101,5 @@ def fit(
         on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
     if not selection.weights:
         offer(run.epoch - 1, scored())
+    choose_finish(run, selection, scored, offer_to)
     return selection

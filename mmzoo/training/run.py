@@ -23,6 +23,7 @@ from mmzoo.errors import BadValue, Diverged, Incompatible, unknown
 from mmzoo.evaluation.scores import evaluate
 from mmzoo.training.batches import Batches, as_batches
 from mmzoo.training.config import Training
+from mmzoo.training.finishing import collect
 from mmzoo.training.microbatch import MicroBatches
 from mmzoo.training.optim import Schedule, build_optimizer
 from mmzoo.training.passes import train_pass
@@ -301,6 +302,25 @@ class Run:
         for p, grad in zip(params, kept):
             p.grad = grad
         return result
+
+    def collect(self, read: Callable[[Outputs], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """What the model makes of every labelled sample, those of the meta set included: for `finish`.
+
+        In eval mode, without augmentation or a graph, one row a sample in the order of their numbers; in several
+        processes each gets the rows of all. Resampling changes nothing. The cost is counted.
+
+        Args:
+            read: out -> name -> (B, ...), what is wanted of the outputs of a batch.
+
+        Returns:
+            name -> (N, ...), with `target` (N,) and `index` (N,), the samples' numbers.
+        """
+        return collect(self, read)
+
+    @property
+    def labelled(self) -> tuple[Batches, ...]:
+        """All labelled batches: those of training as the data has them, and the meta set where there is one."""
+        return (self._train,) if self._slice is None else (self._train, self._slice)
 
     def warn(self, message: str) -> None:
         """Note something that a reader of the results should know; the same message is counted, not repeated."""

@@ -272,17 +272,28 @@ def _wanted(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[
     if bench.references:
         joint = [m for m, _ in found if not m.each_modality]
         for like in joint or [resolve_method(catalogue, PLAIN, settings)]:
-            found += [(_with_head_of(like, name, catalogue, settings), "reference") for name in (PLAIN, CONTROL)]
+            names = _reference_names(like, catalogue)
+            found += [(_with_head_of(like, name, catalogue, settings), "reference") for name in names]
         found.append((resolve_method(catalogue, ALONE, settings), "reference"))
     unique: dict[str, tuple[Method, Role, bool]] = {}
     for method, role in found:
         unique.setdefault(str(method.identity), (method, role, False))
     if bench.references:
         for like in [m for m, _ in found if m.uses_slice]:
-            for name in (PLAIN, CONTROL):
+            for name in _reference_names(like, catalogue):
                 method = _with_head_of(like, name, catalogue, settings)
                 unique[f"{method.identity} without slice"] = (method, "reference", True)
     return list(unique.values())
+
+
+def _reference_names(like: Method, catalogue: Catalogue) -> list[str]:
+    """Plain and control; once more with what acts after training in a method, which could be added to any: references
+    without it would make an unfair comparison."""
+    after = [
+        p.strategy for p in like.parts if "finish" in catalogue.get("strategies", p.strategy).extra.get("owns", ())
+    ]
+    endings = dict.fromkeys(("", "".join(f"+{name}" for name in after)))
+    return [name + ending for ending in endings for name in (PLAIN, CONTROL)]
 
 
 def _with_heads(text: str, heads: tuple[str, ...]) -> list[str]:
@@ -292,7 +303,9 @@ def _with_heads(text: str, heads: tuple[str, ...]) -> list[str]:
 
 def _with_head_of(like: Method, name: str, catalogue: Catalogue, settings: Settings) -> Method:
     """A reference with the very head of a method, its parameters included."""
-    reference = resolve_method(catalogue, f"{name}@{like.head}", settings)
+    reference = resolve_method(catalogue, name, settings)
+    if reference.head != like.head:
+        reference = resolve_method(catalogue, f"{name}@{like.head}", settings)
     if dict(reference.head_params) == dict(like.head_params):
         return reference
     changed = ",".join(f"head.{k}={shown(v)}" for k, v in like.head_params.items() if reference.head_params.get(k) != v)
