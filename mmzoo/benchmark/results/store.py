@@ -64,6 +64,11 @@ _SCORED = {
     "cost": {"forward": float, "backward": float, "train_items": float},
     "hashes": dict,
 }
+_FLOOR = {
+    "metrics": {**_SCORES, "holdout": _SCORES, "main_metric": str, "n_scored": int},
+    "cost": {"train_items": float},
+    "floor": {"strength": float, "width": int, "features": dict},
+}
 _PLANNED = {"spec": dict, "dataset": str, "method": str, "role": str, "teachers": list, "track": list}
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 #: in place of a peak of memory: a run of this kind ran out of it beside others
@@ -344,7 +349,22 @@ def _fault(row: Any, run_id: str) -> str | None:
     for part in row["spec"]["parts"]:
         if fault := _misfit(part, _PART, "spec.parts."):
             return fault
-    return _scores_fault(row) if row["status"] == "ok" else None
+    if not isinstance(row["spec"].get("floor", {}), dict):
+        return "spec.floor is not an object"
+    if row["status"] != "ok":
+        return None
+    return _floor_fault(row) if row["spec"].get("floor") else _scores_fault(row)
+
+
+def _floor_fault(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with the numbers of a linear floor."""
+    if fault := _misfit(row, _FLOOR, ""):
+        return fault
+    features = row["floor"]["features"]
+    if not _texts(list(features.values())):
+        return "floor.features does not map modalities to texts"
+    main = row["metrics"]["main_metric"]
+    return None if main in _SCORES else f"metrics.main_metric {main!r} is none of {', '.join(_SCORES)}"
 
 
 def _texts(value: Any) -> bool:
