@@ -120,12 +120,12 @@ def reader(values: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], list[str]
 
     values: a field's, as a store keeps them. None where it is another field or its tokenizer is not here.
     """
-    given = {f.name: values[f.name] for f in dataclasses.fields(Tokens) if f.name in values}
     if values.get("field") != Tokens.__name__:
         return None
-    if given["tokenizer"] == OWN:
-        return functools.partial(_spelt, tuple(given["vocabulary"]))
-    return None if given["tokenizer"].startswith("sha256:") else functools.partial(_decoded, given["tokenizer"])
+    tokenizer = str(values["tokenizer"])
+    if tokenizer == OWN:
+        return functools.partial(_spelt, tuple(values["vocabulary"]))
+    return None if tokenizer.startswith("sha256:") else functools.partial(_decoded, tokenizer)
 
 
 def _spelt(vocabulary: tuple[str, ...], tokens: Mapping[str, Any]) -> list[str]:

@@ -71,7 +71,7 @@ def open_module(
         vocabulary={m: v for m in store.modalities if (v := store.facts(m).get("vocabulary")) is not None},
         transforms=transforms,
         bayes=store.bayes,
-        readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.field(m)))},
+        readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
     )
 
 
