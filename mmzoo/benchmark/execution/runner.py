@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from mmzoo.benchmark.execution.device import environment, forget_peak
+from mmzoo.config.identity import check_identity
 from mmzoo.benchmark.execution.scoring import check_finite
 from mmzoo.benchmark.execution.session import Session
 from mmzoo.benchmark.execution.teachers import Row
@@ -21,7 +22,7 @@ from mmzoo.benchmark.results.leases import Claimed
 from mmzoo.benchmark.results.records import summary
 from mmzoo.benchmark.results.store import FINAL, SCHEMA, Store
 from mmzoo.errors import Diverged, Incompatible, told
-from mmzoo.registry import Catalogue
+from mmzoo.registry import Catalogue, local_code
 
 
 def run_one(
@@ -115,7 +116,9 @@ def _run(session: Session) -> Row:
     session.trackers.start(row)
     try:
         session.check_deaths()
-        row |= session.train_and_score()
+        with local_code.frozen():
+            check_identity(session.catalogue, spec)
+            row |= session.train_and_score()
         check_finite(row["metrics"], "test")
     except Claimed:
         raise
