@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mmzoo.benchmark.execution.artifacts import weights_hash
 from mmzoo.benchmark.execution.building import build_model, build_strategy, load_data
-from mmzoo.config.identity import check_identity, refuse_code
 from mmzoo.benchmark.execution.teachers import Row
 from mmzoo.benchmark.results.store import STRATEGY_STATE, WEIGHTS, Store
+from mmzoo.config.identity import check_identity, refuse_code
 from mmzoo.config.spec import RunSpec
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.modes import evaluating

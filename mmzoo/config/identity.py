@@ -49,7 +49,9 @@ def _names(spec: Mapping[str, Any]) -> Iterator[str]:
     yield str(spec.get("dataset", ""))
     yield str(spec["head"])
     yield from (str(part["strategy"]) for part in spec["parts"])
-    yield from (str(choice[0] if isinstance(choice, list) and choice else choice) for choice in spec["encoders"].values())
+    yield from (
+        str(choice[0] if isinstance(choice, list) and choice else choice) for choice in spec["encoders"].values()
+    )
 
 
 def _entries(catalogue: Catalogue, spec: RunSpec) -> Iterator[Entry]:

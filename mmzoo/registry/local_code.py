@@ -102,7 +102,7 @@ def read(file: str) -> LocalCode:
     return code
 
 
-# ---------------------------------------------------------------------------------------------- what is imported
+# ---------------------------------------------------------------------------------------------- imports of a source
 def _imported(root: Source) -> dict[str, Source]:
     """All local modules that a file reaches by its import statements, by name."""
     places = _places(root.path.parent)
@@ -128,7 +128,7 @@ def _places(folder: Path) -> tuple[Path, ...]:
 
 
 def _is_installed(path: Path) -> bool:
-    return bool(_INSTALLED & set(path.parts)) or _STDLIB == path or _STDLIB in path.parents
+    return bool(_INSTALLED & set(path.parts)) or path == _STDLIB or _STDLIB in path.parents
 
 
 def _find(name: str, places: Sequence[Path]) -> Source | None:
@@ -147,12 +147,8 @@ def _find(name: str, places: Sequence[Path]) -> Source | None:
     return None
 
 
-def _names(data: bytes, package: str) -> frozenset[str]:
-    return _named(data, package)
-
-
 @lru_cache(maxsize=256)
-def _named(data: bytes, package: str) -> frozenset[str]:
+def _names(data: bytes, package: str) -> frozenset[str]:
     """The names of all modules that a source may import, those of their packages included."""
     try:
         tree = ast.parse(data)
@@ -161,7 +157,9 @@ def _named(data: bytes, package: str) -> frozenset[str]:
     found: set[str] = set()
     for node in ast.walk(tree):
         found.update(_of_node(node, package))
-    return frozenset(".".join(parts[:n]) for name in found for parts in [name.split(".")] for n in range(1, len(parts) + 1))
+    return frozenset(
+        ".".join(parts[:n]) for name in found for parts in [name.split(".")] for n in range(1, len(parts) + 1)
+    )
 
 
 def _of_node(node: ast.AST, package: str) -> Iterator[str]:

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from mmzoo.benchmark.execution.device import environment, forget_peak
-from mmzoo.config.identity import check_identity
 from mmzoo.benchmark.execution.scoring import check_finite
 from mmzoo.benchmark.execution.session import Session
 from mmzoo.benchmark.execution.teachers import Row
@@ -22,6 +21,7 @@ from mmzoo.benchmark.results.forms import FINAL, SCHEMA
 from mmzoo.benchmark.results.leases import Claimed
 from mmzoo.benchmark.results.records import summary
 from mmzoo.benchmark.results.store import Store
+from mmzoo.config.identity import check_identity
 from mmzoo.errors import Diverged, Incompatible, told
 from mmzoo.registry import Catalogue, local_code
 
