@@ -202,11 +202,9 @@ class _Finder(MetaPathFinder):
         return None if source is None else _spec(fullname, source)
 
     def use(self, modules: Mapping[str, Source]) -> None:
-        """Take over modules; those of their names that were loaded from other code are loaded anew."""
-        for name, source in modules.items():
-            for top in {name, name.partition(".")[0]}:
-                if self.sources.get(name) != source:
-                    sys.modules.pop(top, None)
+        """Take over modules. All are loaded anew: one that is as it was may hold what it took from one that is not."""
+        for each in {n for name in modules for n in (name, name.partition(".")[0])}:
+            sys.modules.pop(each, None)
         self.sources |= modules
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,11 @@ def factor() -> float:
     return user_classes.load("./mine.py", "Mine").factor  # type: ignore[attr-defined]
 
 
-def write(imports: str, **modules: str) -> None:
+def write(imports: str, files: Mapping[str, str] | None = None) -> None:
     Path("mine.py").write_text(MINE.format(imports=imports))
-    for name, text in modules.items():
-        path = Path(name.replace("__", "/") + ".py")
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+    for name, text in (files or {}).items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
 
 
 @pytest.fixture(autouse=True)
@@ -43,30 +43,33 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("imports", "module"),
+    ("imports", "edited", "others"),
     [
-        ("from helper_a import FACTOR", "helper_a"),
-        ("import helper_a\nFACTOR = helper_a.FACTOR", "helper_a"),
-        ("from middle_a import FACTOR", "deep_a"),
-        ("from package_a.inner import FACTOR", "package_a__inner"),
-        ("from package_b import FACTOR", "package_b__inner"),
-        ("import importlib\nFACTOR = importlib.import_module('helper_a').FACTOR", "helper_a"),
-        ("def late():\n    import helper_a\n    return helper_a.FACTOR\nFACTOR = late()", "helper_a"),
+        ("from helper_a import FACTOR", "helper_a.py", {}),
+        ("import helper_a\nFACTOR = helper_a.FACTOR", "helper_a.py", {}),
+        ("from middle_a import FACTOR", "deep_a.py", {"middle_a.py": "from deep_a import FACTOR\n"}),
+        ("from package_a.inner import FACTOR", "package_a/inner.py", {}),
+        (
+            "from package_b import FACTOR",
+            "package_b/inner.py",
+            {"package_b/__init__.py": "from .inner import FACTOR\n"},
+        ),
+        ("import importlib\nFACTOR = importlib.import_module('helper_a').FACTOR", "helper_a.py", {}),
+        ("def late():\n    import helper_a\n    return helper_a.FACTOR\nFACTOR = late()", "helper_a.py", {}),
     ],
 )
-def test_an_edited_module_is_another_version_and_is_the_code_that_runs(imports: str, module: str) -> None:
-    write(imports, **{module: "FACTOR = 1.0\n"})
-    write(imports, middle_a="from deep_a import FACTOR\n")
-    if module == "package_b__inner":
-        write(imports, package_b____init__="from .inner import FACTOR\n")
+def test_an_edited_module_is_another_version_and_is_the_code_that_runs(
+    imports: str, edited: str, others: Mapping[str, str]
+) -> None:
+    write(imports, {edited: "FACTOR = 1.0\n", **others})
     first = version()
     assert factor() == 1.0 and version() == first
-    stat = Path(module.replace("__", "/") + ".py").stat()
-    write(imports, **{module: "FACTOR = 0.5\n"})
+    stat = Path(edited).stat()
+    write(imports, {edited: "FACTOR = 0.5\n"})
     # The same size and time: a cached .pyc would be taken for fresh.
-    os.utime(module.replace("__", "/") + ".py", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    os.utime(edited, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert version() != first and factor() == 0.5
-    write(imports, **{module: "FACTOR = 1.0\n"})
+    write(imports, {edited: "FACTOR = 1.0\n"})
     assert version() == first and factor() == 1.0
 
 
@@ -96,9 +99,11 @@ def test_within_a_run_the_code_stays_as_it_was_read() -> None:
 
 
 def test_circles_and_faults_among_modules_end() -> None:
-    write("from round_a import FACTOR", round_a="import round_b\nFACTOR = 1.0\n", round_b="import round_a\n")
+    write(
+        "from round_a import FACTOR", {"round_a.py": "import round_b\nFACTOR = 1.0\n", "round_b.py": "import round_a\n"}
+    )
     assert factor() == 1.0
-    write("from faulty_a import FACTOR", faulty_a="def (:\n")
+    write("from faulty_a import FACTOR", {"faulty_a.py": "def (:\n"})
     with pytest.raises(Exception, match=r"mine\.py cannot be loaded.*SyntaxError"):
         factor()
 
