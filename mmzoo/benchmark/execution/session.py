@@ -16,11 +16,10 @@ from mmzoo.benchmark.execution.building import Kit, data_of, set_threads
 from mmzoo.benchmark.execution.checkpoint import Checkpoint
 from mmzoo.benchmark.execution.device import environment
 from mmzoo.benchmark.execution.fitting import Fitting, Saved, Watcher
-from mmzoo.benchmark.execution.floors import floor_row
 from mmzoo.benchmark.execution.nonzero_ranks import job_of
 from mmzoo.benchmark.execution.packing import Crowded
 from mmzoo.benchmark.execution.process_notes import per_process
-from mmzoo.benchmark.execution.scoring import ends, on_device, peers_scores, predictions, score
+from mmzoo.benchmark.execution.scoring import ends, floor_row, on_device, peers_scores, predictions, score
 from mmzoo.benchmark.execution.teachers import Row, taught
 from mmzoo.benchmark.execution.team import Alone
 from mmzoo.benchmark.execution.torchrun import team
