@@ -33,7 +33,7 @@ def check_imports(case: StrategyCase) -> None:
         f"a strategy imports of mmzoo only {', '.join(PUBLIC)}, and no data",
         f"{cls.__name__} uses {', '.join(private)}",
         "learn from the batches that the hooks are given, from run.train() and, with requires = {'slice'}, from "
-        "run.strategy_holdout()",
+        "run.meta_batches()",
     )
 
 
