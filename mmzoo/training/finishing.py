@@ -1,4 +1,4 @@
-"""After the last epoch: what a model makes of all labelled samples, and the choice between what `finish` puts in place."""
+"""After the last epoch: the choice between what a strategy puts in place."""
 
 from __future__ import annotations
 
@@ -6,36 +6,9 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from mmzoo.core import distributed
-from mmzoo.core.modes import evaluating
-from mmzoo.core.seeding import seeded
-from mmzoo.core.values import Outputs, Pass, batch_bounds
-
 if TYPE_CHECKING:
     from mmzoo.training.loop import Selection
     from mmzoo.training.run import Run
-
-
-def collect(run: Run, read: Callable[[Outputs], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """See `Run.collect`. In several processes each encodes its part of the samples, and none is left out."""
-    pieces: list[dict[str, Tensor]] = []
-    with evaluating(run.model), seeded(run.seed, "collect", run.global_step):
-        for source in run.labelled:
-            share = source.part(*distributed.share()) if run.n_processes > 1 else source
-            for batch in share.batches():
-                for start, end in batch_bounds(len(batch), run.training.micro_batch or len(batch)):
-                    piece = batch.map(lambda t, a=start, b=end: t[a:b]).to(run.device)  # type: ignore[misc]
-                    out = run.model(piece.inputs, piece.present)
-                    pieces.append({"index": piece.index, "target": piece.target, **read(out)})
-                run.count_forward(Pass())
-    joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    parts = distributed.all_objects({name: t.cpu() for name, t in joined.items()}) if run.n_processes > 1 else [joined]
-    whole = {name: torch.cat([part[name] for part in parts]).to(run.device) for name in joined}
-    order = whole["index"].argsort(stable=True)
-    return {name: t[order] for name, t in whole.items()}
 
 
 def choose_finish(
