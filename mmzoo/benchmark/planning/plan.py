@@ -296,7 +296,8 @@ def _reference_names(like: Method, catalogue: Catalogue) -> list[str]:
     after = [
         p.strategy for p in like.parts if "finish" in catalogue.get("strategies", p.strategy).extra.get("owns", ())
     ]
-    endings = dict.fromkeys(("", "".join(f"+{name}" for name in after)))
+    alone = len(after) == len(like.parts)  # plain training and no more, which such a reference would be once again
+    endings = dict.fromkeys(("", "" if alone else "".join(f"+{name}" for name in after)))
     return [name + ending for ending in endings for name in (PLAIN, CONTROL)]
 
 
