@@ -41,12 +41,15 @@ class Rows(list[Row]):
 
         return pandas.read_csv(io.StringIO(to_csv(self)), dtype={"run_id": str, "config_id": str})
 
-    def report(self, fmt: str = "md", *, stats: bool = False) -> str:
-        """The tables that `mmzoo report` prints; stats: those of --stats."""
-        from mmzoo.benchmark.reporting.comparison import comparison_tables
+    def report(self, fmt: str = "md", *views: str, stats: bool = False) -> str:
+        """The report that `mmzoo report` prints.
 
-        tables = (lambda rows, bench: comparison_tables(rows, bench, self.store)) if stats else None
-        return render(self, self._asked, fmt, tables)
+        Args:
+            fmt: "md", "csv", "json", "latex" or "html".
+            views: "overview" (default), "details", "modalities", "stats".
+            stats: the same as the view "stats".
+        """
+        return render(self, self._asked, self.store, fmt, [*views, *(["stats"] if stats else [])])
 
 
 class _Told(Progress):

@@ -420,11 +420,13 @@ def _workers(arguments: argparse.Namespace) -> int | None:
 
 def _print_report(plan: Plan, store: Store, failed: dict[str, str]) -> int:
     """The tables of this bench's runs."""
-    from mmzoo.benchmark.reporting.report import render
+    from mmzoo.benchmark.reporting.report import tables
+    from mmzoo.benchmark.reporting.terminal import show
 
-    print(render(plan.rows(store), plan.asked(), "md"))
-    print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
-    print(f"Each modality by every measure: mmzoo report {store.root} --modalities")
+    if rows := plan.rows(store):
+        show(tables(rows, plan.asked(), store), sys.stdout)
+    print(f"A page with charts and every run: mmzoo report {store.root} -o report.html")
+    print(f"More tables: mmzoo report {store.root} --details --modalities --stats")
     if failed:
         for reason, n in Counter(failed.values()).most_common(5):
             print(f"mmzoo: {_count(n, 'run')}: {reason}", file=sys.stderr)

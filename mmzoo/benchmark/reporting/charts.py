@@ -17,7 +17,7 @@ Records = Sequence[Mapping[str, Any]]
 #: the methods of a chart in their order, each with the number of its colour and dash in the whole report
 Methods = Mapping[str, int]
 
-SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F", "#B2DF8A")
 DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4], [1, 2], [10, 3], [3, 1], [6, 2, 1, 2], [12, 2])
 #: the width of a column of a two-column page, in points
@@ -26,8 +26,20 @@ MEASURES = ("branch", "probe", "unimodal")
 
 CONFIG: Spec = {
     "font": "Helvetica, Arial, sans-serif",
-    "axis": {"labelFontSize": 9, "titleFontSize": 10, "titleFontWeight": "normal", "gridOpacity": 0.4, "labelLimit": 240},
-    "legend": {"labelFontSize": 9, "titleFontSize": 10, "titleFontWeight": "normal", "labelLimit": 240, "symbolLimit": 60},
+    "axis": {
+        "labelFontSize": 9,
+        "titleFontSize": 10,
+        "titleFontWeight": "normal",
+        "gridOpacity": 0.4,
+        "labelLimit": 240,
+    },
+    "legend": {
+        "labelFontSize": 9,
+        "titleFontSize": 10,
+        "titleFontWeight": "normal",
+        "labelLimit": 240,
+        "symbolLimit": 60,
+    },
     "header": {"labelFontSize": 10, "titleFontSize": 10},
     "title": {"fontSize": 11, "anchor": "start", "fontWeight": "bold"},
     "view": {"strokeOpacity": 0.2},
@@ -90,7 +102,9 @@ def scores(values: Records, methods: Methods, metric: str) -> Spec | None:
         },
     ]
     text = f"Test {metric} of each seed by method, with the mean over seeds."
-    return chart(f"Test {metric}, one dot per seed", text, values, {"width": COLUMN, "height": {"step": 16}, "layer": layers})
+    return chart(
+        f"Test {metric}, one dot per seed", text, values, {"width": COLUMN, "height": {"step": 16}, "layer": layers}
+    )
 
 
 def branches(values: Records, methods: Methods, metric: str) -> Spec | None:

@@ -105,7 +105,8 @@ def make_overview(rows: Sequence[Row], bench: Mapping[str, Any]) -> Overview:
     for label in ordered:
         mine = {name: g for name, groups in found.items() for g in groups if g.label == label}
         scores = {
-            name: Score(g.spread(main_score), g.rows, places[name].get(label, 0), _failure(g)) for name, g in mine.items()
+            name: Score(g.spread(main_score), g.rows, places[name].get(label, 0), _failure(g))
+            for name, g in mine.items()
         }
         refused = {
             name: Score(spread([]), (), note=reasons[name, label])
@@ -310,7 +311,14 @@ def _short(name: str, groups: Sequence[Group]) -> Table:
     main = main_metric(groups)
     metrics = [main, *(m for m in METRICS if m != main)]
     planted = any("bayes" in r for g in groups for r in g.rows)
-    header = ["method", *(METRICS[m] for m in metrics), "Δ plain", *(("closed",) if planted else ()), "samples", "seeds"]
+    header = [
+        "method",
+        *(METRICS[m] for m in metrics),
+        "Δ plain",
+        *(("closed",) if planted else ()),
+        "samples",
+        "seeds",
+    ]
     title = f"{name}: test scores in %, mean ± std over seeds"
     if planted:
         best = spread([r["bayes"] for g in groups if not g.alone for r in g.rows if "bayes" in r][:1])

@@ -68,10 +68,7 @@ def _marked(text: str, cell: Cell) -> str:
 
 def latex(table: Table) -> str:
     """A tabular with booktabs rules."""
-    body = [
-        " & ".join(_tex_marked(c) for c in row) + r" \\"
-        for row in table.body
-    ]
+    body = [" & ".join(_tex_marked(c) for c in row) + r" \\" for row in table.body]
     return "\n".join(
         [
             f"% {one_line(table.title)}",

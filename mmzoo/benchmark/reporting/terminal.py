@@ -73,7 +73,9 @@ def fitted(table: Table, width: int) -> tuple[Table, list[str]]:
         kept.remove(max((i for i in kept if priority[i]), key=lambda i: (priority[i], i)))
     dropped = [name for i, name in enumerate(table.header) if i not in kept]
     body = [[line[i] for i in kept] for line in table.body]
-    return replace(table, header=[table.header[i] for i in kept], body=body, priority=[priority[i] for i in kept]), dropped
+    return replace(
+        table, header=[table.header[i] for i in kept], body=body, priority=[priority[i] for i in kept]
+    ), dropped
 
 
 def _widths(table: Table, width: int) -> list[int]:

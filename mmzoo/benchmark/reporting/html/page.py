@@ -22,7 +22,12 @@ HERE = Path(__file__).parent
 
 
 def render_page(
-    rows: Sequence[Row], bench: Mapping[str, Any], store: Store, *, out: Path | None = None, tables: Sequence[Table] = ()
+    rows: Sequence[Row],
+    bench: Mapping[str, Any],
+    store: Store,
+    *,
+    out: Path | None = None,
+    tables: Sequence[Table] = (),
 ) -> str:
     """The report as one HTML file.
 
@@ -89,7 +94,7 @@ def _runtime() -> str:
             f"the charts of the HTML report need vl-convert-python ({error}). Install it: pip install vl-convert-python"
         ) from None
     # A closing tag inside a string of the script would end its element.
-    return str(vl_convert.javascript_bundle()).replace("</script", "<\\/script")
+    return str(vl_convert.javascript_bundle("")).replace("</script", "<\\/script")
 
 
 def _embedded(value: Any) -> str:
@@ -206,7 +211,10 @@ def _equal(rows: Sequence[Row]) -> dict[str, list[dict[str, Any]]]:
 def _notes(groups: Sequence[Group]) -> list[str]:
     """Warnings and failures of the runs of a data set."""
     notes = [
-        f"{g.label}, seed {r['seed']}: {r['status']}, {r['reason']}" for g in groups for r in g.rows if r["status"] != "ok"
+        f"{g.label}, seed {r['seed']}: {r['status']}, {r['reason']}"
+        for g in groups
+        for r in g.rows
+        if r["status"] != "ok"
     ]
     warned = {f"{g.label}: {message}" for g in groups for r in g.rows for message in r.get("warnings", {})}
     return [*notes, *sorted(warned)]

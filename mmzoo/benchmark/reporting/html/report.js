@@ -82,7 +82,7 @@
   system.addEventListener("change", theme);
 
   // ---- charts, drawn when they come into view
-  const given = JSON.parse(get("specs").textContent), drawn = new Set();
+  const given = JSON.parse(get("specs").textContent), drawn = new Set(), views = new Map();
   function config() {
     if (root.dataset.theme !== "dark") return given.config;
     const ink = "#c9d1d9", merged = structuredClone(given.config);
@@ -94,8 +94,8 @@
   }
   function show(box) {
     drawn.add(box);
-    const options = { renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false }, config: config() };
-    window.vegaEmbed(box, given.charts[box.dataset.chart], options).catch((error) => { box.textContent = `This chart cannot be drawn: ${error.message}`; });
+    const options = { renderer: "svg", actions: false, config: config() };
+    window.vegaEmbed(box, given.charts[box.dataset.chart], options).then((result) => views.set(box, result.view)).catch((error) => { box.textContent = `This chart cannot be drawn: ${error.message}`; });
   }
   const watch = new IntersectionObserver((entries) => {
     for (const e of entries) if (e.isIntersecting && window.vegaEmbed && !drawn.has(e.target)) show(e.target);
@@ -106,6 +106,15 @@
       watch.unobserve(box); watch.observe(box);
     }
   }
+  for (const button of document.querySelectorAll(".save")) button.addEventListener("click", async () => {
+    const box = button.parentNode.querySelector("[data-chart]"), view = views.get(box);
+    if (!view) return;
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([await view.toSVG()], { type: "image/svg+xml" }));
+    link.download = `${box.dataset.chart}.svg`;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  });
   addEventListener("vega", () => draw(false));
   addEventListener("beforeprint", () => { for (const box of document.querySelectorAll("[data-chart]")) if (window.vegaEmbed && !drawn.has(box)) show(box); });
   theme();
