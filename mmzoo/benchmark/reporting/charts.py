@@ -18,7 +18,7 @@ Records = Sequence[Mapping[str, Any]]
 Methods = Mapping[str, int]
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F", "#B2DF8A")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#8C6D31", "#7B4FB5", "#6BAF45")
 DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4], [1, 2], [10, 3], [3, 1], [6, 2, 1, 2], [12, 2])
 #: the width of a column of a two-column page, in points
 COLUMN = 240

@@ -31,6 +31,8 @@ class Table:
     notes: list[str] = field(default_factory=list)
     #: for each column how early a narrow terminal drops it, the highest first; 0: never
     priority: Sequence[int] = ()
+    #: how many columns, from the first, hold words and are aligned to the left
+    words: int = 1
 
 
 def percent(s: Spread, *, sign: bool = False) -> str:
@@ -54,10 +56,10 @@ def markdown(table: Table) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
 
     def row(line: Sequence[str]) -> str:
-        first, *rest = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
+        first, *rest = [c.ljust(w) if i < table.words else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
         return "| " + " | ".join([first, *rest]) + " |"
 
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    rule = "|" + "|".join("-" * (w + 2) if i < table.words else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     parts = [f"### {_md(table.title)}", "", row(lines[0]), rule, *map(row, lines[1:]), ""]
     return "\n".join(parts + [f"- {_md(note)}" for note in table.notes] + [""] * bool(table.notes))
 
@@ -72,7 +74,7 @@ def latex(table: Table) -> str:
     return "\n".join(
         [
             f"% {one_line(table.title)}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+            rf"\begin{{tabular}}{{{'l' * table.words}{'r' * (len(table.header) - table.words)}}}",
             r"\toprule",
             " & ".join(map(_tex, table.header)) + r" \\",
             r"\midrule",

@@ -39,7 +39,9 @@ def _show(console: Console, table: Table) -> None:
     plain = console.is_dumb_terminal or not console.is_terminal
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, safe_box=True)
     for i, (name, width) in enumerate(zip(shown.header, _widths(shown, console.width), strict=True)):
-        grid.add_column(Text(one_line(name)), justify="left" if i == 0 else "right", overflow="fold", width=width)
+        grid.add_column(
+            Text(one_line(name)), justify="left" if i < table.words else "right", overflow="fold", width=width
+        )
     for line in shown.body:
         grid.add_row(*(_cell(cell, plain) for cell in line))
     console.print(Text(one_line(table.title), style="bold"))
@@ -92,6 +94,6 @@ def _widths(table: Table, width: int) -> list[int]:
 def _narrowest(table: Table, column: int) -> int:
     """What a column needs at least: headings and labels wrap at spaces, scores do not wrap."""
     texts = [line[column].text for line in table.body]
-    parts = [word for text in texts for word in text.split()] if column == 0 else texts
+    parts = [word for text in texts for word in text.split()] if column < table.words else texts
     cells = max(map(len, parts), default=0)
-    return max(*map(len, table.header[column].split()), min(cells, LABEL) if column == 0 else cells)
+    return max(*map(len, table.header[column].split()), min(cells, LABEL) if column < table.words else cells)

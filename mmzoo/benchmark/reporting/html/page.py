@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def render_page(
     *,
     out: Path | None = None,
     tables: Sequence[Table] = (),
+    live: str = "",
 ) -> str:
     """The report as one HTML file.
 
@@ -37,6 +39,7 @@ def render_page(
         store: where histories and predictions of the rows are.
         out: where the page will be written; links to the files of a run are relative to it.
         tables: further tables to show, such as those of `--stats`.
+        live: for a page that a server renews: what the server calls the state of the runs that the page shows.
 
     Raises:
         MmzooError: without jinja2 or vl-convert-python.
@@ -54,6 +57,7 @@ def render_page(
         specs["ranks"] = chart
     context = {
         "version": __version__,
+        "live": live,
         "overview": overview,
         "notes": overview_table(overview).notes,
         "board": _board(overview, datasets),
@@ -85,6 +89,7 @@ def _environment() -> Any:
     return environment
 
 
+@lru_cache(maxsize=1)
 def _runtime() -> str:
     """Vega, Vega-Lite and vega-embed as one script."""
     try:
@@ -94,7 +99,7 @@ def _runtime() -> str:
             f"the charts of the HTML report need vl-convert-python ({error}). Install it: pip install vl-convert-python"
         ) from None
     # A closing tag inside a string of the script would end its element.
-    return str(vl_convert.javascript_bundle("")).replace("</script", "<\\/script")
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("</script", "<\\/script")
 
 
 def _embedded(value: Any) -> str:

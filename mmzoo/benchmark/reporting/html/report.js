@@ -61,6 +61,19 @@
   get("filters").addEventListener("submit", (event) => event.preventDefault());
   filter();
 
+  // ---- a page that a server renews: reload when a run has ended, keep what was chosen
+  const controls = ["metric", "dataset", "role", "search"];
+  if (document.body.dataset.live) {
+    for (const id of controls) { const kept = sessionStorage.getItem(id); if (kept !== null) get(id).value = kept; }
+    metric(); filter();
+    setInterval(async () => {
+      const answer = await fetch("/stamp").catch(() => null);
+      if (!answer || !answer.ok || (await answer.text()) === document.body.dataset.live) return;
+      for (const id of controls) sessionStorage.setItem(id, get(id).value);
+      location.reload();
+    }, 3000);
+  }
+
   // ---- a score leads to its runs
   function open() {
     const target = location.hash.length > 1 && get(decodeURIComponent(location.hash.slice(1)));
