@@ -383,7 +383,7 @@ def _count(n: int, what: str) -> str:
 def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> dict[str, str]:
     """Do the missing runs, one row in the store as soon as each ends. Returns, by run, why those failed that did."""
     from mmzoo.benchmark.scheduling.launchers import launch
-    from mmzoo.benchmark.scheduling.progress import Shown
+    from mmzoo.benchmark.scheduling.progress import display
     from mmzoo.benchmark.scheduling.worker_loop import Order
 
     if arguments.launcher == "local" and arguments.device not in ("auto", "cpu"):
@@ -394,7 +394,7 @@ def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> di
     options = dict(map(parse_setting, arguments.launcher_arg))
     started = time.monotonic()
     try:
-        with Shown(runs=missing) as progress:
+        with display(missing) as progress:
             workers = 1 if processes() > 1 else _workers(arguments)
             launch(order, store, progress, launcher=arguments.launcher, workers=workers, options=options)
     except KeyboardInterrupt:

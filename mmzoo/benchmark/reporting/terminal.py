@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from mmzoo.benchmark.reporting.tables import Cell, Table, markdown, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
 
 #: what lies between two columns, and the width to which long words in labels are folded
 GAP, LABEL = 3, 24
@@ -31,32 +33,45 @@ def show(tables: Sequence[Table], file: TextIO) -> None:
 
 
 def _show(console: Console, table: Table) -> None:
-    from rich import box
-    from rich.table import Table as Grid
     from rich.text import Text
 
-    shown, dropped = fitted(table, console.width)
     plain = console.is_dumb_terminal or not console.is_terminal
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, safe_box=True)
-    for i, (name, width) in enumerate(zip(shown.header, _widths(shown, console.width), strict=True)):
-        grid.add_column(
-            Text(one_line(name)), justify="left" if i < table.words else "right", overflow="fold", width=width
-        )
-    for line in shown.body:
-        grid.add_row(*(_cell(cell, plain) for cell in line))
+    table = _in_letters(table) if plain else table
+    _, dropped = fitted(table, console.width)
     console.print(Text(one_line(table.title), style="bold"))
-    console.print(grid)
+    console.print(grid(table, console.width))
     for note in [*table.notes, *([f"Not shown in {console.width} columns: {', '.join(dropped)}."] if dropped else [])]:
         console.print(Text(f"- {one_line(note)}", style="dim"))
     console.print()
 
 
-def _cell(cell: Cell, plain: bool) -> Any:
+def grid(table: Table, width: int) -> Grid:
+    """The table as rich draws it in so many columns, without title and notes."""
+    from rich import box
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    mark = ("*" if cell.best else "+" if cell.second else "") if plain else ""
-    style = "bold" if cell.best else "underline" if cell.second else ""
-    return Text(one_line(cell.text) + mark, style=style)
+    shown, _ = fitted(table, width)
+    drawn = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, safe_box=True)
+    for i, (name, wide) in enumerate(zip(shown.header, _widths(shown, width), strict=True)):
+        drawn.add_column(
+            Text(one_line(name)), justify="left" if i < table.words else "right", overflow="fold", width=wide
+        )
+    for line in shown.body:
+        drawn.add_row(*map(_cell, line))
+    return drawn
+
+
+def _in_letters(table: Table) -> Table:
+    """The table with * behind the best and + behind the second, for terminals without bold and underline."""
+    body = [[Cell(c.text + ("*" if c.best else "+" if c.second else "")) for c in line] for line in table.body]
+    return replace(table, body=body, notes=["*: the best, +: the second.", *table.notes])
+
+
+def _cell(cell: Cell) -> Text:
+    from rich.text import Text
+
+    return Text(one_line(cell.text), style="bold" if cell.best else "underline" if cell.second else "")
 
 
 def fitted(table: Table, width: int) -> tuple[Table, list[str]]:
