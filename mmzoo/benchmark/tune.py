@@ -91,6 +91,9 @@ def tuned_plan(
     for planned in plan.runs:
         if planned.role == "teacher":
             continue
+        if planned.spec.floor is not None:
+            runs.setdefault(planned.spec.run_id, planned)
+            continue
         config = planned.spec.config_id
         if config not in chosen:
             study = Study(planned, catalogue, store, seed, device)

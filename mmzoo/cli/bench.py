@@ -128,6 +128,13 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
         help="leave out the reference rows: each modality alone (unless a method learns from it), plain joint, and the "
         "control joint_unimodal",
     )
+    add(
+        "--floor",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="linear baselines of the same samples, each modality and all joined: TF-IDF, pixels or statistics and logistic "
+        "regression (default: on data of your own, with the references)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of the results (default: {DEFAULT_OUT})")
 
@@ -202,7 +209,7 @@ def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = Fals
     from mmzoo.benchmark.tune import check_tuning, tuned_plan
     from mmzoo.registry.plugins import catalogue
 
-    configs = {p.spec.config_id for p in plan.runs if p.role != "teacher"}
+    configs = {p.spec.config_id for p in plan.runs if p.role not in ("teacher", "floor")}
     print(
         f"Tuning on holdout: {_count(trials, 'trial')} for each of {_count(len(configs), 'configuration')}, under a seed "
         "that is not reported",
@@ -243,6 +250,8 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
         fields["preset"] = arguments.preset
     if arguments.no_references:
         fields["references"] = False
+    if arguments.floor is not None:
+        fields["floor"] = arguments.floor
     if arguments.heads is not None:
         fields["heads"] = _names(arguments.heads)
     if arguments.overrides:
@@ -349,14 +358,20 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
         f"{_count(len(plan.bench.seeds), 'seed')}), by data set:"
     )
     for dataset in dict.fromkeys(p.dataset for p in plan.runs):
-        here = [p for p in plan.runs if p.dataset == dataset]
+        here = [p for p in plan.runs if p.dataset == dataset and p.role != "floor"]
         t = here[0].spec.training
         lr, decay = (_span([getattr(p.spec.training, k) for p in here]) for k in ("lr", "weight_decay"))
         print(
             f"  {dataset}: {_count(len(here), 'run')} of {_count(t.epochs, 'epoch')} ({t.optimizer}, lr {lr}, "
             f"batch {t.batch_size}, schedule {t.schedule}, weight decay {decay})"
         )
-    titles = {"method": "method", "baseline": "baselines", "reference": "references", "teacher": "teachers"}
+    titles = {
+        "method": "method",
+        "baseline": "baselines",
+        "reference": "references",
+        "teacher": "teachers",
+        "floor": "linear floors",
+    }
     for role, text in titles.items():
         if named := [label for label, r in methods.items() if r == role]:
             print(f"  {text}: {', '.join(named)}")

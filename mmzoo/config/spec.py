@@ -86,11 +86,14 @@ class RunSpec:
     versions: Mapping[str, int | str] = field(default_factory=dict)
     #: how its settings were chosen: `trials`, `seed`, `study`; None where they were given
     tuning: Mapping[str, Any] | None = None
+    #: what makes it a linear floor (mmzoo.evaluation.floors): the `version` of how it is computed; None: a trained run
+    floor: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         given = {**dataclasses.asdict(self), "training": self.training.as_dict()}
-        if self.tuning is None:
-            del given["tuning"]
+        for name in ("tuning", "floor"):
+            if given[name] is None:
+                del given[name]
         return plain({**given, "engine": ENGINE_VERSION})
 
     @classmethod
@@ -135,6 +138,7 @@ class BenchSpec:
     preset: str = "default"
     settings: tuple[tuple[str, Any], ...] = ()
     references: bool = True
+    floor: bool | None = None
     heads: tuple[str, ...] = ()
     overrides: tuple[tuple[tuple[str, Any], ...], ...] = ()
     protocol: str = "holdout"

@@ -73,6 +73,7 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Document)
         "preset": (str, "a name"),
         "epochs": (int, "a whole number"),
         "references": (bool, "true or false"),
+        "floor": (bool, "true or false"),
         "keep_weights": (bool, "true or false"),
         "protocol": (str, "a name"),
         "tune": (int, "a whole number of trials"),

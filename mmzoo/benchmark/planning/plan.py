@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmzoo.benchmark.planning.floors import FLOOR, floor_specs, wants_floor
 from mmzoo.benchmark.planning.refusals import check_options, obstacle
 from mmzoo.config.datasets import register_manifests, resolve_dataset, resolve_training
 from mmzoo.config.grammar import shown
@@ -20,8 +21,8 @@ from mmzoo.training.config import Training, open_epochs
 if TYPE_CHECKING:
     from mmzoo.benchmark.results.store import Store
 
-#: teacher: in the plan only because a method learns from it
-Role = Literal["method", "baseline", "reference", "teacher"]
+#: teacher: in the plan only because a method learns from it. floor: no method, but what a linear model reaches
+Role = Literal["method", "baseline", "reference", "teacher", "floor"]
 #: the references of every bench; the last two with each head that a method of the bench uses
 ALONE, PLAIN, CONTROL = "unimodal", "concat", "joint_unimodal"
 
@@ -121,7 +122,7 @@ class Plan:
             found.setdefault(run.label, run.role)
         for refused in self.refused:
             found.setdefault(refused.method, refused.role)
-        order = {"method": 0, "baseline": 1, "reference": 2, "teacher": 3}
+        order = {"method": 0, "baseline": 1, "reference": 2, "teacher": 3, "floor": 4}
         return dict(sorted(found.items(), key=lambda kv: order[kv[1]]))
 
     def asked(self) -> dict[str, Any]:
@@ -221,6 +222,9 @@ def _plan_variant(
                     planned = _taught(planned, alone[planned.spec.seed], apart=method.uses_slice)
                 for run in (*planned.teachers, planned):
                     _add(runs, run)
+        if wants_floor(bench, entry):
+            for spec in floor_specs(entry, params, modalities):
+                _add(runs, Planned(spec, label, FLOOR, "floor", spec.modalities[0] if spec.modalities else None))
     settings.check_all_used()
     return settings
 

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.benchmark.reporting.groups import Group, Row, alone_of, at, main_metric, main_score
+from mmzoo.benchmark.reporting.groups import Group, Row, alone_of, at, is_floor, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import Overview, passes
 from mmzoo.benchmark.reporting.statistics import spread
 from mmzoo.benchmark.results.store import Store
@@ -237,7 +237,7 @@ def rank_records(overview: Overview) -> tuple[list[Record], list[Record]]:
 # ---------------------------------------------------------------------------------------------- what was held equal
 def held_equal(rows: Sequence[Row]) -> list[Record]:
     """For each data set what all of its runs share and what they do not: name, value or number of values, equal."""
-    ok = [r for r in rows if r["status"] == "ok"]
+    ok = [r for r in rows if r["status"] == "ok" and not is_floor(r)]
     facts = {
         "test split": lambda r: r["hashes"]["split"],
         "data recipe": lambda r: r["hashes"]["recipe"],

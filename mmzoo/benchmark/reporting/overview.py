@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmzoo.benchmark.reporting.floors import below_notes, floor_lines, floor_notes, floors_of
 from mmzoo.benchmark.reporting.groups import (
     METRICS,
     Group,
@@ -67,13 +68,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Overview:
-    """metrics: data set -> the metric that it is known by. critical: Nemenyi's critical difference of mean ranks at 5 %."""
+    """metrics: data set -> the metric that it is known by. critical: Nemenyi's critical difference of mean ranks at 5 %.
+    floors: data set -> the row of the linear baseline of all modalities joined, where there is one."""
 
     datasets: tuple[str, ...]
     metrics: Mapping[str, str]
     lines: tuple[Line, ...]
     critical: float | None
     n_seeds: tuple[int, int]
+    floors: Mapping[str, Row]
 
     @property
     def joint(self) -> tuple[Line, ...]:
@@ -134,7 +137,13 @@ def make_overview(rows: Sequence[Row], bench: Mapping[str, Any]) -> Overview:
         tuple(lines),
         critical,
         (min(seeds, default=0), max(seeds, default=0)),
+        {name: row for name in found if (row := _joined_floor(rows, name))},
     )
+
+
+def _joined_floor(rows: Sequence[Row], dataset: str) -> Row | None:
+    ok = [r for r in floors_of(rows, dataset) if r["status"] == "ok"]
+    return next((r for r in ok if r["modality"] is None), ok[0] if len(ok) == 1 else None)
 
 
 def mean_ranks(found: Mapping[str, Sequence[Group]]) -> dict[str, float]:
@@ -244,6 +253,11 @@ def overview_table(overview: Overview) -> Table:
         cells += [Cell(_shown(line.to_plain)), Cell(_shown(line.to_control))]
         cells.append(Cell(DASH if line.cost is None else f"{line.cost:.2f}x"))
         table.body.append(cells)
+    if overview.floors:
+        scores = [overview.floors.get(name) for name in overview.datasets]
+        shown = [DASH if r is None else percent(spread([main_score(r)])) for r in scores]
+        rest = len(table.header) - 1 - len(shown)
+        table.body.append([Cell("linear baseline"), *map(Cell, shown), *[Cell(DASH)] * rest])
     table.notes += list(_notes(overview))
     return table
 
@@ -304,10 +318,10 @@ def _notes(overview: Overview) -> Sequence[str]:
 
 def short_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
     """One short table per data set: its metrics, the difference to plain, the fraction of the Bayes gap closed."""
-    return [_short(name, groups) for name, groups in by_dataset(rows, bench).items()]
+    return [_short(name, groups, floors_of(rows, name)) for name, groups in by_dataset(rows, bench).items()]
 
 
-def _short(name: str, groups: Sequence[Group]) -> Table:
+def _short(name: str, groups: Sequence[Group], floors: Sequence[Row]) -> Table:
     main = main_metric(groups)
     metrics = [main, *(m for m in METRICS if m != main)]
     planted = any("bayes" in r for g in groups for r in g.rows)
@@ -339,6 +353,10 @@ def _short(name: str, groups: Sequence[Group]) -> Table:
             cells.append(Cell(closed(group, plain)))
         cells.append(Cell(_whole(group.spread(at("cost", "train_items")))))
         table.body.append([*cells, Cell(str(len(group.by_seed(main_score))))])
+    columns_of: dict[str, Callable[[Row], str]] = {heading: lambda row: DASH for heading in header[1:]}
+    columns_of |= {METRICS[m]: lambda row, m=m: percent(spread([row["metrics"][m]])) for m in metrics}  # type: ignore[misc]
+    table.body += floor_lines(floors, columns_of, DASH)
+    table.notes += below_notes(groups, floors) + floor_notes(floors)
     if planted:
         table.notes.append(
             "closed: fraction of the gap between plain training and Bayes accuracy that the method closes, with the "

@@ -13,7 +13,8 @@ from mmzoo.benchmark.reporting.groups import Row
 from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.overview import make_overview, overview_table, short_tables
 from mmzoo.benchmark.reporting.tables import Table, latex, markdown, to_csv
-from mmzoo.benchmark.results.store import SCHEMA, Store
+from mmzoo.benchmark.results.forms import SCHEMA
+from mmzoo.benchmark.results.store import Store
 
 FORMATS = ("md", "csv", "json", "latex", "html")
 #: the parts of a report; the first is there unless others are asked for

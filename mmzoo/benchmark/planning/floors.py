@@ -1,0 +1,38 @@
+"""The linear floors of a bench: who wants them, and what they are. No torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmzoo.config.datasets import OWN
+from mmzoo.config.spec import BenchSpec, RunSpec
+from mmzoo.registry import Entry
+from mmzoo.training.config import Training
+
+#: how tables call linear floors, and the version of how they are computed
+FLOOR, VERSION = "floor", 1
+
+
+def wants_floor(bench: BenchSpec, entry: Entry) -> bool:
+    """Whether linear floors are asked for: by the user, else for data of one's own beside the other references."""
+    return bench.references and entry.package == OWN if bench.floor is None else bench.floor
+
+
+def floor_specs(entry: Entry, params: Mapping[str, Any], modalities: tuple[str, ...]) -> Iterator[RunSpec]:
+    """The floor of each modality, and the one of all joined. A floor draws nothing: one seed says all."""
+    each: list[tuple[str, ...] | None] = [(m,) for m in modalities] if len(modalities) > 1 else []
+    for only in [*each, None]:
+        yield RunSpec(
+            dataset=entry.id.partition("/")[2],
+            data_params=dict(params),
+            modalities=only,
+            parts=(),
+            head="",
+            head_params={},
+            encoders={},
+            training=Training(epochs=1),
+            seed=0,
+            versions={entry.id: entry.version},
+            floor={"version": VERSION},
+        )
