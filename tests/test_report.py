@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from mmzoo.benchmark.report import render
 from mmzoo.benchmark.reporting.details import detail_tables
-from mmzoo.benchmark.reporting.report import render
 from mmzoo.benchmark.reporting.statistics import paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Table, latex, markdown, to_csv
 from mmzoo.benchmark.results.store import Store

@@ -435,7 +435,7 @@ def _workers(arguments: argparse.Namespace) -> int | None:
 
 def _print_report(plan: Plan, store: Store, failed: dict[str, str]) -> int:
     """The tables of this bench's runs."""
-    from mmzoo.benchmark.reporting.report import tables
+    from mmzoo.benchmark.report import tables
     from mmzoo.benchmark.reporting.terminal import show
 
     if rows := plan.rows(store):

@@ -79,7 +79,7 @@ def _views(arguments: argparse.Namespace) -> list[str]:
 
 
 def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]], store: Store, views: list[str]) -> None:
-    from mmzoo.benchmark.reporting import report
+    from mmzoo.benchmark import report
     from mmzoo.benchmark.reporting.terminal import show
     from mmzoo.io.files import write_bytes
 

@@ -19,7 +19,8 @@ from mmzoo.benchmark.reporting.groups import (
     main_score,
     plain_of,
 )
-from mmzoo.benchmark.reporting.overview import by_dataset, closed
+from mmzoo.benchmark.reporting.overview import by_dataset
+from mmzoo.benchmark.reporting.short import closed
 from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ from mmzoo.errors import BadValue, MmzooError
 from mmzoo.io.files import write_bytes
 
 FORMS = ("pdf", "svg")
-#: vl-convert takes a pixel as 3/4 point; so enlarged, a chart of COLUMN pixels fills a column of as many points
-SCALE = 4 / 3
+#: what beside the plot takes part in the width of a facetted chart: axis, labels, heading
+BESIDE = {"row": 165, "columns": 60}
 
 
 def draw_figures(rows: Sequence[Row], bench: Mapping[str, Any], store: Store, folder: Path) -> list[Path]:
@@ -77,6 +78,33 @@ def _of(groups: Sequence[Group], store: Store, palette: Mapping[str, int]) -> di
     }
 
 
+def in_a_column(spec: charts.Spec) -> charts.Spec:
+    """The chart as wide as a column of a two-column page, where a pixel is a point: its text keeps its size, 8 at least.
+
+    Legends go below.
+    """
+    found = copy.deepcopy(spec)
+    _legends_below(found)
+    if inner := found.get("spec"):
+        columns = found.get("columns", 1)
+        beside = BESIDE["row"] if "row" in found["facet"] else BESIDE["columns"]
+        inner["width"] = (charts.COLUMN - beside) / columns
+    else:
+        found |= {"width": charts.COLUMN, "autosize": {"type": "fit-x", "contains": "padding"}}
+    return found
+
+
+def _legends_below(value: Any) -> None:
+    """Give every colour, shape and dash a legend below in two columns, where it has one."""
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _legends_below(part)
+    if isinstance(value, dict):
+        for channel in ("color", "shape", "strokeDash"):
+            given = value.get(channel)
+            if isinstance(given, dict) and "field" in given and given.get("legend", {}) is not None:
+                given["legend"] = {"orient": "bottom", "columns": 2, "labelLimit": 85, "title": None}
+
+
 def convert(spec: charts.Spec, form: str) -> bytes:
     """A chart as the bytes of a PDF, an SVG or a PNG. Raises MmzooError without vl-convert-python."""
     try:
@@ -85,9 +113,9 @@ def convert(spec: charts.Spec, form: str) -> bytes:
         raise MmzooError(
             f"figures need vl-convert-python ({error}). Install it: pip install vl-convert-python"
         ) from None
-    given = {**spec, "config": charts.CONFIG}
+    given = {**in_a_column(spec), "config": charts.CONFIG}
     if form == "svg":
         return str(vl_convert.vegalite_to_svg(given)).encode()
     if form == "pdf":
-        return bytes(vl_convert.vegalite_to_pdf(given, scale=SCALE))
+        return bytes(vl_convert.vegalite_to_pdf(given))
     return bytes(vl_convert.vegalite_to_png(given, scale=2))

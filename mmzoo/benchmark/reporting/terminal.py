@@ -23,7 +23,7 @@ def show(tables: Sequence[Table], file: TextIO) -> None:
     NO_COLOR, COLUMNS, TERM=dumb and the encoding of the terminal are honoured, as rich does.
     """
     if not file.isatty():
-        print("\n".join(markdown(table) for table in tables), file=file)
+        file.write("\n".join(markdown(table) for table in tables))
         return
     from rich.console import Console
 

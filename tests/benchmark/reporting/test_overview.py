@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmzoo.benchmark.reporting.overview import Line, make_overview, mean_ranks, overview_table, short_tables
+from mmzoo.benchmark.reporting.overview import Line, make_overview, mean_ranks, overview_table
+from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.statistics import nemenyi, t_quantile
 from mmzoo.benchmark.reporting.tables import DASH, Table
 from mmzoo.benchmark.results.store import Store

@@ -11,7 +11,8 @@ from mmzoo.benchmark.reporting.comparison import comparison_tables
 from mmzoo.benchmark.reporting.details import detail_tables
 from mmzoo.benchmark.reporting.groups import Row
 from mmzoo.benchmark.reporting.modalities import modality_tables
-from mmzoo.benchmark.reporting.overview import make_overview, overview_table, short_tables
+from mmzoo.benchmark.reporting.overview import make_overview, overview_table
+from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.tables import Table, latex, markdown, to_csv
 from mmzoo.benchmark.results.forms import SCHEMA
 from mmzoo.benchmark.results.store import Store
