@@ -15,8 +15,9 @@ from mmzoo.errors import BadValue, unknown
 from mmzoo.io.schema import FLAG, Kind, is_text, is_whole, or_null, whole
 from mmzoo.training.config import Training
 
-#: what a run is in its bench; teacher: it is there only because a method learns from it
-Role = Literal["method", "baseline", "reference", "teacher"]
+#: what a run is in its bench; teacher: it is there only because a method learns from it; floor: no method, but
+#: what a linear model reaches
+Role = Literal["method", "baseline", "reference", "teacher", "floor"]
 #: Bumped when the same spec may give other numbers for a reason that lies in the engine.
 ENGINE_VERSION = 1
 #: how the epoch of a run is chosen; peers: on holdout, and beside it, in a column of its own, on test
@@ -97,11 +98,14 @@ class RunSpec:
     versions: Mapping[str, int | str] = field(default_factory=dict)
     #: how its settings were chosen: `trials`, `seed`, `study`; None where they were given
     tuning: Mapping[str, Any] | None = None
+    #: what makes it a linear floor (mmzoo.evaluation.floors): the `version` of how it is computed; None: a trained run
+    floor: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         given = {**dataclasses.asdict(self), "training": self.training.as_dict()}
-        if self.tuning is None:
-            del given["tuning"]
+        for name in ("tuning", "floor"):
+            if given[name] is None:
+                del given[name]
         return plain({**given, "engine": ENGINE_VERSION})
 
     @classmethod
@@ -148,6 +152,7 @@ _FIELDS: Mapping[str, Kind] = {
     "epochs": or_null(whole(1)),
     "preset": Kind("a name", is_text),
     "references": FLAG,
+    "floor": or_null(FLAG),
     "protocol": Kind("a name", is_text),
     "keep_weights": FLAG,
     "tune": or_null(whole(1)),
@@ -179,6 +184,7 @@ class BenchSpec:
     preset: str = "default"
     settings: tuple[tuple[str, Any], ...] = ()
     references: bool = True
+    floor: bool | None = None
     heads: tuple[str, ...] = ()
     overrides: tuple[tuple[tuple[str, Any], ...], ...] = ()
     protocol: str = "holdout"

@@ -100,6 +100,8 @@ def _small(model: MultimodalModel) -> bool:
 def is_small(planned: Planned, catalogue: Catalogue) -> bool:
     """Whether a run's model is trained on one thread; of one that cannot be built it is not known."""
     spec = planned.spec
+    if spec.floor is not None:
+        return True
     try:
         data = data_of(catalogue, spec)
         with torch.device("meta"):

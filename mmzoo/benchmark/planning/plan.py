@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mmzoo.benchmark.planning.data_plan import DataPlan, plan_data
+from mmzoo.benchmark.planning.floors import floor_runs
 from mmzoo.benchmark.planning.planned import Plan, Planned, Refused
 from mmzoo.benchmark.planning.refusals import obstacle
 from mmzoo.benchmark.planning.wanted import UNIMODAL, Wanted, wanted_methods
@@ -68,6 +69,7 @@ def _plan_variant(bench: BenchSpec, catalogue: Catalogue, *, stores: bool, devic
             else:
                 teacher = resolve_method(catalogue, UNIMODAL, settings) if each.method.needs_teachers else None
                 runs += _runs(each, on, teacher)
+        runs += floor_runs(bench, on)
     settings.check_all_used()
     return _Variant(tuple(runs), tuple(refused), settings)
 

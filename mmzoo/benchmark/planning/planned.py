@@ -11,7 +11,7 @@ from mmzoo.config.spec import BenchSpec, Role, RunSpec
 if TYPE_CHECKING:
     from mmzoo.benchmark.results.store import Store
 
-_ORDER: dict[Role, int] = {"method": 0, "baseline": 1, "reference": 2, "teacher": 3}
+_ORDER: dict[Role, int] = {"method": 0, "baseline": 1, "reference": 2, "teacher": 3, "floor": 4}
 
 
 @dataclass(frozen=True)

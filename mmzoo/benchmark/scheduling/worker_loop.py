@@ -120,7 +120,7 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
                 others.add(run_id)
                 continue
             try:
-                with card.seat(planned):
+                with (card if planned.spec.floor is None else Unshared()).seat(planned):  # a floor needs no card
                     row = runner.run_one(
                         planned,
                         catalogue,
