@@ -12,7 +12,7 @@ from mmzoo.benchmark.scheduling.progress import Shown, name_of
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mmzoo.benchmark.planning.plan import Planned
+    from mmzoo.benchmark.planning.planned import Planned
 
 #: seconds between two draws, and how many running runs are named
 INTERVAL, NAMED = 0.5, 6
