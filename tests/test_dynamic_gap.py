@@ -132,7 +132,7 @@ def test_one_update_of_alpha_by_dense_algebra(solver: Any, items: int | None, no
     model = r.model
     batch = next(iter(r.train("dynamic_gap/inner"))).map(lambda t: t[:items])
     cls, mm = losses(model, batch, strategy.temperature)
-    upper = next(iter(r.strategy_holdout("dynamic_gap/upper")))
+    upper = next(iter(r.meta_batches("dynamic_gap/upper")))
     mixed = flat(mm - cls, model)
     wanted = flat(F.cross_entropy(model(upper.inputs).logits, upper.target), model)
     if solver == "hessian":
