@@ -18,10 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -113,7 +109,9 @@ def halves(folder: Path, given: argparse.Namespace) -> str:
     rows = []
     for i, (picture, y) in enumerate(zip(d.images, d.target)):
         large = np.kron(picture * 15.9375, np.ones((4, 4)))
-        rows.append([*(save_picture(p, folder / h / f"{i}.png") for h, p in (("top", large[:16]), ("low", large[16:]))), y])
+        rows.append(
+            [*(save_picture(p, folder / h / f"{i}.png") for h, p in (("top", large[:16]), ("low", large[16:]))), y]
+        )
     write_table(folder, ["top", "bottom", "label"], rows)
     size = "{kind: image, size: 32, fit: stretch, channels: 1}"
     return f"  top: {size}\n  bottom: {size}\n"
@@ -127,7 +125,11 @@ def mfeat(folder: Path, given: argparse.Namespace) -> str:
     x = {m: data.inputs[m].numpy() for m in data.modalities}
     names = {m: [f"{m}{i}" for i in range(v.shape[1])] for m, v in x.items()}
     values = np.concatenate(list(x.values()), 1)
-    write_table(folder, [*sum(names.values(), []), "label"], [[*v, int(y)] for v, y in zip(values, data.target)])
+    write_table(
+        folder,
+        [*(c for columns in names.values() for c in columns), "label"],
+        [[*v, int(y)] for v, y in zip(values, data.target)],
+    )
     return vectors(names)
 
 
@@ -157,7 +159,9 @@ def stamps(folder: Path, given: argparse.Namespace) -> str:
     from PIL import Image
 
     root = given.debian / "usr/share/tuxpaint/stamps"
-    found = [p for p in sorted(root.rglob("*.png")) if not p.stem.endswith("_mirror") and p.with_suffix(".txt").is_file()]
+    found = [
+        p for p in sorted(root.rglob("*.png")) if not p.stem.endswith("_mirror") and p.with_suffix(".txt").is_file()
+    ]
     if not found:
         raise Lacking("the Debian package tuxpaint-stamps-default")
     labels = [p.relative_to(root).parts[0] for p in found]
