@@ -47,7 +47,12 @@ def open_module(
     used = [r for r in index if r.sides[name] != "-"]
     ids, labels = [r.id for r in used], [r.label for r in used]
     splits = completed_split(
-        ids, labels, [r.sides[name] for r in used], [r.groups[name] for r in used], salt=store.name
+        ids,
+        labels,
+        [r.sides[name] for r in used],
+        [r.groups[name] for r in used],
+        salt=store.name,
+        meta_set=store.meta["recipe"]["options"].get("meta_set", True),
     )
     rows = np.array([r.row for r in used], dtype=np.int64)
     inputs = {m: Mapped({p: store.array(m, p) for p in store.parts(m)}, rows) for m in store.modalities}
