@@ -13,12 +13,13 @@ from typing import Any
 
 from mmzoo import __version__
 from mmzoo.data.preparing.acceptance import Judge, below
-from mmzoo.data.preparing.balance import Counts
 from mmzoo.data.preparing.listing import Listed
 from mmzoo.data.sources.field import Field
 from mmzoo.data.sources.source import Recipe
+from mmzoo.data.store.classes import Counts
 from mmzoo.data.store.home import MARKER, is_mini
-from mmzoo.data.store.store import FORMAT, content_hash, sha256_of
+from mmzoo.data.store.meta import FORMAT, content_hash
+from mmzoo.data.store.store import sha256_of
 
 #: libraries whose version may change what is decoded
 LIBRARIES = ("numpy", "av", "soundfile", "Pillow", "librosa", "tokenizers", "transformers", "opencv-python-headless")
