@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmzoo.benchmark.planning.refusals import check_options, obstacle
+from mmzoo.benchmark.planning.refusals import check_options, lacks_meta_set, obstacle
 from mmzoo.config.datasets import register_manifests, resolve_dataset, resolve_training
 from mmzoo.config.grammar import shown
 from mmzoo.config.methods import canonical, resolve_method
@@ -208,7 +208,10 @@ def _plan_variant(
         )
         for method, role, spare in wanted:
             _check_windows(method, training.epochs)
-            if reason := obstacle(catalogue, method, modalities, training, device):
+            lacks = lacks_meta_set(entry, params)
+            if spare and lacks:  # training without the meta set is plain training
+                continue
+            if reason := (method.uses_slice and lacks) or obstacle(catalogue, method, modalities, training, device):
                 refused.append(Refused(label, method.label, role, reason))
                 continue
             alone: dict[int, list[Planned]] = {}

@@ -117,7 +117,7 @@ def _several(classes: Sequence[str]) -> Iterator[str]:
         apart = [n for n in joined if all(p.strip() for p in n.split(mark))]
         made = [n for n in apart if any(p.strip() in known for p in n.split(mark))]
         pieces = {p.strip() for n in apart for p in n.split(mark)}
-        if made or (len(apart) > 2 and len(pieces) < len(apart)):
+        if made or (len(apart) > 2 and len(pieces) <= len(apart)):
             some = ", ".join(_short(n) for n in (made or apart)[:NAMED])
             yield (
                 f"{len(made or apart)} classes hold {mark!r} and look like several labels in one: {some}. Each "
@@ -132,7 +132,11 @@ def _continuous(classes: Sequence[str], totals: Sequence[int]) -> Iterator[str]:
     numbers = [x for x in map(_number, classes) if x is not None]
     broken = sum(not x.is_integer() for x in numbers)
     many = len(classes) >= 10 and 2 * len(classes) > n
-    if len(numbers) >= 10 and len(numbers) >= 0.9 * len(classes) and (2 * broken >= len(numbers) or many):
+    if (
+        len(numbers) >= 10
+        and len(numbers) >= 0.9 * len(classes)
+        and (2 * broken >= len(numbers) or 5 * len(numbers) > n)
+    ):
         yield (
             f"the labels are {len(numbers):,} different numbers among {n:,} samples: they look like a continuous target, "
             "and each becomes a class. Put them into ranges first"
