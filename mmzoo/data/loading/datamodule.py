@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +31,7 @@ class DataModule:
     different token ids, of texts. transforms: modality -> what is done to rows as they are read. bayes: modalities, joined by
     "+" in their order -> the accuracy that nothing can exceed on them in the long run, where the data is made so that it is known.
     notes: what a reader of any score on it should know.
+    readers: modality -> what turns a batch of its tokens back into texts, where the tokenizer is known.
     """
 
     name: str
@@ -47,6 +48,7 @@ class DataModule:
     transforms: Mapping[str, Transform] = field(default_factory=dict)
     bayes: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    readers: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:

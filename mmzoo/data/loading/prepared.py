@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmzoo.data.fields.text import reader
 from mmzoo.data.loading.columns import Mapped
 from mmzoo.data.loading.datamodule import DataModule
 from mmzoo.data.loading.transforms import transform_for
@@ -81,6 +82,7 @@ def open_module(
         transforms=transforms,
         bayes=store.bayes,
         notes=set_remarks(classes, counts),
+        readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
     )
 
 
