@@ -203,6 +203,7 @@ def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str
     """
     from mmzoo.benchmark.execution import memory
     from mmzoo.benchmark.execution.building import Kit, data_of, set_threads
+    from mmzoo.config.identity import check_identity
     from mmzoo.core.precision import tf32
     from mmzoo.evaluation.scores import EVAL_BATCH
     from mmzoo.training.loop import fit
@@ -213,6 +214,7 @@ def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str
     found: dict[str, Any] = {"score": 0.0, "loss": 1e9, "epoch": -1, "status": "ok", "reason": ""}
     started = time.monotonic()
     try:
+        check_identity(catalogue, spec)
         kit = Kit(catalogue, spec, replace(data, splits={k: v for k, v in data.splits.items() if k != "test"}), device)
         set_threads(kit.model, device)
         with tf32(spec.training.tf32):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.execution.torchrun import processes
-from mmzoo.config.grammar import parse_override, parse_seeds, parse_setting
+from mmzoo.config.grammar import dataset_names, parse_override, parse_seeds, parse_setting
 from mmzoo.config.methods import GRAMMAR
 from mmzoo.config.spec import PROTOCOLS, BenchSpec, check_protocol
 from mmzoo.config.suites import read_suite
@@ -92,7 +92,7 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
     add("--baselines", metavar="SPEC,...", help="methods to compare it with")
     add(
         "--datasets",
-        metavar="NAME[:PRESET],...",
+        metavar="NAME[:PRESET][,KEY=VALUE],...",
         help="data sets, and FILE.yaml for data of your own (default: real data that is prepared, else generated twins of the "
         "published data sets, and mfeat; MMZOO_DATASETS names others)",
     )
@@ -232,7 +232,7 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     if arguments.baselines is not None:
         fields["baselines"] = _names(arguments.baselines)
     if arguments.datasets is not None:
-        fields["datasets"] = _names(arguments.datasets)
+        fields["datasets"] = dataset_names(arguments.datasets)
     if arguments.seeds is not None:
         fields["seeds"] = parse_seeds(arguments.seeds)
     if arguments.epochs is not None:

@@ -41,6 +41,33 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return key.strip(), _scalar(value, text)
 
 
+def dataset_names(text: str) -> tuple[str, ...]:
+    """`NAME[:PRESET][,KEY=VALUE...],NAME...` as one text a data set: a piece `KEY=VALUE` belongs to the name before it.
+
+    Commas within brackets part nothing. Raises BadValue for an empty name and for a setting without a name.
+    """
+    pieces = [p.strip() for p in re.split(r",(?![^\[{]*[\]}])", text)]
+    if not all(pieces):
+        raise BadValue(f"{text!r} has an empty name: write NAME or NAME,NAME.")
+    names: list[str] = []
+    for piece in pieces:
+        key, equals, _ = piece.partition("=")
+        if not equals or ":" in key:
+            names.append(piece)
+        elif names and ":" in names[-1]:
+            names[-1] += f",{piece}"
+        else:
+            raise BadValue(f"{text!r}: {piece} follows no data set. Write NAME:KEY=VALUE,KEY=VALUE.")
+    return tuple(names)
+
+
+def dataset_options(text: str) -> tuple[str, dict[str, Any]]:
+    """What follows the colon of a data set, `[PRESET][,KEY=VALUE...]`, as the preset and the settings."""
+    first, *rest = re.split(r",(?![^\[{]*[\]}])", text)
+    preset, settings = ("", [first, *rest]) if "=" in first else (first, rest)
+    return preset.strip(), dict(map(parse_setting, settings))
+
+
 def parse_override(text: str) -> tuple[tuple[str, Any], ...]:
     """`KEY=VALUE KEY=VALUE ...`: settings that hold together, parted by blanks as a shell parts words."""
     try:

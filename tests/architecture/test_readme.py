@@ -18,8 +18,6 @@ from mmzoo.config.suites import read_suite
 from mmzoo.registry import BUILT_IN, Catalogue, built_in_path, plugins, read_entries
 
 README = ROOT / "README.md"
-
-
 pytestmark = pytest.mark.skipif(not README.is_file(), reason="needs the source tree")
 
 
@@ -80,8 +78,6 @@ def test_its_table_of_methods_is_the_catalogues() -> None:
 
 
 SUITES = [p for p in sorted((ROOT / "benchmarks").glob("*.yaml")) if "\nmethod:" in p.read_text(encoding="utf-8")]
-
-
 #: what a suite needs beside mmzoo itself
 PACKAGES = {"zoo": ("mmzoo-dropout", "mmzoo-heads", "mmzoo-later", "mmzoo-openmoji")}
 

@@ -26,8 +26,6 @@ from mmzoo.registry import BUILT_IN, Catalogue, built_in_path, read_entries
 from mmzoo.trackers.base import Tracker
 
 Command = Callable[..., Any]
-
-
 MakePlan = Callable[..., Plan]
 
 

@@ -24,8 +24,6 @@ from mmzoo.errors import BadValue, CorruptFile, Incompatible, MmzooError, Unknow
 from mmzoo.registry.plugins import catalogue
 
 Command = Callable[..., Any]
-
-
 QUICK: dict[str, Any] = {"seeds": 1, "epochs": 2, "references": False, "device": "cpu"}
 
 

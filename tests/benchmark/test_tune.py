@@ -27,14 +27,8 @@ pytest.importorskip("optuna")
 
 
 Command = Callable[..., Any]
-
-
 MakePlan = Callable[..., Plan]
-
-
 BUILT_INS = Catalogue(read_entries(built_in_path(), BUILT_IN))
-
-
 SEARCHED = [*BUILT_INS.entries("strategies"), *BUILT_INS.entries("heads")]
 
 

@@ -20,8 +20,6 @@ from mmzoo.bilevel import (
 from mmzoo.errors import BadValue
 
 EXACT = Solver(iterations=2_000, tol=1e-13, power_iterations=(1, 1), relative=False, damping=0.0)
-
-
 HESSIAN = replace(EXACT, curvature="hessian", damping=0.7)
 
 

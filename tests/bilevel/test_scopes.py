@@ -30,8 +30,6 @@ from mmzoo.functional import cosine_similarities, info_nce
 from mmzoo.heads.concat import Concat
 
 EXACT = Solver(iterations=2_000, tol=1e-13, power_iterations=(1, 1), relative=False, damping=0.0)
-
-
 HESSIAN = replace(EXACT, curvature="hessian", damping=0.7)
 
 

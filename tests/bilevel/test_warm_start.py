@@ -30,14 +30,8 @@ from mmzoo.bilevel import (
 from mmzoo.errors import BadValue
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=25)
-
-
 FEW = settings(FIXED, max_examples=8)
-
-
 SEEDS = st.integers(0, 10_000)
-
-
 EXACT = Solver(iterations=2_000, tol=1e-13, power_iterations=(1, 1), relative=False, damping=0.0)
 
 

@@ -17,8 +17,6 @@ from mmzoo.cli import plugins as plugins_command
 from mmzoo.registry import KINDS
 
 Refused = Callable[..., str]
-
-
 Command = Callable[..., Any]
 
 
@@ -99,11 +97,7 @@ def test_the_plan_counts_and_names_all_runs(mmzoo: Command, tmp_path: Path) -> N
 
 # ---------------------------------------------------------------------- bad input
 BENCH = ("bench", "--seeds", "1", "--epochs", "1", "--plan")
-
-
 METHOD = ("--method", "ogm")
-
-
 BAD = [
     ((), ["name the method", "--method dynamic_gap_lb", "mmzoo list methods"]),
     (("--method", ""), ["'' is not a method", "NAME[:FIRST-LAST]"]),

@@ -15,8 +15,6 @@ from mmzoo.errors import BadValue
 from mmzoo.training.config import Training
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=200)
-
-
 MakePlan = Callable[..., Plan]
 
 

@@ -12,22 +12,6 @@ import torch.multiprocessing as mp
 from helpers.rank_runs import STRATEGIES, trained, work
 
 from mmzoo.functional import cosine_similarities, info_nce
-from mmzoo.strategies.dynamic_gap import DynamicGap
-
-STRATEGIES |= {
-    f"learned_{name}": lambda given=given: DynamicGap(schedule="learned", upper_batches=2, **given)
-    for name, given in {
-        "gauss_newton": {},
-        "last": {"scope": "last", "batches": 2},
-        "class": {"matching": "class", "unimodal": 1.0},
-        "hessian": {"solver": "hessian", "damping": 1.0, "iterations": 30},
-        "neumann": {"solver": "neumann", "damping": 1.0, "every": 4},
-        "identity": {"solver": "identity"},
-        "items": {"items": 4},
-        "trained": {"upper": "train", "form": "additive"},
-        "tangent": {"solver": "tangent"},
-    }.items()
-}
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,6 @@ from mmzoo.testing import SPECS
 from mmzoo.testing.harness.cases import draw_inputs
 
 timm = pytest.importorskip("timm")
-
-
 TINY = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 
 

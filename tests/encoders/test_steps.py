@@ -29,11 +29,7 @@ from mmzoo.heads.ml_lstm import MLLSTM
 from mmzoo.testing import check_encoder
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=25)
-
-
 SEEDS = st.integers(0, 10_000)
-
-
 Command = Callable[..., Any]
 
 
@@ -126,8 +122,6 @@ def texts(n: int, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 INPUTS: Any = {"vector": (7,), "picture": (2, 9, 8), "text": texts}
-
-
 MAKE: Any = {"vector": lambda: MLP((7,), hidden=(6, 5), width=3), "picture": Picture, "text": Text}
 
 
@@ -198,8 +192,6 @@ def test_what_cannot_be_read_as_a_sequence_is_refused_with_the_reason() -> None:
 
 # ---------------------------------------------------------------------- ML-LSTM in mode tokens
 STEPS = 3
-
-
 OF_STEP = {"a": 2, "b": 4, "c": 3}
 
 

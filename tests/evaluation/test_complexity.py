@@ -168,8 +168,6 @@ class Recurrent(Encoder):
 
 
 T = 5
-
-
 BY_HAND = [
     (Convolution(), (3, 8, 8), 2 * 3 * 9 * 8 * 64),
     (Attention(), (T, 8), T * (linear(8, 24) + linear(8, 8)) + 2 * 2 * T * T * 8 + T * (linear(8, 16) + linear(16, 8))),

@@ -12,7 +12,7 @@ import torch
 from helpers.evaluated_models import acc, by_hand, case, measured, over_orders, powerset
 
 from mmzoo.api import Batch, MultimodalModel
-from mmzoo.benchmark.results import store
+from mmzoo.benchmark.results import forms
 from mmzoo.encoders.mlp import MLP
 from mmzoo.evaluation.metrics import classification
 from mmzoo.evaluation.scores import ABLATIONS
@@ -129,4 +129,4 @@ def test_every_number_has_its_word(head: Any) -> None:
             for inner, part in value.items() if key in ("shapley", "utilisation") else [(key, value)]:
                 assert part["word"].partition(", exact")[0] == words[inner]
                 assert {"value"} < set(part) or {"acc", "macro_f1", "map", "loss"} < set(part)
-    assert tuple(w.replace("-", "_") for w in ABLATIONS) == store.ABLATIONS
+    assert tuple(w.replace("-", "_") for w in ABLATIONS) == forms.ABLATIONS

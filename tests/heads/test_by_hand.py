@@ -164,8 +164,6 @@ NAMED = [
     {"condition": "others", "target": "others"},
     {"condition": "last", "target": "others"},
 ]
-
-
 VARIANTS = [
     *[(head, params) for head in (Affine, Gated) for params in NAMED],
     (Affine, {"gamma_baseline": 1}),

@@ -16,11 +16,7 @@ from mmzoo.heads.gmu import GMU
 from mmzoo.heads.ml_lstm import MLLSTM
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=25)
-
-
 SEEDS = st.integers(0, 10_000)
-
-
 SIZES = st.integers(2, 4)
 
 

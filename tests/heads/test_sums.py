@@ -19,14 +19,8 @@ from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=25)
-
-
 SEEDS = st.integers(0, 10_000)
-
-
 SIZES = st.integers(2, 4)
-
-
 # ---------------------------------------------------------------------- concat, sum, mean, shared, weight
 MEAN = partial(Sum, reduce="mean")
 

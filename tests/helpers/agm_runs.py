@@ -10,8 +10,6 @@ from torch import Tensor
 from mmzoo.api import Batch
 
 N, C = 6, 3
-
-
 IN = {"a": 4, "v": 2, "t": 3}
 
 

@@ -14,8 +14,6 @@ from mmzoo.core.head import FusionHead
 from mmzoo.training.config import Training
 
 N, C = 6, 3
-
-
 IN = {"a": 3, "v": 2, "t": 2}
 
 

@@ -13,8 +13,6 @@ from helpers.by_hand import Weights
 from mmzoo.api import FusionHead
 
 WIDTHS = {"a": 3, "b": 5, "c": 2, "d": 4}
-
-
 N, C = 5, 3
 
 

@@ -52,21 +52,27 @@ STRATEGIES: dict[str, Any] = {
 }
 
 
+STRATEGIES |= {
+    f"learned_{name}": lambda given=given: DynamicGap(schedule="learned", upper_batches=2, **given)
+    for name, given in {
+        "gauss_newton": {},
+        "last": {"scope": "last", "batches": 2},
+        "class": {"matching": "class", "unimodal": 1.0},
+        "hessian": {"solver": "hessian", "damping": 1.0, "iterations": 30},
+        "neumann": {"solver": "neumann", "damping": 1.0, "every": 4},
+        "identity": {"solver": "identity"},
+        "items": {"items": 4},
+        "trained": {"upper": "train", "form": "additive"},
+        "tangent": {"solver": "tangent"},
+    }.items()
+}
 STRATEGIES["frozen"] = lambda: Chain(MSES(patience=0), DynamicGap(schedule="constant"))
-
-
 STRATEGIES["released"] = lambda: DynamicGap(
     schedule="released_learned", form="released", matching="kl_to_mean", alpha=0.9
 )
-
-
 #: those that act by what an epoch has shown, and two are not enough
 LONGER = {"mses": 4, "mslr": 4, "frozen": 4}
-
-
 TANGENT: dict[str, Any] = {"schedule": "learned", "solver": "tangent"}
-
-
 HEADS: dict[str, Any] = {"tmc": Evidential, "mla": Shared, "greedy": Channel, "frozen": Channel}
 
 
@@ -89,7 +95,7 @@ def trained(name: str, part: slice, incomplete: bool = False) -> dict[str, torch
     r = Run(model(head=HEADS.get(name, Concat)).double(), strategy, train=own, slice=apart, training=training)
     found = weights(train(r, training.epochs).model)
     if name.startswith("learned"):
-        found["alpha"] = torch.tensor([strategy.current, strategy.n_unusable], dtype=torch.float64)
+        found["alpha"] = torch.tensor([strategy.current, strategy.learner.n_unusable], dtype=torch.float64)
     return found
 
 

@@ -20,14 +20,8 @@ from mmzoo.testing.replay.harness import terms_of
 from mmzoo.training.config import Training
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
-
-
 SEEDS = st.integers(0, 10_000)
-
-
 N, D, C = 7, 3, 4
-
-
 IN = {"a": 5, "v": 2}
 
 
@@ -85,11 +79,7 @@ def train_both(
 
 # ---------------------------------------------------------------------- OGM
 SCORES = st.lists(st.integers(8, 80).map(lambda n: n / 16), min_size=2, max_size=4)
-
-
 FORMS = st.sampled_from(["conference", "journal"])
-
-
 ALPHAS = st.floats(0.0, 1.0)
 
 

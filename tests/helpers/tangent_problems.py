@@ -15,8 +15,6 @@ from mmzoo.bilevel.implicit import Mixing, double_backward
 from mmzoo.functional import cosine_similarities, info_nce
 
 SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
-
-
 OPTIMIZERS: dict[str, tuple[type, dict[str, Any]]] = {
     "sgd": (SGD, {"lr": 0.1}),
     "momentum": (SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.02}),

@@ -13,11 +13,7 @@ from mmzoo.core.seeding import seeded
 from mmzoo.heads.concat import Concat
 
 MODALITIES = ("a", "v", "t")
-
-
 IN, OUT = {"a": 5, "v": 2, "t": 3}, {"a": 3, "v": 4, "t": 2}
-
-
 N, C = 7, 4
 
 

@@ -33,8 +33,6 @@ from mmzoo.cli import main
 if __name__ == "__main__":
     sys.exit(main())
 """
-
-
 METHODS = """
 from mmzoo.api import Strategy
 
@@ -51,8 +49,6 @@ class Apart(Strategy):
     def gradients(self, step, out, grads):
         for group in grads: grads.scale(group, out.logits.detach().softmax(-1).max())
 """
-
-
 PAIRS = """
 import json, os, signal, socket, sys, time
 import program
@@ -87,8 +83,6 @@ asked = json.loads(sys.argv[1])
 bad = ["bench", "--method", "ogmm", "--datasets", "mfeat", "--out", "bad"]
 print(json.dumps({"died": pair(asked, DIE="1"), "again": pair(asked), "bad": pair(bad)}))
 """
-
-
 ASKED = (
     "--datasets",
     "mfeat",

@@ -21,16 +21,12 @@ class Mine(Strategy):
 
 {body}
 '''
-
-
 REGISTRY = """\
 strategies:
   {name}: {{summary: A strategy., path: "{module}.mine:Mine"}}
 methods:
   {name}: {{summary: A strategy., strategy: {name}, head: concat}}
 """
-
-
 #: dist -> code of its module, and what `mmzoo plugins` says of it
 LISTING = {
     "import-error": ("import nowhere_at_all\n", "No module named 'nowhere_at_all'"),
@@ -38,8 +34,6 @@ LISTING = {
     "misspelt-hook": (HEADER + "@hookimpl\ndef mmzoo_catalog():\n    return []\n", "unknown hook 'mmzoo_catalog'"),
     "other-api": (LISTS, "it was made for mmzoo >=99, and this is"),
 }
-
-
 #: name -> body of the strategy, the check that fails, and a word of what it says
 TRAINING = {
     "edits_features": (

@@ -9,8 +9,6 @@ from mmzoo.errors import MmzooError, UnknownName
 from mmzoo.registry import BUILT_IN, KINDS, Catalogue, built_in_path, read_entries
 
 ENTRIES = read_entries(built_in_path(), BUILT_IN)
-
-
 BUILT_INS = Catalogue(ENTRIES)
 
 

@@ -24,23 +24,11 @@ from mmzoo.training.config import Training
 from mmzoo.training.strategy import REQUIREMENTS, Strategy
 
 ENTRIES = read_entries(built_in_path(), BUILT_IN)
-
-
 BUILT_INS = Catalogue(ENTRIES)
-
-
 WITH_CODE = [e for e in ENTRIES if e.kind != "methods"]
-
-
 PREPARED = [e for e in ENTRIES if e.extra.get("prepared")]
-
-
 RECIPES = [e for e in ENTRIES if e.kind == "methods"]
-
-
 BASES = {"strategies": Strategy, "heads": FusionHead, "encoders": Encoder}
-
-
 KIND_OF = {
     float: "float",
     int: "int",
@@ -50,28 +38,14 @@ KIND_OF = {
     Sequence[str]: "strs",
     Mapping[str, float]: "numbers",
 }
-
-
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
-
-
 each_with_code = pytest.mark.parametrize("entry", WITH_CODE, ids=lambda e: e.id)
-
-
 each_strategy = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "strategies"], ids=lambda e: e.name)
-
-
 each_head = pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "heads"], ids=lambda e: e.name)
-
-
 each_recipe = pytest.mark.parametrize("entry", RECIPES, ids=lambda e: e.name)
-
-
 each_dataset = pytest.mark.parametrize(
     "entry", [e for e in ENTRIES if e.kind == "datasets" and e not in PREPARED], ids=lambda e: e.name
 )
-
-
 each_prepared = pytest.mark.parametrize("entry", PREPARED, ids=lambda e: e.name)
 
 

@@ -20,8 +20,6 @@ ACCEPTED = [
     (Param("x", "strs", ()), ["a"], ("a",)),
     (Param("x", "str", "a", choices=("a", "b")), "b", "b"),
 ]
-
-
 REFUSED = [
     (Param("x", "float", 1.0), float("nan")),
     (Param("x", "float", 1.0), float("inf")),

@@ -146,11 +146,7 @@ def mmzoo_commands(subparsers):
     subparsers.add_parser("idle")
 """
 )
-
-
 BAD_COMMANDS = HEADER + "@hookimpl\ndef mmzoo_commands(subparsers):\n    subparsers.add_parser('bench')\n"
-
-
 WORSE_COMMANDS = HEADER + "@hookimpl\ndef mmzoo_commands(subparsers):\n    raise SystemExit(4)\n"
 
 

@@ -21,8 +21,6 @@ from mmzoo.testing.harness.observing import weights
 from mmzoo.testing.harness.tasks import build_model, build_run, make_task, random_present, train
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
-
-
 SEEDS = st.integers(0, 10_000)
 
 

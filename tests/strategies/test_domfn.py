@@ -22,11 +22,7 @@ from mmzoo.testing.harness.observing import difference
 from mmzoo.testing.harness.tasks import build_model, build_run, make_task, random_present
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
-
-
 SEEDS = st.integers(0, 10_000)
-
-
 VIEWS, CLASSES = st.integers(1, 4), st.integers(2, 5)
 
 

@@ -48,4 +48,4 @@ def test_the_tangent_watches_only_while_its_window_is_open() -> None:
     inner = DynamicGap(schedule="learned", solver="tangent", upper="train")
     r = run(Window(inner, 0, 0), model(norm=True))
     train(r, 3)
-    assert inner._tangent is not None and not inner._tangent._state.records
+    assert inner.learner.tangent is not None and not inner.learner.tangent._state.records

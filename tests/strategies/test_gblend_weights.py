@@ -18,11 +18,7 @@ from mmzoo.registry.plugins import catalogue
 from mmzoo.strategies.gblend import gains, normalised, scores
 
 FEW = settings(FIXED, max_examples=25)
-
-
 FORMULAS = ["guarded", "paper", "absolute", "gap", "clamped"]
-
-
 # ---------------------------------------------------------------------- G-Blend: formulas
 LOSS = st.integers(0, 192).map(lambda n: n / 64)  # on a grid, so that sums and differences are exact
 

@@ -20,11 +20,7 @@ from mmzoo.testing.harness.observing import difference, weights
 from mmzoo.testing.harness.tasks import build_model, build_run, make_task, random_present, train
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
-
-
 SEEDS = st.integers(0, 10_000)
-
-
 # ---------------------------------------------------------------------- MLA: projection
 MATRICES = {"seed": SEEDS, "d": st.integers(1, 5), "steps": st.integers(1, 6), "a": st.floats(0.01, 0.1)}
 

@@ -37,8 +37,6 @@ from mmzoo.testing.harness.observing import difference
 from mmzoo.training.loop import fit
 
 FEW = settings(FIXED, max_examples=25)
-
-
 # ---------------------------------------------------------------------- MSES: the rule
 LOSSES = st.lists(st.floats(0, 5), min_size=1, max_size=15)
 

@@ -25,8 +25,6 @@ from mmzoo.strategies.mslr import MSLR, grid, ratio
 from mmzoo.strategies.ogm import OGM
 
 FEW = settings(FIXED, max_examples=25)
-
-
 # ---------------------------------------------------------------------- MSLR: the rule
 ACCURACY = st.integers(1, 64).map(lambda n: n / 64)
 

@@ -22,11 +22,7 @@ from mmzoo.heads.evidential import Evidential, log_alpha, log_gain, log_uncertai
 from mmzoo.strategies.tmc import TMC, evidence_loss, kl_to_uniform
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
-
-
 SEEDS = st.integers(0, 10_000)
-
-
 VIEWS, CLASSES = st.integers(1, 4), st.integers(2, 5)
 
 

@@ -36,8 +36,6 @@ from mmzoo.strategies.ume import ensemble
 from mmzoo.strategies.umt import UMT, distances
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=40)
-
-
 SEEDS = st.integers(0, 10_000)
 
 

@@ -16,8 +16,6 @@ from mmzoo.testing import SPECS, check_part, check_strategy
 
 #: encoders with one size, and that large: checked on one kind of input, the largest not by second derivatives
 LARGE = ("resnet18", "resnet50")
-
-
 QUICK = ["check_encoder_shape", "check_encoder_gradients", "check_encoder_stages"]
 
 

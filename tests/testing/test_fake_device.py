@@ -32,8 +32,6 @@ from mmzoo.testing.harness.cases import StrategyCase
 from mmzoo.testing.harness.ranks import RankFailed, in_another
 
 ONLY = ["check_other_device"]
-
-
 BENCH: dict[str, Any] = {"baselines": ["umt"], "references": False, "seeds": 1, "epochs": 1, "keep_weights": True}
 
 

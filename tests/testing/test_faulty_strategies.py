@@ -71,7 +71,6 @@ from mmzoo.testing.harness.reads import Reads
 from mmzoo.testing.harness.report import CHECKS
 
 DRAWS = 4
-
 FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_construction", Positional, "alpha is not"),
     ("check_construction", Unkept, "no attribute alpha"),

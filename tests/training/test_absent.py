@@ -24,14 +24,8 @@ from mmzoo.strategies.mslr import MSLR
 from mmzoo.training.teachers import OneModality
 
 Command = Callable[..., Any]
-
-
 quick = settings(max_examples=50, derandomize=True, database=None, deadline=None)
-
-
 ROWS = torch.arange(1, 40, 2)
-
-
 TRAINING = Training(lr=0.05, epochs=3, weight_decay=0.01)
 
 

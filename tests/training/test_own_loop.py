@@ -95,11 +95,11 @@ def test_the_slice_is_drawn_in_an_order_of_its_own() -> None:
     """Data sorted by class would otherwise give first batches of one class."""
     ordered = loader(n=40)
     r = run(DynamicGap(schedule="learned"), slice=ordered, training=Training(epochs=3))
-    first = [b.index.tolist() for b in r.strategy_holdout("x")]
+    first = [b.index.tolist() for b in r.meta_batches("x")]
     assert sorted(i for batch in first for i in batch) == list(range(40)) and first[0] != list(range(8))
-    assert first == [b.index.tolist() for b in r.strategy_holdout("x")]
+    assert first == [b.index.tolist() for b in r.meta_batches("x")]
     r.epoch = 1
-    assert first != [b.index.tolist() for b in r.strategy_holdout("x")]
+    assert first != [b.index.tolist() for b in r.meta_batches("x")]
 
 
 def test_a_remainder_of_one_item_joins_the_piece_before_it() -> None:

@@ -127,7 +127,7 @@ def test_plateau_divides_after_the_patience() -> None:
     rates = []
     for loss in (1.0, 0.9, 0.9, 0.9, 0.9):
         train_one(r, loss)
-        rates.append(r._schedule.factor(r.global_step))
+        rates.append(r._optimization.schedule.factor(r.global_step))
     assert rates == pytest.approx([1.0, 1.0, 1.0, 0.1, 0.1])
 
 

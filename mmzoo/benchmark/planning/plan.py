@@ -405,10 +405,5 @@ def _runs(
 
 def _versions(encoder: Entry, params: Mapping[str, Any]) -> dict[str, int | str]:
     """The version of an encoder, and a hash of the files from outside that it starts from."""
-    files = encoder.files(params)
-    if not files:
-        return {encoder.id: encoder.version}
-    from mmzoo.io.weights import digest_of
-
-    content = digest_of(files)
-    return {encoder.id: encoder.version, f"{encoder.id} {content}": content}
+    content = encoder.content(params)
+    return {encoder.id: encoder.version, **({} if content is None else {f"{encoder.id} {content}": content})}

@@ -13,8 +13,6 @@ from mmzoo.cli import main
 from mmzoo.evaluation import scores
 
 SMALL = ("--seeds", "1", "--epochs", "2", "--device", "cpu")
-
-
 BENCH = ("bench", "--method", "umt", "--baselines", "ume", *SMALL)
 
 

@@ -19,11 +19,7 @@ from mmzoo.registry import Catalogue
 from mmzoo.training.strategy import Strategy
 
 Command = Callable[..., Any]
-
-
 MakePlan = Callable[..., Plan]
-
-
 SMALL = ("--seeds", "1", "--epochs", "1", "--device", "cpu")
 
 

@@ -19,11 +19,7 @@ from mmzoo.benchmark.results.store import Store
 from mmzoo.registry import Catalogue
 
 Command = Callable[..., Any]
-
-
 MakePlan = Callable[..., Plan]
-
-
 SMALL = ("--seeds", "1", "--epochs", "1", "--device", "cpu")
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmzoo.benchmark.planning.planned import Plan, Planned
 
 from mmzoo.benchmark.execution.packing import CONTEXT, Card, Crowded, Seat, admits, needed
-from mmzoo.benchmark.planning.plan import Plan, Planned
 from mmzoo.benchmark.results.store import ALONE, Store
 from mmzoo.benchmark.scheduling import worker_loop as work_module
 from mmzoo.benchmark.scheduling.worker_loop import Order, work
@@ -23,14 +23,8 @@ from mmzoo.core.model import MultimodalModel
 from mmzoo.registry import Catalogue
 
 BYTES = st.integers(0, 100)
-
-
 NEEDS = st.none() | BYTES
-
-
 SEATS = st.lists(st.builds(Seat, NEEDS, st.just(True)) | st.builds(Seat, BYTES, st.just(False)), max_size=6)
-
-
 MakePlan = Callable[..., Plan]
 
 

@@ -19,14 +19,8 @@ from mmzoo.evaluation import scores
 from mmzoo.registry import Catalogue
 
 MakePlan = Callable[..., Plan]
-
-
 Command = Callable[..., Any]
-
-
 SMALL = ("--seeds", "1", "--epochs", "2", "--device", "cpu")
-
-
 BENCH = ("bench", "--method", "umt", "--baselines", "ume", *SMALL)
 
 

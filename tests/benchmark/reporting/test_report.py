@@ -20,11 +20,7 @@ from mmzoo.benchmark.reporting.tables import DASH, Table, latex, markdown, to_cs
 from mmzoo.benchmark.results.store import Store
 
 Command = Callable[..., Any]
-
-
 Row = dict[str, Any]
-
-
 ROLES = {"methods": {"new": "method", "concat": "reference"}, "refused": []}
 
 

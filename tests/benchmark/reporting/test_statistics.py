@@ -25,17 +25,9 @@ from mmzoo.benchmark.reporting.tables import Cell, Table, to_html
 from mmzoo.benchmark.results.store import Store
 
 Command = Callable[..., Any]
-
-
 profile = settings(max_examples=40, deadline=None, derandomize=True)
-
-
 ROLES: dict[str, Any] = {"methods": {"dynamic_gap_lb": "method"}, "refused": []}
-
-
 small = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=9)
-
-
 distinct = st.lists(st.floats(0.01, 9), min_size=2, max_size=10, unique_by=lambda x: round(x, 6))
 
 

@@ -19,8 +19,6 @@ from mmzoo.benchmark.scheduling.worker_loop import Order
 from mmzoo.registry import Catalogue
 
 Command = Callable[..., Any]
-
-
 MakePlan = Callable[..., Plan]
 
 

@@ -74,8 +74,6 @@ PARSERS: tuple[Callable[[str], Any], ...] = (
     lambda line: sarcasm.parsed(line, labels=2),
     nvgesture.parsed,
 )
-
-
 LINES = (
     "['910308516510011393', 'most # funny', 1]",
     "['8', \"it's\", 0, 1]",

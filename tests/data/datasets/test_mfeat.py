@@ -16,8 +16,6 @@ from mmzoo.errors import BadValue
 
 #: a folder with mfeat-fou.csv and the other five, as benchmarks/pack_mfeat.py reads them; skipped without one
 RAW = os.environ.get("MMZOO_MFEAT_RAW")
-
-
 WIDTHS = {"fou": 76, "fac": 216, "kar": 64, "pix": 240, "zer": 47, "mor": 6}
 
 

@@ -22,11 +22,7 @@ from mmzoo.data.fields.audio import Filterbank, Spectrogram, samples
 from mmzoo.data.sources.source import File, Recipe, Source, Text
 
 SOURCES: tuple[type[Source], ...] = (KineticsSounds, CremaD, Sarcasm, Twitter2015, NVGesture)
-
-
 RECIPES = [(s, r) for s in SOURCES for r in s.recipes().values()]
-
-
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n"
 
 

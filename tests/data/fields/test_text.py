@@ -22,8 +22,6 @@ from mmzoo.errors import BadValue, MmzooError
 
 # ---------------------------------------------------------------------- texts and vectors
 TEXTS = [Text("RT @ fan : $T$ is Everything", "Chuck Bass"), Text("the weather is everything is it", "weather")]
-
-
 FITTED = Tokens(length=16, pair=True).fitted(TEXTS)
 
 

@@ -34,8 +34,6 @@ BAD = {
     "_8": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
     "_11": "10.0 10.1 10.2 10.3",
 }
-
-
 KINDS = {1: "missing", 2: "empty", 3: "broken", 4: "broken", 6: "silent", 7: "value", 8: "lfs_pointer"}
 
 

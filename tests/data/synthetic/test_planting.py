@@ -25,8 +25,6 @@ from mmzoo.data.synthetic.twitter2015 import Twitter2015
 from mmzoo.errors import BadValue
 
 TWINS = (CremaD, KineticsSounds, NVGesture, Sarcasm, Twitter2015)
-
-
 SMALL = {CremaD: 0.02, KineticsSounds: 0.05, NVGesture: 0.05, Sarcasm: 0.02, Twitter2015: 0.02}
 
 

@@ -25,8 +25,6 @@ pytest.importorskip("av")
 
 
 NAMES = ("kinetics_sounds", "cremad", "sarcasm", "twitter2015", "nvgesture")
-
-
 SHARE = {"kinetics_sounds": 0.06, "cremad": 0.03, "sarcasm": 0.04, "twitter2015": 0.04, "nvgesture": 0.06}
 
 

@@ -21,11 +21,7 @@ from mmzoo.benchmark.scheduling.launchers import slurm
 from mmzoo.benchmark.scheduling.worker_loop import Order, Progress
 
 Command = Callable[..., Any]
-
-
 SMALL = ("--datasets", "mfeat", "--seeds", "1", "--epochs", "2", "--device", "cpu")
-
-
 #: starts each job of an array as a process of its own; the first that is ever submitted dies without a word
 SBATCH = """
 import os, pathlib, re, subprocess, sys
@@ -43,8 +39,6 @@ for task in range(int(array[1]), int(array[2]) + 1) if array else [None]:
     (home / ("job." + (str(number) if task is None else f"{number}_{task}"))).write_text(str(process.pid))
 print(f"Submitted batch job {number}")
 """
-
-
 SRUN = """
 import os, sys
 rest = sys.argv[1:]
@@ -52,8 +46,6 @@ while rest[0].startswith("--"):
     rest = rest[2 if rest[0] in ("--output", "--error") else 1:]
 os.execvp(rest[0], rest)
 """
-
-
 SQUEUE = """
 import os, pathlib
 for path in pathlib.Path(os.environ["FAKE_SLURM"]).glob("job.*"):
@@ -61,8 +53,6 @@ for path in pathlib.Path(os.environ["FAKE_SLURM"]).glob("job.*"):
     if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
         print(path.suffix[1:])
 """
-
-
 SACCT = """
 import sys
 sys.exit("Slurm accounting storage is disabled")
