@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmzoo.benchmark.planning.plan import Plan, Planned
+from mmzoo.benchmark.planning.planned import Plan, Planned
 from mmzoo.benchmark.results import leases
 from mmzoo.benchmark.results.records import best_of
 from mmzoo.benchmark.results.store import Store
@@ -90,6 +90,9 @@ def tuned_plan(
     runs: dict[str, Planned] = {}
     for planned in plan.runs:
         if planned.role == "teacher":
+            continue
+        if planned.spec.floor is not None:
+            runs.setdefault(planned.spec.run_id, planned)
             continue
         config = planned.spec.config_id
         if config not in chosen:

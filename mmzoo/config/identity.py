@@ -56,7 +56,8 @@ def _names(spec: Mapping[str, Any]) -> Iterator[str]:
 
 def _entries(catalogue: Catalogue, spec: RunSpec) -> Iterator[Entry]:
     yield from (catalogue.get("strategies", part.strategy) for part in spec.parts)
-    yield catalogue.get("heads", spec.head)
+    if spec.floor is None:
+        yield catalogue.get("heads", spec.head)
     yield from (entry for entry, _ in _encoders(catalogue, spec))
 
 

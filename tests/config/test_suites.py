@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmzoo.benchmark.planning.plan import Plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.config.spec import Method
 from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue, Incompatible, MmzooError
@@ -101,8 +101,8 @@ def test_all_faults_of_a_suite_are_told_at_once_with_their_lines(refused: Callab
         ("set: [a]", "must map WHAT.KEY to values"),
         ("seeds: true", "seeds 'True'"),
         ("seeds: []", "seeds '[]'"),
-        ("epochs: true", "must be a whole number, not True"),
-        ("epochs: 0", "epochs must be positive"),
+        ("epochs: true", "must be a whole number from 1 or null, not True"),
+        ("epochs: 0", "must be a whole number from 1"),
         ("method: 3", "must be a method, not 3"),
         ("? [a]\n: b", "plain word"),
         ("a: &x [*x]", "unknown key"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+
 from mmzoo.benchmark.planning.planned import Plan, Planned
 
 

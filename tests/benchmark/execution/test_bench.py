@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.result_files import contents, lasting, rows_of
-from mmzoo.benchmark.planning.planned import Plan, Planned
 
 from mmzoo.benchmark.execution import runner
 from mmzoo.benchmark.execution.runner import run_one
+from mmzoo.benchmark.planning.planned import Plan, Planned
 from mmzoo.benchmark.results.store import Store
 from mmzoo.cli import main
 from mmzoo.registry import Catalogue

@@ -15,7 +15,7 @@ from helpers.result_files import lasting
 
 from mmzoo.benchmark.execution.checkpoint import sealed, unsealed
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import BadValue, CorruptFile
 from mmzoo.registry import Catalogue

@@ -13,7 +13,7 @@ from helpers.result_files import contents, rows_of
 
 from mmzoo.benchmark.execution import building, session
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.benchmark.results.store import Store
 from mmzoo.registry import Catalogue
 from mmzoo.training.strategy import Strategy

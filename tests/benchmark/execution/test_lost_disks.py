@@ -14,7 +14,7 @@ from helpers.killed_workers import rows_of
 
 from mmzoo.benchmark.execution import building
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.benchmark.results.store import Store
 from mmzoo.registry import Catalogue
 

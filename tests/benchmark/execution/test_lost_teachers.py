@@ -14,7 +14,7 @@ from helpers.taught_benches import by_label, no_probe
 
 from mmzoo.benchmark.execution import building, session
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan, to_do
+from mmzoo.benchmark.planning.planned import Plan, to_do
 from mmzoo.benchmark.results.store import WEIGHTS, Store
 from mmzoo.evaluation import scores
 from mmzoo.registry import Catalogue

@@ -15,7 +15,7 @@ from helpers.taught_benches import by_label, no_probe
 from safetensors.torch import load_file
 
 from mmzoo.benchmark.execution.building import build_model, load_data
-from mmzoo.benchmark.planning.plan import Plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.benchmark.results.store import WEIGHTS
 from mmzoo.cli import main
 from mmzoo.evaluation import scores

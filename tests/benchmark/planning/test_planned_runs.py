@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmzoo.benchmark.planning.plan import Plan, planned_runs
+from mmzoo.benchmark.planning.planned import Plan, planned_runs
 from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.scheduling.worker_loop import Order
 from mmzoo.config.spec import RunSpec

@@ -11,7 +11,7 @@ from helpers.result_files import rows_by_label
 from helpers.taught_benches import by_label, no_probe
 
 from mmzoo.benchmark.execution.building import build_strategy
-from mmzoo.benchmark.planning.plan import Plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.errors import Incompatible, UnknownName
@@ -153,7 +153,7 @@ def test_a_weight_of_zero_counts_no_teachers(mmzoo: Command, tmp_path: Path) -> 
 
 
 def test_a_reference_is_called_as_the_recipe_that_it_is(plan: MakePlan) -> None:
-    labels = {p.method for p in plan("ume", references=True).runs if p.role == "reference"}
+    labels = {p.title or p.method for p in plan("ume", references=True).runs if p.role == "reference"}
     assert labels == {"mean", "joint_unimodal@sum[head.reduce=mean]", "unimodal"}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from mmzoo.benchmark.execution import building
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.benchmark.results import leases
 from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.scheduling.worker_loop import Order

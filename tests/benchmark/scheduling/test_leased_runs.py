@@ -10,7 +10,7 @@ import pytest
 
 from mmzoo.benchmark.execution import building
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.benchmark.results import leases
 from mmzoo.benchmark.results.leases import Claimed, read_claim
 from mmzoo.benchmark.results.store import Store

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from helpers.killed_workers import rows_of
 from helpers.places import ROOT
-from mmzoo.benchmark.planning.planned import Plan, Planned
 
 from mmzoo.benchmark.execution import building
 from mmzoo.benchmark.execution.runner import run_one
+from mmzoo.benchmark.planning.planned import Plan, Planned
 from mmzoo.benchmark.results import leases
 from mmzoo.benchmark.results.leases import read_claim
 from mmzoo.benchmark.results.store import Store

@@ -14,7 +14,7 @@ import pytest
 from helpers.places import ROOT
 from helpers.result_files import lasting, rows_of
 
-from mmzoo.benchmark.planning.plan import planned_runs
+from mmzoo.benchmark.planning.planned import planned_runs
 from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.scheduling import worker_loop
 from mmzoo.benchmark.scheduling.launchers import slurm
