@@ -259,7 +259,7 @@ class Fuzzer:
     def meta(self, draw: random.Random) -> str:
         """A meta.json with odd values whose own hash fits it: it may open, but then with all that it says."""
         from mmzoo.data.loading.prepared import open_module
-        from mmzoo.data.store.store import content_hash
+        from mmzoo.data.store.meta import content_hash
 
         folder = self.top / "mutated-meta"
         if not folder.exists():

@@ -344,19 +344,19 @@ def spoiled(row: dict[str, Any]) -> dict[str, bytes]:
         "seed is missing": with_value(KeyError, "seed"),
         "status 'fine' is none": with_value("fine", "status"),
         "metrics is not an object": with_value([], "metrics"),
-        "metrics.acc is not a number": with_value("1", "metrics", "acc"),
+        "metrics.acc is not a finite number": with_value("1", "metrics", "acc"),
         "metrics.map is missing": with_value(KeyError, "metrics", "map"),
         "metrics.last is not an object": with_value(3, "metrics", "last"),
         "metrics.gap.own is missing": with_value({}, "metrics", "gap"),
         "metrics.main_metric '<b>' is none": with_value("<b>", "metrics", "main_metric"),
         "metrics.n_scored is 0": with_value(0, "metrics", "n_scored"),
-        "metrics.modalities.m.own is not an object": with_value({"m": {}}, "metrics", "modalities"),
+        "metrics.modalities.m.own is missing": with_value({"m": {}}, "metrics", "modalities"),
         "cost.forward is missing": with_value({}, "cost"),
         "timing.seconds is not": with_value("long", "timing", "seconds"),
         "spec.training.lr is missing": with_value({"optimizer": "sgd"}, "spec", "training"),
-        "spec.parts.strategy is missing": with_value([{}], "spec", "parts"),
-        "spec.parts is not an object": with_value([1], "spec", "parts"),
-        "modality must be a text": with_value(3, "modality"),
+        "spec.parts.0.strategy is missing": with_value([{}], "spec", "parts"),
+        "spec.parts.0 is not an object": with_value([1], "spec", "parts"),
+        "modality is not a text or null": with_value(3, "modality"),
         "reason is missing": with_value(KeyError, "reason"),
         "label is not a text": with_value(None, "label"),
     }
@@ -388,7 +388,7 @@ def test_a_row_in_the_folder_of_another_run_is_not_taken(copied: Path) -> None:
     shutil.copy(copied / "runs" / one / "result.json", copied / "runs" / other / "result.json")
     rows, errors = Store(copied).rows()
     assert len(rows) == 8 and len(errors) == 1
-    assert f"it says run_id '{one}', but lies in the folder of {other}" in str(errors[0])
+    assert f"it says run_id '{one}', but is in the folder of {other}" in str(errors[0])
 
 
 def test_a_result_that_is_a_folder_is_named(copied: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmzoo.api import Batch, Encoder, MultimodalModel, Outputs, Strategy, evaluate_modalities
-from mmzoo.benchmark.results import store
+from mmzoo.benchmark.results import forms
 from mmzoo.core.seeding import seeded
 from mmzoo.encoders.mlp import MLP
 from mmzoo.evaluation import scores
@@ -225,7 +225,7 @@ def test_every_number_has_its_word(head: Any) -> None:
             for inner, part in value.items() if key in ("shapley", "utilisation") else [(key, value)]:
                 assert part["word"].partition(", exact")[0] == words[inner]
                 assert {"value"} < set(part) or {"acc", "macro_f1", "map", "loss"} < set(part)
-    assert tuple(w.replace("-", "_") for w in ABLATIONS) == store.ABLATIONS
+    assert tuple(w.replace("-", "_") for w in ABLATIONS) == forms.ABLATIONS
 
 
 def test_ablated_logits_are_those_of_zero_feature() -> None:

@@ -17,7 +17,8 @@ from mmzoo.benchmark.execution.runner import run_one
 from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.report import render
 from mmzoo.benchmark.reporting.tables import DASH, Table
-from mmzoo.benchmark.results.store import ABLATIONS, Store
+from mmzoo.benchmark.results.forms import ABLATIONS
+from mmzoo.benchmark.results.store import Store
 from mmzoo.data.datasets import mfeat
 from mmzoo.errors import CorruptFile
 from mmzoo.evaluation.scores import Fitted
@@ -226,7 +227,7 @@ def test_the_command_prints_these_tables_in_place_of_the_usual_ones(
     ("path", "value", "message"),
     [
         (("metrics", "modalities", "fou", "zero_input"), 3, "metrics.modalities.fou.zero_input is not an object"),
-        (("metrics", "modalities", "fou", "zero_input", "acc"), "1", "fou.zero_input.acc is not a number"),
+        (("metrics", "modalities", "fou", "zero_input", "acc"), "1", "fou.zero_input.acc is not a finite number"),
         (("metrics", "modalities", "zer", "mean_feature", "word"), 1, "zer.mean_feature.word is not a text"),
         (("metrics", "modalities", "zer", "own", "word"), 1, "zer.own.word is not a text"),
         (("metrics", "modalities", "fou", "shapley"), [], "metrics.modalities.fou.shapley is not an object"),
@@ -237,7 +238,7 @@ def test_the_command_prints_these_tables_in_place_of_the_usual_ones(
         ),
         (("metrics", "modalities", "fou", "utilisation", "zero_input"), 0.1, "utilisation.zero_input is not an object"),
         (("metrics", "shapley"), 1, "metrics.shapley is not an object"),
-        (("metrics", "shapley", "mean_feature", "imbalance"), "much", "mean_feature.imbalance is not a number"),
+        (("metrics", "shapley", "mean_feature", "imbalance"), "much", "mean_feature.imbalance is not a finite number"),
         (("metrics", "undefined"), [], "metrics.undefined is not an object"),
         (("metrics", "undefined"), {"zero_input": 1}, "metrics.undefined.zero_input is not a text"),
         (("cost", "groups"), "all", "cost.groups is not an object"),

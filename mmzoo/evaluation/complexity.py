@@ -19,9 +19,18 @@ SHARED = "head:shared"
 
 
 def complexity(model: MultimodalModel, strategy: DecisionRule, batch: Batch) -> dict[str, Any]:
-    """`parameters` and `flops` of the model, and under `groups` of each of its groups; see `flops`."""
-    counted = flops(model, strategy, batch)
+    """Size and operations of a model, in all and by parameter group.
+
+    Returns:
+        `parameters` and `flops` of the model, and under `groups` those of each group; see `flops`. A model whose
+        operations cannot be counted gives `parameters` and, under `uncounted`, the reason: the count costs no run.
+    """
     held = {group: sum(p.numel() for p in params) for group, params in model.groups().items()}
+    try:
+        counted = flops(model, strategy, batch)
+    except Exception as error:  # whatever a stranger's model does under the counter: it has been trained by now
+        why = (str(error) or "no message").splitlines()[0][:300]
+        return {"parameters": sum(held.values()), "uncounted": f"{type(error).__name__}: {why}"}
     names = [*held, *(g for g, n in counted.items() if n and g not in held)]
     return {
         "parameters": sum(held.values()),
@@ -53,13 +62,28 @@ def flops(model: MultimodalModel, strategy: DecisionRule, batch: Batch) -> dict[
 
 def _count(forward: Callable[[], Any], inside: _ByGroup | None = None) -> int:
     """The operations of a forward. inside: is told of each as it happens."""
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _OneModule()  # type: ignore[assignment]
+    with counter:
         if inside is None:
             forward()
         else:
             with inside.reading(counter):
                 forward()
     return int(counter.get_total_flops())
+
+
+class _OneModule:
+    """Stands in for torch's module tracker, which hooks gradients into the inputs of every submodule and so fails on
+    a view of a parameter (learned queries, a class token). No count by submodule is needed here."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> _OneModule:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 class _ByGroup(TorchDispatchMode):

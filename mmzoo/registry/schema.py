@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
+
+from mmzoo.io.schema import FLAG, TEXT, Kind, is_number, is_object, is_texts, one_of, whole
 
 STATUSES = ("stable", "experimental", "deprecated")
 #: conditions on the parameters, under which something holds of a strategy: it learns from the slice; it follows the
@@ -57,34 +57,10 @@ NEEDED: Mapping[str, set[str]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Form:
-    """What a value has to be, in words and as a question."""
-
-    words: str
-    fits: Callable[[Any], bool]
-
-
 def shape_fault(kind: str, key: str, value: Any) -> str | None:
     """What is wrong with the form of one value of an entry."""
     forms = (_FORMS.get(key), _BY_KIND.get((kind, key)))
     return next((f"must be {form.words}, not {value!r}" for form in forms if form and not form.fits(value)), None)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def _is_line(value: Any) -> bool:
@@ -96,58 +72,44 @@ def _is_place(value: Any) -> bool:
 
 
 def _is_input(value: Any) -> bool:
-    return bool(value) and (isinstance(value, str) or _is_names(value))
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return bool(value) and (isinstance(value, str) or is_texts(value))
 
 
 def _is_limits(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) <= {"min", "max"} and all(map(_is_count, value.values()))
+    return isinstance(value, dict) and set(value) <= {"min", "max"} and all(map(_COUNT.fits, value.values()))
 
 
 def is_condition(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(v, list) for v in value.values())
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def is_range(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
 
 
-def _one_of(values: Sequence[str]) -> _Form:
-    return _Form(f"one of {', '.join(values)}", lambda value: value in values)
-
-
-_LINE = _Form("one line of at most 110 characters", _is_line)
-_PLACE = _Form("module:Name", _is_place)
-_TEXT = _Form("a text", _is_text)
-_NAMES = _Form("a list of names", _is_names)
-_FLAG = _Form("true or false", _is_flag)
-_MAPPING = _Form("a mapping", _is_mapping)
-_COUNT = _Form("a whole number from 1", _is_count)
-_CONDITION = _Form(
+_LINE = Kind("one line of at most 110 characters", _is_line)
+_PLACE = Kind("module:Name", _is_place)
+_NAMES = Kind("a list of names", is_texts)
+_MAPPING = Kind("a mapping", is_object)
+_COUNT = whole(1)
+_CONDITION = Kind(
     "a mapping of parameters to lists of values, or a list of such mappings",
     lambda value: all(map(is_condition, value if isinstance(value, list) else [value])),
 )
-_FORMS: Mapping[str, _Form] = {
+_FORMS: Mapping[str, Kind] = {
     "summary": _LINE,
-    "status": _one_of(STATUSES),
-    "how": _one_of(("exact", "slice", "ablated")),
-    "input": _Form("a kind of input, or a list of kinds", _is_input),
-    "cost": _Form(
-        "a mapping of names to numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values()))
+    "status": one_of(*STATUSES),
+    "how": one_of("exact", "slice", "ablated"),
+    "input": Kind("a kind of input, or a list of kinds", _is_input),
+    "cost": Kind(
+        "a mapping of names to numbers", lambda value: isinstance(value, dict) and all(map(is_number, value.values()))
     ),
-    "paper": _Form(
+    "paper": Kind(
         "a mapping with at least a title", lambda value: isinstance(value, dict) and isinstance(value.get("title"), str)
     ),
     **dict.fromkeys(("path", "files"), _PLACE),
     **dict.fromkeys(
-        ("install", "untuned", "single_process", "strategy", "head", "equation", "metric", "licence", "select"), _TEXT
+        ("install", "untuned", "single_process", "strategy", "head", "equation", "metric", "licence", "select"), TEXT
     ),
     **dict.fromkeys(("aliases", "requires", "owns"), _NAMES),
     **dict.fromkeys(
@@ -166,13 +128,13 @@ _FORMS: Mapping[str, _Form] = {
             "prepared",
             "convolutions",
         ),
-        _FLAG,
+        FLAG,
     ),
     **dict.fromkeys(("version", "n_classes"), _COUNT),
     **dict.fromkeys(CONDITIONS, _CONDITION),
 }
-_LIMITS = _Form("whole numbers for min and max", _is_limits)
-_BY_KIND: Mapping[tuple[str, str], _Form] = {
+_LIMITS = Kind("whole numbers for min and max", _is_limits)
+_BY_KIND: Mapping[tuple[str, str], Kind] = {
     ("strategies", "modalities"): _LIMITS,
     ("heads", "modalities"): _LIMITS,
 }

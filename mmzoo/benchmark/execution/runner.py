@@ -17,9 +17,10 @@ from mmzoo.benchmark.execution.session import Session
 from mmzoo.benchmark.execution.teachers import Row
 from mmzoo.benchmark.planning.plan import Planned
 from mmzoo.benchmark.results import leases
+from mmzoo.benchmark.results.forms import FINAL, SCHEMA
 from mmzoo.benchmark.results.leases import Claimed
 from mmzoo.benchmark.results.records import summary
-from mmzoo.benchmark.results.store import FINAL, SCHEMA, Store
+from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import Diverged, Incompatible, told
 from mmzoo.registry import Catalogue
 

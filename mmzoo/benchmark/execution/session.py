@@ -174,6 +174,9 @@ class Session(Watcher):
             write_weights(self.store, spec.run_id, run)
         if limited:
             run.warn(memory.note(kit.model, micro))
+        size = complexity(run.model, run.strategy, next(on_device(kit.train, run.device)))
+        if reason := size.pop("uncounted", None):
+            run.warn(f"the operations of this model could not be counted ({reason})")
         return {
             "metrics": metrics,
             **({"bayes": data.best} if data.best is not None and data.metric == "acc" else {}),
@@ -186,7 +189,7 @@ class Session(Watcher):
                 "train_items": kit.train.n_seen,
                 "forward": round(run.cost.forward + lessons["forward"], 6),
                 "backward": round(run.cost.backward + lessons["backward"], 6),
-                **complexity(run.model, run.strategy, next(on_device(kit.train, run.device))),
+                **size,
                 **({"teachers": {k: round(v, 6) for k, v in lessons.items()}} if teachers else {}),
             },
             "hashes": {

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, alone_of, at, grouped, main_metric, main_score
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
-from mmzoo.benchmark.results.store import ABLATIONS
+from mmzoo.benchmark.results.forms import ABLATIONS
 
 WORDS = {key: key.replace("_", "-") for key in ABLATIONS}
 

@@ -22,7 +22,7 @@ from mmzoo.benchmark.reporting.groups import (
 )
 from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, latex, markdown, number, percent, to_csv, to_html
-from mmzoo.benchmark.results.store import SCHEMA
+from mmzoo.benchmark.results.forms import SCHEMA
 
 FORMATS = ("md", "csv", "json", "latex", "html")
 #: the columns of `--protocol peers`

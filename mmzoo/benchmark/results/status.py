@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from mmzoo.benchmark.results.forms import FINAL
 from mmzoo.benchmark.results.leases import Held, read_claim
-from mmzoo.benchmark.results.store import FINAL, Store
+from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import MmzooError
 
 

@@ -7,75 +7,20 @@ import datetime
 import json
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from mmzoo import __version__
-from mmzoo.config.spec import digest
+from mmzoo.benchmark.results.forms import FINAL, ID, SCHEMA, planned_fault, record_fault, row_fault
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.io.files import write_bytes, write_json
+from mmzoo.io.json_file import NotJson, read_json
 
-SCHEMA = 1
-#: ok: scored. diverged, refused: final as well, with a reason; what one version of mmzoo has refused another may take, and is
-#: asked again. failed: run again by the next bench.
-STATUSES = ("ok", "diverged", "refused", "failed")
-FINAL = ("ok", "diverged", "refused")
 WEIGHTS = "weights.safetensors"
 STRATEGY_STATE = "strategy.pt"
-#: how modalities are taken away, as keys of a row; see mmzoo.evaluation.scores
-ABLATIONS = ("zero_feature", "zero_input", "mean_feature")
-_SCORES = {"acc": float, "macro_f1": float, "map": float, "loss": float}
-#: the form of what is read back; float stands for any finite number
-_ROW = {
-    "schema": int,
-    "run_id": str,
-    "config_id": str,
-    "dataset": str,
-    "method": str,
-    "label": str,
-    "seed": int,
-    "status": str,
-    "reason": str,
-    "metrics": dict,
-    "cost": dict,
-    "timing": {"seconds": float},
-    "environment": dict,
-    "spec": {
-        "parts": list,
-        "head": str,
-        "head_params": dict,
-        "data_params": dict,
-        "encoders": dict,
-        "training": {"optimizer": str, "lr": float, "epochs": int},
-    },
-}
-_SCORED = {
-    "metrics": {
-        **_SCORES,
-        "last": _SCORES,
-        "main_metric": str,
-        "modalities": dict,
-        "own_logits": str,
-        "gap": {"own": float, "probe": float},
-        "n_scored": int,
-    },
-    "cost": {"forward": float, "backward": float, "train_items": float},
-    "hashes": dict,
-}
-_PLANNED = {"spec": dict, "dataset": str, "method": str, "role": str, "teachers": list, "track": list}
-_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 #: in place of a peak of memory: a run of this kind ran out of it beside others
 ALONE: Literal["alone"] = "alone"
-_RECORD = {"label": str, "dataset": str, "space": dict, "seed": int, "trials": list}
-_TUNED = {"trials": int, "seconds": float, "forward": float, "backward": float, "chosen": dict}
-_PART = {"strategy": str, "params": dict}
-#: what rows of earlier versions lack: by ablation, and by parameter group
-_ABLATED, _SHARE = {**_SCORES, "word": str}, {"value": float, "word": str}
-_COALITIONS = {"none": float, "all": float, "imbalance": float, "word": str}
-_WORDED = {"word": str}
-_SIZE = {"parameters": int, "flops": int}
 
 
 class Store:
@@ -102,7 +47,7 @@ class Store:
 
     def folder(self, run_id: str) -> Path:
         """The folder of a run. Raises BadValue for an id that would lead elsewhere."""
-        if not _ID.fullmatch(run_id):
+        if not ID.fullmatch(run_id):
             raise BadValue(f"{run_id!r} is not the id of a run: those are letters and digits.")
         return self.root / "runs" / run_id
 
@@ -111,7 +56,7 @@ class Store:
         folder = self.root / "runs"
         if self.root.exists() and not self.root.is_dir():
             raise BadValue(f"{self.root} is a file, not a folder of results. Name what was given to bench as --out.")
-        found = [p.name for p in folder.iterdir() if _ID.fullmatch(p.name) and p.is_dir()] if folder.is_dir() else []
+        found = [p.name for p in folder.iterdir() if ID.fullmatch(p.name) and p.is_dir()] if folder.is_dir() else []
         return sorted(found)
 
     def note_planned(self, run_id: str, planned: Mapping[str, Any]) -> None:
@@ -129,24 +74,12 @@ class Store:
         """What `note_planned` kept. Raises CorruptFile unless it is there and is of this very run."""
         path = self.folder(run_id) / "planned.json"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except (OSError, ValueError, RecursionError) as error:
+            found = read_json(path)
+        except (OSError, NotJson) as error:
             raise self.unusable(run_id, str(getattr(error, "strerror", None) or error)) from None
-        fault = _misfit(found, _PLANNED, "")
-        if fault is None and not (
-            isinstance(found.get("modality", 0), (str, type(None)))
-            and isinstance(found.get("keep"), bool)
-            and isinstance(found.get("peers"), bool)
-            and all(isinstance(t, str) for t in found["track"])
-        ):
-            fault = "modality, keep, peers or track has a wrong type"
-        if fault is None and not all(isinstance(t, str) and _ID.fullmatch(t) for t in found["teachers"]):
-            fault = "teachers are not ids of runs"
-        if fault is None and digest(found["spec"]) != run_id:
-            fault = "it is of another run"
-        if fault:
+        if fault := planned_fault(found, run_id):
             raise self.unusable(run_id, fault)
-        return found
+        return dict(found)
 
     def unusable(self, run_id: str, why: str) -> CorruptFile:
         """The error for a planned.json that cannot be used."""
@@ -167,7 +100,7 @@ class Store:
         """The row of a run, None when there is none yet. Raises CorruptFile naming the file and the next step."""
         path = self.folder(run_id) / "result.json"
         try:
-            text = path.read_text(encoding="utf-8")
+            row = read_json(path)
         except FileNotFoundError:
             return None
         except NotADirectoryError:
@@ -176,17 +109,11 @@ class Store:
             ) from None
         except OSError as error:
             raise _corrupt(path, error.strerror or str(error)) from None
-        except UnicodeDecodeError as error:
-            raise _corrupt(path, f"not UTF-8 text (byte {error.start})") from None
-        try:
-            row = json.loads(text, parse_constant=_refuse_constant)
-        except json.JSONDecodeError as error:
-            raise _corrupt(path, f"not JSON ({error.msg}, line {error.lineno})") from None
-        except (ValueError, RecursionError) as error:
-            raise _corrupt(path, f"not JSON ({error})") from None
-        if fault := _fault(row, run_id):
+        except NotJson as error:
+            raise _corrupt(path, str(error)) from None
+        if fault := row_fault(row, run_id):
             raise _corrupt(path, fault)
-        return row
+        return dict(row)
 
     def finished(self, run_id: str, *, weights: bool = False, peers: bool = False) -> dict[str, Any] | None:
         """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too;
@@ -281,16 +208,16 @@ class Store:
         """The record of a study. Raises CorruptFile where it is not there or not one."""
         path = self.root / "tuning" / study / "record.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-            fault = _misfit(record, _RECORD, "")
-        except (OSError, ValueError, RecursionError) as error:
+            record = read_json(path)
+            fault = record_fault(record)
+        except (OSError, NotJson) as error:
             fault = str(error)
         if fault:
             raise CorruptFile(
                 f"the record of tuning {path} cannot be used: {fault}. Move the folder {path.parent} away and run the same "
                 "command again: it repeats that study only."
             )
-        return record
+        return dict(record)
 
     def note_tuning(self, study: str, record: Mapping[str, Any]) -> None:
         """Keep the record of a study; raises like `write`."""
@@ -316,104 +243,6 @@ class Store:
             return {"methods": pairs, "refused": refused}
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {"methods": {}, "refused": []}
-
-
-def _fault(row: Any, run_id: str) -> str | None:
-    if not isinstance(row, dict):
-        return "not a JSON object"
-    if "schema" in row and row["schema"] != SCHEMA:
-        return f"schema {row['schema']!r}, while this version reads {SCHEMA}"
-    if fault := _misfit(row, _ROW, ""):
-        return fault
-    if row["run_id"] != run_id:
-        return f"it says run_id {row['run_id']!r}, but lies in the folder of {run_id}"
-    if row["status"] not in STATUSES:
-        return f"status {row['status']!r} is none of {', '.join(STATUSES)}"
-    if not isinstance(row.get("modality", 0), (str, type(None))):
-        return f"modality must be a text or null, not {row.get('modality', 'missing')!r}"
-    if not isinstance(row["spec"].get("modalities", 0), (list, type(None))):
-        return f"spec.modalities must be a list or null, not {row['spec'].get('modalities', 'missing')!r}"
-    if "tuning" in row and (fault := _misfit(row["tuning"], _TUNED, "tuning.")):
-        return fault
-    if not isinstance(row.get("processes", 1), int) or not _texts(row.get("per_process", [])):
-        return "processes must be a whole number, and per_process a list of texts"
-    if row.get("per_process") and "processes" not in row:
-        return "per_process is there without processes"
-    if not isinstance(row.get("warnings", {}), dict):
-        return f"warnings must be a mapping, not {row['warnings']!r}"
-    for part in row["spec"]["parts"]:
-        if fault := _misfit(part, _PART, "spec.parts."):
-            return fault
-    return _scores_fault(row) if row["status"] == "ok" else None
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, str) for v in value)
-
-
-def _scores_fault(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with the numbers of a run that was scored."""
-    if fault := _misfit(row, _SCORED, ""):
-        return fault
-    metrics = row["metrics"]
-    if metrics["main_metric"] not in _SCORES:
-        return f"metrics.main_metric {metrics['main_metric']!r} is none of {', '.join(_SCORES)}"
-    if not 1 <= metrics["n_scored"] == metrics.get("n_total", metrics["n_scored"]):
-        return f"metrics.n_scored is {metrics['n_scored']} of {metrics.get('n_total', '?')} test items"
-    forms: list[tuple[Any, Mapping[str, Any], str]] = []
-    for m, scores in metrics["modalities"].items():
-        where = f"metrics.modalities.{m}."
-        forms.append((scores, {"own": _SCORES, "probe": _SCORES}, where))
-        forms += _measures(scores, where) if isinstance(scores, dict) else []
-    if "peers" in metrics:
-        forms.append((metrics["peers"], {**_SCORES, "selected_epoch": int, "flatters": float}, "metrics.peers."))
-    forms.append(_all_of(metrics, "shapley", _COALITIONS, "metrics."))
-    forms.append(_all_of(metrics, "undefined", str, "metrics."))
-    forms.append(_all_of(row["cost"], "groups", _SIZE, "cost."))
-    return next((fault for form in forms if (fault := _misfit(*form))), None)
-
-
-def _measures(scores: Mapping[str, Any], where: str) -> list[tuple[Any, Mapping[str, Any], str]]:
-    """Values, form and place of what a row of this version says of one modality, as far as it is there."""
-    found = {key: scores[key] for key in ABLATIONS if key in scores}
-    worded = {k: v for k, v in scores.items() if k in ("own", "probe") and isinstance(v, dict) and "word" in v}
-    return [
-        (found, dict.fromkeys(found, _ABLATED), where),
-        (worded, dict.fromkeys(worded, _WORDED), where),
-        _all_of(scores, "shapley", _SHARE, where),
-        _all_of(scores, "utilisation", _SHARE, where),
-    ]
-
-
-def _all_of(inside: Mapping[str, Any], key: str, form: Any, where: str) -> tuple[Any, Mapping[str, Any], str]:
-    """Values, form and place of a mapping whose values all have one form; of none where it is missing."""
-    values = inside.get(key, {})
-    return values, dict.fromkeys(values, form) if isinstance(values, dict) else {}, f"{where}{key}."
-
-
-def _misfit(value: Any, form: Mapping[str, Any], where: str) -> str | None:
-    """The first key of a mapping that is missing or has another type than the form says."""
-    if not isinstance(value, dict):
-        return f"{where.rstrip('.')} is not an object"
-    for key, kind in form.items():
-        inner = value.get(key)
-        if isinstance(kind, dict):
-            if fault := _misfit(inner, kind, f"{where}{key}."):
-                return fault
-            continue
-        types = (int, float) if kind is float else kind
-        if not isinstance(inner, types) or isinstance(inner, bool):
-            return f"{where}{key} is missing" if key not in value else f"{where}{key} is not {_NAMES[kind]}"
-        if kind is float and not abs(inner) < math.inf:
-            return f"{where}{key} is not a finite number"
-    return None
-
-
-_NAMES = {int: "a whole number", float: "a number", str: "a text", dict: "an object", list: "a list"}
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _corrupt(path: Path, why: str) -> CorruptFile:

@@ -39,9 +39,9 @@ from mmzoo.data.sources.faults import policy_of, scan
 from mmzoo.data.sources.field import Field
 from mmzoo.data.sources.source import Fault, Item, Recipe, Source
 from mmzoo.data.store.home import MARKER, is_mini, store_folder
+from mmzoo.data.store.meta import FORMAT, content_hash
 from mmzoo.data.store.splits import completed_split
 from mmzoo.data.store.store import (
-    FORMAT,
     INDEX,
     META,
     PREPARED,
@@ -49,7 +49,6 @@ from mmzoo.data.store.store import (
     DataStore,
     Row,
     array_name,
-    content_hash,
     index_bytes,
     sha256_of,
 )

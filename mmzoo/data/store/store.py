@@ -21,33 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.data.store.home import store_folders
+from mmzoo.data.store.meta import content_hash, meta_fault
 from mmzoo.errors import CorruptFile, unknown
 from mmzoo.io.files import write_json
 
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = 1
 META, INDEX, PRESENT, PREPARED = "meta.json", "index.csv", "present.npy", "prepared.json"
 #: how the columns of a split are called in index.csv, and what stands there for an item that the split does not use
 SPLIT, GROUP, UNUSED = "split:", "group:", "-"
 SIDES = ("train", "holdout", "test", "", UNUSED)
-_META: Mapping[str, Any] = {
-    "format": int,
-    "dataset": str,
-    "mini": bool,
-    "classes": list,
-    "rows": int,
-    "items": int,
-    "modalities": dict,
-    "splits": dict,
-    "files": dict,
-    "content": str,
-    "faults": list,
-    "versions": dict,
-    "recipe": {"name": str, "hash": str, "fields": list, "options": dict},
-}
-_NAMES = {int: "a whole number", str: "a text", bool: "true or false", dict: "an object", list: "a list"}
 
 
 def array_name(modality: str, part: str = "") -> str:
@@ -241,17 +225,6 @@ def find_stores(name: str, *, mini: bool = False) -> Iterator[DataStore]:
             continue
 
 
-def content_hash(meta: Mapping[str, Any]) -> str:
-    """A hash over all files but meta.json, and over what meta.json says of their meaning."""
-    keys = ("format", "dataset", "mini", "classes", "rows", "modalities")
-    told = {
-        **{k: meta[k] for k in keys},
-        "recipe": meta["recipe"]["hash"],
-        "files": {name: f["sha256"] for name, f in meta["files"].items()},
-    }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def sha256_of(path: Path, on_bytes: Any = lambda n: None) -> str:
     total = hashlib.sha256()
     with path.open("rb") as file:
@@ -309,77 +282,11 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise CorruptFile(f"there is no prepared data in {folder}: {META} is missing.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise _corrupt(folder, META, f"{type(error).__name__}: {error}") from None
-    if fault := _misfit(meta, _META, "") or _deeper(meta):
+    if fault := meta_fault(meta):
         raise _corrupt(folder, META, fault)
     if content_hash(meta) != meta["content"]:
         raise _corrupt(folder, META, "its own hash does not fit it")
     return dict(meta)
-
-
-def _misfit(value: Any, form: Mapping[str, Any], where: str) -> str | None:
-    """The first key of an object that is missing or has another type than the form says."""
-    if not isinstance(value, dict):
-        return f"{where.rstrip('.') or 'it'} is not an object"
-    for key, kind in form.items():
-        if isinstance(kind, Mapping):
-            if fault := _misfit(value.get(key), kind, f"{where}{key}."):
-                return fault
-        elif not isinstance(value.get(key), kind) or isinstance(value.get(key), bool) != (kind is bool):
-            return f"{where}{key} is not {_NAMES[kind]}" if key in value else f"{where}{key} is missing"
-    return None
-
-
-def _deeper(meta: Mapping[str, Any]) -> str | None:
-    """What is wrong within the lists and objects of a meta.json."""
-    if meta["format"] != FORMAT:
-        return f"it has format {meta['format']}, while this version reads {FORMAT}"
-    if not meta["splits"] or not all(isinstance(s, dict) for s in meta["splits"].values()):
-        return "splits is not an object of objects"
-    if not meta["classes"] or not all(isinstance(c, str) for c in meta["classes"]):
-        return "classes is not a list of names"
-    for name, body in meta["files"].items():
-        if "/" in name or "\\" in name or name.startswith("."):
-            return f"files.{name} is not a plain file name"
-        if fault := _misfit(body, {"bytes": int, "sha256": str}, f"files.{name}."):
-            return fault
-    known = [
-        f[0]
-        for f in meta["recipe"]["fields"]
-        if isinstance(f, list) and len(f) == 2 and isinstance(f[0], str) and isinstance(f[1], dict)
-    ]
-    if not known or len(set(map(str, known))) < len(meta["recipe"]["fields"]) or set(known) != set(meta["modalities"]):
-        return "recipe.fields and modalities do not name the same modalities"
-    for modality, body in meta["modalities"].items():
-        if fault := _misfit(body, {"kind": str, "arrays": dict}, f"modalities.{modality}."):
-            return fault
-        for part, array in body["arrays"].items():
-            if fault := _misfit(array, {"shape": list, "dtype": str}, f"modalities.{modality}.arrays.{part}."):
-                return fault
-            if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in array["shape"]):
-                return f"modalities.{modality}.arrays.{part}.shape is not a list of whole numbers"
-        if fault := _unreadable(body):
-            return f"modalities.{modality}.{fault}"
-    if not isinstance(meta.get("unavailable", {}), dict):
-        return "unavailable is not an object"
-    return None
-
-
-def _unreadable(body: Mapping[str, Any]) -> str | None:
-    """What of a modality does not fit its kind, so that no transform could take it."""
-    kind, arrays = body["kind"], body["arrays"]
-    for part in ("ids", "mask") if kind == "text" else ("",):
-        if part not in arrays:
-            return f"arrays has no part {part!r}, which kind {kind} needs"
-    wanted = {"image": 3, "video": 4}.get(kind)
-    if wanted is not None and len(arrays[""]["shape"]) != wanted:
-        return f"arrays..shape has {len(arrays['']['shape'])} axes, while kind {kind} has {wanted}"
-    facts = body.get("facts", {})
-    if not isinstance(facts, dict):
-        return "facts is not an object"
-    vocabulary = facts.get("vocabulary", 1)
-    if not isinstance(vocabulary, int) or isinstance(vocabulary, bool) or vocabulary < 1:
-        return "facts.vocabulary is not a whole number above 0"
-    return None
 
 
 def _corrupt(folder: Path, name: str, why: str) -> CorruptFile:

@@ -1,0 +1,155 @@
+"""What the files of a results folder hold, and what is wrong with one that was read. No torch at import."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mmzoo.config.spec import digest
+from mmzoo.io.schema import (
+    FLAG,
+    LIST,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    Form,
+    Kind,
+    each,
+    items,
+    misfit,
+    optional,
+    or_null,
+)
+
+SCHEMA = 1
+#: ok: scored. diverged, refused: final as well, with a reason; what one version of mmzoo has refused another may take, and is
+#: asked again. failed: run again by the next bench.
+STATUSES = ("ok", "diverged", "refused", "failed")
+FINAL = ("ok", "diverged", "refused")
+#: how modalities are taken away, as keys of a row; see mmzoo.evaluation.scores
+ABLATIONS = ("zero_feature", "zero_input", "mean_feature")
+ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+
+_RUN_ID = Kind(
+    "the id of a run (letters and digits)", lambda value: isinstance(value, str) and bool(ID.fullmatch(value))
+)
+_SCORES: dict[str, Form] = {"acc": NUMBER, "macro_f1": NUMBER, "map": NUMBER, "loss": NUMBER}
+_ROW: Form = {
+    "schema": WHOLE,
+    "run_id": TEXT,
+    "config_id": TEXT,
+    "dataset": TEXT,
+    "method": TEXT,
+    "label": TEXT,
+    "modality": or_null(TEXT),
+    "seed": WHOLE,
+    "status": TEXT,
+    "reason": TEXT,
+    "metrics": OBJECT,
+    "cost": OBJECT,
+    "timing": {"seconds": NUMBER},
+    "environment": OBJECT,
+    "warnings": optional(OBJECT),
+    "processes": optional(WHOLE),
+    "per_process": optional(TEXTS),
+    "tuning": optional(
+        {"trials": WHOLE, "seconds": NUMBER, "forward": NUMBER, "backward": NUMBER, "chosen": OBJECT},
+    ),
+    "spec": {
+        "modalities": or_null(LIST),
+        "parts": items({"strategy": TEXT, "params": OBJECT}),
+        "head": TEXT,
+        "head_params": OBJECT,
+        "data_params": OBJECT,
+        "encoders": OBJECT,
+        "training": {"optimizer": TEXT, "lr": NUMBER, "epochs": WHOLE},
+    },
+}
+#: of one modality alone; `word` says how it was measured, and rows of earlier versions lack it
+_ALONE: Form = {**_SCORES, "word": optional(TEXT)}
+_SHARES: Form = each({"value": NUMBER, "word": TEXT})
+_MODALITY: Form = {
+    "own": _ALONE,
+    "probe": _ALONE,
+    **{key: optional({**_SCORES, "word": TEXT}) for key in ABLATIONS},
+    "shapley": optional(_SHARES),
+    "utilisation": optional(_SHARES),
+}
+#: the numbers of a run that was scored
+_SCORED: Form = {
+    "metrics": {
+        **_SCORES,
+        "last": _SCORES,
+        "main_metric": TEXT,
+        "modalities": each(_MODALITY),
+        "own_logits": TEXT,
+        "gap": {"own": NUMBER, "probe": NUMBER},
+        "n_scored": WHOLE,
+        "peers": optional({**_SCORES, "selected_epoch": WHOLE, "flatters": NUMBER}),
+        "shapley": optional(each({"none": NUMBER, "all": NUMBER, "imbalance": NUMBER, "word": TEXT})),
+        "undefined": optional(each(TEXT)),
+    },
+    "cost": {
+        "forward": NUMBER,
+        "backward": NUMBER,
+        "train_items": NUMBER,
+        "groups": optional(each({"parameters": WHOLE, "flops": WHOLE})),
+    },
+    "hashes": OBJECT,
+}
+_PLANNED: Form = {
+    "spec": OBJECT,
+    "dataset": TEXT,
+    "method": TEXT,
+    "role": TEXT,
+    "modality": or_null(TEXT),
+    "teachers": items(_RUN_ID),
+    "keep": FLAG,
+    "peers": FLAG,
+    "track": TEXTS,
+}
+_RECORD: Form = {"label": TEXT, "dataset": TEXT, "space": OBJECT, "seed": WHOLE, "trials": LIST}
+
+
+def row_fault(row: Any, run_id: str) -> str | None:
+    """What is wrong with a result.json in the folder of a run; None for a row that can be used."""
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    if "schema" in row and row["schema"] != SCHEMA:
+        return f"schema {row['schema']!r}, while this version reads {SCHEMA}"
+    if fault := misfit(row, _ROW):
+        return fault
+    if row["run_id"] != run_id:
+        return f"it says run_id {row['run_id']!r}, but is in the folder of {run_id}"
+    if row["status"] not in STATUSES:
+        return f"status {row['status']!r} is none of {', '.join(STATUSES)}"
+    if row.get("per_process") and "processes" not in row:
+        return "per_process is there without processes"
+    return _scores_fault(row) if row["status"] == "ok" else None
+
+
+def _scores_fault(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with the numbers of a run that was scored."""
+    if fault := misfit(row, _SCORED):
+        return fault
+    metrics = row["metrics"]
+    if metrics["main_metric"] not in _SCORES:
+        return f"metrics.main_metric {metrics['main_metric']!r} is none of {', '.join(_SCORES)}"
+    if not 1 <= metrics["n_scored"] == metrics.get("n_total", metrics["n_scored"]):
+        return f"metrics.n_scored is {metrics['n_scored']} of {metrics.get('n_total', '?')} test samples"
+    return None
+
+
+def planned_fault(found: Any, run_id: str) -> str | None:
+    """What is wrong with a planned.json in the folder of a run."""
+    if fault := misfit(found, _PLANNED):
+        return fault
+    return None if digest(found["spec"]) == run_id else "it is of another run"
+
+
+def record_fault(record: Any) -> str | None:
+    """What is wrong with the record of a study of settings."""
+    return misfit(record, _RECORD)

@@ -1,0 +1,174 @@
+"""Forms of JSON objects that are read back from disk: what each key must hold. No torch at import.
+
+A form is written as the object looks: a dict of keys to forms, with kinds at the leaves.
+
+    FORM = {"name": TEXT, "size": whole(1), "scores": each({"acc": number(0, 1)}), "note": optional(TEXT)}
+
+`misfit(value, FORM)` returns None, or the first key that is missing or does not fit, in words. Keys that a form does not
+name are ignored, so that files of later versions can be read. Used by the results folder (`mmzoo.benchmark.results`), the
+data stores (`mmzoo.data.store`) and the entries of registry.yaml (`mmzoo.registry.schema`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a single value must be.
+
+    Args:
+        words: What is wanted, as a message says it: "a whole number".
+        fits: Whether a value is one.
+    """
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Each:
+    """An object all of whose values have one form."""
+
+    form: Form
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list all of whose items have one form."""
+
+    form: Form
+
+
+@dataclass(frozen=True)
+class Optional:
+    """A key that may be missing; a value that is there must fit."""
+
+    form: Form
+
+
+Form = Kind | Each | Items | Optional | Mapping[str, "Form"]
+
+
+# ---------------------------------------------------------------------------------------------- kinds
+def is_whole(value: Any) -> bool:
+    """Whether a value is an int and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float, finite and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def is_texts(value: Any) -> bool:
+    return is_list(value) and all(map(is_text, value))
+
+
+TEXT = Kind("a text", is_text)
+FLAG = Kind("true or false", is_flag)
+OBJECT = Kind("an object", is_object)
+LIST = Kind("a list", is_list)
+TEXTS = Kind("a list of texts", is_texts)
+
+
+def whole(low: float = -math.inf, high: float = math.inf) -> Kind:
+    """A whole number, both limits included."""
+    return Kind(f"a whole number{_limits(low, high)}", lambda value: is_whole(value) and low <= value <= high)
+
+
+def number(low: float = -math.inf, high: float = math.inf) -> Kind:
+    """A finite number, both limits included."""
+    return Kind(f"a finite number{_limits(low, high)}", lambda value: is_number(value) and low <= value <= high)
+
+
+def one_of(*values: str) -> Kind:
+    return Kind(f"one of {', '.join(values)}", lambda value: value in values)
+
+
+def or_null(kind: Kind) -> Kind:
+    return Kind(f"{kind.words} or null", lambda value: value is None or kind.fits(value))
+
+
+def _limits(low: float, high: float) -> str:
+    if low > -math.inf and high < math.inf:
+        return f" from {low:g} to {high:g}"
+    if low > -math.inf:
+        return f" from {low:g}"
+    return f" of at most {high:g}" if high < math.inf else ""
+
+
+WHOLE, NUMBER = whole(), number()
+
+
+# ---------------------------------------------------------------------------------------------- combinations
+def each(form: Form) -> Each:
+    return Each(form)
+
+
+def items(form: Form) -> Items:
+    return Items(form)
+
+
+def optional(form: Form) -> Optional:
+    return Optional(form)
+
+
+def misfit(value: Any, form: Form, where: str = "") -> str | None:
+    """The first thing about a value that its form does not allow.
+
+    Args:
+        value: What `json.loads` returned.
+        form: What it must look like.
+        where: The path of the value within its file, for the message: "metrics.last".
+
+    Returns:
+        "PATH is missing", "PATH is not KIND", or None where all of it fits.
+    """
+    match form:
+        case Kind():
+            return None if form.fits(value) else f"{where or 'it'} is not {form.words}"
+        case Optional():
+            return misfit(value, form.form, where)
+        case Each():
+            keys = {key: form.form for key in value} if isinstance(value, dict) else {}
+            return misfit(value, keys, where)
+        case Items():
+            return _item_misfit(value, form.form, where)
+    if not isinstance(value, dict):
+        return f"{where or 'it'} is not an object"
+    return next((fault for key in form if (fault := _key_misfit(value, key, form[key], where)) is not None), None)
+
+
+def _key_misfit(inside: Mapping[str, Any], key: str, form: Form, where: str) -> str | None:
+    path = f"{where}.{key}" if where else str(key)
+    if key in inside:
+        return misfit(inside[key], form, path)
+    return None if isinstance(form, Optional) else f"{path} is missing"
+
+
+def _item_misfit(value: Any, form: Form, where: str) -> str | None:
+    if not isinstance(value, list):
+        return f"{where or 'it'} is not a list"
+    faults = (misfit(item, form, f"{where}.{n}") for n, item in enumerate(value))
+    return next((fault for fault in faults if fault is not None), None)
