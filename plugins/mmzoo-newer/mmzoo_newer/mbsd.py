@@ -58,6 +58,7 @@ class MBSD(Strategy):
     requires = frozenset({"unimodal"})
     min_modalities = 2
     neutral = {"own": 0.0, "weight": 0.0}  # noqa: RUF012
+    expected_failures = {"check_large_logits": "RS squares differences of logits, as its source does"}  # noqa: RUF012
 
     def __init__(self, *, own: float = 1.0, weight: float = 1.0, form: Form = "peer") -> None:
         self.own = own
