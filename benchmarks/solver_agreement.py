@@ -75,8 +75,7 @@ def solves(dataset: str, seed: int, names: Sequence[str]) -> list[dict[str, Any]
     while run.epoch < run.n_epochs:
         run.train_epoch()
         for name, candidate in candidates.items():
-            candidate.current = leader.current
-            found = candidate._implicit(run)
+            found = candidate.learner.derivative(run, leader.current)
             rows.append(
                 {
                     "dataset": dataset,

@@ -16,7 +16,7 @@ from result_files import contents, lasting, rows_of
 
 from mmzoo.benchmark.execution import building, runner, session
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan, Planned
+from mmzoo.benchmark.planning.planned import Plan, Planned
 from mmzoo.benchmark.results.store import Store
 from mmzoo.cli import main
 from mmzoo.errors import CorruptFile, MmzooError

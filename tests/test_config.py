@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmzoo.benchmark.planning.plan import Plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.config.grammar import parse_seeds, parse_setting, shown
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
@@ -299,8 +299,8 @@ def test_all_faults_of_a_suite_are_told_at_once_with_their_lines(refused: Callab
         ("set: [a]", "must map WHAT.KEY to values"),
         ("seeds: true", "seeds 'True'"),
         ("seeds: []", "seeds '[]'"),
-        ("epochs: true", "must be a whole number, not True"),
-        ("epochs: 0", "epochs must be positive"),
+        ("epochs: true", "must be a whole number from 1 or null, not True"),
+        ("epochs: 0", "must be a whole number from 1"),
         ("method: 3", "must be a method, not 3"),
         ("? [a]\n: b", "plain word"),
         ("a: &x [*x]", "unknown key"),

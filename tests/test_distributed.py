@@ -98,7 +98,7 @@ def trained(name: str, part: slice, incomplete: bool = False) -> dict[str, torch
     r = Run(model(head=HEADS.get(name, Concat)).double(), strategy, train=own, slice=apart, training=training)
     found = weights(train(r, training.epochs).model)
     if name.startswith("learned"):
-        found["alpha"] = torch.tensor([strategy.current, strategy.n_unusable], dtype=torch.float64)
+        found["alpha"] = torch.tensor([strategy.current, strategy.learner.n_unusable], dtype=torch.float64)
     return found
 
 

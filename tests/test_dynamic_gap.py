@@ -132,7 +132,7 @@ def test_one_update_of_alpha_by_dense_algebra(solver: Any, items: int | None, no
     model = r.model
     batch = next(iter(r.train("dynamic_gap/inner"))).map(lambda t: t[:items])
     cls, mm = losses(model, batch, strategy.temperature)
-    upper = next(iter(r.strategy_holdout("dynamic_gap/upper")))
+    upper = next(iter(r.meta_batches("dynamic_gap/upper")))
     mixed = flat(mm - cls, model)
     wanted = flat(F.cross_entropy(model(upper.inputs).logits, upper.target), model)
     if solver == "hessian":
@@ -180,7 +180,7 @@ def test_alpha_moves_after_every_so_many_steps(solver: Any) -> None:
         r.end_epoch()
         assert strategy.current == kept
     assert [i for i, moved in enumerate(seen, 1) if moved] == [3, 6, 9]
-    assert strategy.n_updates == 3
+    assert strategy.learner.n_updates == 3
     assert strategy.cost["forward_epoch"] == (1 if solver == "tangent" else 0) and strategy.cost["forward"] > 1
 
 
@@ -226,7 +226,7 @@ def test_the_inner_problem_of_a_learned_alpha_holds_the_unimodal_losses() -> Non
     r = run_of(strategy)
     batch = data()[0]
     step = Step(r, batch)
-    cls, _ = strategy._inner(step, strategy._outputs(step))
+    cls, _ = strategy.loss.of_outputs(step, strategy.loss.outputs(step))
     out = r.model(batch.inputs)
     wanted = F.cross_entropy(out.logits, batch.target)
     wanted = wanted + 1.5 * sum(F.cross_entropy(z, batch.target) for z in out.unimodal.values())

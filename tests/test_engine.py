@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mmzoo.api import Incompatible, Outputs, Run, Step, Strategy, Terms, Training
-from mmzoo.benchmark.planning.plan import Plan, make_plan
+from mmzoo.benchmark.planning.plan import make_plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.config.spec import RunSpec
 from mmzoo.core import precision as numeric
 from mmzoo.errors import BadValue

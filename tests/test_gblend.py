@@ -124,7 +124,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def metrics(self: Run) -> dict[str, Any]:
             return {"unimodal": {m: {key: v[min(self.epoch, len(v) - 1)]} for m, v in values.items()}}
 
-        monkeypatch.setattr(Run, "_slice_metrics", metrics)
+        monkeypatch.setattr(Run, "_meta_metrics", metrics)
 
     return script
 

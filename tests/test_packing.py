@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmzoo.benchmark.execution.packing import CONTEXT, Card, Crowded, Seat, admits, needed
-from mmzoo.benchmark.planning.plan import Plan, Planned
+from mmzoo.benchmark.planning.planned import Plan, Planned
 from mmzoo.benchmark.results.store import ALONE, Store
 from mmzoo.benchmark.scheduling import worker_loop as work_module
 from mmzoo.benchmark.scheduling.worker_loop import Order, work

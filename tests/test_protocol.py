@@ -15,7 +15,8 @@ import torch
 
 from mmzoo.benchmark.execution.artifacts import weights_hash
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan, make_plan
+from mmzoo.benchmark.planning.plan import make_plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.benchmark.reporting.report import make_tables
 from mmzoo.benchmark.results.store import Store
 from mmzoo.config.grammar import parse_override

@@ -142,7 +142,7 @@ def test_plateau_divides_after_the_patience() -> None:
     rates = []
     for loss in (1.0, 0.9, 0.9, 0.9, 0.9):
         train_one(r, loss)
-        rates.append(r._schedule.factor(r.global_step))
+        rates.append(r._optimization.schedule.factor(r.global_step))
     assert rates == pytest.approx([1.0, 1.0, 1.0, 0.1, 0.1])
 
 
@@ -423,11 +423,11 @@ def test_the_slice_is_drawn_in_an_order_of_its_own() -> None:
     """Data sorted by class would otherwise give first batches of one class."""
     ordered = loader(n=40)
     r = run(DynamicGap(schedule="learned"), slice=ordered, training=Training(epochs=3))
-    first = [b.index.tolist() for b in r.strategy_holdout("x")]
+    first = [b.index.tolist() for b in r.meta_batches("x")]
     assert sorted(i for batch in first for i in batch) == list(range(40)) and first[0] != list(range(8))
-    assert first == [b.index.tolist() for b in r.strategy_holdout("x")]
+    assert first == [b.index.tolist() for b in r.meta_batches("x")]
     r.epoch = 1
-    assert first != [b.index.tolist() for b in r.strategy_holdout("x")]
+    assert first != [b.index.tolist() for b in r.meta_batches("x")]
 
 
 def test_a_remainder_of_one_item_joins_the_piece_before_it() -> None:
@@ -498,7 +498,7 @@ def test_the_tangent_watches_only_while_its_window_is_open() -> None:
     inner = DynamicGap(schedule="learned", solver="tangent", upper="train")
     r = run(Window(inner, 0, 0), model(norm=True))
     train(r, 3)
-    assert inner._tangent is not None and not inner._tangent._state.records
+    assert inner.learner.tangent is not None and not inner.learner.tangent._state.records
 
 
 def test_encoders_without_parameters_can_be_trained_on() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from result_files import lasting, rows_of
 
-from mmzoo.benchmark.planning.plan import planned_runs
+from mmzoo.benchmark.planning.planned import planned_runs
 from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.scheduling import worker_loop
 from mmzoo.benchmark.scheduling.launchers import slurm

@@ -22,7 +22,7 @@ from result_files import lasting
 from mmzoo.benchmark.execution import building, memory, session
 from mmzoo.benchmark.execution.checkpoint import sealed, unsealed
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan, Planned, planned_runs
+from mmzoo.benchmark.planning.planned import Plan, Planned, planned_runs
 from mmzoo.benchmark.results import leases
 from mmzoo.benchmark.results.leases import Claimed, read_claim
 from mmzoo.benchmark.results.store import Store

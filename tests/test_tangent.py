@@ -828,7 +828,7 @@ class LearnsAlpha(Strategy):
 
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
         assert self._tangent is not None
-        held = next(iter(run.strategy_holdout()))
+        held = next(iter(run.meta_batches()))
         self.found.append(
             self._tangent.derivative(lambda: F.cross_entropy(run.forward(held, mode="eval").logits, held.target))
         )
@@ -857,7 +857,7 @@ def test_a_strategy_gets_the_derivative_of_its_own_epoch(kind: str) -> None:
     values = []
     for sign in (1, -1):
         r = learned(LearnsAlpha(alpha=0.3 + sign * 1e-6, learns=False), kind=kind)
-        held = next(iter(r.strategy_holdout()))
+        held = next(iter(r.meta_batches()))
         with torch.no_grad():
             values.append(float(F.cross_entropy(r.forward(held, mode="eval").logits, held.target)))
     assert strategy.found[0].horizon == 4
@@ -870,7 +870,7 @@ def test_a_strategy_learns_alpha_with_run() -> None:
     assert strategy.alpha != 0.5 and 0.0 <= strategy.alpha <= 1.0
     assert [d.horizon for d in strategy.found] == [4] * 4 and all(d.usable for d in strategy.found)
     assert r.cost.backward == 4 * 4 * 3
-    held = next(iter(r.strategy_holdout()))
+    held = next(iter(r.meta_batches()))
     child = r.fork(epochs=1)  # a copy of model and hooks trains without disturbing the tangent
     assert child is not r
     assert strategy._tangent is not None and not strategy._tangent._state.records

@@ -21,7 +21,8 @@ from mmzoo.benchmark.execution.building import Kit, data_of
 from mmzoo.benchmark.execution.device import check_device
 from mmzoo.benchmark.execution.process_notes import per_process
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan, make_plan
+from mmzoo.benchmark.planning.plan import make_plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.benchmark.results.store import Store
 from mmzoo.cli import main
 from mmzoo.config.spec import BenchSpec

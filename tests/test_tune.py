@@ -14,7 +14,8 @@ import torch
 
 from mmzoo.benchmark import tune
 from mmzoo.benchmark.execution.building import load_data
-from mmzoo.benchmark.planning.plan import Plan, make_plan, to_do
+from mmzoo.benchmark.planning.plan import make_plan
+from mmzoo.benchmark.planning.planned import Plan, to_do
 from mmzoo.benchmark.results import leases
 from mmzoo.benchmark.results.records import best_of, summary
 from mmzoo.benchmark.results.store import Store

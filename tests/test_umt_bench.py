@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from mmzoo.benchmark.execution import building, session
 from mmzoo.benchmark.execution.building import build_model, build_strategy, load_data
 from mmzoo.benchmark.execution.runner import run_one
-from mmzoo.benchmark.planning.plan import Plan, Planned, to_do
+from mmzoo.benchmark.planning.planned import Plan, Planned, to_do
 from mmzoo.benchmark.results.store import WEIGHTS, Store
 from mmzoo.cli import main
 from mmzoo.config.methods import resolve_method
@@ -502,7 +502,7 @@ def test_a_weight_of_zero_counts_no_teachers(mmzoo: Command, tmp_path: Path) -> 
 
 
 def test_a_reference_is_called_as_the_recipe_that_it_is(plan: MakePlan) -> None:
-    labels = {p.method for p in plan("ume", references=True).runs if p.role == "reference"}
+    labels = {p.title or p.method for p in plan("ume", references=True).runs if p.role == "reference"}
     assert labels == {"mean", "joint_unimodal@sum[head.reduce=mean]", "unimodal"}
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from mmzoo.benchmark.execution.torchrun import processes
 from mmzoo.benchmark.planning.data_defaults import make_missing
-from mmzoo.benchmark.planning.plan import Planned, make_plan, to_do
+from mmzoo.benchmark.planning.plan import make_plan
+from mmzoo.benchmark.planning.planned import Planned, to_do
 from mmzoo.benchmark.reporting.report import render
 from mmzoo.benchmark.reporting.tables import to_csv
 from mmzoo.benchmark.results.store import Store
@@ -73,6 +74,7 @@ def bench(
     overrides: Sequence[Mapping[str, Any]] = (),
     protocol: str = "holdout",
     references: bool = True,
+    floor: bool | None = None,
     keep_weights: bool = False,
     tune: int | None = None,
     track: Sequence[str] = (),
@@ -106,6 +108,7 @@ def bench(
         preset=preset,
         settings=tuple((settings or {}).items()),
         references=references,
+        floor=floor,
         heads=tuple(heads),
         overrides=tuple(tuple(o.items()) for o in overrides),
         protocol=protocol,

@@ -15,6 +15,7 @@ from mmzoo.benchmark.execution.artifacts import weights_hash
 from mmzoo.benchmark.execution.building import build_model, build_strategy, load_data
 from mmzoo.benchmark.execution.teachers import Row
 from mmzoo.benchmark.results.store import STRATEGY_STATE, WEIGHTS, Store
+from mmzoo.config.identity import check_identity, refuse_code
 from mmzoo.config.spec import RunSpec
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.modes import evaluating
@@ -43,11 +44,19 @@ class Trained:
         return _run_data(self.row)
 
 
-def load_run(folder: str | Path) -> Trained:
-    """The trained model of a run, from `DIR/runs/<run_id>`.
+def load_run(folder: str | Path, *, trust: bool = False) -> Trained:
+    """Load the trained model of a run, from `DIR/runs/<run_id>`.
 
-    Raises BadValue where the run is not there, has no scores or kept no weights, CorruptFile for weights that are not
-    those that were scored.
+    Args:
+        folder: the folder of the run.
+        trust: execute the Python files that the row names (a class of `./mine.py:Mine`). Without it such a run is refused
+            before any file is executed: a results folder may come from somebody else. With it the files must have the
+            hash that the run was trained with.
+
+    Raises:
+        BadValue: the run is not there, has no scores, kept no weights, or names code without `trust`.
+        CorruptFile: the weights are not those that were scored.
+        MmzooError: code or encoder files were edited since.
     """
     folder = Path(folder)
     row = Store(folder.parent.parent).row(folder.name) if folder.parent.name == "runs" else None
@@ -57,13 +66,17 @@ def load_run(folder: str | Path) -> Trained:
         )
     if row["status"] != "ok":
         raise BadValue(f"run {folder.name} has no trained model: it is {row['status']}: {row['reason']}.")
+    if row["spec"].get("floor"):
+        raise BadValue(f"run {folder.name} is a linear floor: it has no network to load.")
     if not (folder / WEIGHTS).is_file():
         raise BadValue(
             f"run {folder.name} kept no weights. The same bench with --keep-weights trains it once more and keeps them."
         )
-    data = _run_data(row)
+    refuse_code(row, trust=trust)
     try:
         spec = RunSpec.from_dict(row["spec"])
+        check_identity(catalogue(), spec)
+        data = _run_data(row)
         model = build_model(catalogue(), spec, data)
         strategy = build_strategy(catalogue(), spec.parts)
         tensors = _tensors(folder / WEIGHTS)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmzoo.benchmark.planning.plan import Plan, Planned
+from mmzoo.benchmark.planning.planned import Plan, Planned
 from mmzoo.benchmark.results import leases
 from mmzoo.benchmark.results.records import best_of
 from mmzoo.benchmark.results.store import Store
@@ -90,6 +90,9 @@ def tuned_plan(
     runs: dict[str, Planned] = {}
     for planned in plan.runs:
         if planned.role == "teacher":
+            continue
+        if planned.spec.floor is not None:
+            runs.setdefault(planned.spec.run_id, planned)
             continue
         config = planned.spec.config_id
         if config not in chosen:
@@ -203,6 +206,7 @@ def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str
     """
     from mmzoo.benchmark.execution import memory
     from mmzoo.benchmark.execution.building import Kit, data_of, set_threads
+    from mmzoo.config.identity import check_identity
     from mmzoo.core.precision import tf32
     from mmzoo.evaluation.scores import EVAL_BATCH
     from mmzoo.training.loop import fit
@@ -213,6 +217,7 @@ def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str
     found: dict[str, Any] = {"score": 0.0, "loss": 1e9, "epoch": -1, "status": "ok", "reason": ""}
     started = time.monotonic()
     try:
+        check_identity(catalogue, spec)
         kit = Kit(catalogue, spec, replace(data, splits={k: v for k, v in data.splits.items() if k != "test"}), device)
         set_threads(kit.model, device)
         with tf32(spec.training.tf32):

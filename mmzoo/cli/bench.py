@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.execution.torchrun import processes
-from mmzoo.config.grammar import parse_override, parse_seeds, parse_setting
-from mmzoo.config.methods import GRAMMAR
+from mmzoo.config.grammar import METHOD_GRAMMAR, dataset_names, parse_override, parse_seeds, parse_setting
 from mmzoo.config.spec import PROTOCOLS, BenchSpec, check_protocol
 from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
-    from mmzoo.benchmark.planning.plan import Plan, Planned
+    from mmzoo.benchmark.planning.planned import Plan, Planned
     from mmzoo.benchmark.results.store import Store
 
 DEFAULT_OUT = "mmzoo-results"
@@ -88,11 +87,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def add_spec_options(parser: argparse.ArgumentParser) -> None:
     """What says which runs, for the bench and for tuning alike; and where."""
     add = parser.add_argument
-    add("--method", metavar="SPEC", help=f"the method that the bench is about: {GRAMMAR}")
+    add("--method", metavar="SPEC", help=f"the method that the bench is about: {METHOD_GRAMMAR}")
     add("--baselines", metavar="SPEC,...", help="methods to compare it with")
     add(
         "--datasets",
-        metavar="NAME[:PRESET],...",
+        metavar="NAME[:PRESET][,KEY=VALUE],...",
         help="data sets, and FILE.yaml for data of your own (default: real data that is prepared, else generated twins of the "
         "published data sets, and mfeat; MMZOO_DATASETS names others)",
     )
@@ -128,13 +127,21 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
         help="leave out the reference rows: each modality alone (unless a method learns from it), plain joint, and the "
         "control joint_unimodal",
     )
+    add(
+        "--floor",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="linear baselines of the same samples, each modality and all joined: TF-IDF, pixels or statistics and logistic "
+        "regression (default: on data of your own, with the references)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of the results (default: {DEFAULT_OUT})")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from mmzoo.benchmark.planning.data_defaults import to_make
-    from mmzoo.benchmark.planning.plan import make_plan, to_do
+    from mmzoo.benchmark.planning.plan import make_plan
+    from mmzoo.benchmark.planning.planned import to_do
     from mmzoo.benchmark.results.store import Store
     from mmzoo.registry.plugins import catalogue
     from mmzoo.trackers.base import check_trackers
@@ -202,7 +209,7 @@ def tune(plan: Plan, store: Store, trials: int, device: str, *, dry: bool = Fals
     from mmzoo.benchmark.tune import check_tuning, tuned_plan
     from mmzoo.registry.plugins import catalogue
 
-    configs = {p.spec.config_id for p in plan.runs if p.role != "teacher"}
+    configs = {p.spec.config_id for p in plan.runs if p.role not in ("teacher", "floor")}
     print(
         f"Tuning on holdout: {_count(trials, 'trial')} for each of {_count(len(configs), 'configuration')}, under a seed "
         "that is not reported",
@@ -232,7 +239,7 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     if arguments.baselines is not None:
         fields["baselines"] = _names(arguments.baselines)
     if arguments.datasets is not None:
-        fields["datasets"] = _names(arguments.datasets)
+        fields["datasets"] = dataset_names(arguments.datasets)
     if arguments.seeds is not None:
         fields["seeds"] = parse_seeds(arguments.seeds)
     if arguments.epochs is not None:
@@ -243,6 +250,8 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
         fields["preset"] = arguments.preset
     if arguments.no_references:
         fields["references"] = False
+    if arguments.floor is not None:
+        fields["floor"] = arguments.floor
     if arguments.heads is not None:
         fields["heads"] = _names(arguments.heads)
     if arguments.overrides:
@@ -349,14 +358,20 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
         f"{_count(len(plan.bench.seeds), 'seed')}), by data set:"
     )
     for dataset in dict.fromkeys(p.dataset for p in plan.runs):
-        here = [p for p in plan.runs if p.dataset == dataset]
+        here = [p for p in plan.runs if p.dataset == dataset and p.role != "floor"]
         t = here[0].spec.training
         lr, decay = (_span([getattr(p.spec.training, k) for p in here]) for k in ("lr", "weight_decay"))
         print(
             f"  {dataset}: {_count(len(here), 'run')} of {_count(t.epochs, 'epoch')} ({t.optimizer}, lr {lr}, "
             f"batch {t.batch_size}, schedule {t.schedule}, weight decay {decay})"
         )
-    titles = {"method": "method", "baseline": "baselines", "reference": "references", "teacher": "teachers"}
+    titles = {
+        "method": "method",
+        "baseline": "baselines",
+        "reference": "references",
+        "teacher": "teachers",
+        "floor": "linear floors",
+    }
     for role, text in titles.items():
         if named := [label for label, r in methods.items() if r == role]:
             print(f"  {text}: {', '.join(named)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     mini.add_argument("--seed", metavar="N", type=int, default=0, help="another seed gives other items (default: 0)")
     listed = actions.add_parser("list", help="which data sets there are, and which are prepared")
     listed.set_defaults(command=_list)
-    _add_name(actions.add_parser("show", help="layout, source, recipes, splits and stores of a data set"), _show)
+    shown = actions.add_parser(
+        "show", help="layout, source, recipes, splits and stores of a data set; NAME:KEY=VALUE for one that is bundled"
+    )
+    _add_name(shown, _show)
 
 
 def _add_name(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
@@ -271,7 +275,12 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from mmzoo.data.store.store import find_stores
+    from mmzoo.registry.plugins import catalogue
 
+    name = arguments.data.partition(":")[0]
+    known = catalogue().get("datasets", name) if catalogue().has("datasets", name) else None
+    if known is not None and not known.extra.get("prepared"):
+        return _show_bundled(arguments.data)
     source = _source_of(arguments.data)
     print(f"{source.name}\n  layout:\n{_indented(source.layout, 4)}")
     if source.obtain:
@@ -293,6 +302,29 @@ def _show(arguments: argparse.Namespace) -> int:
         print(f"    {store_line(store)}: {store.folder}")
         for lacking in lacking_splits(store):
             print(f"      {lacking}")
+    return 0
+
+
+def _show_bundled(text: str) -> int:
+    """A data set that needs no preparation: what is in it with the preset and the values that are given."""
+    from mmzoo.benchmark.execution.building import load_data
+    from mmzoo.config.datasets import resolve_dataset
+    from mmzoo.config.settings import Settings
+    from mmzoo.registry.plugins import catalogue
+
+    label, entry, params = resolve_dataset(catalogue(), text, Settings(catalogue(), ()))
+    data = load_data(catalogue(), entry.name, json.dumps(params, sort_keys=True))
+    names = {"slice": "meta set", "holdout": "validation"}
+    print(f"{label}\n  {entry.summary}")
+    print(f"  modalities: {', '.join(f'{m} ({data.spec(m).kind}, {data.shape(m)[0]})' for m in data.modalities)}")
+    print(f"  classes: {data.n_classes}")
+    print(f"  samples: {', '.join(f'{len(rows):,} {names.get(part, part)}' for part, rows in data.splits.items())}")
+    if data.present is not None:
+        shares = data.present.double().mean(0).tolist()
+        print(f"  present: {', '.join(f'{m} {100 * p:.1f} %' for m, p in zip(data.modalities, shares))}")
+    if data.bayes:
+        print(f"  Bayes accuracy: {', '.join(f'{m} {100 * p:.1f} %' for m, p in data.bayes.items())}")
+    print(f"  parameters and presets: mmzoo show {entry.name}")
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmzoo.config.grammar import shown
+from mmzoo.config.grammar import dataset_options, shown
 from mmzoo.config.settings import Settings
 from mmzoo.errors import BadValue, unknown
 from mmzoo.registry import Catalogue, Entry
@@ -19,21 +19,22 @@ OWN = "own"
 def resolve_dataset(
     catalogue: Catalogue, text: str, settings: Settings, *, stores: bool = True
 ) -> tuple[str, Entry, dict[str, Any]]:
-    """`NAME[:PRESET]` -> its label, entry and parameters.
+    """`NAME[:PRESET][,KEY=VALUE...]` -> its label, entry and parameters; values given here go before `settings`.
 
     Of a data set that has to be prepared, `NAME` is the prepared data, else its prepared twin; `NAME:mini` and `NAME:real`
     insist. Its parameters then name the store by its hashes. stores: False to check the name only. Raises UnknownName or
     BadValue, of which Unprepared where there is no store, CorruptFile.
     """
     text = text.strip()
-    name, _, preset = (text, "", "") if is_manifest(text) else text.partition(":")
+    name, _, rest = (text, "", "") if is_manifest(text) else text.partition(":")
+    preset, given = dataset_options(rest)
     entry = register_manifest(catalogue, text) if is_manifest(text) else catalogue.get("datasets", name)
     if entry.extra.get("prepared"):
-        return _resolve_prepared(entry, preset, settings.take(entry), stores)
+        return _resolve_prepared(entry, preset, settings.take(entry) | given, stores)
     presets = entry.extra.get("presets", {})
     if preset and preset not in presets:
         raise unknown(f"preset of {name}", preset, presets, see=f"See: mmzoo show {name}")
-    return _resolved(entry, preset, settings.take(entry))
+    return _resolved(entry, preset, settings.take(entry) | given)
 
 
 def _resolved(entry: Entry, preset: str, given: Mapping[str, Any]) -> tuple[str, Entry, dict[str, Any]]:
@@ -106,7 +107,7 @@ def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Se
     known = entry.extra["training"]
     if preset not in known:
         raise unknown(f"training preset of {entry.name}", preset, known, see=f"See: mmzoo show {entry.name}")
-    given = settings.take_training(known[preset])
+    given = settings.take_training(entry, known[preset])
     if "processes" in given:
         raise BadValue(
             f"train.processes={given['processes']}: torchrun decides how many processes share a run: torchrun "

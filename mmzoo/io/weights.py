@@ -151,11 +151,11 @@ def digest_of(files: Iterable[Path]) -> str:
     total = hashlib.sha256()
     for path in files:
         stat = path.stat()
-        total.update(_digest(str(path.resolve()), stat.st_mtime_ns, stat.st_size).encode())
+        total.update(_digest(str(path.resolve()), (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)).encode())
     return total.hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=64)
-def _digest(path: str, mtime: int, size: int) -> str:
+def _digest(path: str, state: tuple[int, int, int]) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

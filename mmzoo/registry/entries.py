@@ -71,6 +71,15 @@ class Entry:
         them. None where the entry names no such function. Raises what it raises where files are missing."""
         return self._imported("files")(params) if "files" in self.extra else []
 
+    def content(self, params: Mapping[str, Any]) -> str | None:
+        """A hash of the content of `files`; None where there are none."""
+        files = self.files(params)
+        if not files:
+            return None
+        from mmzoo.io.weights import digest_of
+
+        return digest_of(files)
+
     def _imported(self, key: str) -> Any:
         module, _, attribute = self.extra[key].partition(":")
         if module.endswith(".py"):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
+import importlib
 import inspect
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mmzoo.errors import BadValue, MmzooError, near_miss
-from mmzoo.registry import Entry, Param
+from mmzoo.registry import Entry, Param, local_code
 
 #: what such entries say of their package
 PACKAGE = "local"
@@ -35,15 +33,27 @@ def is_local(name: str) -> bool:
     return NAME.fullmatch(name) is not None
 
 
+def file_of(name: str) -> str | None:
+    """The file that a name would load a class from; None where it names none."""
+    bare = name.removeprefix(f"{PACKAGE}/")
+    return bare[: bare.index(".py:") + 3] if ".py:" in bare else None
+
+
+def files(name: str) -> tuple[Path, ...]:
+    """The file that a name stands for, and the local modules that it imports."""
+    file = file_of(name)
+    return () if file is None else local_code.read(file).files
+
+
 def entry(kind: str, name: str) -> Entry | None:
     """The entry of a class in a file, as a registry.yaml would describe it; None where it is of another kind.
 
     Parameters and their types are read from `__init__`, the rest from what the class declares; the version is a hash of
-    the file, so that a changed file is another method. Raises MmzooError where the file cannot be loaded or the class is
+    the file and of the local modules that it imports, so that changed code is another method. Raises MmzooError where the file cannot be loaded or the class is
     neither strategy, head nor encoder.
     """
     match = NAME.fullmatch(name)
-    if match is None:
+    if match is None or kind not in BASES:
         return None
     path, cls = Path(match["file"]), load(match["file"], match["cls"])
     if kind != kind_of(cls, name):
@@ -60,7 +70,7 @@ def entry(kind: str, name: str) -> Entry | None:
         requires,
         cost,
         "experimental",
-        int(hashlib.sha256(path.read_bytes()).hexdigest()[:12], 16),
+        local_code.read(match["file"]).version,
         (),
         {"ours": f"a class of the file {path}"},
         {"path": f"{match['file']}:{match['cls']}", **extra},
@@ -81,7 +91,7 @@ def kind_of(cls: type, name: str) -> str:
 
 def classes(file: str) -> list[str]:
     """The names of all strategies, heads and encoders that a file defines, in its order. Raises MmzooError like `load`."""
-    module = _module(file, _digest(file))
+    module = _module(file)
     own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
     bases = tuple(
         getattr(importlib.import_module(m), b) for m, _, b in (path.partition(":") for path in BASES.values())
@@ -91,7 +101,7 @@ def classes(file: str) -> list[str]:
 
 def load(file: str, name: str) -> type:
     """A class of a file. Raises MmzooError naming the file, what is wrong and the next step."""
-    module = _module(file, _digest(file))
+    module = _module(file)
     found = getattr(module, name, None)
     if not inspect.isclass(found):
         own = [n for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module.__name__]
@@ -101,35 +111,26 @@ def load(file: str, name: str) -> type:
     return found
 
 
-def _digest(file: str) -> str:
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except OSError as error:
-        raise BadValue(f"cannot read {file}: {error.strerror or error}. Write PATH/FILE.py:CLASS.") from None
+#: file -> digest and module of what was loaded from it last
+_LOADED: dict[str, tuple[str, ModuleType]] = {}
 
 
-@cache
-def _module(file: str, digest: str) -> Any:
-    """The module of a file, loaded once for each content. Its folder can be imported from, as when it is run as a script."""
-    path = Path(file).resolve()
-    name = f"mmzoo_local_{digest[:12]}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise BadValue(f"{file} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise MmzooError(f"{file} cannot be loaded{_line(error, path)}: {type(error).__name__}: {error}.") from error
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
+def _module(file: str) -> ModuleType:
+    """The module of a file, loaded anew where it or a local module that it imports has changed. Raises MmzooError."""
+    code = local_code.read(file)
+    path = str(code.root.path)
+    if path not in _LOADED or _LOADED[path][0] != code.digest:
+        try:
+            _LOADED[path] = (code.digest, local_code.run(code))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            where = _line(error, code.root.path)
+            raise MmzooError(f"{file} cannot be loaded{where}: {type(error).__name__}: {error}.") from error
+    return _LOADED[path][1]
 
 
-def _line(error: Exception, path: Path) -> str:
+def _line(error: BaseException, path: Path) -> str:
     """Where in the file it went wrong."""
     if isinstance(error, SyntaxError) and error.lineno is not None:
         return f" (line {error.lineno})"

@@ -52,11 +52,16 @@ def read_weights(path: Path, model: MultimodalModel, row: Mapping[str, Any]) -> 
 
 def write_predictions(store: Store, run_id: str, p: Predictions) -> None:
     """The scores of every test item, and each modality's own."""
-    buffer = io.BytesIO()
     arrays = {"index": p.index, "target": p.target, "scores": p.scores.float()}
     arrays |= {f"unimodal.{m}": z.float() for m, z in p.unimodal.items()}
-    np.savez_compressed(buffer, **{k: v.cpu().numpy() for k, v in arrays.items()})  # type: ignore[arg-type]
-    store.write_file(run_id, "predictions.npz", buffer.getvalue())
+    store.write_file(run_id, "predictions.npz", predictions_bytes({k: v.cpu().numpy() for k, v in arrays.items()}))
+
+
+def predictions_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The file predictions.npz: index, target and scores, and whatever else there is, one row a test item."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 # ---------------------------------------------------------------------------------------------- hashes

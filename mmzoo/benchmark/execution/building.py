@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mmzoo.benchmark.execution import memory
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.config.spec import Part, RunSpec
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.seeding import seeded
@@ -100,6 +100,8 @@ def _small(model: MultimodalModel) -> bool:
 def is_small(planned: Planned, catalogue: Catalogue) -> bool:
     """Whether a run's model is trained on one thread; of one that cannot be built it is not known."""
     spec = planned.spec
+    if spec.floor is not None:
+        return True
     try:
         data = data_of(catalogue, spec)
         with torch.device("meta"):

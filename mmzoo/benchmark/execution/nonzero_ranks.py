@@ -12,6 +12,7 @@ from mmzoo.benchmark.execution.building import Kit, build_model, data_of, set_th
 from mmzoo.benchmark.execution.device import check_device
 from mmzoo.benchmark.execution.fitting import Fitting, Watcher
 from mmzoo.benchmark.execution.team import Team
+from mmzoo.config.identity import check_identity
 from mmzoo.config.spec import RunSpec
 from mmzoo.core.precision import tf32
 from mmzoo.registry import Catalogue
@@ -43,6 +44,7 @@ def follow(team: Team) -> int:
 
 def _train(team: Team, catalogue: Catalogue, job: Mapping[str, Any], device: str) -> None:
     spec = RunSpec.from_dict(job["spec"])
+    check_identity(catalogue, spec)
     whole = data_of(catalogue, spec)
     kit = Kit(catalogue, spec, whole, device, share=team.share)
     teachers = {m: build_model(catalogue, RunSpec.from_dict(t), whole.only([m])) for m, t in job["teachers"].items()}

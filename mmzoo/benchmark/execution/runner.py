@@ -15,14 +15,15 @@ from mmzoo.benchmark.execution.device import environment, forget_peak
 from mmzoo.benchmark.execution.scoring import check_finite
 from mmzoo.benchmark.execution.session import Session
 from mmzoo.benchmark.execution.teachers import Row
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results import leases
 from mmzoo.benchmark.results.forms import FINAL, SCHEMA
 from mmzoo.benchmark.results.leases import Claimed
 from mmzoo.benchmark.results.records import summary
 from mmzoo.benchmark.results.store import Store
+from mmzoo.config.identity import check_identity
 from mmzoo.errors import Diverged, Incompatible, told
-from mmzoo.registry import Catalogue
+from mmzoo.registry import Catalogue, local_code
 
 
 def run_one(
@@ -116,7 +117,9 @@ def _run(session: Session) -> Row:
     session.trackers.start(row)
     try:
         session.check_deaths()
-        row |= session.train_and_score()
+        with local_code.frozen():
+            check_identity(session.catalogue, spec)
+            row |= session.train_and_score()
         check_finite(row["metrics"], "test")
     except Claimed:
         raise

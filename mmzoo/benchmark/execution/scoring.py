@@ -9,12 +9,18 @@ from typing import Any
 
 import torch
 
-from mmzoo.benchmark.execution.building import Kit
+from mmzoo.benchmark.execution.artifacts import predictions_bytes
+from mmzoo.benchmark.execution.building import Kit, data_of
+from mmzoo.benchmark.planning.planned import Planned
+from mmzoo.benchmark.results.store import Store
 from mmzoo.core.values import Batch
 from mmzoo.data.loading.datamodule import Loader
+from mmzoo.data.loading.floor_samples import floor_samples
 from mmzoo.errors import Diverged
+from mmzoo.evaluation.floors import linear_floor, words_for
 from mmzoo.evaluation.metrics import classification
-from mmzoo.evaluation.scores import Fitted, Predictions, branch_scores, modality_scores, predict
+from mmzoo.evaluation.scores import EVAL_BATCH, Fitted, Predictions, branch_scores, modality_scores, predict
+from mmzoo.registry import Catalogue
 from mmzoo.training.loop import Selection
 from mmzoo.training.run import Run
 
@@ -81,3 +87,35 @@ def check_finite(metrics: Mapping[str, Any], where: str) -> None:
             check_finite(value, f"{where} {key}")
         elif isinstance(value, float) and not math.isfinite(value):
             raise Diverged(f"{where} {key} is {value}")
+
+
+def floor_row(planned: Planned, catalogue: Catalogue, store: Store) -> dict[str, Any]:
+    """What the row of a floor says, its predictions written. Training samples are those of plain training, the meta set among
+    them."""
+    spec = planned.spec
+    whole = data_of(catalogue, spec)
+    data = whole if spec.modalities is None else whole.only(spec.modalities)
+    train, validation, test = (
+        data.loader(*splits, batch_size=EVAL_BATCH) for splits in (("train", "slice"), ("holdout",), ("test",))
+    )
+    samples = [floor_samples(data, loader) for loader in (train, validation, test)]
+    found = linear_floor(*samples, n_classes=data.n_classes, metric=data.metric)
+    arrays = {"index": test.index.numpy(), "target": samples[2].target, "scores": found.scores.float().numpy()}
+    store.write_file(spec.run_id, "predictions.npz", predictions_bytes(arrays))
+    return {
+        "metrics": {
+            **found.test,
+            "holdout": dict(found.validation),
+            "main_metric": data.metric,
+            "n_scored": test.n_items,
+            "n_total": len(data.splits["test"]),
+            "n_seen": test.n_seen,
+        },
+        "cost": {"train_items": train.n_seen},
+        "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash},
+        "floor": {
+            "strength": found.strength,
+            "width": found.width,
+            "features": {m: words_for(data.spec(m).kind) for m in data.modalities},
+        },
+    }

@@ -35,7 +35,8 @@ class Group:
 
 
 def grouped(rows: Sequence[Row], roles: Mapping[str, str]) -> list[Group]:
-    """The configurations of one data set in the order of `roles`, each with its seeds."""
+    """The configurations of one data set in the order of `roles`, each with its seeds; linear floors aside."""
+    rows = [r for r in rows if not is_floor(r)]
     by_config: dict[str, list[Row]] = {}
     for row in rows:
         by_config.setdefault(row["config_id"], []).append(row)
@@ -54,6 +55,11 @@ def _protocol(row: Row, config: str) -> str:
     t = row["spec"]["training"]
     shared = f"{t['processes']} processes, " if t.get("processes", 1) != 1 else ""
     return f"{t['optimizer']} lr {t['lr']:g}, {t['epochs']} epochs, {shared}{config[:6]}"
+
+
+def is_floor(row: Row) -> bool:
+    """Whether a row is a linear floor rather than a trained run."""
+    return bool(row["spec"].get("floor"))
 
 
 def at(*path: str) -> Callable[[Row], float]:

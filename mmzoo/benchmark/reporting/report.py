@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from mmzoo.benchmark.reporting.floors import below_notes, floor_lines, floor_notes, floors_of
 from mmzoo.benchmark.reporting.groups import (
     METRICS,
     Group,
@@ -54,7 +55,7 @@ def make_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
     for dataset in dict.fromkeys(r["dataset"] for r in rows):
         groups = grouped([r for r in rows if r["dataset"] == dataset], bench["methods"])
         refused = [r for r in bench["refused"] if r["dataset"] == dataset]
-        tables.append(_scores(dataset, groups, refused))
+        tables.append(_scores(dataset, groups, refused, floors_of(rows, dataset)))
         if any(g.by_seed(main_score) for g in groups if not g.alone):
             tables.append(_modalities(dataset, groups))
         if difference := _differences(dataset, groups):
@@ -62,7 +63,9 @@ def make_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
-def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str, str]]) -> Table:
+def _scores(
+    dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str, str]], floors: Sequence[Row] = ()
+) -> Table:
     main = main_metric(groups)
     metrics = [main, *(m for m in METRICS if m != main)]
     tuned = any("tuning" in r for g in groups for r in g.rows)
@@ -117,10 +120,23 @@ def _scores(dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str
     for r in refused:
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
         table.notes.append(f"{r['method']}: {r['reason']}")
+    table.body += floor_lines(floors, _floor_columns(table.header, metrics), DASH)
+    table.notes += below_notes(groups, floors) + floor_notes(floors)
     table.notes += _together(groups)
     table.notes += _reading(groups)
     table.notes += _detectable([d for d in deltas if d])
     return table
+
+
+def _floor_columns(header: Sequence[str], metrics: Sequence[str]) -> dict[str, Callable[[Row], str]]:
+    """Every column of the table of scores but the first -> the text that a floor has there."""
+    columns: dict[str, Callable[[Row], str]] = {name: lambda row: DASH for name in header[1:]}
+    for m in metrics:
+        columns[METRICS[m]] = lambda row, m=m: percent(spread([row["metrics"][m]]))  # type: ignore[misc]
+    columns["items"] = lambda row: str(row["cost"]["train_items"])
+    columns["seconds"] = lambda row: f"{row['timing']['seconds']:.1f}"
+    columns["seeds"] = lambda row: "1"
+    return columns
 
 
 def _closed(group: Group, plain: Group | None) -> str:

@@ -66,6 +66,7 @@ _ROW: Form = {
         "data_params": OBJECT,
         "encoders": OBJECT,
         "training": {"optimizer": TEXT, "lr": NUMBER, "epochs": WHOLE},
+        "floor": optional(OBJECT),
     },
 }
 #: of one modality alone; `word` says how it was measured, and rows of earlier versions lack it
@@ -100,12 +101,19 @@ _SCORED: Form = {
     },
     "hashes": OBJECT,
 }
+#: the numbers of a linear floor, which no network has
+_FLOOR: Form = {
+    "metrics": {**_SCORES, "holdout": _SCORES, "main_metric": TEXT, "n_scored": WHOLE},
+    "cost": {"train_items": NUMBER},
+    "floor": {"strength": NUMBER, "width": WHOLE, "features": each(TEXT)},
+}
 _PLANNED: Form = {
     "spec": OBJECT,
     "dataset": TEXT,
     "method": TEXT,
     "role": TEXT,
     "modality": or_null(TEXT),
+    "title": optional(TEXT),
     "teachers": items(_RUN_ID),
     "keep": FLAG,
     "peers": FLAG,
@@ -133,7 +141,7 @@ def row_fault(row: Any, run_id: str) -> str | None:
 
 def _scores_fault(row: Mapping[str, Any]) -> str | None:
     """What is wrong with the numbers of a run that was scored."""
-    if fault := misfit(row, _SCORED):
+    if fault := misfit(row, _FLOOR if row["spec"].get("floor") else _SCORED):
         return fault
     metrics = row["metrics"]
     if metrics["main_metric"] not in _SCORES:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.registry import Catalogue
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def probed(missing: Sequence[Planned], catalogue: Catalogue, device: str) -> dic
     from mmzoo.benchmark.execution.building import forget_data
 
     found: dict[str, float] = {}
+    missing = [p for p in missing if p.spec.floor is None]
     for dataset in dict.fromkeys(p.dataset for p in missing):
         runs = [p for p in missing if p.dataset == dataset]
         try:

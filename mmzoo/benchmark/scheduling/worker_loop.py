@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.benchmark.execution.packing import Card, CudaGauge, Unshared
-from mmzoo.benchmark.planning.plan import Planned, planned_runs
+from mmzoo.benchmark.planning.planned import Planned, planned_runs
 from mmzoo.benchmark.results.leases import Claimed
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import MmzooError
@@ -120,7 +120,7 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
                 others.add(run_id)
                 continue
             try:
-                with card.seat(planned):
+                with (card if planned.spec.floor is None else Unshared()).seat(planned):  # a floor needs no card
                     row = runner.run_one(
                         planned,
                         catalogue,

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,36 @@ class Tokens(Field):
                 raise BadValue("Tokens('own') must be fitted on the training texts before it reads.")
             return _own(self.vocabulary, self.length)
         return _given(self.tokenizer, self.length)
+
+
+def reader(values: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], list[str]] | None:
+    """What turns a batch of tokens (ids, mask) back into texts, lower-cased words apart by blanks as the tokenizer saw them.
+
+    values: a field's, as a store keeps them. None where it is another field or its tokenizer is not here.
+    """
+    if values.get("field") != Tokens.__name__:
+        return None
+    tokenizer = str(values["tokenizer"])
+    if tokenizer == OWN:
+        return functools.partial(_spelt, tuple(values["vocabulary"]))
+    return None if tokenizer.startswith("sha256:") else functools.partial(_decoded, tokenizer)
+
+
+def _spelt(vocabulary: tuple[str, ...], tokens: Mapping[str, Any]) -> list[str]:
+    """Texts of pieces: those that begin with ## continue a word; the frame around a text is left out."""
+    texts = []
+    for ids, mask in zip(tokens["ids"].tolist(), tokens["mask"].tolist()):
+        pieces = [vocabulary[i] for i, there in zip(ids, mask) if there]
+        words = [p for p in pieces if p not in ("[PAD]", "[CLS]", "[SEP]", "[MASK]")]
+        texts.append(" ".join(words).replace(" ##", ""))
+    return texts
+
+
+def _decoded(tokenizer: str, tokens: Mapping[str, Any]) -> list[str]:
+    used = _given(tokenizer, 1 << 16)
+    rows = [[i for i, there in zip(*row) if there] for row in zip(tokens["ids"].tolist(), tokens["mask"].tolist())]
+    split = _splitter()
+    return [" ".join(word for word, _ in split(text)) for text in used.decode_batch(rows, skip_special_tokens=True)]
 
 
 def _clean(text: str) -> str:

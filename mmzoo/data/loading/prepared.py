@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmzoo.data.fields.text import reader
 from mmzoo.data.loading.columns import Mapped
 from mmzoo.data.loading.datamodule import DataModule
 from mmzoo.data.loading.transforms import transform_for
@@ -70,6 +71,7 @@ def open_module(
         vocabulary={m: v for m in store.modalities if (v := store.facts(m).get("vocabulary")) is not None},
         transforms=transforms,
         bayes=store.bayes,
+        readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
     )
 
 

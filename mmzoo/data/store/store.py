@@ -120,6 +120,10 @@ class DataStore:
         """The values of the field that made the arrays of a modality."""
         return dict(dict(self.meta["recipe"]["fields"])[modality])
 
+    def fitted(self, modality: str) -> dict[str, Any]:
+        """The same with what was learned from the training samples: a vocabulary, a mean."""
+        return dict(self.meta["modalities"][modality].get("fitted") or self.field(modality))
+
     @cached_property
     def index(self) -> Sequence[Row]:
         self.check_file(INDEX)
