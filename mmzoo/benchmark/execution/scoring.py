@@ -50,6 +50,7 @@ def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple
         "own_logits": run.model.head.how,
         "n_scored": len(chosen.target),
         "n_total": len(data.splits["test"]),
+        "n_test_classes": len(chosen.target.unique()),
         "n_seen": len(chosen.seen(chosen.target)),
     }, chosen
 

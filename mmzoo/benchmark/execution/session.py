@@ -190,6 +190,8 @@ class Session(Watcher):
             run.warn(note)
         if limited:
             run.warn(memory.note(kit.model, micro))
+        for note in whole.notes:
+            run.warn(note)
         size = complexity(run.model, run.strategy, next(on_device(kit.train, run.device)))
         if reason := size.pop("uncounted", None):
             run.warn(f"the operations of this model could not be counted ({reason})")

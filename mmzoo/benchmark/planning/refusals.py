@@ -24,6 +24,16 @@ def obstacle(
     return next(_obstacles(catalogue, method, n, training, device), None)
 
 
+def lacks_meta_set(entry: Entry, params: Mapping[str, Any]) -> str:
+    """Why no method that learns from a meta set can be benched on a data set; empty where there is one."""
+    if params.get("split") not in entry.extra.get("without_meta_set", ()):
+        return ""
+    return (
+        f"{entry.name} has no meta set: its manifest does without one, or its groups are too few for four sets. This "
+        "method learns from labels of one; set meta_set to true, or give smaller groups."
+    )
+
+
 def _obstacles(catalogue: Catalogue, method: Method, n: int, training: Training, device: str) -> Iterator[str]:
     entry = catalogue.get("heads", method.head)
     head = HeadFacts(entry.name, entry.extra["how"], *(bool(entry.extra.get(k)) for k in _DECLARED))
