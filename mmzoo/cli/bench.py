@@ -375,6 +375,8 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
     for role, text in titles.items():
         if named := [label for label, r in methods.items() if r == role]:
             print(f"  {text}: {', '.join(named)}")
+    for note, labels in _inert(plan).items():
+        print(f"  note: {', '.join(labels)}: {note}")
     reasons: dict[tuple[str, str], list[str]] = {}
     for refused in plan.refused:
         reasons.setdefault((refused.method, refused.reason), []).append(refused.dataset)
@@ -383,6 +385,18 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
     done = len(plan.runs) - missing
     print(f"  results: {store.root}" + (f" (there already: {done}, to do: {missing})" if done else ""))
     sys.stdout.flush()
+
+
+def _inert(plan: Plan) -> dict[str, list[str]]:
+    """What the optimizer of a data set cancels, and the methods it is a part of."""
+    from mmzoo.benchmark.planning.refusals import inert
+    from mmzoo.registry.plugins import catalogue
+
+    found: dict[str, dict[str, None]] = {}
+    for run in plan.runs:
+        for note in inert(catalogue(), run.spec.parts, run.spec.training):
+            found.setdefault(note, {})[run.label] = None
+    return {note: list(labels) for note, labels in found.items()}
 
 
 def _span(values: Sequence[float]) -> str:

@@ -100,11 +100,25 @@ def _scores(
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
         table.notes.append(f"{r['method']}: {r['reason']}")
     table.body += floor_lines(floors, _floor_columns(table.header, metrics), DASH)
+    table.notes += _still_improving(groups)
     table.notes += below_notes(groups, floors) + floor_notes(floors)
     table.notes += _together(groups)
     table.notes += _reading(groups)
     table.notes += _detectable([d for d in deltas if d])
     return table
+
+
+def _still_improving(groups: Sequence[Group]) -> list[str]:
+    """Which rows more epochs may have helped, and how it shows."""
+    said, epochs = [], 0
+    for group in groups:
+        found = [r for r in group.rows if r.get("still_improving")]
+        if found:
+            said.append(f"{group.label} ({len(found)} of {len(group.rows)}: {'; '.join(found[0]['still_improving'])})")
+            epochs = max(epochs, *(r["spec"]["training"]["epochs"] for r in found))
+    if not said:
+        return []
+    return [f"Still improving when training ended: {', '.join(said)}. Train longer: --epochs {2 * epochs}."]
 
 
 def _floor_columns(header: Sequence[str], metrics: Sequence[str]) -> dict[str, Callable[[Row], str]]:

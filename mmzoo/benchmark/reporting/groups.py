@@ -63,9 +63,11 @@ def is_floor(row: Row) -> bool:
 
 
 def at(*path: str) -> Callable[[Row], float]:
-    """A number of a row by its path; NaN where there is none."""
+    """A number of a row by its path; NaN where there is none, and for the mAP of test samples of a single class."""
 
     def get(row: Row) -> float:
+        if path[-1] == "map" and row["metrics"].get("n_test_classes", 2) < 2:
+            return math.nan
         value: Any = row
         for key in path:
             value = value.get(key, {}) if isinstance(value, Mapping) else {}

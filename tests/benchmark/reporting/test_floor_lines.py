@@ -70,7 +70,7 @@ def test_floors_are_compared_with_nothing(rows: list[dict[str, Any]], tmp_path: 
 def test_what_lies_below_is_said_with_a_cure(rows: list[dict[str, Any]]) -> None:
     floors = floors_of(rows, "cups")
     low = copy.deepcopy(next(r for r in rows if r["label"] == "concat"))
-    low["metrics"]["acc"] = 0.5
+    low["metrics"]["acc"], low["still_improving"] = 0.5, []
     (note,) = below_notes(grouped([low], {}), floors)
     assert note.startswith("concat is BELOW ITS FLOOR by 50.0 points (floor: 100.0)") and "train.lr" in note
     low["still_improving"] = ["the chosen epoch is among the last tenth"]
