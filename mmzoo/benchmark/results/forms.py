@@ -53,6 +53,7 @@ _ROW: Form = {
     "timing": {"seconds": NUMBER},
     "environment": OBJECT,
     "warnings": optional(OBJECT),
+    "still_improving": optional(TEXTS),
     "processes": optional(WHOLE),
     "per_process": optional(TEXTS),
     "tuning": optional(
@@ -113,6 +114,7 @@ _PLANNED: Form = {
     "method": TEXT,
     "role": TEXT,
     "modality": or_null(TEXT),
+    "title": optional(TEXT),
     "teachers": items(_RUN_ID),
     "keep": FLAG,
     "peers": FLAG,
