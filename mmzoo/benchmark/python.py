@@ -8,7 +8,8 @@ from typing import Any
 
 from mmzoo.benchmark.execution.torchrun import processes
 from mmzoo.benchmark.planning.data_defaults import make_missing
-from mmzoo.benchmark.planning.plan import Planned, make_plan, to_do
+from mmzoo.benchmark.planning.plan import make_plan
+from mmzoo.benchmark.planning.planned import Planned, to_do
 from mmzoo.benchmark.reporting.report import render
 from mmzoo.benchmark.reporting.tables import to_csv
 from mmzoo.benchmark.results.store import Store

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.execution.torchrun import processes
-from mmzoo.config.grammar import dataset_names, parse_override, parse_seeds, parse_setting
-from mmzoo.config.methods import GRAMMAR
+from mmzoo.config.grammar import METHOD_GRAMMAR, dataset_names, parse_override, parse_seeds, parse_setting
 from mmzoo.config.spec import PROTOCOLS, BenchSpec, check_protocol
 from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
-    from mmzoo.benchmark.planning.plan import Plan, Planned
+    from mmzoo.benchmark.planning.planned import Plan, Planned
     from mmzoo.benchmark.results.store import Store
 
 DEFAULT_OUT = "mmzoo-results"
@@ -88,7 +87,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def add_spec_options(parser: argparse.ArgumentParser) -> None:
     """What says which runs, for the bench and for tuning alike; and where."""
     add = parser.add_argument
-    add("--method", metavar="SPEC", help=f"the method that the bench is about: {GRAMMAR}")
+    add("--method", metavar="SPEC", help=f"the method that the bench is about: {METHOD_GRAMMAR}")
     add("--baselines", metavar="SPEC,...", help="methods to compare it with")
     add(
         "--datasets",
@@ -141,7 +140,8 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from mmzoo.benchmark.planning.data_defaults import to_make
-    from mmzoo.benchmark.planning.plan import make_plan, to_do
+    from mmzoo.benchmark.planning.plan import make_plan
+    from mmzoo.benchmark.planning.planned import to_do
     from mmzoo.benchmark.results.store import Store
     from mmzoo.registry.plugins import catalogue
     from mmzoo.trackers.base import check_trackers

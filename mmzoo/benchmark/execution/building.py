@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mmzoo.benchmark.execution import memory
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.config.spec import Part, RunSpec
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.seeding import seeded

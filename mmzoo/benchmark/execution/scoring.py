@@ -11,7 +11,7 @@ import torch
 
 from mmzoo.benchmark.execution.artifacts import predictions_bytes
 from mmzoo.benchmark.execution.building import Kit, data_of
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.store import Store
 from mmzoo.core.values import Batch
 from mmzoo.data.loading.datamodule import Loader

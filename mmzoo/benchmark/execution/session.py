@@ -23,7 +23,7 @@ from mmzoo.benchmark.execution.scoring import ends, floor_row, on_device, peers_
 from mmzoo.benchmark.execution.teachers import Row, taught
 from mmzoo.benchmark.execution.team import Alone
 from mmzoo.benchmark.execution.torchrun import team
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.leases import Claim
 from mmzoo.benchmark.results.store import Store
 from mmzoo.core.model import MultimodalModel

@@ -113,6 +113,7 @@ _PLANNED: Form = {
     "method": TEXT,
     "role": TEXT,
     "modality": or_null(TEXT),
+    "title": optional(TEXT),
     "teachers": items(_RUN_ID),
     "keep": FLAG,
     "peers": FLAG,

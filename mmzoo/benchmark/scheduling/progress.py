@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.scheduling.worker_loop import Progress
 
 _FORM = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} epochs, {remaining} left {postfix}"
