@@ -125,7 +125,7 @@ def test_where_too_little_is_left_the_faults_are_told_all_the_same(folder: Path)
     with pytest.raises(BadValue) as raised:
         check(source, source.root, jobs=0)
     told = str(raised.value)
-    assert "no item is left for train" in told and "'trian' is none of train" in told and "and 47 more" in told
+    assert "no sample is left for training" in told and "'trian' is none of train" in told and "and 47 more" in told
 
 
 def test_prepared_data_of_ones_own_is_checked_by_its_name(folder: Path, mmzoo: Callable[..., Any]) -> None:
