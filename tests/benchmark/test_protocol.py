@@ -17,7 +17,7 @@ from mmzoo.benchmark.execution.artifacts import weights_hash
 from mmzoo.benchmark.execution.runner import run_one
 from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.benchmark.planning.planned import Plan
-from mmzoo.benchmark.reporting.report import make_tables
+from mmzoo.benchmark.reporting.details import detail_tables
 from mmzoo.benchmark.results.store import Store
 from mmzoo.config.grammar import parse_override
 from mmzoo.config.spec import BenchSpec
@@ -53,9 +53,9 @@ def test_the_peers_protocol_changes_no_honest_number(
     mixed = Store(tmp_path / "a")
     assert run_one(both, catalogue, mixed)["metrics"]["peers"] == peers
     assert run_one(honest, catalogue, mixed)["metrics"]["peers"] == peers
-    table = make_tables([row], {"methods": {}, "refused": []})[0]
+    table = detail_tables([row], {"methods": {}, "refused": []})[0]
     assert any("epoch chosen on test" in h for h in table.header) and any("flatters" in n for n in table.notes)
-    assert not any("test" in h for h in make_tables([plain], {"methods": {}, "refused": []})[0].header)
+    assert not any("test" in h for h in detail_tables([plain], {"methods": {}, "refused": []})[0].header)
 
 
 def test_a_killed_run_under_the_peers_protocol_goes_on(

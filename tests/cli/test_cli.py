@@ -291,4 +291,4 @@ def test_a_pipe_that_closes_early_is_no_error(closing: list[subprocess.Popen[str
 
 def test_a_terminal_without_our_characters_still_gets_its_tables(results: Path) -> None:
     out, err = python_mmzoo("report", str(results), PYTHONIOENCODING="ascii", PYTHONUTF8="0").communicate(timeout=60)
-    assert err == "" and "mean ? deviation" in out and "dynamic_gap_lb" in out
+    assert err == "" and "mean ? std" in out and "dynamic_gap_lb" in out

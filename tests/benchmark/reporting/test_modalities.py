@@ -15,13 +15,12 @@ import pytest
 
 from mmzoo.benchmark.execution.runner import run_one
 from mmzoo.benchmark.reporting.modalities import modality_tables
-from mmzoo.benchmark.reporting.report import render
-from mmzoo.benchmark.reporting.tables import DASH, Table
+from mmzoo.benchmark.reporting.tables import DASH, Table, markdown
 from mmzoo.benchmark.results.forms import ABLATIONS
 from mmzoo.benchmark.results.store import Store
 from mmzoo.data.datasets import mfeat
 from mmzoo.errors import CorruptFile
-from mmzoo.evaluation.scores import Fitted
+from mmzoo.evaluation.predictions import Fitted
 from mmzoo.registry import Catalogue
 
 Command = Callable[..., Any]
@@ -199,7 +198,7 @@ def test_runs_without_scores_and_single_modalities_are_named_or_left_out(row: Ro
     assert {line[0].text for table in tables for line in table.body} == {"concat"}
     assert any("none of their runs has scores: lost" in note for note in tables[0].notes)
     (only,) = modality_tables([lost], ROLES)
-    assert only.body == [] and render([lost], ROLES, "md", modality_tables).startswith("### mfeat: each modality")
+    assert only.body == [] and markdown(modality_tables([lost], ROLES)[0]).startswith("### mfeat: each modality")
 
 
 def test_the_command_prints_these_tables_in_place_of_the_usual_ones(

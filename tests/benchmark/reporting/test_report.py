@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from mmzoo.benchmark.reporting.report import make_tables, render
+from mmzoo.benchmark.report import render
+from mmzoo.benchmark.reporting.details import detail_tables
 from mmzoo.benchmark.reporting.statistics import paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Table, latex, markdown, to_csv
 from mmzoo.benchmark.results.store import Store
@@ -50,7 +51,7 @@ def cells(table: Table, name: str) -> list[str]:
 def test_means_deviations_and_differences_by_hand(row: Callable[..., Row]) -> None:
     new, plain = [0.5, 0.7, 0.9], [0.6, 0.5, 0.7]
     rows = [row("new", s, a) for s, a in enumerate(new)] + [row("concat", s, a) for s, a in enumerate(plain)]
-    scores, _, differences = make_tables(rows, ROLES)
+    scores, _, differences = detail_tables(rows, ROLES)
     line = cells(scores, "new")
     assert line[1] == f"70.0 ± {100 * statistics.stdev(new):.1f}" == "70.0 ± 20.0"
     assert line[scores.header.index("last-epoch ACC")] == "60.0 ± 20.0"
@@ -65,35 +66,35 @@ def test_means_deviations_and_differences_by_hand(row: Callable[..., Row]) -> No
 
 def test_seeds_are_paired_and_never_mixed(row: Callable[..., Row]) -> None:
     rows = [row("new", 0, 0.9), row("new", 1, 0.5), row("concat", 1, 0.4), row("concat", 2, 0.1)]
-    differences = make_tables(rows, ROLES)[2]
+    differences = detail_tables(rows, ROLES)[2]
     assert cells(differences, "new minus concat")[1:] == ["+10.0", "1/1", "1"]
     assert paired({0: 1.0}, {1: 1.0}).n == 0
 
 
 def test_only_the_best_joint_method_is_bold(row: Callable[..., Row]) -> None:
     rows = [row("new", 0, 0.9), row("concat", 0, 0.4), row("alone", 0, 0.99, modality="fou")]
-    text = markdown(make_tables(rows, ROLES)[0])
+    text = markdown(detail_tables(rows, ROLES)[0])
     assert "**90.0**" in text and "**99.0**" not in text and "**40.0**" not in text
 
 
 def test_runs_without_scores_leave_a_dash_and_a_reason(row: Callable[..., Row]) -> None:
     lost = row("new", 0, 0.5, status="diverged", reason="epoch 3: loss is nan", metrics={}, cost={})
-    scores, _ = make_tables([lost, row("concat", 0, 0.4)], ROLES)
+    scores, _ = detail_tables([lost, row("concat", 0, 0.4)], ROLES)
     assert set(cells(scores, "new")[1:-3]) <= {DASH} | set(cells(scores, "new")[6:7])
     assert cells(scores, "new")[-1] == "0"
     assert "new, seed 0: diverged, epoch 3: loss is nan" in scores.notes
-    assert make_tables([lost], ROLES)[0].body
+    assert detail_tables([lost], ROLES)[0].body
 
 
 def test_what_was_refused_is_shown_with_its_reason(row: Callable[..., Row]) -> None:
     refused = [{"dataset": "mfeat", "method": "odd", "role": "baseline", "reason": "it needs three."}]
-    scores = make_tables([row("concat", 0, 0.4)], {**ROLES, "refused": refused})[0]
+    scores = detail_tables([row("concat", 0, 0.4)], {**ROLES, "refused": refused})[0]
     assert set(cells(scores, "odd")[1:]) == {DASH} and "odd: it needs three." in scores.notes
 
 
 def test_one_method_under_two_protocols_is_two_lines(row: Callable[..., Row]) -> None:
     other = row("new", 0, 0.5, config_id="abcdefgh")
-    lines = [line[0].text for line in make_tables([row("new", 0, 0.4), other], ROLES)[0].body]
+    lines = [line[0].text for line in detail_tables([row("new", 0, 0.4), other], ROLES)[0].body]
     assert len(set(lines)) == 2 and any("abcdef" in name and "sgd lr" in name for name in lines)
 
 
@@ -122,8 +123,8 @@ def test_csv_is_one_line_a_run(results: Path, mmzoo: Command) -> None:
         assert json.loads(found["spec.parts"]) == stored["spec"]["parts"]
 
 
-def test_markdown_has_three_tables_with_every_method(results: Path, mmzoo: Command) -> None:
-    text = mmzoo("report", results).out
+def test_details_are_three_tables_with_every_method(results: Path, mmzoo: Command) -> None:
+    text = mmzoo("report", results, "--details").out
     titles = [line for line in text.splitlines() if line.startswith("### ")]
     assert len(titles) == 3 and all(line.startswith("### mfeat: ") for line in titles)
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -133,7 +134,7 @@ def test_markdown_has_three_tables_with_every_method(results: Path, mmzoo: Comma
 
 
 def test_latex_is_a_tabular_a_table(results: Path, mmzoo: Command) -> None:
-    text = mmzoo("report", results, "--format", "latex").out
+    text = mmzoo("report", results, "--format", "latex", "--details").out
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
     assert r"dynamic\_gap\_lb" in text and r"\textbf{" in text
     assert not any("±" in line or "Δ" in line for line in text.splitlines() if not line.startswith("%"))
@@ -144,24 +145,25 @@ def test_latex_is_a_tabular_a_table(results: Path, mmzoo: Command) -> None:
 NASTY = "a|b <script>alert(1)</script> `x` *y* [z](javascript:1) \\ & \x1b[31m \u202e \u2028 \r\n## title % $ # ~ ^ {}"
 
 
-def test_names_are_no_markup(row: Callable[..., Row]) -> None:
+def test_names_are_no_markup(row: Callable[..., Row], results: Path) -> None:
     rows = [row(NASTY, 0, 0.5, dataset=NASTY, status="ok"), row("concat", 0, 0.4, dataset=NASTY)]
     bench = {"methods": {NASTY: "method"}, "refused": []}
-    text = render(rows, bench, "md")
+    store = Store(results)
+    text = render(rows, bench, store, "md", ["overview", "details"])
     for forbidden in ("<script", "\x1b", "\u202e", "\u2028", "\r", "](javascript", " `x`", " *y*", "\n##  ", "\n## t"):
         assert forbidden not in text, forbidden
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\\\", "").replace("\\|", "").count("|") for line in table[:4]}) == 1
-    tex = render(rows, bench, "latex")
+    tex = render(rows, bench, store, "latex", ["overview", "details"])
     assert "\x1b" not in tex and "\n## title" not in tex and "\u202e" not in tex
     assert r"a\textbar{}b" in tex and r"\textbackslash{}" in tex and r"\& " in tex
     for line in tex.splitlines():
         assert line.startswith(("%", "\\")) or line.endswith(r" \\") or not line, line
 
 
-def test_nasty_names_come_back_from_json_and_csv(row: Callable[..., Row]) -> None:
+def test_nasty_names_come_back_from_json_and_csv(row: Callable[..., Row], results: Path) -> None:
     rows = [row(NASTY, 0, 0.5)]
-    assert json.loads(render(rows, ROLES, "json"))["rows"] == rows
+    assert json.loads(render(rows, ROLES, Store(results), "json"))["rows"] == rows
     (read,) = csv.DictReader(io.StringIO(to_csv(rows), newline=""))
     assert read["label"] == NASTY
 

@@ -1,8 +1,7 @@
-"""The report of a bench: scores and cost, each modality inside and alone, paired differences. No torch at import."""
+"""Detailed tables: scores and cost, each modality inside and alone, paired differences. No torch at import."""
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,44 +15,24 @@ from mmzoo.benchmark.reporting.groups import (
     alone_of,
     at,
     compared,
-    grouped,
     main_metric,
     main_score,
     plain_of,
 )
+from mmzoo.benchmark.reporting.overview import by_dataset
+from mmzoo.benchmark.reporting.short import closed
 from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
-from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, latex, markdown, number, percent, to_csv, to_html
-from mmzoo.benchmark.results.forms import SCHEMA
+from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
 
-FORMATS = ("md", "csv", "json", "latex", "html")
 #: the columns of `--protocol peers`
 PEERS = ("peers' protocol: epoch chosen on test", "flatters by")
 TUNED = ("tuned: trials", "tuning seconds", "tuning backwards")
 
 
-def render(
-    rows: Sequence[Row],
-    bench: Mapping[str, Any],
-    fmt: str,
-    tables: Callable[[Sequence[Row], Mapping[str, Any]], Sequence[Table]] | None = None,
-) -> str:
-    """The report in one of FORMATS. bench: order and roles of the methods, as Store.bench gives them. tables: what is
-    shown in md, latex and html (default: make_tables)."""
-    if fmt == "json":
-        return json.dumps({"schema": SCHEMA, "rows": list(rows)}, indent=1, sort_keys=True) + "\n"
-    if fmt == "csv":
-        return to_csv(rows)
-    shown = (tables or make_tables)(rows, bench)
-    if fmt == "html":
-        return to_html(shown)
-    return "\n".join((markdown if fmt == "md" else latex)(table) for table in shown)
-
-
-def make_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
+def detail_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
     """For each data set: scores and cost, each modality inside and alone, and paired differences."""
     tables = []
-    for dataset in dict.fromkeys(r["dataset"] for r in rows):
-        groups = grouped([r for r in rows if r["dataset"] == dataset], bench["methods"])
+    for dataset, groups in by_dataset(rows, bench).items():
         refused = [r for r in bench["refused"] if r["dataset"] == dataset]
         tables.append(_scores(dataset, groups, refused, floors_of(rows, dataset)))
         if any(g.by_seed(main_score) for g in groups if not g.alone):
@@ -103,7 +82,7 @@ def _scores(
         deltas.append(delta)
         cells.append(Cell(percent(delta, sign=True) if delta else DASH))
         if planted:
-            cells += [Cell(percent(spread(list(group.by_seed(at("bayes")).values())[:1]))), Cell(_closed(group, plain))]
+            cells += [Cell(percent(spread(list(group.by_seed(at("bayes")).values())[:1]))), Cell(closed(group, plain))]
         if watched:
             cells += [
                 Cell(percent(group.spread(at("metrics", "peers", main)))),
@@ -121,11 +100,25 @@ def _scores(
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
         table.notes.append(f"{r['method']}: {r['reason']}")
     table.body += floor_lines(floors, _floor_columns(table.header, metrics), DASH)
+    table.notes += _still_improving(groups)
     table.notes += below_notes(groups, floors) + floor_notes(floors)
     table.notes += _together(groups)
     table.notes += _reading(groups)
     table.notes += _detectable([d for d in deltas if d])
     return table
+
+
+def _still_improving(groups: Sequence[Group]) -> list[str]:
+    """Which rows more epochs may have helped, and how it shows."""
+    said, epochs = [], 0
+    for group in groups:
+        found = [r for r in group.rows if r.get("still_improving")]
+        if found:
+            said.append(f"{group.label} ({len(found)} of {len(group.rows)}: {'; '.join(found[0]['still_improving'])})")
+            epochs = max(epochs, *(r["spec"]["training"]["epochs"] for r in found))
+    if not said:
+        return []
+    return [f"Still improving when training ended: {', '.join(said)}. Train longer: --epochs {2 * epochs}."]
 
 
 def _floor_columns(header: Sequence[str], metrics: Sequence[str]) -> dict[str, Callable[[Row], str]]:
@@ -137,19 +130,6 @@ def _floor_columns(header: Sequence[str], metrics: Sequence[str]) -> dict[str, C
     columns["seconds"] = lambda row: f"{row['timing']['seconds']:.1f}"
     columns["seeds"] = lambda row: "1"
     return columns
-
-
-def _closed(group: Group, plain: Group | None) -> str:
-    """How much of the way from plain training to the Bayes accuracy a method goes, over the seeds of both."""
-    if plain is None or plain is group or group.alone:
-        return DASH
-    scores, plain_scores = group.by_seed(main_score), plain.by_seed(main_score)
-    best = group.by_seed(at("bayes"))
-    common = sorted(set(scores) & set(plain_scores))
-    way = sum(best[s] - plain_scores[s] for s in common)
-    if not common or not way > 0:
-        return DASH
-    return f"{100 * sum(scores[s] - plain_scores[s] for s in common) / way:.0f} %"
 
 
 def _excuses(group: Group) -> list[str]:
