@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmzoo.core.precision import without_compiler
 from mmzoo.functional import logistic_regression
 
 
@@ -32,5 +33,6 @@ def fit_probe(
     def standardised(z: Tensor) -> Tensor:
         return (z.double() - mean) / scale
 
-    weight, bias = logistic_regression(standardised(features), target, n_classes, c=c, max_iter=max_iter)
+    with without_compiler():
+        weight, bias = logistic_regression(standardised(features), target, n_classes, c=c, max_iter=max_iter)
     return lambda z: F.linear(standardised(z), weight, bias)

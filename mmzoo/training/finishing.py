@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mmzoo.core.precision import without_compiler
+
 if TYPE_CHECKING:
     from mmzoo.training.loop import Selection
     from mmzoo.training.run import Run
@@ -29,11 +31,12 @@ def choose_finish(
     last.offer(run.epoch - 1, 0.0, 0.0, run)
     for start in (trained, last) if trained.epoch != last.epoch else (trained,):
         start.restore(run)
-        for name in run.strategy.finish(run):
-            scores = scored()
-            called = f"{name}, epoch {start.epoch}"
-            best.candidates[called] = {k: scores[k] for k in ("acc", "map", "loss")}
-            offer(best, start.epoch, scores, called)
+        with without_compiler():
+            for name in run.strategy.finish(run):
+                scores = scored()
+                called = f"{name}, epoch {start.epoch}"
+                best.candidates[called] = {k: scores[k] for k in ("acc", "map", "loss")}
+                offer(best, start.epoch, scores, called)
     last.restore(run)
     if best.weights:
         vars(selection).update(vars(best), as_trained=trained)

@@ -19,7 +19,8 @@ from mmzoo.data.loading.floor_samples import floor_samples
 from mmzoo.errors import Diverged
 from mmzoo.evaluation.floors import linear_floor, words_for
 from mmzoo.evaluation.metrics import classification
-from mmzoo.evaluation.scores import EVAL_BATCH, Fitted, Predictions, branch_scores, modality_scores, predict
+from mmzoo.evaluation.predictions import EVAL_BATCH, Fitted, Predictions, predict
+from mmzoo.evaluation.scores import branch_scores, modality_scores
 from mmzoo.registry import Catalogue
 from mmzoo.training.loop import Selection
 from mmzoo.training.run import Run

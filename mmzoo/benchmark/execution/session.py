@@ -41,7 +41,7 @@ from mmzoo.data.loading.datamodule import DataModule, Loader
 from mmzoo.errors import MmzooError
 from mmzoo.evaluation.complexity import complexity
 from mmzoo.evaluation.metrics import classification
-from mmzoo.evaluation.scores import EVAL_BATCH
+from mmzoo.evaluation.predictions import EVAL_BATCH
 from mmzoo.registry import Catalogue
 from mmzoo.trackers.base import Trackers
 from mmzoo.training.loop import Selection
