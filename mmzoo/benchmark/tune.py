@@ -50,6 +50,7 @@ def search_space(planned: Planned, catalogue: Catalogue) -> dict[str, Dimension]
     found["train.weight_decay"] = Dimension(low, high, min(max(t.weight_decay, low), high), log=True)
     owners = [(str(i), catalogue.get("strategies", p.strategy), p.params) for i, p in enumerate(spec.parts)]
     for prefix, entry, params in (*owners, ("head", catalogue.get("heads", spec.head), spec.head_params)):
+        params = {**entry.defaults(), **params}
         for name, param in entry.params.items():
             s = param.search
             if s is not None and param.idle(params) is None and s.low <= params[name] <= s.high:

@@ -121,7 +121,7 @@ def _resolve_part(member: _Member, head: Entry, settings: Settings) -> _Resolved
     own = _of_use(own, member, {**usual, **preset, **own}, by_name)
     checked = preset | own
     return _Resolved(
-        {**usual, **checked},
+        strategy.spelled({**usual, **checked}),
         frozenset([*member.args, *preset, *own]),
         tuple(f"{k}={shown(v)}" for k, v in checked.items() if usual[k] != v),
         to_head,
@@ -267,7 +267,8 @@ def _identity(catalogue: Catalogue, recipe: Entry) -> Any:
     """What `Method.identity` is of a recipe as it stands in the catalogue."""
     strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
     head = catalogue.get("heads", recipe.extra["head"], recipe.package)
-    part = Part(strategy.id.partition("/")[2], {**strategy.defaults(), **recipe.extra.get("args", {})})
+    params = strategy.spelled({**strategy.defaults(), **recipe.extra.get("args", {})})
+    part = Part(strategy.id.partition("/")[2], params)
     return plain(
         {
             "parts": [dataclasses.asdict(part)],

@@ -116,6 +116,11 @@ class Entry:
             raise unknown(f"preset of {SINGULAR[self.kind]} {self.name}", str(name), known, see=see)
         return self.check_params(known[name])
 
+    def spelled(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters as a run's spec has them: without those that were added later and have their default."""
+        own = self.params
+        return {k: v for k, v in params.items() if not (k in own and own[k].added_later and own[k].default == v)}
+
     def defaults(self) -> dict[str, Any]:
         return {name: p.default for name, p in self.params.items()}
 

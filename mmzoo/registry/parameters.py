@@ -39,6 +39,8 @@ class Param:
     range and choices hold for the value, or for each item of a list or of `numbers`, a mapping of names to numbers.
     when: another parameter -> values; where it has none of these, this one means nothing: it is not searched, and to set it
     for a method is an error.
+    added_later: it came after runs without it had been stored. At its default it is left out of a run's spec, so that
+    their ids stay what they are.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Param:
     choices: tuple[Any, ...] | None = None
     search: Search | None = None
     when: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    added_later: bool = False
 
     def idle(self, params: Mapping[str, Any]) -> str | None:
         """The first parameter because of which this one means nothing among `params`."""

@@ -15,7 +15,7 @@ from mmzoo.registry.parameters import ENCODER_OPTIONS, TYPES, Param, Search
 from mmzoo.registry.schema import COMMON, CONDITIONS, KEYS, NEEDED, is_condition, is_range, shape_fault
 from mmzoo.training.config import Training
 
-_PARAM_KEYS = {"type", "default", "range", "choices", "doc", "when", "search"}
+_PARAM_KEYS = {"type", "default", "range", "choices", "doc", "when", "search", "added_later"}
 _SEARCH_KEYS = {"low", "high", "log"}
 
 
@@ -179,6 +179,7 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
                 "when" not in body or (is_condition(body["when"]) and set(body["when"]) <= set(raw)),
                 "a mapping of parameters of the entry to lists of values",
             ),
+            ("added_later", isinstance(body.get("added_later", False), bool), "true or false"),
         ):
             if not right:
                 document.fault((*here, part), f"must be {wanted}, not {short(body[part])}")
@@ -194,6 +195,7 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
             tuple(choices) if choices else None,
             None if "search" not in body else _search(document, (*here, "search"), body),
             body.get("when", {}),
+            body.get("added_later", False),
         )
         try:
             params[str(name)] = Param(**{**vars(param), "default": param.check(param.default)})

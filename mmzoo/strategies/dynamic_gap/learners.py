@@ -115,22 +115,51 @@ class Heuristic(Learner):
         return heuristic(run.epoch + 1)
 
 
+class Linear(Learner):
+    """alpha falls evenly from p in the first epoch to 0 in the last: what any learned fall has to beat."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def epoch_start(self, run: Run, alpha: float) -> float:
+        return self.p * (1.0 - run.epoch / max(1, run.n_epochs - 1))
+
+
 class StepRule:
-    """How one derivative moves alpha: by eta times it, at most `max_change`, within [0, 1].
+    """How one derivative h moves alpha, at most by `max_change`, within [0, 1].
+
+    step="eta": by eta times h, or times its direction. step="rms": by h over its running root mean square (decay 0.9,
+    corrected for its start, as in Adam), times travel / updates: a derivative that keeps its sign moves alpha by about `travel`
+    in the run, whatever the number of parameters and the length of the run.
 
     Args:
-        settings: eta, max_change and normalize, as `DynamicGap` takes them.
+        settings: step, travel, eta, max_change and normalize, as `DynamicGap` takes them.
     """
+
+    DECAY = 0.9
 
     def __init__(self, settings: StepSettings) -> None:
         self.settings = settings
+        #: steps so far, and the decayed mean of the squares; used by "rms" alone
+        self.seen: tuple[int, float] = (0, 0.0)
 
-    def __call__(self, alpha: float, found: Hypergradient | Derivative) -> float:
-        """The alpha after a step against the derivative."""
+    def __call__(self, alpha: float, found: Hypergradient | Derivative, updates: int) -> float:
+        """The alpha after a step against the derivative. updates: how many there are in the whole run."""
         s = self.settings
-        change = s.eta * (found.direction if s.normalize else found.value)
+        if s.step == "rms":
+            change = s.travel / updates * self._scaled(found.value)
+        else:
+            change = s.eta * (found.direction if s.normalize else found.value)
         change = min(s.max_change, max(-s.max_change, change))
         return min(1.0, max(0.0, alpha - change))
+
+    def _scaled(self, value: float) -> float:
+        """The value over its running root mean square, itself included."""
+        n, mean = self.seen[0] + 1, self.DECAY * self.seen[1] + (1 - self.DECAY) * value**2
+        self.seen = (n, mean)
+        size = math.sqrt(mean / (1 - self.DECAY**n))
+        return value / size if size > 0 else 0.0
 
 
 class Learned(Learner, ABC):
@@ -165,7 +194,17 @@ class Learned(Learner, ABC):
             self.n_unusable += 1
             run.warn("the solve for alpha did not converge, and alpha was left alone")
             return alpha
-        return self.step(alpha, found)
+        per_run = run.n_epochs if self.every is None else max(1, run.n_epochs * run.steps_per_epoch // self.every)
+        return self.step(alpha, found, per_run)
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"step": list(self.step.seen)} if self.step.settings.step == "rms" else {}
+        return {**super().state_dict(), **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        if "step" in state:
+            self.step.seen = (int(state["step"][0]), float(state["step"][1]))
 
     def stream(self, level: str) -> str:
         """The name of a stream of batches: each update of an epoch has its own."""

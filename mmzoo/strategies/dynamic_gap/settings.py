@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, get_type_hints
 
-Schedule = Literal["constant", "stepwise", "heuristic", "learned", "released", "released_learned"]
+Schedule = Literal["constant", "stepwise", "linear", "heuristic", "learned", "released", "released_learned"]
 Form = Literal["paper", "additive", "released"]
 Matching = Literal["infonce", "class", "kl_to_mean", "js"]
 Solve = Literal["gauss_newton", "hessian", "neumann", "identity", "tangent"]
@@ -30,6 +30,8 @@ class LossSettings:
 class StepSettings:
     """How far one update moves alpha; see `learners.StepRule`."""
 
+    step: Literal["eta", "rms"] = "eta"
+    travel: float = 0.5
     eta: float = 0.1
     max_change: float = 0.1
     normalize: bool = True

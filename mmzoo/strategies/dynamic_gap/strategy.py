@@ -12,7 +12,7 @@ from mmzoo.api import Outputs, Run, Step, Strategy, Terms
 from mmzoo.bilevel import flat_grad
 from mmzoo.strategies.dynamic_gap.forward import Forward
 from mmzoo.strategies.dynamic_gap.implicit import Implicit
-from mmzoo.strategies.dynamic_gap.learners import Constant, Heuristic, Learner, StepRule, Stepwise, record_norms
+from mmzoo.strategies.dynamic_gap.learners import Constant, Heuristic, Learner, Linear, StepRule, Stepwise, record_norms
 from mmzoo.strategies.dynamic_gap.losses import GapLoss, first_items
 from mmzoo.strategies.dynamic_gap.released import ReleasedPolynomial, ReleasedSurrogate
 from mmzoo.strategies.dynamic_gap.settings import (
@@ -31,7 +31,7 @@ def learner_of(schedule: Schedule, alpha: float, loss: GapLoss, settings: Mappin
 
     Args:
         schedule: how alpha changes.
-        alpha: the constant, p of "stepwise", or the start of a learned one.
+        alpha: the constant, p of "stepwise", or the start of "linear" and of a learned one.
         loss: the two losses that alpha weighs.
         settings: all parameters of step, upper level and solve by name.
     """
@@ -40,6 +40,7 @@ def learner_of(schedule: Schedule, alpha: float, loss: GapLoss, settings: Mappin
     makers: Mapping[Schedule, Callable[[], Learner]] = {
         "constant": Constant,
         "stepwise": lambda: Stepwise(alpha),
+        "linear": lambda: Linear(alpha),
         "heuristic": Heuristic,
         "learned": lambda: (
             Forward(loss, step, upper) if solve.solver == "tangent" else Implicit(loss, step, upper, solve)
@@ -64,10 +65,10 @@ class DynamicGap(Strategy):
 
     Args:
         schedule: "constant" keeps `alpha`; "stepwise" is alpha in the first half of the run and 1 - alpha afterwards;
-            "heuristic" is 1 - exp(-1 / t); "learned" starts at `alpha` and moves against the derivative of the upper
+            "linear" falls evenly from alpha in the first epoch to 0 in the last; "heuristic" is 1 - exp(-1 / t); "learned" starts at `alpha` and moves against the derivative of the upper
             loss (eq. 3), h = -(d grad L / d alpha)^T (H + damping)^{-1} grad L_upper; "released" and
             "released_learned" are what the authors' two scripts do instead (`dynamic_gap.released`).
-        alpha: the constant, p of "stepwise", or the start of a learned alpha.
+        alpha: the constant, p of "stepwise", or the start of "linear" and of a learned alpha.
         form: "paper" as above; "additive" is L_cls + alpha * L_mm, which keeps the classification step at any alpha;
             "released" is twice the paper's form, as in the authors' code. (1 - alpha) also shrinks the classification
             step: a comparison that ignores this is confounded with the learning rate.
@@ -84,6 +85,9 @@ class DynamicGap(Strategy):
         upper_batches: how many batches of the upper level an update sees.
         every: the steps between two updates, the inner iterations of the paper's algorithm 1, which it does not number;
             None: one update at the end of each epoch.
+        step: "eta" steps by eta times the derivative. "rms" steps by the derivative over its running root mean square,
+            times `travel` over the number of updates in the run.
+        travel: how far "rms" moves alpha in a run in which the derivative keeps its sign.
         eta: the step size of alpha.
         max_change: the most that alpha changes in one update.
         normalize: step along the cosine instead of the raw derivative.
