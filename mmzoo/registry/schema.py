@@ -21,6 +21,7 @@ FAMILIES = (
     "alternating",
     "architecture",
     "contrastive",
+    "classifier",
     "evaluation-only",
 )
 LINKS = ("paper", "code")
