@@ -70,7 +70,8 @@ class TextBag(Textual):
         return state._replace(map=self.layer(state.map))
 
     def finish(self, state: Words) -> Tensor:
-        return self.project(masked_mean(state.map, state.mask))
+        found: Tensor = self.project(masked_mean(state.map, state.mask))
+        return found
 
 
 class TextTransformer(Textual):
