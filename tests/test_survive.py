@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import result_files
 import torch
-from result_files import lasting
+from result_files import lasting, rewrite
 
 from mmzoo.benchmark.execution import building, memory, session
 from mmzoo.benchmark.execution.checkpoint import sealed, unsealed
@@ -637,6 +637,6 @@ def test_status_lets_no_name_steer_the_terminal(mmzoo: Command, tmp_path: Path, 
     out = Path(shutil.copytree(results, tmp_path / "out"))
     path = next(out.glob("runs/*/result.json"))
     row = json.loads(path.read_text()) | {"status": "failed", "reason": "\x1b[2J\nall is well", "label": "\x07<b>"}
-    path.write_text(json.dumps(row))
+    rewrite(path, row)
     text = mmzoo("status", out).out
     assert "\x1b" not in text and "\x07" not in text and r"\x1b[2J all is well" in text

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if rows:
         made: dict[str, Callable[..., list[Table]]] = {
             "modalities": modality_tables,
-            "stats": partial(comparison_tables, store=store),
+            "stats": partial(comparison_tables, store=store, faults=errors),
         }
         asked = [made[flag] for flag in chosen] or [make_tables]
         print(
@@ -80,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.figures is not None:
             files = draw_figures(rows, store.bench(), store, Path(arguments.figures))
             print(f"mmzoo: wrote {', '.join(map(str, files)) or 'no figure: no run has scores'}", file=sys.stderr)
+    if (fault := store.bench_fault()) is not None:
+        errors.append(fault)
     for error in errors:
         print(f"mmzoo: {error}", file=sys.stderr)
     return 2 if errors else 0

@@ -13,7 +13,7 @@ from mmzoo.benchmark.reporting.comparison import rank_methods
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, grouped, main_metric, main_score
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
-from mmzoo.io.files import write_bytes
+from mmzoo.io.files import read_bytes, write_bytes
 
 FORMS = ("pdf", "svg")
 
@@ -102,7 +102,7 @@ def _alpha_curves(groups: Sequence[Group], store: Store) -> dict[str, dict[int, 
 def _history(store: Store, row: Row) -> list[dict[str, Any]]:
     path = store.folder(row["run_id"]) / "history.jsonl"
     try:
-        read = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        read = [json.loads(line) for line in read_bytes(path).decode("utf-8").splitlines()]
         if not all(
             isinstance(r["train"], dict) and all(isinstance(v, (int, float)) for v in r["train"].values()) for r in read
         ):
