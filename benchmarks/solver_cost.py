@@ -249,7 +249,7 @@ def exact(weights: Path, shape: str, batch: int, size: float, products: int) -> 
     def losses(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return F.cross_entropy(given[0], inner.target), info_nce(given[1:])
 
-    held = list(run.strategy_holdout("dynamic_gap/upper"))[:4]
+    held = list(run.meta_batches("dynamic_gap/upper"))[:4]
     with frozen_statistics(run.model):
         found = implicit_gradient(
             lambda: Inner(matched(run.model, run.forward(inner, mode="eval")), losses),

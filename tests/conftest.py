@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from mmzoo.benchmark.planning.plan import Plan, make_plan
+from mmzoo.benchmark.planning.plan import make_plan
+from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.cli import main
 from mmzoo.config.spec import BenchSpec
 from mmzoo.registry import BUILT_IN, Catalogue, built_in_path, plugins, read_entries

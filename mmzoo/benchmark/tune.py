@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmzoo.benchmark.planning.plan import Plan, Planned
+from mmzoo.benchmark.planning.planned import Plan, Planned
 from mmzoo.benchmark.results import leases
 from mmzoo.benchmark.results.records import best_of
 from mmzoo.benchmark.results.store import Store

@@ -6,12 +6,17 @@ import argparse
 import json
 
 from mmzoo.errors import BadValue, unknown
-from mmzoo.registry import KINDS, SINGULAR, Catalogue
+from mmzoo.registry import KINDS, SINGULAR, Catalogue, Entry
+
+GROUPINGS = ("year", "family", "cost")
+#: the heading of entries that say nothing about themselves
+UNKNOWN = {"year": "no paper", "family": "no family", "cost": "no cost"}
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("list", help="what exists: methods, strategies, heads, encoders, data sets")
     parser.add_argument("kind", nargs="?", help=f"one of {', '.join(KINDS)}; all when left out")
+    parser.add_argument("--by", choices=GROUPINGS, help="the methods in groups; with a KIND, that kind")
     parser.add_argument("--json", action="store_true", help="an object: kind -> list of entries")
     parser.add_argument("--markdown", action="store_true", help="the methods as a table; KIND is then left out")
     parser.set_defaults(command=run)
@@ -26,19 +31,21 @@ def run(arguments: argparse.Namespace) -> int:
             raise BadValue(f"--markdown is a table of the methods, not of {arguments.kind!r}: leave the kind out.")
         print(method_table(known))
         return 0
-    kinds = KINDS if arguments.kind is None else (_kind(arguments.kind),)
+    everything = KINDS if arguments.by is None else ("methods",)
+    kinds = everything if arguments.kind is None else (_kind(arguments.kind),)
     found = {kind: known.entries(kind) for kind in kinds}
     if arguments.json:
         print(
             json.dumps(
-                {kind: [{**e.public(), "name": known.name_of(e)} for e in entries] for kind, entries in found.items()},
+                {kind: [_public(known, e) for e in entries] for kind, entries in found.items()},
                 indent=1,
             )
         )
         return 0
     width = max((len(known.name_of(e)) for entries in found.values() for e in entries), default=0)
-    for kind, entries in found.items():
-        print(f"{kind}:")
+    groups = found if arguments.by is None else _grouped(known, found[kinds[0]], arguments.by)
+    for heading, entries in groups.items():
+        print(f"{heading}:")
         for e in entries:
             marks = "" if e.status == "stable" else f" [{e.status}]"
             marks += "" if e.package == "mmzoo" else f" ({e.package})"
@@ -46,6 +53,27 @@ def run(arguments: argparse.Namespace) -> int:
         print()
     print("More about one of them: mmzoo show NAME")
     return 0
+
+
+def _public(known: Catalogue, e: Entry) -> dict[str, object]:
+    return {**e.public(), "name": known.name_of(e), "family": known.family(e), "links": known.links(e)}
+
+
+def _grouped(known: Catalogue, entries: list[Entry], by: str) -> dict[str, list[Entry]]:
+    """heading -> entries, years and costs in ascending order, families by name, entries without a value last."""
+    keyed: dict[tuple[bool, float, str], list[Entry]] = {}
+    for e in entries:
+        number, text = 0.0, ""
+        if by == "year":
+            year = next((p.paper.get("year") for p in known.parts(e) if p.paper), None)
+            number, text = (0.0, "") if year is None else (float(year), str(year))
+        elif by == "family":
+            text = known.family(e) or ""
+        elif e.cost:
+            forward, backward = (float(e.cost.get(k, 1)) for k in ("forward", "backward"))
+            number, text = forward + backward, f"{forward:g} forward, {backward:g} backward"
+        keyed.setdefault((not text, number, text), []).append(e)
+    return {key[2] or UNKNOWN[by]: keyed[key] for key in sorted(keyed)}
 
 
 def method_table(known: Catalogue, package: str | None = None) -> str:

@@ -46,6 +46,9 @@ def _text(catalogue: Catalogue, e: Entry) -> str:
     lines = [f"{SINGULAR[e.kind]} {e.name}" + (f" ({e.package})" if e.package != "mmzoo" else ""), f"  {e.summary}"]
     if e.paper:
         lines.append(f"  paper: {e.paper['title']} ({e.paper.get('venue', '?')} {e.paper.get('year', '?')})")
+    lines += [f"  {what} at: {address}" for what, address in catalogue.links(e).items()]
+    if family := catalogue.family(e):
+        lines.append(f"  family: {family}")
     if e.kind == "methods":
         given = {**e.extra.get("args", {}), **{f"head.{k}": v for k, v in e.extra.get("head_args", {}).items()}}
         chosen = f" with {_pairs(given)}" if given else ""

@@ -107,7 +107,7 @@ def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Se
     known = entry.extra["training"]
     if preset not in known:
         raise unknown(f"training preset of {entry.name}", preset, known, see=f"See: mmzoo show {entry.name}")
-    given = settings.take_training(known[preset])
+    given = settings.take_training(entry, known[preset])
     if "processes" in given:
         raise BadValue(
             f"train.processes={given['processes']}: torchrun decides how many processes share a run: torchrun "

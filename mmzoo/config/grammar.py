@@ -1,4 +1,4 @@
-"""How settings and seeds are written in one line: read, and written again."""
+"""How methods, settings and seeds are written in one line: read, and written again."""
 
 from __future__ import annotations
 
@@ -7,18 +7,86 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
 from mmzoo.errors import BadValue
 
+METHOD_GRAMMAR = "NAME[:FIRST-LAST][+NAME...][@HEAD], e.g. ogm:0-50+pmr@sum"
+_BOUND = r"[0-9]{1,9}%?"
+_PART = re.compile(
+    rf"^(?P<name>[^:]*\.py:[A-Za-z_]\w*|[A-Za-z_][\w./-]*?)(?::(?P<first>{_BOUND})-(?P<last>{_BOUND})?)?$"
+)
 #: more are a slip
 MOST_SEEDS = 10_000
 #: settings of the encoder of a modality: encoder.MODALITY=NAME, encoder.MODALITY.KEY=VALUE
 ENCODER = "encoder"
+#: settings of training: train.KEY
+TRAIN = "train"
 
 
+# ---------------------------------------------------------------------------------------------- methods
+@dataclass(frozen=True)
+class MethodPart:
+    """One name of a method's text, and the window of epochs that is written behind it (None: always; last None: to the end)."""
+
+    name: str
+    first: str | None = None
+    last: str | None = None
+
+
+@dataclass(frozen=True)
+class MethodText:
+    """A method as it was written, parsed: `ogm:0-50+pmr@sum`.
+
+    Args:
+        body: What stands before the head, as it was written.
+        parts: The names in it, each with its window.
+        head: The head that it names, if it names one.
+    """
+
+    body: str
+    parts: tuple[MethodPart, ...]
+    head: str | None = None
+
+    def __str__(self) -> str:
+        return self.body if self.head is None else f"{self.body}@{self.head}"
+
+    def with_head(self, head: str) -> MethodText:
+        return replace(self, head=head)
+
+
+def parse_method(text: str) -> MethodText:
+    """The parts and the head that a method's text names. Raises BadValue where it is not written as METHOD_GRAMMAR."""
+    body, at, head = text.strip().partition("@")
+    if not body or "@" in head or (at and not head):
+        raise BadValue(f"{text!r} is not a method. Write {METHOD_GRAMMAR}.")
+    return MethodText(body, tuple(_part(piece, text) for piece in body.split("+")), head or None)
+
+
+def _part(piece: str, text: str) -> MethodPart:
+    match = _PART.match(piece.strip())
+    if match is None:
+        within = "" if piece == text else f" in {text!r}"
+        raise BadValue(f"{piece!r}{within} is not NAME or NAME:FIRST-LAST. Write {METHOD_GRAMMAR}.")
+    first, last = match["first"], match["last"]
+    if first and last and first.endswith("%") == last.endswith("%") and int(last.strip("%")) < int(first.strip("%")):
+        raise BadValue(f"{piece!r}: the window ends before it starts. Write {METHOD_GRAMMAR}.")
+    if any(b and b.endswith("%") and int(b[:-1]) > 100 for b in (first, last)):
+        raise BadValue(f"{piece!r}: a share of the run is at most 100%.")
+    return MethodPart(match["name"], _bound(first), _bound(last))
+
+
+def _bound(text: str | None) -> str | None:
+    """A bound without leading zeros: another way to write the same window is no other run."""
+    if not text:
+        return None
+    return f"{int(text[:-1])}%" if text.endswith("%") else str(int(text))
+
+
+# ---------------------------------------------------------------------------------------------- settings
 def divided_key(key: str) -> tuple[str, str]:
     """`WHAT.KEY` as its two parts, where WHAT may be a class in a file: `./mine.py:Mine.weight`."""
     local = re.match(r"(.*\.py:[A-Za-z_]\w*)\.(.*)", key)
@@ -29,8 +97,18 @@ def divided_key(key: str) -> tuple[str, str]:
 
 
 def of_encoder(key: str) -> bool:
-    """Whether a setting of a data set is about the encoder of one of its modalities."""
+    """Whether a setting of a data set is about the encoder of one of its modalities: DATASET.encoder.MODALITY."""
     return key.startswith(f"{ENCODER}.")
+
+
+def of_training(key: str) -> bool:
+    """Whether a setting of a data set is about the training on it: DATASET.train.KEY."""
+    return key.startswith(f"{TRAIN}.")
+
+
+def of_runs(key: str) -> bool:
+    """Whether a setting of a data set is about the runs on it, not about its own parameters."""
+    return of_encoder(key) or of_training(key)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

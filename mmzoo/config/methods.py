@@ -1,84 +1,126 @@
-"""What a method spec names: strategies with their windows and parameters, and a head."""
+"""What a method is: the strategies that its text names, their windows and parameters, and a head."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from mmzoo.config.grammar import shown
+from mmzoo.config.grammar import MethodPart, MethodText, parse_method, shown
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import Method, Part, plain
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.registry import BUILT_IN, Catalogue, Entry, Param
 
-_BOUND = r"[0-9]{1,9}%?"
-_PART = re.compile(
-    rf"^(?P<name>[^:]*\.py:[A-Za-z_]\w*|[A-Za-z_][\w./-]*?)(?::(?P<first>{_BOUND})-(?P<last>{_BOUND})?)?$"
-)
-GRAMMAR = "NAME[:FIRST-LAST][+NAME...][@HEAD], e.g. ogm:0-50+pmr@sum"
+
+@dataclass(frozen=True)
+class _Member:
+    """One part of a method's text as the catalogue knows it: its recipe, and the strategy and the head that this names."""
+
+    recipe: Entry
+    strategy: Entry
+    head: Entry
+    written: MethodPart
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        return self.recipe.extra.get("args", {})
+
+    @property
+    def head_args(self) -> Mapping[str, Any]:
+        return self.recipe.extra.get("head_args", {})
 
 
-def resolve_method(catalogue: Catalogue, text: str, settings: Settings) -> Method:
-    """The method that a spec names, with the settings that apply to it.
+@dataclass(frozen=True)
+class _Resolved:
+    """What a part or a head becomes under the settings.
 
-    Raises UnknownName, BadValue, or Incompatible when its parts cannot be chained or want different heads.
+    Args:
+        params: All its parameters.
+        fixed: Those that the recipe or the user has chosen.
+        changed: Those that the user has set to something else than the recipe, written `KEY=VALUE`.
+        to_head: Settings that were given to the method and are for its head.
     """
-    body, _, head_name = text.strip().partition("@")
-    if not body or text.count("@") > 1 or (text.endswith("@")):
-        raise BadValue(f"{text!r} is not a method. Write {GRAMMAR}.")
-    members = [_member(catalogue, piece, text) for piece in body.split("+")]
-    recipes = [recipe for recipe, _, _ in members]
-    each = [bool(r.extra.get("each_modality")) for r in recipes]
-    if any(each) and len(recipes) > 1:
-        alone = recipes[each.index(True)].name
-        raise Incompatible(f"{text}: {alone} trains one modality at a time and cannot be combined with another method.")
-    _check_solo(catalogue, text, members)
-    wanted = [catalogue.get("heads", r.extra["head"], r.package) for r in recipes]
-    head = catalogue.get("heads", head_name) if head_name else _agreed_head(text, recipes, wanted)
-    parts: list[Part] = []
-    changed: list[str] = []
-    versions = {head.id: head.version}
-    head_params = head.defaults()
-    fixed: set[str] = set()
-    for recipe, own_head in zip(recipes, wanted):
-        if own_head is head:
-            head_params |= head.check_params(recipe.extra.get("head_args", {}))
-            fixed |= {f"head.{k}" for k in recipe.extra.get("head_args", {})}
+
+    params: Mapping[str, Any]
+    fixed: frozenset[str]
+    changed: tuple[str, ...]
+    to_head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def resolve_method(catalogue: Catalogue, method: str | MethodText, settings: Settings) -> Method:
+    """The method that a text names, with the settings that apply to it.
+
+    Raises:
+        UnknownName: A name is not in the catalogue.
+        BadValue: The text cannot be parsed, or a setting has a bad value.
+        Incompatible: Its parts cannot be chained, or want different heads.
+    """
+    text = parse_method(method) if isinstance(method, str) else method
+    members = [_member(catalogue, part) for part in text.parts]
+    _check_chain(text, members)
+    head = catalogue.get("heads", text.head) if text.head else _agreed_head(text, members)
     over_head = settings.take(head, only=head.params)
-    for recipe, first, last in members:
-        strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
-        by_name = settings.take(recipe)
-        given = settings.take(strategy) | by_name
-        params = {**strategy.defaults(), **strategy.check_params(recipe.extra.get("args", {}))}
-        preset = strategy.preset(given.pop("preset")) if "preset" in given else {}
-        own, to_head = _divided(given, strategy, head)
-        own = strategy.check_params(own)
-        own = _of_use(own, recipe, strategy, {**params, **preset, **own}, by_name)
-        fixed |= {f"{len(parts)}.{k}" for k in (*recipe.extra.get("args", {}), *preset, *own)}
-        checked = preset | own
-        over_head |= to_head
-        changed += [f"{k}={shown(v)}" for k, v in checked.items() if params[k] != v]
-        parts.append(Part(strategy.id.partition("/")[2], {**params, **checked}, first, last))
-        versions |= {strategy.id: strategy.version}
-    _check_owners(catalogue, text, [r.name for r in recipes], parts)
-    checked = head.check_params(over_head)
-    for key in checked:
-        if (cause := head.params[key].idle({**head_params, **checked})) is not None:
-            raise _idle(head.name, head.params[key], cause, {**head_params, **checked}[cause])
-    changed += [f"head.{k}={shown(v)}" for k, v in checked.items() if head_params.get(k) != v]
-    head_params |= checked
-    label = text.strip() + (f"[{','.join(changed)}]" if changed else "")
-    strategies = [catalogue.get("strategies", part.strategy) for part in parts]
-    uses_slice = any(_uses_slice(strategy, part.params) for strategy, part in zip(strategies, parts))
-    taught = any(_needs_teachers(strategy, part.params) for strategy, part in zip(strategies, parts))
-    head_id = head.id.partition("/")[2]
-    fixed |= {f"head.{k}" for k in over_head}
-    method = Method(
-        label, tuple(parts), head_id, head_params, any(each), versions, uses_slice, taught, frozenset(fixed)
+    resolved = [_resolve_part(member, head, settings) for member in members]
+    for each in resolved:
+        over_head |= each.to_head
+    _check_owners(text, members)
+    at_head = _resolve_head(head, members, over_head)
+    parts = tuple(
+        Part(m.strategy.id.partition("/")[2], dict(r.params), m.written.first, m.written.last)
+        for m, r in zip(members, resolved)
     )
-    return method if changed else dataclasses.replace(method, label=canonical(catalogue, method) or label)
+    changed = [change for each in (*resolved, at_head) for change in each.changed]
+    found = Method(
+        label=str(text) + (f"[{','.join(changed)}]" if changed else ""),
+        name=str(text),
+        parts=parts,
+        head=head.id.partition("/")[2],
+        head_params=at_head.params,
+        each_modality=bool(members[0].recipe.extra.get("each_modality")),
+        versions={head.id: head.version} | {m.strategy.id: m.strategy.version for m in members},
+        uses_slice=any(_uses_slice(m.strategy, r.params) for m, r in zip(members, resolved)),
+        needs_teachers=any(_needs_teachers(m.strategy, r.params) for m, r in zip(members, resolved)),
+        fixed=at_head.fixed.union(*({f"{i}.{k}" for k in r.fixed} for i, r in enumerate(resolved))),
+    )
+    return found if changed else renamed(found, canonical(catalogue, found))
+
+
+def renamed(method: Method, name: str | None) -> Method:
+    """The same method under another name; as it is where there is none."""
+    return method if name is None else dataclasses.replace(method, label=name, name=name)
+
+
+# ---------------------------------------------------------------------------------------------- parts
+def _member(catalogue: Catalogue, part: MethodPart) -> _Member:
+    """A recipe with what it names. A bare strategy counts as a recipe with the head `concat`."""
+    name = part.name
+    if not catalogue.has("methods", name) and catalogue.has("strategies", name):
+        extra = {"strategy": name, "head": f"{BUILT_IN}/concat"}
+        recipe = dataclasses.replace(catalogue.get("strategies", name), kind="methods", extra=extra)
+    else:
+        recipe = catalogue.get("methods", name)
+    strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
+    return _Member(recipe, strategy, catalogue.get("heads", recipe.extra["head"], recipe.package), part)
+
+
+def _resolve_part(member: _Member, head: Entry, settings: Settings) -> _Resolved:
+    recipe, strategy = member.recipe, member.strategy
+    by_name = settings.take(recipe)
+    given = settings.take(strategy) | by_name
+    usual = {**strategy.defaults(), **strategy.check_params(member.args)}
+    preset = strategy.preset(given.pop("preset")) if "preset" in given else {}
+    own, to_head = _divided(given, strategy, head)
+    own = strategy.check_params(own)
+    own = _of_use(own, member, {**usual, **preset, **own}, by_name)
+    checked = preset | own
+    return _Resolved(
+        {**usual, **checked},
+        frozenset([*member.args, *preset, *own]),
+        tuple(f"{k}={shown(v)}" for k, v in checked.items() if usual[k] != v),
+        to_head,
+    )
 
 
 def _divided(given: Mapping[str, Any], strategy: Entry, head: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -94,19 +136,20 @@ def _divided(given: Mapping[str, Any], strategy: Entry, head: Entry) -> tuple[di
 
 
 def _of_use(
-    own: Mapping[str, Any], recipe: Entry, strategy: Entry, params: Mapping[str, Any], by_name: Mapping[str, Any]
+    own: Mapping[str, Any], member: _Member, params: Mapping[str, Any], by_name: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The settings of a strategy that mean something beside the others. Given for all methods with the strategy, one is not
     for a recipe that fixes what makes it idle; given for this method it is an error. Raises BadValue."""
-    kept = dict(own)
+    used = dict(own)
     for key in own:
-        cause = strategy.params[key].idle(params) if key in strategy.params else None
-        if cause is not None and (key in by_name or cause not in recipe.extra.get("args", {})):
-            owner = recipe if key in by_name else strategy
-            raise _idle(owner.name, strategy.params[key], cause, params[cause])
+        param = member.strategy.params[key]
+        cause = param.idle(params)
+        if cause is not None and (key in by_name or cause not in member.args):
+            owner = member.recipe if key in by_name else member.strategy
+            raise _idle(owner.name, param, cause, params[cause])
         if cause is not None:
-            del kept[key]
-    return kept
+            del used[key]
+    return used
 
 
 def _idle(owner: str, param: Param, cause: str, value: Any) -> BadValue:
@@ -117,56 +160,66 @@ def _idle(owner: str, param: Param, cause: str, value: Any) -> BadValue:
     )
 
 
-def _member(catalogue: Catalogue, piece: str, text: str) -> tuple[Entry, str | None, str | None]:
-    """A recipe (a bare strategy counts as one, with the head `concat`) and its window."""
-    match = _PART.match(piece.strip())
-    if match is None:
-        within = "" if piece == text else f" in {text!r}"
-        raise BadValue(f"{piece!r}{within} is not NAME or NAME:FIRST-LAST. Write {GRAMMAR}.")
-    name, first, last = match["name"], match["first"], match["last"]
-    if first and last and first.endswith("%") == last.endswith("%") and int(last.strip("%")) < int(first.strip("%")):
-        raise BadValue(f"{piece!r}: the window ends before it starts. Write {GRAMMAR}.")
-    if any(b and b.endswith("%") and int(b[:-1]) > 100 for b in (first, last)):
-        raise BadValue(f"{piece!r}: a share of the run is at most 100%.")
-    first, last = (b and (f"{int(b[:-1])}%" if b.endswith("%") else str(int(b))) for b in (first, last))
-    if not catalogue.has("methods", name) and catalogue.has("strategies", name):
-        strategy = catalogue.get("strategies", name)
-        extra = {"strategy": name, "head": f"{BUILT_IN}/concat"}
-        return dataclasses.replace(strategy, kind="methods", extra=extra), first, last
-    return catalogue.get("methods", name), first, last
-
-
-def _agreed_head(text: str, recipes: Sequence[Entry], wanted: Sequence[Entry]) -> Entry:
-    if any(head is not wanted[0] for head in wanted):
-        listed = ", ".join(f"{r.name} wants {h.name}" for r, h in zip(recipes, wanted))
+# ---------------------------------------------------------------------------------------------- head
+def _agreed_head(text: MethodText, members: Sequence[_Member]) -> Entry:
+    wanted = members[0].head
+    if any(m.head is not wanted for m in members):
+        listed = ", ".join(f"{m.recipe.name} wants {m.head.name}" for m in members)
         raise Incompatible(f"{text}: the methods want different heads ({listed}). Choose one: {text}@HEAD.")
-    return wanted[0]
+    return wanted
 
 
-def _check_solo(catalogue: Catalogue, text: str, members: Sequence[tuple[Entry, str | None, str | None]]) -> None:
-    for recipe, first, _ in members:
-        if catalogue.get("strategies", recipe.extra["strategy"], recipe.package).extra.get("solo"):
-            name = recipe.name
-            if len(members) > 1:
-                raise Incompatible(f"{text}: {name} is the whole of a method and cannot be combined with another.")
-            if first is not None:
-                raise Incompatible(f"{text}: {name} is the whole of a method and has no window. Write {name}.")
+def _resolve_head(head: Entry, members: Sequence[_Member], given: Mapping[str, Any]) -> _Resolved:
+    """The parameters of a head: its own, those of the recipes that come with it, and what the user has set."""
+    params, fixed = head.defaults(), set(given)
+    for member in members:
+        if member.head is head:
+            params |= head.check_params(member.head_args)
+            fixed |= set(member.head_args)
+    checked = head.check_params(given)
+    final = {**params, **checked}
+    for key in checked:
+        if (cause := head.params[key].idle(final)) is not None:
+            raise _idle(head.name, head.params[key], cause, final[cause])
+    changed = tuple(f"head.{k}={shown(v)}" for k, v in checked.items() if params.get(k) != v)
+    return _Resolved(final, frozenset(f"head.{k}" for k in fixed), changed)
 
 
-def _check_owners(catalogue: Catalogue, text: str, names: Sequence[str], parts: Sequence[Part]) -> None:
+# ---------------------------------------------------------------------------------------------- what may be chained
+def _check_chain(text: MethodText, members: Sequence[_Member]) -> None:
+    """Raise Incompatible for a member that is a whole method and stands beside another, or in a window."""
+    for member in members:
+        name = member.recipe.name
+        if len(members) > 1 and member.recipe.extra.get("each_modality"):
+            raise Incompatible(
+                f"{text}: {name} trains one modality at a time and cannot be combined with another method."
+            )
+    for member in members:
+        name = member.recipe.name
+        if not member.strategy.extra.get("solo"):
+            continue
+        if len(members) > 1:
+            raise Incompatible(f"{text}: {name} is the whole of a method and cannot be combined with another.")
+        if member.written.first is not None:
+            raise Incompatible(f"{text}: {name} is the whole of a method and has no window. Write {name}.")
+
+
+def _check_owners(text: MethodText, members: Sequence[_Member]) -> None:
+    """Raise Incompatible where two members replace the same thing."""
     owner: dict[str, str] = {}
-    for name, part in zip(names, parts):
-        for what in catalogue.get("strategies", part.strategy).extra.get("owns", ()):
+    for member in members:
+        for what in member.strategy.extra.get("owns", ()):
             if what in owner:
                 raise Incompatible(
-                    f"{text}: {owner[what]} and {name} cannot be combined, since both replace {what!r}. "
+                    f"{text}: {owner[what]} and {member.recipe.name} cannot be combined, since both replace {what!r}. "
                     "Methods that only add to the loss or scale gradients can be."
                 )
-            owner[what] = name
+            owner[what] = member.recipe.name
 
 
+# ---------------------------------------------------------------------------------------------- what it needs
 def _uses_slice(strategy: Entry, params: Mapping[str, Any]) -> bool:
-    """Whether a strategy with these parameters learns from the slice: where `slice_if` says so, else by `requires`."""
+    """Whether a strategy with these parameters learns from the meta set: where `slice_if` says so, else by `requires`."""
     if "slice_if" not in strategy.extra:
         return "slice" in strategy.requires
     return holds(strategy.extra["slice_if"], params)
@@ -189,18 +242,21 @@ def canonical(catalogue: Catalogue, method: Method) -> str | None:
     if len(method.parts) != 1 or method.parts[0].first is not None:
         return None
     for recipe in catalogue.entries("methods"):
-        strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
-        head = catalogue.get("heads", recipe.extra["head"], recipe.package)
-        same = {
-            "parts": [
-                dataclasses.asdict(
-                    Part(strategy.id.partition("/")[2], {**strategy.defaults(), **recipe.extra.get("args", {})})
-                )
-            ],
+        if _identity(catalogue, recipe) == plain(method.identity):
+            return catalogue.name_of(recipe)
+    return None
+
+
+def _identity(catalogue: Catalogue, recipe: Entry) -> Any:
+    """What `Method.identity` is of a recipe as it stands in the catalogue."""
+    strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
+    head = catalogue.get("heads", recipe.extra["head"], recipe.package)
+    part = Part(strategy.id.partition("/")[2], {**strategy.defaults(), **recipe.extra.get("args", {})})
+    return plain(
+        {
+            "parts": [dataclasses.asdict(part)],
             "head": head.id.partition("/")[2],
             "head_params": {**head.defaults(), **recipe.extra.get("head_args", {})},
             "each_modality": bool(recipe.extra.get("each_modality")),
         }
-        if plain(same) == plain(method.identity):
-            return catalogue.name_of(recipe)
-    return None
+    )

@@ -7,11 +7,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
+from mmzoo.config.grammar import MethodText, parse_method
 from mmzoo.errors import BadValue, unknown
+from mmzoo.io.schema import FLAG, Kind, is_text, is_whole, or_null, whole
 from mmzoo.training.config import Training
 
+#: what a run is in its bench; teacher: it is there only because a method learns from it; floor: no method, but
+#: what a linear model reaches
+Role = Literal["method", "baseline", "reference", "teacher", "floor"]
 #: Bumped when the same spec may give other numbers for a reason that lies in the engine.
 ENGINE_VERSION = 1
 #: how the epoch of a run is chosen; peers: on holdout, and beside it, in a column of its own, on test
@@ -40,10 +46,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Method:
-    """A method as resolved by the catalogue. label: how tables call it, overrides included. needs_teachers: whether it
-    learns from runs of each modality alone."""
+    """A method as resolved by the catalogue.
+
+    Args:
+        label: How tables call it, with the settings that were changed: `ogm[alpha=0.3]`.
+        name: The same without the settings: `ogm`.
+        needs_teachers: Whether it learns from runs of each modality alone.
+        fixed: What the user or the recipe has chosen, so that tuning leaves it alone: `I.KEY` of part I, `head.KEY`.
+    """
 
     label: str
+    name: str
     parts: tuple[Part, ...]
     head: str
     head_params: Mapping[str, Any]
@@ -51,7 +64,6 @@ class Method:
     versions: Mapping[str, int]
     uses_slice: bool = False
     needs_teachers: bool = False
-    #: what the user or the recipe has chosen, so that tuning leaves it alone: `I.KEY` of part I, `head.KEY`
     fixed: frozenset[str] = frozenset()
 
     @property
@@ -126,9 +138,43 @@ class RunSpec:
         return digest({k: v for k, v in self.as_dict().items() if k != "seed"})
 
 
+def _is_names(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(is_text, value))
+
+
+def _is_seeds(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(is_whole(v) and v >= 0 for v in value)
+
+
+#: what each field of a bench must be, as far as no catalogue is needed to tell
+_FIELDS: Mapping[str, Kind] = {
+    "method": Kind("a method", is_text),
+    "epochs": or_null(whole(1)),
+    "preset": Kind("a name", is_text),
+    "references": FLAG,
+    "floor": or_null(FLAG),
+    "protocol": Kind("a name", is_text),
+    "keep_weights": FLAG,
+    "tune": or_null(whole(1)),
+    "processes": whole(1),
+    **dict.fromkeys(("baselines", "datasets", "heads", "track"), Kind("a list of names", _is_names)),
+    "seeds": Kind("whole numbers from 0", _is_seeds),
+}
+
+
+def field_fault(name: str, value: Any) -> str | None:
+    """What is wrong with one field of a bench: "must be ..., not ..."; None where nothing is."""
+    kind = _FIELDS.get(name)
+    return None if kind is None or kind.fits(value) else f"must be {kind.words}, not {value!r}"
+
+
 @dataclass(frozen=True)
 class BenchSpec:
-    """A bench as asked for; see `mmzoo bench --help` for each field."""
+    """A bench as asked for; see `mmzoo bench --help` for each field.
+
+    Raises:
+        BadValue: A field has a wrong type or is out of range. Names are checked when the bench is planned.
+    """
 
     method: str
     baselines: tuple[str, ...] = ()
@@ -146,6 +192,31 @@ class BenchSpec:
     tune: int | None = None
     track: tuple[str, ...] = ()
     processes: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if fault := field_fault(name, value):
+                raise BadValue(f"{name} {fault}.")
+        check_protocol(self.protocol)
+        if not self.datasets:
+            raise BadValue("no data set was named: mmzoo list datasets.")
+        if self.tune is not None and self.processes > 1:
+            raise BadValue(
+                "tuning under torchrun: trials are trained in one process each. Tune without torchrun (mmzoo tune), and "
+                "give what it has chosen with --set."
+            )
+
+    @cached_property
+    def asked(self) -> tuple[tuple[MethodText, Role], ...]:
+        """The method and its baselines, parsed; one that names no head comes once with each of `heads`. Raises BadValue."""
+        texts: list[tuple[str, Role]] = [(self.method, "method"), *((b, "baseline") for b in self.baselines)]
+        parsed = [(parse_method(text), role) for text, role in texts]
+        return tuple((each, role) for method, role in parsed for each in _with_heads(method, self.heads))
+
+
+def _with_heads(method: MethodText, heads: tuple[str, ...]) -> list[MethodText]:
+    """A method with each head; as it is where it names one itself, or there are none."""
+    return [method] if method.head or not heads else [method.with_head(head) for head in dict.fromkeys(heads)]
 
 
 def check_protocol(name: str) -> str:

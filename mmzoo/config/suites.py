@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.config.datasets import register_manifests, resolve_dataset
-from mmzoo.config.grammar import ENCODER, divided_key, of_encoder, parse_seeds
+from mmzoo.config.grammar import ENCODER, TRAIN, divided_key, of_encoder, of_training, parse_seeds
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
-from mmzoo.config.spec import BenchSpec, check_protocol
+from mmzoo.config.spec import BenchSpec, check_protocol, field_fault
 from mmzoo.errors import BadValue, MmzooError, near_miss, unknown
 from mmzoo.io.yaml_file import Document, read
 from mmzoo.registry import KINDS, Catalogue
@@ -67,23 +67,8 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Document)
             except MmzooError as error:
                 document.fault((key, i), str(error))
         return {key: tuple(value)}
-    wanted: Any
-    wanted, words = {
-        "method": (str, "a method"),
-        "preset": (str, "a name"),
-        "epochs": (int, "a whole number"),
-        "references": (bool, "true or false"),
-        "floor": (bool, "true or false"),
-        "keep_weights": (bool, "true or false"),
-        "protocol": (str, "a name"),
-        "tune": (int, "a whole number of trials"),
-    }[key]
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise BadValue(f"must be {words}, not {value!r}")
-    if key == "epochs":
-        Training().replace(epochs=value)
-    if key == "tune" and value < 1:
-        raise BadValue(f"must be at least 1 trial, not {value}")
+    if fault := field_fault(key, value):
+        raise BadValue(fault)
     if key == "protocol":
         check_protocol(value)
     if key == "method":
@@ -123,8 +108,8 @@ def _suite_settings(
 def _check_setting(catalogue: Catalogue, key: str, value: Any) -> None:
     """Type and range of one setting, as far as its name alone decides them."""
     scope, name = divided_key(key)
-    if scope == "train":
-        Training().replace(**{name: value})
+    if scope == TRAIN or of_training(name):
+        Training().replace(**{name.removeprefix(f"{TRAIN}."): value})
         return
     if scope == ENCODER or of_encoder(name):
         _check_encoder_setting(catalogue, name.removeprefix(f"{ENCODER}."), value)

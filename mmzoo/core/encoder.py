@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from mmzoo.core.modes import buffers_kept
+from mmzoo.core.modes import buffers_kept, in_mode
 from mmzoo.core.values import map_tensors
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.functional import in_steps
@@ -132,12 +132,10 @@ class Encoder(nn.Module):
     def _freeze_stages(self, stages: int, x: Any) -> None:
         """Find the parameters that the map after so many stages depends on, and the modules that hold nothing else."""
         called: list[nn.Module] = []
-        was = self.training
-        self.eval()
         x = map_tensors(x, lambda t: t.to(next(self.parameters()).device))
         hooks = [m.register_forward_pre_hook(lambda m, _: called.append(m)) for m in self.modules() if m is not self]
         try:
-            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            with in_mode(False, self), torch.random.fork_rng(devices=[]), torch.enable_grad():
                 state = self.begin(x)
                 for stage in range(stages):
                     state = self.run_stage(stage, state)
@@ -150,7 +148,6 @@ class Encoder(nn.Module):
         self._still = [m for m in dict.fromkeys(called) if all(id(p) in early for p in m.parameters())]
         for p in params:
             p.requires_grad_(p.requires_grad and id(p) not in early)
-        self.train(was)
 
     def advance(self, stage: int, state: Any) -> Any:
         """`run_stage`, computed again in the backward pass where `checkpoint` asks for that."""

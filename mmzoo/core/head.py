@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +33,13 @@ class FusionHead(nn.Module):
     others: in a pass with flags={"mean_gates": {m: True}}, where True may be a 0-dimensional bool tensor.
     """
 
-    how: ClassVar[How] = "ablated"
-    additive: ClassVar[bool] = False
-    equal_dims: ClassVar[bool] = False
-    evidential: ClassVar[bool] = False
-    min_modalities: ClassVar[int] = 1
-    couples: ClassVar[bool] = False
-    mean_gates: ClassVar[bool] = False
+    how: How = "ablated"
+    additive: bool = False
+    equal_dims: bool = False
+    evidential: bool = False
+    min_modalities: int = 1
+    couples: bool = False
+    mean_gates: bool = False
     #: contract check -> why it cannot hold, by design of the head. Such a check runs all the same, and one that passes is a
     #: failure (mmzoo.testing).
     expected_failures: Mapping[str, str] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmzoo.core.distributed import no_features
 from mmzoo.core.encoder import Encoder
 from mmzoo.core.head import FusionHead
+from mmzoo.core.modes import in_mode
 from mmzoo.core.precision import autocast
 from mmzoo.core.values import Outputs, Pass, map_tensors
 from mmzoo.errors import BadValue, Incompatible
@@ -54,7 +55,8 @@ class MultimodalModel(nn.Module):
         fed = pass_.fed(self.modalities)
         if not fed:
             raise BadValue(f"pass {pass_.name!r} feeds none of {', '.join(self.modalities)}.")
-        with self._still(pass_.freeze), self._cast():
+        # Batch statistics of what is frozen must not move either.
+        with in_mode(False, *(self.encoders[m] for m in pass_.freeze)), self._cast():
             if self.head.couples:
                 return _wide(self._encode_coupled(inputs, fed, pass_, present))
             return _wide({m: self._encode_one(m, inputs[m], pass_, self._rows(m, present)) for m in fed})
@@ -74,7 +76,7 @@ class MultimodalModel(nn.Module):
             )
         fed = (Pass() if pass_ is None else pass_).fed(self.modalities)
         real, blank = {}, {}
-        with _eval_mode([self.encoders[m] for m in fed]), self._cast():
+        with in_mode(False, *(self.encoders[m] for m in fed)), self._cast():
             for m in fed:
                 rows, n = self._rows(m, present), _n_rows(inputs[m])
                 z = self.encoders[m](map_tensors(_take(inputs[m], rows), _with_zeros))
@@ -136,7 +138,7 @@ class MultimodalModel(nn.Module):
             if not len(rows):
                 return self._nothing(encoder, _n_rows(x), frozen)
             # Batch statistics of one item do not exist: it is encoded as in evaluation.
-            with _eval_mode([encoder]) if len(rows) == 1 else contextlib.nullcontext():
+            with in_mode(False, encoder) if len(rows) == 1 else contextlib.nullcontext():
                 return _scatter(encoder(map_tensors(x, lambda t: t[rows])), rows, _n_rows(x))
 
     def _nothing(self, encoder: Any, n: int, frozen: bool) -> Tensor:
@@ -167,12 +169,6 @@ class MultimodalModel(nn.Module):
             m: self._nothing(encoders[m], b.n, m in pass_.freeze) if b.empty else b.finish()
             for m, b in branches.items()
         }
-
-    @contextlib.contextmanager
-    def _still(self, frozen: frozenset[str]) -> Iterator[None]:
-        """Eval mode for the frozen encoders, so that their batch statistics stand still too."""
-        with _eval_mode([self.encoders[m] for m in frozen]):
-            yield
 
 
 class _Branch:
@@ -211,21 +207,9 @@ class _Branch:
         alone = self._rows is not None and len(self._rows) == 1
         with (
             torch.no_grad() if self._frozen else contextlib.nullcontext(),
-            _eval_mode([self._encoder]) if alone else contextlib.nullcontext(),
+            in_mode(False, self._encoder) if alone else contextlib.nullcontext(),
         ):
             yield
-
-
-@contextlib.contextmanager
-def _eval_mode(encoders: Sequence[nn.Module]) -> Iterator[None]:
-    moving = [module for e in encoders for module in e.modules() if module.training]
-    for module in moving:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in moving:
-            module.training = True
 
 
 def _wide(features: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,10 +1,14 @@
-"""Contexts that set how a model computes, and restore it afterwards: eval mode, buffers, double backward."""
+"""Contexts that set how a model computes, and restore it afterwards: train and eval mode, buffers, double backward.
+
+The one place for them: encoders, the model, the run, evaluation and bilevel solves enter these.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -20,16 +24,34 @@ def double_backward() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Eval mode for every module in a block: batch norm uses its running statistics and leaves them alone, dropout
-    and stochastic depth do nothing. Each module's own mode is put back, also after an error."""
-    was = [(module, module.training) for module in model.modules()]
-    model.eval()
+def in_mode(training: bool, *modules: nn.Module) -> Iterator[None]:
+    """Train or eval mode for modules and all that they hold; each one's own mode is put back, also after an error.
+
+    Args:
+        training: True for train mode, False for eval mode.
+        modules: any number of them; none is allowed.
+    """
+    was = [(inner, inner.training) for module in modules for inner in module.modules()]
+    for module in modules:
+        module.train(training)
     try:
         yield
     finally:
-        for module, training in was:
-            module.training = training
+        for inner, mode in was:
+            inner.training = mode
+
+
+def frozen_statistics(model: nn.Module) -> AbstractContextManager[None]:
+    """Eval mode in a block: batch norm uses its running statistics and leaves them alone, dropout and stochastic depth
+    do nothing."""
+    return in_mode(False, model)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no graph in a block."""
+    with in_mode(False, model), torch.no_grad():
+        yield
 
 
 @contextlib.contextmanager
@@ -46,14 +68,8 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no graph in a block. Each module's own mode is put back, also after an error."""
-    training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+def aside(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """A forward apart from the training pass: the block runs in the mode asked for, on copies of all buffers, and leaves
+    modes and batch statistics as they were."""
+    with buffers_kept(model), in_mode(training, model):
+        yield

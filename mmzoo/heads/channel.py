@@ -185,7 +185,7 @@ class Channel(FusionHead):
         self.ratio = ratio
         self.scale = scale
         self.final: FusionHead = FINALS[final](dims, n_classes)
-        self.how, self.additive = self.final.how, self.final.additive  # type: ignore[misc]
+        self.how, self.additive = self.final.how, self.final.additive
         self.exchange = nn.ModuleDict()
         self.widths: dict[str, tuple[int, ...]] = {}
 

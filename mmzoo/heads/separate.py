@@ -44,7 +44,7 @@ class Separate(FusionHead):
                 "Give it encoders of one output width, those that Separate.readout makes of yours, or join=concat."
             )
         self.join = join
-        self.equal_dims = join != "concat"  # type: ignore[misc]
+        self.equal_dims = join != "concat"
         self.linear = nn.ModuleDict({m: nn.Linear(d, n_classes) for m, d in dims.items()})
         width = hidden or n_classes
         self.blocks = Concat(dims, width) if join == "concat" else None

@@ -23,7 +23,7 @@ class Sum(FusionHead):
     def __init__(self, dims: Mapping[str, int], n_classes: int, *, reduce: Literal["sum", "mean"] = "sum") -> None:
         super().__init__(dims, n_classes)
         self.reduce = reduce
-        self.additive = reduce == "sum"  # type: ignore[misc]
+        self.additive = reduce == "sum"
         self.linear = nn.ModuleDict({m: nn.Linear(d, n_classes) for m, d in dims.items()})
 
     def own(self, modality: str) -> Iterable[nn.Parameter]:

@@ -83,6 +83,25 @@ class Catalogue:
             if name is not None:
                 self.get(kind, name, entry.package).check_params(params)
 
+    def parts(self, entry: Entry) -> list[Entry]:
+        """The entry itself and, of a method, its strategy and its head."""
+        if entry.kind != "methods":
+            return [entry]
+        return [
+            entry,
+            self.get("strategies", entry.extra["strategy"], entry.package),
+            self.get("heads", entry.extra["head"], entry.package),
+        ]
+
+    def family(self, entry: Entry) -> str | None:
+        """What a method acts on: its own word or that of its strategy; heads are architecture."""
+        found = (e.extra.get("family", "architecture" if e.kind == "heads" else None) for e in self.parts(entry))
+        return next((str(family) for family in found if family), None)
+
+    def links(self, entry: Entry) -> dict[str, str]:
+        """Where paper and code are: its own addresses, else those of its strategy, else those of its head."""
+        return next((dict(e.links) for e in self.parts(entry) if e.links), {})
+
     def name_of(self, entry: Entry) -> str:
         """The shortest name that `get` answers with this entry."""
         return entry.name if self._entries[entry.kind].get(entry.name) is entry else entry.qualified

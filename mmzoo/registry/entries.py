@@ -40,6 +40,7 @@ class Entry:
     aliases: tuple[str, ...]
     fidelity: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     @property
     def id(self) -> str:

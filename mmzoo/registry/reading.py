@@ -98,6 +98,7 @@ def _entry(document: Document, kind: str, name: Any, body: Any, package: str) ->
         tuple(body.get("aliases", ())),
         body.get("fidelity", {}),
         {k: v for k, v in body.items() if k not in COMMON},
+        links=body.get("links", {}),
     )
 
 

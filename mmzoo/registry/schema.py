@@ -11,12 +11,24 @@ from mmzoo.io.schema import FLAG, TEXT, Kind, is_number, is_object, is_texts, on
 STATUSES = ("stable", "experimental", "deprecated")
 #: conditions on the parameters, under which something holds of a strategy: it learns from the slice; it follows the
 #: steps as they are taken (`bent` of mmzoo.training.config is refused); it needs no teachers
-CONDITIONS = ("slice_if", "plain_steps_if", "teachers_unless")
-COMMON = {"summary", "paper", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
+CONDITIONS = ("slice_if", "plain_steps_if", "teachers_unless", "scales_gradients_if")
+#: what a method acts on, one word an entry: the groups of `mmzoo list --by family`
+FAMILIES = (
+    "gradient modulation",
+    "loss weighting",
+    "distillation",
+    "data",
+    "alternating",
+    "architecture",
+    "contrastive",
+    "evaluation-only",
+)
+LINKS = ("paper", "code")
+COMMON = {"summary", "paper", "links", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 KEYS: Mapping[str, set[str]] = {
-    "methods": COMMON | {"strategy", "head", "args", "head_args", "each_modality"},
+    "methods": COMMON | {"strategy", "head", "args", "head_args", "each_modality", "family"},
     "strategies": COMMON
-    | {"path", "equation", "owns", "modalities", "presets", "solo", "single_process", "untuned", *CONDITIONS},
+    | {"path", "equation", "owns", "modalities", "presets", "solo", "single_process", "untuned", "family", *CONDITIONS},
     "heads": COMMON
     | {
         "path",
@@ -67,6 +79,15 @@ def _is_line(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value.strip()) <= 110 and len(value.splitlines()) == 1
 
 
+def _is_links(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and set(value) <= set(LINKS)
+        and all(isinstance(v, str) and re.fullmatch(r"https://[^\s/]+/\S+", v) for v in value.values())
+    )
+
+
 def _is_place(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value) is not None
 
@@ -99,6 +120,8 @@ _CONDITION = Kind(
 _FORMS: Mapping[str, Kind] = {
     "summary": _LINE,
     "status": one_of(*STATUSES),
+    "family": one_of(*FAMILIES),
+    "links": Kind(f"a mapping of {' and '.join(LINKS)} to addresses that begin with https://", _is_links),
     "how": one_of("exact", "slice", "ablated"),
     "input": Kind("a kind of input, or a list of kinds", _is_input),
     "cost": Kind(

@@ -138,7 +138,7 @@ class AGM(Strategy):
         self.clip = clip
         self.gradient = gradient
         if gradient == "detached":
-            self.cost = {"forward": 2, "backward": 1, "forward_coalition": 1}  # type: ignore[misc]
+            self.cost = {"forward": 2, "backward": 1, "forward_coalition": 1}
         self.means: Tensor | None = None
         self.counts: Tensor | None = None
 

@@ -124,14 +124,14 @@ class GBlend(Strategy):
     def _declare(self) -> None:
         """Each modality fed alone is 1/M of a forward, so that all branches together are two."""
         if self.mode == "fixed":
-            self.requires = frozenset()  # type: ignore[misc]
-            self.cost = {"forward": 1, "backward": 1}  # type: ignore[misc]
+            self.requires = frozenset()
+            self.cost = {"forward": 1, "backward": 1}
             return
-        self.cost = {"forward": 3, "backward": 3}  # type: ignore[misc]
+        self.cost = {"forward": 3, "backward": 3}
         if self.mode == "online":
             # All branches before and after, on training items and slice; spread over the epochs that it is good for.
             often = 4 / self.super_epoch
-            self.cost = {"forward": 3 + often, "backward": 3, "slice": often}  # type: ignore[misc]
+            self.cost = {"forward": 3 + often, "backward": 3, "slice": often}
 
     def setup(self, run: Run) -> None:
         known = [*run.modalities, FUSED]
@@ -186,7 +186,7 @@ class GBlend(Strategy):
         return torch.stack(
             [
                 torch.stack([_mean_loss(r, branch, data) for r, data in zip((run, trained), sides)])
-                for sides in ((run.train(), trained.train()), (run.strategy_holdout(), trained.strategy_holdout()))
+                for sides in ((run.train(), trained.train()), (run.meta_batches(), trained.meta_batches()))
             ]
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Greedy(Strategy):
 
     requires = frozenset({"unimodal", "mean_gates"})
     min_modalities = 2
-    max_modalities: ClassVar[int | None] = 2
+    max_modalities: int | None = 2
     owns = frozenset({"task"})
     neutral = {"schedule": "speed", "loss": "joint", "epsilon": math.inf}  # noqa: RUF012
     state = ("sums", "speeds", "cut", "left")
@@ -70,7 +70,7 @@ class Greedy(Strategy):
         self.schedule = schedule
         self.loss = loss
         self.log = log
-        self.stochastic = schedule == "random"  # type: ignore[misc]
+        self.stochastic = schedule == "random"
         self.sums = torch.zeros(2, 0, dtype=torch.float64)  # (bypass and main, M)
         self.speeds = torch.zeros(0, dtype=torch.float64)
         self.cut = torch.zeros((), dtype=torch.int64)  # whose gates are replaced while `left` is not 0

@@ -99,10 +99,10 @@ class MSLR(Strategy):
         if self.mode == "dynamic":
             return
         searches = (self.factors is None) + (self.mode == "smart")
-        self.requires = frozenset({"slice"} if searches else ())  # type: ignore[misc]
+        self.requires = frozenset({"slice"} if searches else ())
         passes = 1 + searches * self.points * self.trial
         scored = {"slice_run": searches * self.points} if searches else {}
-        self.cost = {"forward": passes, "backward": passes, **scored}  # type: ignore[misc]
+        self.cost = {"forward": passes, "backward": passes, **scored}
 
     def setup(self, run: Run) -> None:
         if unknown := sorted(set(self.factors or {}) - set(run.modalities)):
@@ -181,7 +181,7 @@ def _score(run: Run, modality: str | None = None) -> tuple[float, float]:
     """Accuracy and minus the mean loss on the slice, of all modalities or of one alone over the items that have it."""
     total = torch.zeros(3, dtype=torch.float64, device=run.device)
     fed = None if modality is None else frozenset({modality})
-    for batch in run.strategy_holdout("mslr"):
+    for batch in run.meta_batches("mslr"):
         step = Step(run, batch).at(Pass(present=fed))
         logits, target = step.kept(run.forward(batch, present=fed, mode="eval").logits), step.target
         losses = F.cross_entropy(logits, target, reduction="none").to(total.dtype)

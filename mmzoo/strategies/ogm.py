@@ -70,7 +70,7 @@ class OGM(Strategy):
         self.noise = noise
         self.form = form
         self.tensors = tensors
-        self.stochastic = noise  # type: ignore[misc]
+        self.stochastic = noise
 
     @torch.no_grad()
     def gradients(self, step: Step, out: Outputs, grads: Grads) -> None:

@@ -88,7 +88,7 @@ class PMR(Strategy):
         self.momentum = momentum
         self.fraction = fraction
         self.variant = variant
-        self.cost = {"forward": 1 + fraction, "backward": 1}  # type: ignore[misc]
+        self.cost = {"forward": 1 + fraction, "backward": 1}
         self.prototypes: dict[str, Tensor] = {}
         self.seen: dict[str, Tensor] = {}
         self.updates = 0

@@ -31,8 +31,8 @@ class UMT(Strategy):
 
     def __init__(self, *, weight: float = 10.0) -> None:
         self.weight = weight
-        self.requires = frozenset({"teachers"} if weight else ())  # type: ignore[misc]
-        self.cost = {"forward": 2 if weight else 1, "backward": 1}  # type: ignore[misc]
+        self.requires = frozenset({"teachers"} if weight else ())
+        self.cost = {"forward": 2 if weight else 1, "backward": 1}
 
     def setup(self, run: Run) -> None:
         for m in run.modalities if self.weight else ():

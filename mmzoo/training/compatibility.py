@@ -5,10 +5,17 @@ One list, for the plan, which knows entries of the catalogue, and for a run, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from mmzoo.errors import Incompatible
 from mmzoo.training.config import Training, bent
+
+if TYPE_CHECKING:
+    from mmzoo.core.head import FusionHead
+    from mmzoo.core.model import MultimodalModel
+    from mmzoo.training.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -91,3 +98,37 @@ def unsuited_device(training: Training, device: str) -> Iterator[str]:
     """Why nothing can be trained like this on a device."""
     if training.tf32 and not device.startswith("cuda"):
         yield f"train.tf32 is a mode of CUDA GPUs, and this run is on {device}: leave it out."
+
+
+# ---------------------------------------------------------------------- for a run
+def check_requirements(
+    name: str, strategy: Strategy, model: MultimodalModel, *, has_meta_set: bool, processes: int
+) -> None:
+    """Raise Incompatible, with the reason, when a model or its data lacks what a strategy asks for."""
+    _refuse(unmet(_needs(name, strategy), _facts(model.head), len(model.modalities), processes=processes))
+    asked = strategy.claims.requires
+    if "equal_dims" in asked and len(set(model.head.dims.values())) > 1:
+        raise Incompatible(f"{name} needs features of one width, but they have {model.head.dims}.")
+    if "slice" in asked and not has_meta_set:
+        raise Incompatible(f"{name} learns from a labelled slice of the training data, and none was given.")
+
+
+def check_engine(name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: str) -> None:
+    """Raise Incompatible, with the reason, where the numbers cannot be computed as the training asks."""
+    _refuse(unsuited(_needs(name, strategy), training))
+    _refuse(unsuited_head(_facts(model.head), training))
+    _refuse(unsuited_device(training, device))
+
+
+def _refuse(reasons: Iterable[str]) -> None:
+    if (reason := next(iter(reasons), None)) is not None:
+        raise Incompatible(reason)
+
+
+def _needs(name: str, strategy: Strategy) -> Needs:
+    claims = strategy.claims
+    return Needs(name, claims.requires, claims.min_modalities, claims.max_modalities, claims.single_process)
+
+
+def _facts(head: FusionHead) -> HeadFacts:
+    return HeadFacts(type(head).__name__, head.how, head.additive, head.evidential, head.couples, head.mean_gates)

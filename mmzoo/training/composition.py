@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.training.config import open_epochs
-from mmzoo.training.strategy import Group, Strategy, Terms
+from mmzoo.training.strategy import CLAIMED, Claims, Group, Strategy, Terms
 
 if TYPE_CHECKING:
     from mmzoo.core.values import Outputs, Pass
@@ -23,18 +23,7 @@ class Wrapper(Strategy):
 
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
-        for claim in (
-            "requires",
-            "owns",
-            "min_modalities",
-            "max_modalities",
-            "solo",
-            "cost",
-            "stochastic",
-            "single_process",
-            "expected_failures",
-        ):
-            setattr(self, claim, getattr(inner, claim))
+        _declare(self, inner.claims)
 
     def setup(self, run: Run) -> None:
         self.inner.setup(run)
@@ -158,20 +147,7 @@ class Chain(Strategy):
                 raise Incompatible(
                     f"{type(part).__name__} is the whole of a method and cannot be combined with another."
                 )
-        limits = [p.max_modalities for p in self.parts if p.max_modalities is not None]
-        attributes = {
-            "requires": frozenset().union(*(p.requires for p in self.parts)),
-            "owns": frozenset().union(*(p.owns for p in self.parts)),
-            "solo": any(p.solo for p in self.parts),
-            "min_modalities": max((p.min_modalities for p in self.parts), default=1),
-            "max_modalities": min(limits) if limits else None,
-            "cost": _chained_cost(self.parts),
-            "stochastic": any(p.stochastic for p in self.parts),
-            "single_process": next((p.single_process for p in self.parts if p.single_process), ""),
-            "expected_failures": {k: v for p in self.parts for k, v in p.expected_failures.items()},
-        }
-        for name, value in attributes.items():
-            setattr(self, name, value)
+        _declare(self, _joined([part.claims for part in self.parts]))
 
     def setup(self, run: Run) -> None:
         for part in self.parts:
@@ -243,13 +219,37 @@ class Chain(Strategy):
         return f"Chain({', '.join(map(repr, self.parts))})"
 
 
-def _chained_cost(parts: Sequence[Strategy]) -> dict[str, float]:
-    """What the parts cost together: the one forward and backward of training is shared."""
-    cost: dict[str, float] = {k: 1 + sum(p.cost[k] - 1 for p in parts) for k in ("forward", "backward")}
+def _declare(strategy: Strategy, claims: Claims) -> None:
+    """Let a strategy made of others claim what a value says; parameter values that make it neutral are its own matter."""
+    for name in set(CLAIMED) - {"neutral", "neutral_how"}:
+        setattr(strategy, name, getattr(claims, name))
+
+
+def _joined(parts: Sequence[Claims]) -> Claims:
+    """What several strategies claim together."""
+    limits = [p.max_modalities for p in parts if p.max_modalities is not None]
+    return Claims(
+        requires=frozenset().union(*(p.requires for p in parts)),
+        min_modalities=max((p.min_modalities for p in parts), default=1),
+        max_modalities=min(limits) if limits else None,
+        owns=frozenset().union(*(p.owns for p in parts)),
+        solo=any(p.solo for p in parts),
+        single_process=next((p.single_process for p in parts if p.single_process), ""),
+        neutral=None,
+        neutral_how="exact",
+        cost=_joined_cost([p.cost for p in parts]),
+        stochastic=any(p.stochastic for p in parts),
+        expected_failures={k: v for p in parts for k, v in p.expected_failures.items()},
+    )
+
+
+def _joined_cost(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What several strategies cost together: the one forward and backward of training is shared."""
+    found: dict[str, float] = {k: 1 + sum(c[k] - 1 for c in costs) for k in ("forward", "backward")}
     for k in ("forward_epoch", "backward_epoch", "slice", "slice_run", "forward_coalition", "backward_coalition"):
-        if extra := sum(p.cost.get(k, 0) for p in parts):
-            cost[k] = extra
-    return cost
+        if extra := sum(c.get(k, 0) for c in costs):
+            found[k] = extra
+    return found
 
 
 def check_owners(parts: Sequence[tuple[str, frozenset[str]]]) -> None:

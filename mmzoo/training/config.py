@@ -11,6 +11,8 @@ from typing import Any
 from mmzoo.errors import BadValue, unknown
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+#: divide each gradient by a running mean of its own size, so that a factor on it that changes slowly cancels
+SCALE_INVARIANT = ("adam", "adamw")
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("constant", "step", "plateau", "cosine")
 #: no number of a protocol is larger; what is, is a slip

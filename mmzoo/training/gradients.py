@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,18 @@ class Grads:
     """What the hook `gradients` works on. Gradients of groups that the pass may not move are removed on creation.
 
     `encoder:m` and `head:m` belong to modality m; `head:shared` and `extra:*` always move.
+
+    Args:
+        model: the model that is trained.
+        pass_: the pass whose gradients these are.
+        groups: the parameters by group (None: those of the model).
     """
 
-    def __init__(self, model: MultimodalModel, pass_: Pass) -> None:
-        self._groups = model.groups()
+    def __init__(
+        self, model: MultimodalModel, pass_: Pass, groups: Mapping[str, list[nn.Parameter]] | None = None
+    ) -> None:
+        self._groups = model.groups() if groups is None else groups
         self._modalities = model.modalities
-        self._device = next((p.device for ps in self._groups.values() for p in ps), torch.device("cpu"))
         for m in model.modalities:
             if not pass_.moves(m):
                 self.drop(f"encoder:{m}")
@@ -48,7 +54,10 @@ class Grads:
     def sq_norm(self, group: str) -> Tensor:
         """The squared L2 norm of a group's gradients, a scalar; zero for a group without gradients."""
         total = [p.grad.detach().square().sum() for p in self.params(group)]  # type: ignore[union-attr]
-        return torch.stack(total).sum() if total else torch.zeros((), device=self._device)
+        if total:
+            return torch.stack(total).sum()
+        device = next((p.device for ps in self._groups.values() for p in ps), torch.device("cpu"))
+        return torch.zeros((), device=device)
 
     def _members(self, group: str) -> list[nn.Parameter]:
         if group in self._groups:

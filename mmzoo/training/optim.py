@@ -1,15 +1,23 @@
-"""Optimizer and learning-rate schedule of a run."""
+"""The optimizer of a run: how it is built, the rate of each parameter group, and one update."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
+from mmzoo.core import distributed
+from mmzoo.core.model import MultimodalModel
+from mmzoo.errors import BadValue
 from mmzoo.training.config import Training
+from mmzoo.training.strategy import Group, Strategy
+
+Builder = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
 def build_optimizer(groups: Iterable[Mapping[str, Any]], training: Training) -> torch.optim.Optimizer:
@@ -19,6 +27,121 @@ def build_optimizer(groups: Iterable[Mapping[str, Any]], training: Training) -> 
         return torch.optim.SGD(params, lr=training.lr, momentum=training.momentum, fused=training.fused or None)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
     return kind(params, lr=training.lr, fused=training.fused or None)
+
+
+class Optimization:
+    """The updates of a run: its optimizer, the schedule, and the learning rate of each named group.
+
+    Args:
+        model: the model whose parameters move.
+        strategy: may change rate and weight decay of groups in `param_groups`.
+        training: optimizer, rates, schedule and clipping.
+        build: builds the optimizer from parameter groups, in place of the one that `training` names.
+        steps_per_epoch: how many steps the warm-up counts as an epoch.
+        scales: group -> factor on its rate, read before each update.
+
+    Raises:
+        BadValue: the strategy's `param_groups` dropped or added a group.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        strategy: Strategy,
+        training: Training,
+        *,
+        build: Builder | None,
+        steps_per_epoch: int,
+        scales: Mapping[str, float],
+    ) -> None:
+        self._model, self._training, self._build, self._scales = model, training, build, scales
+        groups = self._param_groups(strategy)
+        self.optimizer = build(groups) if build else build_optimizer(groups, training)
+        self._base = {g["name"]: g["lr"] for g in self.optimizer.param_groups}
+        self.schedule = Schedule(training, steps_per_epoch)
+        self.refresh()
+
+    # ------------------------------------------------------------------ in a pass
+    @property
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """The model's parameters by group."""
+        return self._groups
+
+    def clear(self) -> None:
+        """Remove all gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def average(self) -> None:
+        """Replace each gradient by its mean over processes."""
+        if distributed.world_size() > 1:
+            distributed.average_gradients(self._model.parameters())
+
+    def clip(self) -> Tensor | None:
+        """Bound the norm of all gradients together, where the training asks for it. Returns the norm before."""
+        if self._training.clip is None:
+            return None
+        return nn.utils.clip_grad_norm_(self._model.parameters(), self._training.clip)
+
+    def update(self, global_step: int) -> None:
+        """One optimizer step at the scheduled rate of each group."""
+        factor = self.schedule.factor(global_step)
+        for group in self.optimizer.param_groups:
+            name = group["name"]
+            group["lr"] = self._base[name] * factor * group["lr_scale"] * self._scales.get(name, 1.0)
+        self.optimizer.step()
+
+    # ------------------------------------------------------------------ between steps
+    def refresh(self) -> None:
+        """Look at the model's groups again: a module has joined."""
+        self._groups = self._model.groups()
+
+    def add(self, name: str, params: list[nn.Parameter]) -> None:
+        """Let new parameters join as a group of their own."""
+        if params:
+            group: dict[str, Any] = {"name": name, "params": params, "lr_scale": 1.0}
+            if self._build is None:
+                group |= {"lr": self._training.lr, "weight_decay": self._training.weight_decay}
+            self.optimizer.add_param_group(group)
+            self._base[name] = self.optimizer.param_groups[-1]["lr"]
+        self.refresh()
+
+    def continue_from(self, other: Optimization) -> None:
+        """Take over memory and schedule of the optimization that a fork was made from.
+
+        Where the fork's strategy has added modules, the optimizer starts without memory.
+        """
+        if len(other.optimizer.param_groups) == len(self.optimizer.param_groups):
+            self.optimizer.load_state_dict(copy.deepcopy(other.optimizer.state_dict()))
+        self.schedule.load_state_dict(copy.deepcopy(other.schedule.state_dict()))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": copy.deepcopy(self.optimizer.state_dict()), "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(copy.deepcopy(dict(state["optimizer"])))
+        self.schedule.load_state_dict(state["schedule"])
+
+    def _param_groups(self, strategy: Strategy) -> list[dict[str, Any]]:
+        """The groups for the optimizer, with the rate and the weight decay of the training. An optimizer that was built
+        elsewhere has its own, but for a weight decay that the strategy has changed."""
+        t, own_rates = self._training, self._build is None
+        own: dict[str, float] = {f"encoder:{m}": float(e.lr_scale) for m, e in self._model.encoders.items()}  # type: ignore[arg-type]
+        before = {n: Group(ps, own.get(n, 1.0), t.weight_decay) for n, ps in self._model.groups().items()}
+        after = strategy.param_groups(dict(before))
+        if set(after) != set(before):
+            raise BadValue(
+                f"{type(strategy).__name__}.param_groups returned the groups {sorted(after)}; "
+                f"it must return every one of {sorted(before)}."
+            )
+        groups: list[dict[str, Any]] = []
+        for name, group in before.items():
+            given = {"name": name, "params": list(group.params), "lr_scale": after[name].lr_scale}
+            if own_rates:
+                given["lr"] = t.lr
+            if own_rates or after[name].weight_decay != group.weight_decay:
+                given["weight_decay"] = after[name].weight_decay
+            groups.append(given)
+        return groups
 
 
 class Schedule:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
+from mmzoo.core.model import MultimodalModel
 from mmzoo.errors import BadValue
+from mmzoo.training.backprop import Backprop
 from mmzoo.training.gradients import Grads
+from mmzoo.training.optim import Optimization
+from mmzoo.training.step import Step
+from mmzoo.training.strategy import Strategy
 
-if TYPE_CHECKING:
-    from mmzoo.training.run import Run
-    from mmzoo.training.step import Step
+
+@dataclass(frozen=True)
+class Parts:
+    """What a pass works with: the model, the way of encoding it, and the optimizer."""
+
+    model: MultimodalModel
+    backprop: Backprop
+    optimization: Optimization
 
 
-def train_pass(run: Run, step: Step) -> None:
+def train_pass(parts: Parts, strategy: Strategy, step: Step) -> None:
     """One pass over one batch: the whole of what training does."""
-    strategy, model = run.strategy, run.model
-    run.optimizer.zero_grad(set_to_none=True)
-    feats = strategy.features(step, run.encode(step))
+    model, optimization, run = parts.model, parts.optimization, step.run
+    optimization.clear()
+    feats = strategy.features(step, parts.backprop.encode(step))
     if step.is_empty():
         return
     out = strategy.outputs(step, model.outputs(feats, step.batch.present))
@@ -27,8 +37,10 @@ def train_pass(run: Run, step: Step) -> None:
             raise BadValue(f"the loss term {name!r} has the shape {tuple(value.shape)}; a term is a single number.")
         run.log(f"loss/{name}", value)
     strategy.backward(step, terms)
-    run.reduce_grads()
-    strategy.gradients(step, out, Grads(model, step.pass_))
-    run.clip()
-    run.update()
+    optimization.average()
+    strategy.gradients(step, out, Grads(model, step.pass_, optimization.groups))
+    norm = optimization.clip()
+    if norm is not None:
+        run.log("grad_norm", norm)
+    optimization.update(run.global_step)
     strategy.updated(step, out, terms)

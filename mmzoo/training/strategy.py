@@ -6,8 +6,8 @@ import copy
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -64,44 +64,69 @@ class Group:
     weight_decay: float = 0.0
 
 
+@dataclass(frozen=True)
+class Claims:
+    """All that a strategy declares about itself, as one value. See the attributes of `Strategy` of the same names."""
+
+    requires: frozenset[str]
+    min_modalities: int
+    max_modalities: int | None
+    owns: frozenset[str]
+    solo: bool
+    single_process: str
+    neutral: Mapping[str, Any] | None
+    neutral_how: str
+    cost: Mapping[str, float]
+    stochastic: bool
+    expected_failures: Mapping[str, str]
+
+
 class Strategy:
     """Base of all strategies. Every hook returns its input unless overridden.
 
     Parameters are keyword-only arguments of `__init__`, kept as attributes of the same name. What is remembered
     from step to step is named in `state`. State changes only in setup, epoch_start, epoch_end, gradients and
     updated; `features`, `outputs` and `losses` may be called again by a probe or a fork.
+
+    What a strategy declares about itself stands in class attributes; where that depends on parameters, `__init__` sets
+    attributes of the same names. `claims` reads them as one value.
     """
 
     #: what the method needs: any of REQUIREMENTS. double_backward: a training step is differentiated twice, so that its
-    #: attention is that of mmzoo.bilevel.implicit.double_backward and no encoder is compiled; what is differentiated twice
-    #: apart from the steps needs no mark. plain_steps: it follows the steps, and `bent` of mmzoo.training.config is refused.
-    requires: ClassVar[frozenset[str]] = frozenset()
-    min_modalities: ClassVar[int] = 1
-    max_modalities: ClassVar[int | None] = None
+    #: attention is that of mmzoo.bilevel.double_backward and no encoder is compiled; what is differentiated twice apart from
+    #: the steps needs no mark. plain_steps: it follows the steps, and `bent` of mmzoo.training.config is refused.
+    requires: frozenset[str] = frozenset()
+    min_modalities: int = 1
+    max_modalities: int | None = None
     #: what the method replaces rather than adds to: any of OWNABLE. Two owners of one thing cannot be chained.
-    owns: ClassVar[frozenset[str]] = frozenset()
+    owns: frozenset[str] = frozenset()
     #: whether it is the whole of a method: neither chained with another nor put in a window
-    solo: ClassVar[bool] = False
+    solo: bool = False
     #: why several processes cannot train under it together, in words that end a sentence; empty where they can
-    single_process: ClassVar[str] = ""
+    single_process: str = ""
     #: parameter values at which it equals plain training ("exact": bit for bit; "close": up to rounding), or None
-    neutral: ClassVar[Mapping[str, Any] | None] = None
-    neutral_how: ClassVar[str] = "exact"
+    neutral: Mapping[str, Any] | None = None
+    neutral_how: str = "exact"
     #: whole-model forwards and backwards a batch, on top of nothing (plain training: 1 and 1); what is done once an
-    #: epoch instead goes under "forward_epoch" and "backward_epoch", and how often an epoch the whole slice is gone
+    #: epoch instead goes under "forward_epoch" and "backward_epoch", and how often an epoch the whole meta set is gone
     #: through under "slice", how often in the whole run beside that under "slice_run". Methods that compare sets of
     #: modalities (Run.coalitions) count one set in "forward" and "backward", which is all of them with most heads;
     #: "forward_coalition" and "backward_coalition" are what each of the other 2^M - 3 sets takes where the head acts
     #: between the stages of the encoders.
-    cost: ClassVar[Mapping[str, float]] = {"forward": 1, "backward": 1}
+    cost: Mapping[str, float] = {"forward": 1, "backward": 1}
     #: the attributes that make up the state: tensors, numbers, strings and containers of them
-    state: ClassVar[tuple[str, ...]] = ()
+    state: tuple[str, ...] = ()
     #: whether it draws random numbers for positions in a batch or among the parameters, so that reordering
-    #: modalities or items gives another, equally valid result
-    stochastic: ClassVar[bool] = False
+    #: modalities or samples gives another, equally valid result
+    stochastic: bool = False
     #: contract check -> why it cannot hold, by design of the method. Such a check runs all the same, and one that
     #: passes is a failure (mmzoo.testing).
-    expected_failures: ClassVar[Mapping[str, str]] = {}
+    expected_failures: Mapping[str, str] = {}
+
+    @property
+    def claims(self) -> Claims:
+        """What this strategy declares about itself, with its parameters as they are."""
+        return Claims(**{name: getattr(self, name) for name in CLAIMED})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -185,6 +210,8 @@ class Strategy:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.params().items())})"
 
 
+#: the names of all claims
+CLAIMED = tuple(f.name for f in fields(Claims))
 _OWN_METHODS = {"state_dict", "load_state_dict", "params"}
 _PREFIXES = ("on_", "before_", "after_", "compute_", "get_")
 

@@ -59,16 +59,15 @@ def write_predictions(store: Store, run_id: str, p: Predictions) -> str:
     """Write the scores of every test item, and each modality's own. Returns a hash of the file."""
     arrays = {"index": p.index, "target": p.target, "scores": p.scores.float()}
     arrays |= {f"unimodal.{m}": z.float() for m, z in p.unimodal.items()}
-    data = predictions_bytes({k: v.cpu().numpy() for k, v in arrays.items()})
-    store.write_file(run_id, PREDICTIONS, data)
-    return digest_of(data)
+    return write_arrays(store, run_id, {k: v.cpu().numpy() for k, v in arrays.items()})
 
 
-def predictions_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The file predictions.npz: index, target and scores, and whatever else there is, one row a test item."""
+def write_arrays(store: Store, run_id: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Write predictions.npz: index, target and scores, and whatever else there is, one row a test sample. Returns its hash."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+    store.write_file(run_id, PREDICTIONS, buffer.getvalue())
+    return digest_of(buffer.getvalue())
 
 
 # ---------------------------------------------------------------------------------------------- hashes

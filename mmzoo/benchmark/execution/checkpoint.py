@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 

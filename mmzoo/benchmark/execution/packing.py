@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.leases import Claimed, start_of
 from mmzoo.benchmark.results.store import ALONE, Store
 from mmzoo.io.files import write_bytes

@@ -15,7 +15,7 @@ from mmzoo.benchmark.execution.device import environment, forget_peak
 from mmzoo.benchmark.execution.scoring import check_finite
 from mmzoo.benchmark.execution.session import Session
 from mmzoo.benchmark.execution.teachers import Row
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results import leases
 from mmzoo.benchmark.results.forms import FINAL, SCHEMA
 from mmzoo.benchmark.results.leases import Claimed

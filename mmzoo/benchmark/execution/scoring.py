@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from mmzoo.benchmark.execution.artifacts import predictions_bytes
+from mmzoo.benchmark.execution.artifacts import write_arrays
 from mmzoo.benchmark.execution.building import Kit, data_of
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.store import Store
 from mmzoo.core.values import Batch
 from mmzoo.data.loading.datamodule import Loader
@@ -23,6 +23,9 @@ from mmzoo.evaluation.scores import EVAL_BATCH, Fitted, Predictions, branch_scor
 from mmzoo.registry import Catalogue
 from mmzoo.training.loop import Selection
 from mmzoo.training.run import Run
+
+#: a training loss is flat where it falls by no more than this share of itself, or by no more than this
+FLAT, FLAT_LOSS = 0.05, 0.005
 
 
 def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple[dict[str, Any], Predictions]:
@@ -47,6 +50,7 @@ def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple
         "own_logits": run.model.head.how,
         "n_scored": len(chosen.target),
         "n_total": len(data.splits["test"]),
+        "n_test_classes": len(chosen.target.unique()),
         "n_seen": len(chosen.seen(chosen.target)),
     }, chosen
 
@@ -80,6 +84,21 @@ def ends(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     return {k: {"first": first[k], "last": last[k]} for k in first if k in last}
 
 
+def still_improving(history: Sequence[Mapping[str, Any]], chosen: int, n_epochs: int) -> list[str]:
+    """Why more epochs may have helped a run, in words; nothing where neither the choice of the epoch nor the training loss
+    says so. A loss is flat where its mean over the last tenth of the epochs is within FLAT of the tenth before."""
+    tail = math.ceil(n_epochs / 10)
+    found = []
+    if chosen >= n_epochs - tail:
+        found.append(f"the chosen epoch is among the last tenth ({chosen + 1} of {n_epochs})")
+    losses = [sum(v for k, v in record["train"].items() if k.startswith("loss/")) for record in history]
+    if len(losses) >= 2 * tail:
+        before, last = (math.fsum(part) / tail for part in (losses[-2 * tail : -tail], losses[-tail:]))
+        if before - last > FLAT * abs(before) and before - last > FLAT_LOSS:
+            found.append(f"the training loss has not flattened ({before:.3g} to {last:.3g} over the last fifth)")
+    return found
+
+
 def check_finite(metrics: Mapping[str, Any], where: str) -> None:
     """Raise Diverged, naming the first score that is not finite."""
     for key, value in metrics.items():
@@ -101,7 +120,7 @@ def floor_row(planned: Planned, catalogue: Catalogue, store: Store) -> dict[str,
     samples = [floor_samples(data, loader) for loader in (train, validation, test)]
     found = linear_floor(*samples, n_classes=data.n_classes, metric=data.metric)
     arrays = {"index": test.index.numpy(), "target": samples[2].target, "scores": found.scores.float().numpy()}
-    store.write_file(spec.run_id, "predictions.npz", predictions_bytes(arrays))
+    written = write_arrays(store, spec.run_id, arrays)
     return {
         "metrics": {
             **found.test,
@@ -112,7 +131,7 @@ def floor_row(planned: Planned, catalogue: Catalogue, store: Store) -> dict[str,
             "n_seen": test.n_seen,
         },
         "cost": {"train_items": train.n_seen},
-        "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash},
+        "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash, "predictions": written},
         "floor": {
             "strength": found.strength,
             "width": found.width,

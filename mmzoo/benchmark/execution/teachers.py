@@ -7,7 +7,7 @@ from typing import Any
 
 from mmzoo.benchmark.execution.artifacts import read_weights
 from mmzoo.benchmark.execution.building import build_model
-from mmzoo.benchmark.planning.plan import Planned
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.forms import FINAL
 from mmzoo.benchmark.results.store import WEIGHTS, Store
 from mmzoo.core.model import MultimodalModel

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from mmzoo.benchmark.planning.data_plan import DataPlan
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.config.datasets import OWN
 from mmzoo.config.spec import BenchSpec, RunSpec
 from mmzoo.registry import Entry
@@ -19,13 +20,15 @@ def wants_floor(bench: BenchSpec, entry: Entry) -> bool:
     return bench.references and entry.package == OWN if bench.floor is None else bench.floor
 
 
-def floor_specs(entry: Entry, params: Mapping[str, Any], modalities: tuple[str, ...]) -> Iterator[RunSpec]:
+def floor_runs(bench: BenchSpec, on: DataPlan) -> Iterator[Planned]:
     """The floor of each modality, and the one of all joined. A floor draws nothing: one seed says all."""
-    each: list[tuple[str, ...] | None] = [(m,) for m in modalities] if len(modalities) > 1 else []
+    if not wants_floor(bench, on.entry):
+        return
+    each: list[tuple[str, ...] | None] = [(m,) for m in on.modalities] if len(on.modalities) > 1 else []
     for only in [*each, None]:
-        yield RunSpec(
-            dataset=entry.id.partition("/")[2],
-            data_params=dict(params),
+        spec = RunSpec(
+            dataset=on.entry.id.partition("/")[2],
+            data_params=dict(on.params),
             modalities=only,
             parts=(),
             head="",
@@ -33,6 +36,7 @@ def floor_specs(entry: Entry, params: Mapping[str, Any], modalities: tuple[str, 
             encoders={},
             training=Training(epochs=1),
             seed=0,
-            versions={entry.id: entry.version},
+            versions={on.entry.id: on.entry.version},
             floor={"version": VERSION},
         )
+        yield Planned(spec, on.label, FLOOR, "floor", only[0] if only else None)

@@ -57,6 +57,7 @@ _ROW: Form = {
     "timing": {"seconds": _AMOUNT},
     "environment": OBJECT,
     "warnings": optional(OBJECT),
+    "still_improving": optional(TEXTS),
     "processes": optional(WHOLE),
     "per_process": optional(TEXTS),
     "tuning": optional(
@@ -121,6 +122,7 @@ _PLANNED: Form = {
     "method": TEXT,
     "role": TEXT,
     "modality": or_null(TEXT),
+    "title": optional(TEXT),
     "teachers": items(_RUN_ID),
     "keep": FLAG,
     "peers": FLAG,

@@ -66,7 +66,8 @@ def _running(held: Held) -> dict[str, Any]:
 def _named(store: Store, run_id: str) -> dict[str, Any]:
     try:
         kept = store.planned(run_id)
-        label = f"{kept['method']}: {kept['modality']}" if kept["modality"] else kept["method"]
+        title = kept.get("title") or kept["method"]
+        label = f"{title}: {kept['modality']}" if kept["modality"] else title
         return {
             "run_id": run_id,
             "dataset": kept["dataset"],

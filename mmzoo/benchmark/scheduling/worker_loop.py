@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.benchmark.execution.packing import Card, CudaGauge, Unshared
-from mmzoo.benchmark.planning.plan import Planned, planned_runs
+from mmzoo.benchmark.planning.planned import Planned, planned_runs
 from mmzoo.benchmark.results.leases import Claimed
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import MmzooError

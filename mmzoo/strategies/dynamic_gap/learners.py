@@ -190,7 +190,7 @@ def upper_batches(run: Run, settings: UpperSettings, name: str) -> list[Batch]:
     """
     if settings.upper == "train":
         return list(islice(run.train(name), settings.upper_batches))
-    held = list(islice(run.strategy_holdout(name), settings.upper_batches))
+    held = list(islice(run.meta_batches(name), settings.upper_batches))
     if not held:
         raise Incompatible("the slice is empty: a learned alpha has nothing to learn from.")
     return held

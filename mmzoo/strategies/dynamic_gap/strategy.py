@@ -121,15 +121,15 @@ class DynamicGap(Strategy):
     def _declare(self) -> None:
         """What losses and learner ask for and cost."""
         learner = self.learner
-        self.requires = self.loss.requires | learner.requires  # type: ignore[misc]
-        self.owns = type(self).owns | learner.owns  # type: ignore[misc]
-        self.stochastic = learner.stochastic  # type: ignore[misc]
+        self.requires = self.loss.requires | learner.requires
+        self.owns = type(self).owns | learner.owns
+        self.stochastic = learner.stochastic
         record = (0, 0) if learner.records_gradients else (1, 2)
         a_step, an_epoch = learner.step_cost, learner.update_cost
         if learner.every is not None:
             a_step = (a_step[0] + an_epoch[0] / learner.every, a_step[1] + an_epoch[1] / learner.every)
             an_epoch = (0, 0)
-        self.cost = {  # type: ignore[misc]
+        self.cost = {
             "forward": a_step[0],
             "backward": a_step[1],
             "forward_epoch": record[0] + an_epoch[0],

@@ -27,14 +27,21 @@ def check_imports(case: StrategyCase) -> None:
         source = Path(inspect.getsourcefile(cls) or "").read_text(encoding="utf-8")
     except (OSError, TypeError):
         raise Skipped("its source is not to be had") from None
-    private = sorted(name for name in used(ast.parse(textwrap.dedent(source)), cls.__name__) if not _is_public(name))
+    names = used(ast.parse(textwrap.dedent(source)), cls.__name__)
+    private = sorted(name for name in names if not _is_public(name) and not name.startswith(_own_folder(cls)))
     require(
         not private,
         f"a strategy imports of mmzoo only {', '.join(PUBLIC)}, and no data",
         f"{cls.__name__} uses {', '.join(private)}",
         "learn from the batches that the hooks are given, from run.train() and, with requires = {'slice'}, from "
-        "run.strategy_holdout()",
+        "run.meta_batches()",
     )
+
+
+def _own_folder(cls: type) -> str:
+    """The modules beside that of a strategy, as the start of their names: a method may be a folder of several files."""
+    folder = cls.__module__.rpartition(".")[0]
+    return f"{folder}." if folder.startswith("mmzoo.strategies.") else f"{cls.__module__}."
 
 
 def _is_public(name: str) -> bool:

@@ -80,7 +80,7 @@ class Owner(Strategy):
     """Company that owns what it is told to own."""
 
     def __init__(self, *, owns: frozenset[str]) -> None:
-        self.owns = owns  # type: ignore[misc]
+        self.owns = owns
 
 
 def combined(*parts: Strategy) -> Strategy | None:

@@ -72,9 +72,9 @@ class ModalityValuation(Strategy):
         self.part = part
         self.strength = strength
         self.benefit = benefit
-        self.stochastic = level == "modality"  # type: ignore[misc]
+        self.stochastic = level == "modality"
         if level == "modality":
-            self.cost = {"forward": 3, "backward": 2, "forward_coalition": 1}  # type: ignore[misc]
+            self.cost = {"forward": 3, "backward": 2, "forward_coalition": 1}
 
     def epoch_start(self, run: Run) -> None:
         if run.epoch < self.warmup:

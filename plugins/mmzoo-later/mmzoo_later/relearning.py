@@ -60,9 +60,9 @@ class Relearning(Strategy):
         self.every = every
         self.times = times
         self.strength = strength
-        self.requires = frozenset({"slice"} if strength else ())  # type: ignore[misc]
+        self.requires = frozenset({"slice"} if strength else ())
         often = 1 / every if strength else 0
-        self.cost = {"forward": 1 + often, "backward": 1, "slice": often}  # type: ignore[misc]
+        self.cost = {"forward": 1 + often, "backward": 1, "slice": often}
         self.initial: dict[str, dict[str, Tensor]] = {}
         self.done = 0
 
@@ -75,7 +75,7 @@ class Relearning(Strategy):
         if not self.strength or not due:
             return
         self.done += 1
-        seen, unseen = _features(run, run.train("relearning")), _features(run, run.strategy_holdout("relearning"))
+        seen, unseen = _features(run, run.train("relearning")), _features(run, run.meta_batches("relearning"))
         for m in _trained(run):
             w = forgetting(run.reduce(self._gap(run, seen[m], unseen[m])), self.strength)
             run.log(f"relearning/{m}", w)

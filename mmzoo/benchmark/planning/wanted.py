@@ -1,0 +1,67 @@
+"""Which methods a bench compares: those that were asked for, and the references. No torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mmzoo.config.grammar import MethodText, parse_method, shown
+from mmzoo.config.methods import canonical, renamed, resolve_method
+from mmzoo.config.settings import Settings
+from mmzoo.config.spec import BenchSpec, Method, Role
+from mmzoo.registry import Catalogue
+
+#: the references of every bench; the last two with each head that a method of the bench uses
+UNIMODAL, PLAIN, CONTROL = map(parse_method, ("unimodal", "concat", "joint_unimodal"))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A method of a bench. spared: it is trained without the meta set, to be compared with one that learns from that."""
+
+    method: Method
+    role: Role
+    spared: bool = False
+
+
+def wanted_methods(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[Wanted]:
+    """The methods in the order of the tables, each once.
+
+    A method that learns from the meta set is not trained on it. So that its difference to plain training does not
+    measure the missing labels, plain and control then come once more, without the meta set too.
+    """
+    asked = [Wanted(resolve_method(catalogue, text, settings), role) for text, role in bench.asked]
+    if not bench.references:
+        return _unique(asked)
+    joint = [w.method for w in asked if not w.method.each_modality]
+    joint = joint or [resolve_method(catalogue, PLAIN, settings)]
+    references = [*_references(joint, catalogue, settings), resolve_method(catalogue, UNIMODAL, settings)]
+    every = [*asked, *(Wanted(method, "reference") for method in references)]
+    learning = [w.method for w in every if w.method.uses_slice]
+    spared = [Wanted(method, "reference", spared=True) for method in _references(learning, catalogue, settings)]
+    return [*_unique(every), *_unique(spared)]
+
+
+def _unique(wanted: Sequence[Wanted]) -> list[Wanted]:
+    found: dict[str, Wanted] = {}
+    for each in wanted:
+        found.setdefault(str(each.method.identity), each)
+    return list(found.values())
+
+
+def _references(methods: Sequence[Method], catalogue: Catalogue, settings: Settings) -> list[Method]:
+    """Plain training and the control, both with the head of each method."""
+    return [_like(text, method, catalogue, settings) for method in methods for text in (PLAIN, CONTROL)]
+
+
+def _like(text: MethodText, method: Method, catalogue: Catalogue, settings: Settings) -> Method:
+    """A reference with the very head of a method, its parameters included."""
+    text = text.with_head(method.head)
+    reference = resolve_method(catalogue, text, settings)
+    if dict(reference.head_params) == dict(method.head_params):
+        return reference
+    changes = {k: v for k, v in method.head_params.items() if reference.head_params.get(k) != v}
+    fixed = reference.fixed | {name for name in method.fixed if name.startswith("head.")}
+    same = replace(reference, head_params=method.head_params, fixed=fixed)
+    listed = ",".join(f"head.{k}={shown(v)}" for k, v in changes.items())
+    return renamed(replace(same, name=str(text), label=f"{text}[{listed}]"), canonical(catalogue, same))

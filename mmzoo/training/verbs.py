@@ -1,0 +1,250 @@
+"""What the hooks of a strategy may do with a run: read its data, forward, backward, and change groups of weights."""
+
+from __future__ import annotations
+
+import enum
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.core import distributed
+from mmzoo.core.model import MultimodalModel
+from mmzoo.core.modes import aside
+from mmzoo.core.seeding import seeded, stream
+from mmzoo.core.values import Batch, Outputs, Pass, map_tensors
+from mmzoo.errors import BadValue, Incompatible, unknown
+from mmzoo.training.backprop import Backprop, Cost
+from mmzoo.training.batches import Batches
+from mmzoo.training.config import Training
+from mmzoo.training.optim import Optimization
+from mmzoo.training.strategy import Strategy
+from mmzoo.training.weights import Weights
+
+
+class Phase(enum.Enum):
+    """Where a run stands. In SETUP it has no optimizer yet; ENDED means that no further epoch is due."""
+
+    SETUP = "setup"
+    BETWEEN_EPOCHS = "between epochs"
+    IN_EPOCH = "in an epoch"
+    ENDED = "ended"
+
+
+class Verbs:
+    """The part of a `Run` that strategies call. `Run` sets the attributes and holds the loop."""
+
+    model: MultimodalModel
+    strategy: Strategy
+    training: Training
+    seed: int
+    device: torch.device
+    epoch: int
+    global_step: int
+    stopped: bool
+    cost: Cost
+    warnings: dict[str, int]
+    _phase: Phase
+    _forked: bool
+    _train: Batches
+    _meta: Batches | None
+    _sampling: tuple[Tensor, Tensor | None] | None
+    _lr_scale: dict[str, float]
+    _logged: dict[str, list[Any]]
+    _backprop: Backprop
+    _optimization: Optimization
+
+    # ------------------------------------------------------------------ facts
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.model.modalities
+
+    @property
+    def n_classes(self) -> int:
+        return self.model.head.n_classes
+
+    @property
+    def n_processes(self) -> int:
+        """How many processes train this run together."""
+        return distributed.world_size()
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer. There is none in `setup`."""
+        return self._optimization.optimizer
+
+    def train(self, name: str = "strategy", *, shuffled: bool = True) -> Iterator[Batch]:
+        """The training batches, in an order of the strategy's own (`name`) that leaves training's order alone.
+
+        shuffled=False: in stored order and without augmentation, so that the n-th item is row n for `set_sampling`.
+        Resampling changes neither.
+        """
+        order = stream(self.seed, "train", name, self.epoch) if shuffled else None
+        for batch in self._train.batches(order):
+            yield batch.to(self.device)
+
+    def meta_batches(self, name: str = "strategy") -> Iterator[Batch]:
+        """The batches of the meta set: labelled samples that the strategy may learn from and training does not see.
+
+        Their order is one of its own for each epoch and `name`. Data is often stored by class, so that the first batches
+        in stored order would hold a few classes only.
+
+        Args:
+            name: names the order.
+
+        Raises:
+            Incompatible: the run has no meta set.
+        """
+        if self._meta is None:
+            raise Incompatible(
+                f"{type(self.strategy).__name__} wants a labelled slice of its own. "
+                "Give Run(slice=...), or name 'slice' in `requires` for the bench to do so."
+            )
+        for batch in self._meta.batches(stream(self.seed, "slice", name, self.epoch)):
+            yield batch.to(self.device)
+
+    def strategy_holdout(self, name: str = "strategy") -> Iterator[Batch]:
+        """Deprecated, gone in 0.3: the name of `meta_batches` before."""
+        warnings.warn("Run.strategy_holdout is now Run.meta_batches.", DeprecationWarning, stacklevel=2)
+        return self.meta_batches(name)
+
+    def generator(self, name: str) -> torch.Generator:
+        """A stream fixed by (seed, name, epoch), for hooks around an epoch."""
+        return stream(self.seed, "epoch", name, self.epoch)
+
+    # ------------------------------------------------------------------ passes over the model
+    def log(self, name: str, value: Tensor | float) -> None:
+        """Record a value; the epoch's mean goes into the run's record. A tensor is not synchronised until then."""
+        self._logged.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else float(value))
+
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        present: Iterable[str] | None = None,
+        zero: Iterable[str] = (),
+        mode: Literal["train", "eval"],
+    ) -> Outputs:
+        """A raw forward without hooks; batch statistics and random state are as before afterwards.
+
+        present: the modalities that are fed (None: all). zero: those whose input is replaced by zeros.
+        """
+        inputs = dict(batch.inputs)
+        for m in zero:
+            inputs[m] = map_tensors(inputs[m], torch.zeros_like)
+        pass_ = Pass("probe", present=None if present is None else frozenset(present))
+        self.cost.forward += self._backprop.share(pass_)
+        with seeded(self.seed, "forward", self.global_step), aside(self.model, training=mode == "train"):
+            feats = self.model.encode(inputs, pass_, batch.present)
+            return self.model.outputs(feats, batch.present)
+
+    def coalitions(
+        self, batch: Batch, sets: Iterable[Iterable[str]], *, present: Iterable[str] | None = None
+    ) -> dict[frozenset[str], Outputs]:
+        """set -> what `forward(batch, zero=<all others>, mode="eval")` gives, for any number of sets of modalities.
+
+        Where the head does not act between the stages, this takes one forward however many the sets are: every
+        encoder runs once, over the batch and an item of zeros, and only the head runs once a set. Otherwise it takes
+        a forward a set. present: the modalities that are fed at all (None: all).
+        """
+        pass_ = Pass("probe", present=None if present is None else frozenset(present))
+        fed, wanted = pass_.fed(self.modalities), [frozenset(s) for s in sets]
+        for m in frozenset().union(*wanted) - set(fed):
+            raise unknown("modality that is fed", m, fed)
+        if self.model.head.couples:
+            return {
+                s: self.forward(batch, present=fed, zero=[m for m in fed if m not in s], mode="eval") for s in wanted
+            }
+        self.cost.forward += self._backprop.share(pass_)
+        with seeded(self.seed, "forward", self.global_step), aside(self.model, training=False):
+            real, blank = self.model.encode_blanked(batch.inputs, pass_, batch.present)
+            chosen = {s: {m: real[m] if m in s else blank[m] for m in fed} for s in wanted}
+            return {s: self.model.outputs(feats, batch.present) for s, feats in chosen.items()}
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradients of a loss: the only way to call backward."""
+        self._backprop.backward(loss)
+
+    def term_grads(self, terms: Mapping[str, Tensor]) -> dict[str, dict[str, list[Tensor | None]]]:
+        """term -> group -> gradient of each of the group's parameters (None where it has none), reduced."""
+        return self._backprop.term_grads(terms)
+
+    def warn(self, message: str) -> None:
+        """Note something that a reader of the results should know; the same message is counted, not repeated."""
+        self.warnings[message] = self.warnings.get(message, 0) + 1
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The mean over processes: for every score that steers training. Means over items are `Step.mean` and `Step.loss`."""
+        return distributed.mean(x)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The rows of all processes, one after the other, for losses that compare the items of a batch.
+
+        Every process must hold as many rows: give whole batches, and beside them what tells which rows count. Gradients flow
+        back to where a row came from, so that averaging the parameters' gradients over processes gives the gradient of the
+        loss on the whole batch.
+        """
+        return distributed.gather(x)
+
+    # ------------------------------------------------------------------ weights and data
+    def add_module(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+        """Build a module from a stream of its own and add it as group `extra:<name>`.
+
+        Once the optimizer exists, the new parameters join it. In a fork, a module that came with the copied model is
+        used as it is.
+        """
+        if self._forked and name in self.model.extra:
+            return self.model.extra[name]
+        if name in self.model.extra:
+            raise BadValue(f"there is already an extra module {name!r}.")
+        with seeded(self.seed, "init", "extra", name):
+            module = build().to(self.device, next(self.model.parameters()).dtype)
+        self.model.extra[name] = module
+        if self._phase is not Phase.SETUP:
+            self._optimization.add(f"extra:{name}", list(module.parameters()))
+        return module
+
+    def reset_optimizer(self, groups: Iterable[str]) -> None:
+        """Forget the optimizer's state (momentum, moments) of the named groups."""
+        for name in groups:
+            for p in self._weights().params(name):
+                self.optimizer.state.pop(p, None)
+
+    def snapshot(self, group: str, *, optimizer: bool = False) -> dict[str, Any]:
+        """A copy of a group's parameters and, for an encoder or an extra module, of its buffers.
+
+        optimizer: with what the optimizer remembers of them (momentum, moments), under "optimizer".
+        """
+        return self._weights().snapshot(group, optimizer=optimizer)
+
+    def restore(self, group: str, snapshot: Mapping[str, Any]) -> None:
+        """Put a snapshot back, the optimizer's memory too where the snapshot holds it."""
+        self._weights().restore(group, snapshot)
+        self.log(f"edit/{group}", 1.0)
+
+    def edit(self, group: str, fn: Callable[[str, Tensor], Tensor]) -> None:
+        """Replace each parameter of a group by fn(name, value)."""
+        self._weights().edit(group, fn)
+        self.log(f"edit/{group}", 1.0)
+
+    def set_lr_scale(self, group: str, factor: float) -> None:
+        """Multiply the scheduled learning rate of a group from now on."""
+        self._weights().params(group)
+        self._lr_scale[group] = float(factor)
+
+    def set_sampling(self, rows: Tensor | None, drop: Tensor | None = None) -> None:
+        """Train on other rows from the next epoch on; None restores the data as it is.
+
+        rows: (n,) or (n, M) int64, positions in the training set (per modality in the second form; the label is
+        that of the first column). drop: (n, M) bool, modalities to treat as absent.
+        """
+        self._sampling = None if rows is None else (rows.cpu(), None if drop is None else drop.cpu())
+
+    def stop(self) -> None:
+        """End training after this epoch; in `setup`, before the first one: the model is then scored as setup left it."""
+        self.stopped = True
+
+    def _weights(self) -> Weights:
+        return Weights(self.model, None if self._phase is Phase.SETUP else self.optimizer.state)
