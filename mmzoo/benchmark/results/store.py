@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 from mmzoo import __version__
 from mmzoo.benchmark.results.forms import FINAL, ID, SCHEMA, planned_fault, record_fault, row_fault
-from mmzoo.errors import BadValue, CorruptFile, MmzooError
+from mmzoo.errors import BadValue, CorruptFile, MmzooError, ResultsLost
 from mmzoo.io.files import write_bytes, write_json
 from mmzoo.io.json_file import NotJson, checksum_fault, read_json, unsealed, write_sealed
 
 WEIGHTS = "weights.safetensors"
 STRATEGY_STATE = "strategy.pt"
+#: bytes that a folder of results must take before a bench begins
+ROOM = 4096
 #: in place of a peak of memory: a run of this kind ran out of it beside others
 ALONE: Literal["alone"] = "alone"
 
@@ -30,19 +32,45 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._place: tuple[int, int] | None = None
 
     def prepare(self) -> None:
         """Make the folder and see that it can be written. Raises BadValue with the next step."""
+        self.check_there()
         try:
             (self.root / "runs").mkdir(parents=True, exist_ok=True)
             probe = self.root / "runs" / f".writable-{os.getpid()}"
-            write_bytes(probe, b"")
+            write_bytes(probe, bytes(ROOM))  # a full disk still takes empty files
             probe.unlink()
+            self.anchor()
         except OSError as error:
             raise BadValue(
                 f"cannot write results to {self.root}: {error.strerror or error}. "
                 "Choose a folder that you may write to with --out DIR."
             ) from None
+
+    def anchor(self) -> None:
+        """From now on the folder must stay the one that it is; see `check_there`. Raises ResultsLost where there is none."""
+        try:
+            found = (self.root / "runs").stat()
+        except OSError as error:
+            raise ResultsLost(f"the folder of results {self.root} is gone: {error.strerror or error}.") from None
+        self._place = (found.st_dev, found.st_ino)
+
+    def check_there(self) -> None:
+        """Raise ResultsLost where the folder was moved or deleted since `anchor`: writing on would make another in its place."""
+        if self._place is None:
+            return
+        try:
+            found = (self.root / "runs").stat()
+            same = (found.st_dev, found.st_ino) == self._place
+        except OSError:
+            same = False
+        if not same:
+            raise ResultsLost(
+                f"the folder of results {self.root} was moved or deleted while the bench wrote to it. Rows that were finished are "
+                "where it was moved to; the same command with --out there does the rest."
+            )
 
     def folder(self, run_id: str) -> Path:
         """The folder of a run. Raises BadValue for an id that would lead elsewhere."""
@@ -90,7 +118,8 @@ class Store:
         """Add to the log of a run, every line with the time. A log that cannot be written stops nothing."""
         stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         lines = "".join(f"{stamp} {line}\n" for line in text.rstrip("\n").split("\n"))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ResultsLost):
+            self.check_there()
             self.folder(run_id).mkdir(parents=True, exist_ok=True)
             with (self.folder(run_id) / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(lines)
@@ -160,9 +189,11 @@ class Store:
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
         """Turn what the disk does not take into a MmzooError with the next step."""
+        self.check_there()
         try:
             yield
         except OSError as error:
+            self.check_there()
             place = self.root if error.filename is None else Path(error.filename).parent
             raise MmzooError(
                 f"cannot write to {place}: {error.strerror or error}. All finished rows are kept; when the "
