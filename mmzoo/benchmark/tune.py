@@ -107,7 +107,7 @@ def tuned_plan(
             runs.setdefault(run.spec.run_id, run)
     forget_data(device)
     refused = tuple(replace(r, method=f"{r.method} (tuned)") for r in plan.refused)
-    return Plan(tuple(runs.values()), refused, plan.bench)
+    return Plan(tuple(runs.values()), refused, plan.bench, plan.entries)
 
 
 class Study:
@@ -208,7 +208,7 @@ def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str
     from mmzoo.benchmark.execution.building import Kit, data_of, set_threads
     from mmzoo.config.identity import check_identity
     from mmzoo.core.precision import tf32
-    from mmzoo.evaluation.scores import EVAL_BATCH
+    from mmzoo.evaluation.predictions import EVAL_BATCH
     from mmzoo.training.loop import fit
 
     spec = planned.spec

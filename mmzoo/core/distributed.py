@@ -9,9 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+_AVAILABLE = dist.is_available()
+
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _AVAILABLE and dist.is_initialized() else 1
 
 
 def share() -> tuple[int, int]:
@@ -105,6 +107,14 @@ def all_objects(value: Any) -> list[Any]:
     found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, value)
     return found
+
+
+def gather_rows(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """name -> the rows of all processes, of which each may hold another number; no gradients."""
+    if world_size() == 1:
+        return dict(values)
+    parts = all_objects({name: t.cpu() for name, t in values.items()})
+    return {name: torch.cat([part[name] for part in parts]).to(t.device) for name, t in values.items()}
 
 
 def mean_values(values: Mapping[str, float]) -> dict[str, float]:

@@ -18,6 +18,7 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
     def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]: ...
     def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches: ...
+    def part(self, number: int, of: int) -> Batches: ...
 
 
 class _ListBatches:
@@ -34,6 +35,9 @@ class _ListBatches:
 
     def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
         return iter(self._source)
+
+    def part(self, number: int, of: int) -> Batches:
+        raise Incompatible("this loader cannot be divided among processes: give Run an mmzoo Loader.")
 
     def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches:
         raise Incompatible("this loader cannot be resampled: give Run an mmzoo Loader.")

@@ -10,8 +10,9 @@ from helpers.evaluated_models import case, measured, powerset
 from torch import Tensor
 
 from mmzoo.api import Batch, Strategy
+from mmzoo.evaluation.ablations import Ablation, ablate
 from mmzoo.evaluation.metrics import gap
-from mmzoo.evaluation.scores import Ablation, Fitted, ablate, predict
+from mmzoo.evaluation.predictions import Fitted, predict
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.weight import Weight
 from mmzoo.testing.harness.tasks import Mixing

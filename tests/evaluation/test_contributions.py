@@ -10,7 +10,9 @@ from helpers.evaluated_models import case, measured, restless
 
 from mmzoo.api import Batch, MultimodalModel, Strategy
 from mmzoo.core.seeding import seeded
-from mmzoo.evaluation.scores import Fitted, ablate, contributions, predict
+from mmzoo.evaluation.ablations import ablate
+from mmzoo.evaluation.contributions import contributions
+from mmzoo.evaluation.predictions import Fitted, predict
 from mmzoo.functional import shapley
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared

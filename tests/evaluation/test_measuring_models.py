@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from mmzoo.api import Batch, Encoder, MultimodalModel, Outputs, Strategy, evaluate_modalities
 from mmzoo.core.seeding import seeded
 from mmzoo.encoders.mlp import MLP
-from mmzoo.evaluation import scores
-from mmzoo.evaluation.scores import predict
+from mmzoo.evaluation import ablations
+from mmzoo.evaluation.predictions import predict
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.sum import Sum
 from mmzoo.heads.weight import Weight
@@ -103,7 +103,7 @@ def test_nothing_is_left_behind() -> None:
 def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model, train, test = case(Weight, masked=True)
     whole = measured(model, train, test)
-    monkeypatch.setattr(scores, "EVAL_BATCH", 7)
+    monkeypatch.setattr(ablations, "EVAL_BATCH", 7)
     pieces = [test.map(lambda t, r=r: t[r]) for r in (slice(0, 20), slice(20, 21), slice(21, 80))]
     parts = evaluate_modalities(model, Strategy(), train=lambda: [train], test=lambda: pieces)
     flat, other = pytest.approx(flattened(whole), abs=1e-9), flattened(parts)
@@ -123,7 +123,7 @@ def test_encoders_with_batch_statistics_are_asked_in_eval_mode() -> None:
     batch = Batch(
         {"a": torch.randn(9, 4, generator=g), "b": torch.randn(9, 3, generator=g)}, torch.arange(9) % 3, torch.arange(9)
     )
-    found = scores.features_of_zeros(model, [batch, batch])
+    found = ablations.features_of_zeros(model, [batch, batch])
     with torch.no_grad():
         for m, encoder in model.eval().encoders.items():
             assert torch.allclose(found[m], encoder(torch.zeros_like(batch.inputs[m])).repeat(2, 1))

@@ -14,8 +14,8 @@ from helpers.evaluated_models import acc, by_hand, case, measured, over_orders, 
 from mmzoo.api import Batch, MultimodalModel
 from mmzoo.benchmark.results import forms
 from mmzoo.encoders.mlp import MLP
+from mmzoo.evaluation.ablations import ABLATIONS
 from mmzoo.evaluation.metrics import classification
-from mmzoo.evaluation.scores import ABLATIONS
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum

@@ -12,7 +12,9 @@ from helpers.places import VECTORS
 from torch import Tensor
 
 from mmzoo.api import Batch, Encoder, MultimodalModel, Strategy
-from mmzoo.evaluation.scores import Fitted, ablate, contributions, predict
+from mmzoo.evaluation.ablations import ablate
+from mmzoo.evaluation.contributions import contributions
+from mmzoo.evaluation.predictions import Fitted, predict
 from mmzoo.heads.concat import Concat
 
 

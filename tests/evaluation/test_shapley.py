@@ -11,8 +11,8 @@ from helpers.evaluated_models import over_orders, powerset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmzoo.evaluation.contributions import paired_orders
 from mmzoo.evaluation.metrics import imbalance, utilisation
-from mmzoo.evaluation.scores import paired_orders
 from mmzoo.functional import sampled_shapley, shapley
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=25)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmzoo.api import Batch, Run, Step
-from mmzoo.evaluation.scores import predict
+from mmzoo.evaluation.predictions import predict
 from mmzoo.heads.separate import Separate
 from mmzoo.strategies import domfn
 from mmzoo.strategies.domfn import DOMFN

@@ -18,7 +18,7 @@ from torch import nn
 
 from mmzoo.api import Incompatible, Pass, Run
 from mmzoo.errors import MmzooError
-from mmzoo.evaluation.scores import predict
+from mmzoo.evaluation.predictions import predict
 from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
 from mmzoo.strategies.greedy import Greedy, GreedyMany, relative_change

@@ -17,7 +17,8 @@ from mmzoo.api import Chain, MultimodalModel, Run, Strategy, Window
 from mmzoo.core.head import FusionHead
 from mmzoo.core.values import Outputs, Pass
 from mmzoo.errors import Incompatible
-from mmzoo.evaluation.scores import evaluate, predict
+from mmzoo.evaluation.predictions import predict
+from mmzoo.evaluation.scores import evaluate
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.shared import Shared
 from mmzoo.heads.sum import Sum

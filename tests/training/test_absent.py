@@ -19,7 +19,8 @@ from mmzoo.benchmark.execution import building
 from mmzoo.benchmark.results.store import Store
 from mmzoo.core.values import Pass
 from mmzoo.data.datasets import mfeat
-from mmzoo.evaluation.scores import Fitted, branch_scores, evaluate, predict
+from mmzoo.evaluation.predictions import Fitted, predict
+from mmzoo.evaluation.scores import branch_scores, evaluate
 from mmzoo.strategies.mslr import MSLR
 from mmzoo.training.teachers import OneModality
 

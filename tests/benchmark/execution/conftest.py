@@ -10,7 +10,7 @@ from helpers.taught_benches import no_probe
 
 from mmzoo.benchmark.execution import session
 from mmzoo.cli import main
-from mmzoo.evaluation import scores
+from mmzoo.evaluation import predictions
 
 SMALL = ("--seeds", "1", "--epochs", "2", "--device", "cpu")
 BENCH = ("bench", "--method", "umt", "--baselines", "ume", *SMALL)
@@ -22,7 +22,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("taught") / "results"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMZOO_PLUGINS", "")
-        patch.setattr(scores, "fit_probe", no_probe)
+        patch.setattr(predictions, "fit_probe", no_probe)
         assert main([*BENCH, "--no-references", "--out", str(out)]) == 0
     return out
 

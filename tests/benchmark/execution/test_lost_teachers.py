@@ -16,7 +16,7 @@ from mmzoo.benchmark.execution import building, session
 from mmzoo.benchmark.execution.runner import run_one
 from mmzoo.benchmark.planning.planned import Plan, to_do
 from mmzoo.benchmark.results.store import WEIGHTS, Store
-from mmzoo.evaluation import scores
+from mmzoo.evaluation import predictions
 from mmzoo.registry import Catalogue
 
 MakePlan = Callable[..., Plan]
@@ -26,7 +26,7 @@ SMALL = ("--seeds", "1", "--epochs", "2", "--device", "cpu")
 
 @pytest.fixture(autouse=True)
 def _no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "fit_probe", no_probe)
+    monkeypatch.setattr(predictions, "fit_probe", no_probe)
 
 
 @pytest.fixture

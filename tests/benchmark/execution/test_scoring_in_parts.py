@@ -11,7 +11,7 @@ from mmzoo.api import Batch, Loader, MultimodalModel, Run, Strategy
 from mmzoo.core import distributed
 from mmzoo.encoders.mlp import MLP
 from mmzoo.errors import BadValue
-from mmzoo.evaluation.scores import predict
+from mmzoo.evaluation.predictions import predict
 from mmzoo.heads.concat import Concat
 from mmzoo.testing.harness.ranks import in_processes
 

@@ -18,7 +18,7 @@ from mmzoo.benchmark.execution.building import build_model, load_data
 from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.benchmark.results.store import WEIGHTS
 from mmzoo.cli import main
-from mmzoo.evaluation import scores
+from mmzoo.evaluation import predictions
 from mmzoo.registry import Catalogue
 
 MakePlan = Callable[..., Plan]
@@ -29,7 +29,7 @@ BENCH = ("bench", "--method", "umt", "--baselines", "ume", *SMALL)
 
 @pytest.fixture(autouse=True)
 def _no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "fit_probe", no_probe)
+    monkeypatch.setattr(predictions, "fit_probe", no_probe)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.errors import Incompatible, UnknownName
-from mmzoo.evaluation import scores
+from mmzoo.evaluation import predictions
 from mmzoo.registry import Catalogue
 
 MakePlan = Callable[..., Plan]
@@ -26,7 +26,7 @@ BENCH = ("bench", "--method", "umt", "--baselines", "ume", *SMALL)
 
 @pytest.fixture(autouse=True)
 def _no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "fit_probe", no_probe)
+    monkeypatch.setattr(predictions, "fit_probe", no_probe)
 
 
 # ---------------------------------------------------------------------- the plan

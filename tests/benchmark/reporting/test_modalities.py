@@ -21,7 +21,7 @@ from mmzoo.benchmark.results.forms import ABLATIONS
 from mmzoo.benchmark.results.store import Store
 from mmzoo.data.datasets import mfeat
 from mmzoo.errors import CorruptFile
-from mmzoo.evaluation.scores import Fitted
+from mmzoo.evaluation.predictions import Fitted
 from mmzoo.registry import Catalogue
 
 Command = Callable[..., Any]
