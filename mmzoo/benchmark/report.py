@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmzoo.benchmark.reporting.comparable import separated
 from mmzoo.benchmark.reporting.comparison import comparison_tables
 from mmzoo.benchmark.reporting.details import detail_tables
 from mmzoo.benchmark.reporting.groups import Row
@@ -15,6 +14,7 @@ from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.overview import make_overview, overview_table
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.tables import Table, latex, markdown, to_csv
+from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.forms import SCHEMA
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import CorruptFile

@@ -8,9 +8,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.benchmark.reporting.groups import Group, Row, alone_of, at, is_floor, main_metric, main_score
+from mmzoo.benchmark.reporting.groups import Group, Row, alone_of, at, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import Overview, passes
 from mmzoo.benchmark.reporting.statistics import spread
+from mmzoo.benchmark.results.comparable import is_floor
 from mmzoo.benchmark.results.predictions import read_predictions
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import CorruptFile

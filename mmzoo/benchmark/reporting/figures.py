@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.benchmark.reporting import charts, collect
-from mmzoo.benchmark.reporting.comparable import separated
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview
+from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import BadValue, MmzooError
 from mmzoo.io.files import write_bytes

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmzoo.benchmark.reporting.groups import Row, budget_of, is_floor
+from mmzoo.training.config import TUNED
+
+Row = Mapping[str, Any]
 
 #: parameters below which a model trains on one thread, unless the number is given: its rows and those of larger models are
 #: alike although they name other numbers
@@ -101,3 +103,17 @@ def _spelt(first: Heading, other: Heading) -> str:
 
 def _short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def is_floor(row: Row) -> bool:
+    """Whether a row is a linear floor rather than a trained run."""
+    return bool(row["spec"].get("floor"))
+
+
+def budget_of(row: Row) -> Any:
+    """What two methods must share to be compared: all of training, or what of it is not tuned and the number of trials."""
+    spec = row["spec"]
+    if not spec.get("tuning"):
+        return spec["training"]
+    shared = {k: v for k, v in spec["training"].items() if k not in TUNED}
+    return [shared, spec["tuning"]["trials"]]
