@@ -92,7 +92,10 @@ def test_processes_share_ordered_batches() -> None:
     task = make_task(2)
     rows = torch.arange(13, -1, -1)
     shares = [
-        [b.index for b in task.loader("train").shared(k, 2).sampled(rows, None, ordered=True).batches(torch.Generator())]
+        [
+            b.index
+            for b in task.loader("train").shared(k, 2).sampled(rows, None, ordered=True).batches(torch.Generator())
+        ]
         for k in range(2)
     ]
     whole = [b.index for b in task.loader("train").sampled(rows, None, ordered=True).batches(torch.Generator())]

@@ -19,9 +19,9 @@ from mmzoo.testing.harness.reads import Reads
 from mmzoo.testing.harness.report import Skipped, contract, require
 from mmzoo.testing.harness.spies import Restricted, Spy, versions
 from mmzoo.testing.harness.tasks import Task, edited, train
+from mmzoo.training.passes import with_inputs
 from mmzoo.training.run import Run
 from mmzoo.training.step import Step
-from mmzoo.training.passes import with_inputs
 from mmzoo.training.strategy import HOOKS
 
 PURE = "keep state for gradients, updated, epoch_start or epoch_end; use step.scratch within the step"
