@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import reprlib
 import sysconfig
 import traceback
 from collections.abc import Iterable
@@ -35,9 +37,37 @@ class Diverged(MmzooError):
     """Training produced a value that is not finite."""
 
 
+#: names that are compared with one that is misspelt
+COMPARED = 2000
+
+
+class _Short(reprlib.Repr):
+    """A value in a message: a few of its parts, each cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple, self.maxset = 3, 4, 6, 6, 6
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        if abs(x).bit_length() > 200:
+            return f"a number of about {int(abs(x).bit_length() * 0.30103):,} digits"
+        return repr(x)
+
+
+_short = _Short()
+
+
+def short(value: object, most: int = 160) -> str:
+    """A value as it is shown in a message: its `repr`, at most so many characters, whatever it holds."""
+    text = _short.repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def near_miss(given: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest known name, or an empty string."""
-    by_lower = {name.lower(): name for name in known}
+    by_lower = {name.lower(): name for name in itertools.islice(known, COMPARED)}
+    given = given[:200]
     close = [by_lower[c] for c in difflib.get_close_matches(str(given).lower(), by_lower, n=1, cutoff=0.6)]
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -47,7 +77,7 @@ def unknown(what: str, given: str, known: Iterable[str], *, see: str = "") -> Un
     names = sorted(known)
     listed = ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])} and {len(names) - 20} more"
     return UnknownName(
-        f"no {what} {given!r}.{near_miss(given, names)} Known: {listed or 'none'}." + (f" {see}" if see else "")
+        f"no {what} {short(given)}.{near_miss(given, names)} Known: {listed or 'none'}." + (f" {see}" if see else "")
     )
 
 

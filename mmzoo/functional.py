@@ -23,8 +23,8 @@ def constant(values: Any, like: Tensor, dtype: torch.dtype | None = None) -> Ten
 
 
 def true_class_probabilities(logits: Tensor, target: Tensor) -> Tensor:
-    """(B,) the softmax probability of the true class. logits: (B, C); target: (B,)."""
-    return logits.softmax(-1).gather(1, target[:, None]).squeeze(1)
+    """(..., B) the softmax probability of the true class. logits: (..., B, C); target: (B,)."""
+    return logits.softmax(-1).gather(-1, target.expand(logits.shape[:-1])[..., None]).squeeze(-1)
 
 
 def loss_over(

@@ -20,7 +20,7 @@ from mmzoo.core.values import Batch, Outputs
 from mmzoo.data.loading.datamodule import DataModule
 from mmzoo.errors import BadValue
 from mmzoo.evaluation.metrics import classification
-from mmzoo.evaluation.scores import EVAL_BATCH
+from mmzoo.evaluation.predictions import EVAL_BATCH
 from mmzoo.registry.plugins import catalogue
 
 

@@ -10,7 +10,7 @@ from mmzoo.benchmark.execution.torchrun import processes
 from mmzoo.benchmark.planning.data_defaults import make_missing
 from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.benchmark.planning.planned import Planned, to_do
-from mmzoo.benchmark.reporting.report import render
+from mmzoo.benchmark.report import render
 from mmzoo.benchmark.reporting.tables import to_csv
 from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.scheduling.launchers import launch
@@ -42,12 +42,15 @@ class Rows(list[Row]):
 
         return pandas.read_csv(io.StringIO(to_csv(self)), dtype={"run_id": str, "config_id": str})
 
-    def report(self, fmt: str = "md", *, stats: bool = False) -> str:
-        """The tables that `mmzoo report` prints; stats: those of --stats."""
-        from mmzoo.benchmark.reporting.comparison import comparison_tables
+    def report(self, fmt: str = "md", *views: str, stats: bool = False) -> str:
+        """The report that `mmzoo report` prints.
 
-        tables = (lambda rows, bench: comparison_tables(rows, bench, self.store)) if stats else None
-        return render(self, self._asked, fmt, tables)
+        Args:
+            fmt: "md", "csv", "json", "latex" or "html".
+            views: "overview" (default), "details", "modalities", "stats".
+            stats: the same as the view "stats".
+        """
+        return render(self, self._asked, self.store, fmt, [*views, *(["stats"] if stats else [])])
 
 
 class _Told(Progress):

@@ -208,7 +208,7 @@ def score_trial(planned: Planned, catalogue: Catalogue, device: str) -> dict[str
     from mmzoo.benchmark.execution.building import Kit, data_of, set_threads
     from mmzoo.config.identity import check_identity
     from mmzoo.core.precision import tf32
-    from mmzoo.evaluation.scores import EVAL_BATCH
+    from mmzoo.evaluation.predictions import EVAL_BATCH
     from mmzoo.training.loop import fit
 
     spec = planned.spec

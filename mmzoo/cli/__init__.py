@@ -13,7 +13,21 @@ from mmzoo import __version__
 from mmzoo.benchmark.execution import torchrun
 from mmzoo.errors import BadValue, MmzooError
 
-COMMANDS = ("bench", "tune", "report", "status", "data", "new", "check", "list", "show", "plugins")
+COMMANDS = (
+    "bench",
+    "tune",
+    "report",
+    "compare",
+    "runs",
+    "status",
+    "watch",
+    "data",
+    "new",
+    "check",
+    "list",
+    "show",
+    "plugins",
+)
 
 
 class _Parser(argparse.ArgumentParser):

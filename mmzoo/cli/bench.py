@@ -375,6 +375,8 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
     for role, text in titles.items():
         if named := [label for label, r in methods.items() if r == role]:
             print(f"  {text}: {', '.join(named)}")
+    for note, labels in _inert(plan).items():
+        print(f"  note: {', '.join(labels)}: {note}")
     reasons: dict[tuple[str, str], list[str]] = {}
     for refused in plan.refused:
         reasons.setdefault((refused.method, refused.reason), []).append(refused.dataset)
@@ -383,6 +385,18 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
     done = len(plan.runs) - missing
     print(f"  results: {store.root}" + (f" (there already: {done}, to do: {missing})" if done else ""))
     sys.stdout.flush()
+
+
+def _inert(plan: Plan) -> dict[str, list[str]]:
+    """What the optimizer of a data set cancels, and the methods it is a part of."""
+    from mmzoo.benchmark.planning.refusals import inert
+    from mmzoo.registry.plugins import catalogue
+
+    found: dict[str, dict[str, None]] = {}
+    for run in plan.runs:
+        for note in inert(catalogue(), run.spec.parts, run.spec.training):
+            found.setdefault(note, {})[run.label] = None
+    return {note: list(labels) for note, labels in found.items()}
 
 
 def _span(values: Sequence[float]) -> str:
@@ -398,7 +412,7 @@ def _count(n: int, what: str) -> str:
 def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> dict[str, str]:
     """Do the missing runs, one row in the store as soon as each ends. Returns, by run, why those failed that did."""
     from mmzoo.benchmark.scheduling.launchers import launch
-    from mmzoo.benchmark.scheduling.progress import Shown
+    from mmzoo.benchmark.scheduling.progress import display
     from mmzoo.benchmark.scheduling.worker_loop import Order
 
     if arguments.launcher == "local" and arguments.device not in ("auto", "cpu"):
@@ -409,7 +423,7 @@ def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> di
     options = dict(map(parse_setting, arguments.launcher_arg))
     started = time.monotonic()
     try:
-        with Shown(runs=missing) as progress:
+        with display(missing) as progress:
             workers = 1 if processes() > 1 else _workers(arguments)
             launch(order, store, progress, launcher=arguments.launcher, workers=workers, options=options)
     except KeyboardInterrupt:
@@ -435,11 +449,13 @@ def _workers(arguments: argparse.Namespace) -> int | None:
 
 def _print_report(plan: Plan, store: Store, failed: dict[str, str]) -> int:
     """The tables of this bench's runs."""
-    from mmzoo.benchmark.reporting.report import render
+    from mmzoo.benchmark.report import tables
+    from mmzoo.benchmark.reporting.terminal import show
 
-    print(render(plan.rows(store), plan.asked(), "md"))
-    print(f"Again, or in another form: mmzoo report {store.root} --format md|csv|json|latex")
-    print(f"Each modality by every measure: mmzoo report {store.root} --modalities")
+    if rows := plan.rows(store):
+        show(tables(rows, plan.asked(), store), sys.stdout)
+    print(f"A page with charts and every run: mmzoo report {store.root} -o report.html")
+    print(f"More tables: mmzoo report {store.root} --details --modalities --stats")
     if failed:
         for reason, n in Counter(failed.values()).most_common(5):
             print(f"mmzoo: {_count(n, 'run')}: {reason}", file=sys.stderr)

@@ -1,66 +1,52 @@
-"""mmzoo report: tables from a folder of results."""
+"""mmzoo report: tables, pages and figures from a folder of results."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
-    from mmzoo.benchmark.reporting.tables import Table
+    from mmzoo.benchmark.results.store import Store
 
-FORMATS = ("md", "csv", "json", "latex", "html")
+FORMATS = ("auto", "md", "csv", "json", "latex", "html")
+VIEWS = ("details", "modalities", "stats")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("report", help="tables from a folder of results")
-    parser.add_argument("folder", metavar="DIR", help="what was given to bench as --out")
-    parser.add_argument("--format", choices=FORMATS, default="md", help="json and csv: one row a run (default: md)")
-    parser.add_argument(
-        "--modalities",
-        action="store_true",
-        help="in place of the usual tables: each modality by every measure, what it contributes, and the "
-        "size of the parts (json and csv hold all of it anyway)",
+    parser = commands.add_parser("report", help="tables, pages and figures from a folder of results")
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="the folder given to bench as --out")
+    add(
+        "--format",
+        choices=FORMATS,
+        default="auto",
+        help="auto: tables that fit the terminal, Markdown where the output is no terminal; html: one page with charts; "
+        "json, csv: one row per run (default: auto)",
     )
-    parser.add_argument(
-        "--stats",
-        action="store_true",
-        help="in place of the usual tables: tests and intervals over seeds, over test items and over data "
-        "sets, and what cannot be decided",
+    add("-o", "--output", metavar="FILE", help="write to FILE instead of the standard output")
+    add("--details", action="store_true", help="scores and cost, each modality inside and alone, paired differences")
+    add(
+        "--modalities", action="store_true", help="each modality by every measure, its contribution, sizes of the parts"
     )
-    parser.add_argument(
-        "--figures",
-        metavar="DIR",
-        help="also draw scores by seed, alpha by epoch and the critical-difference diagram into DIR "
-        "(pip install 'mmzoo[figures]')",
-    )
+    add("--stats", action="store_true", help="tests and intervals over seeds, test samples and data sets")
+    add("--all", action="store_true", help="the overview and all of the above")
+    add("--figures", metavar="DIR", help="write the charts as PDF and SVG into DIR")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report. Rows that cannot be read are named on stderr, and the exit code is then 2."""
-    from mmzoo.benchmark.reporting.comparison import comparison_tables
-    from mmzoo.benchmark.reporting.figures import draw_figures
-    from mmzoo.benchmark.reporting.modalities import modality_tables
-    from mmzoo.benchmark.reporting.report import make_tables, render
     from mmzoo.benchmark.results.store import Store
 
+    for flag, value in (("the folder of the results", arguments.folder), ("--figures", arguments.figures)):
+        if value == "":
+            raise BadValue(f"{flag} is empty: name a folder.")
+    views = _views(arguments)
     store = Store(Path(arguments.folder))
-    if not arguments.folder:
-        raise BadValue("the folder of the results is empty: name what was given to bench as --out.")
-    chosen = [flag for flag in ("modalities", "stats") if getattr(arguments, flag)]
-    if chosen and arguments.format in ("csv", "json"):
-        raise BadValue(
-            f"--{chosen[0]} chooses tables, and {arguments.format} has none: it holds every number of every row. Leave "
-            f"--{chosen[0]} out, or write --format md, latex or html."
-        )
-    if arguments.figures == "":
-        raise BadValue("--figures is empty: name the folder to draw into.")
     rows, errors = store.rows()
     if not rows and not errors:
         where = arguments.folder
@@ -68,18 +54,49 @@ def run(arguments: argparse.Namespace) -> int:
             f"there are no results in the folder {where}: make some with: mmzoo bench --method NAME --out {where}"
         )
     if rows:
-        made: dict[str, Callable[..., list[Table]]] = {
-            "modalities": modality_tables,
-            "stats": partial(comparison_tables, store=store),
-        }
-        asked = [made[flag] for flag in chosen] or [make_tables]
-        print(
-            render(rows, store.bench(), arguments.format, lambda *given: [t for make in asked for t in make(*given)]),
-            end="",
-        )
+        _write(arguments, rows, store, views)
         if arguments.figures is not None:
+            from mmzoo.benchmark.reporting.figures import draw_figures
+
             files = draw_figures(rows, store.bench(), store, Path(arguments.figures))
             print(f"mmzoo: wrote {', '.join(map(str, files)) or 'no figure: no run has scores'}", file=sys.stderr)
     for error in errors:
         print(f"mmzoo: {error}", file=sys.stderr)
     return 2 if errors else 0
+
+
+def _views(arguments: argparse.Namespace) -> list[str]:
+    """The parts that are asked for. Raises BadValue where the format has no parts."""
+    if arguments.all:
+        return ["overview", *VIEWS]
+    views = [view for view in VIEWS if getattr(arguments, view)]
+    if views and arguments.format in ("csv", "json"):
+        raise BadValue(
+            f"--{views[0]} chooses tables, and {arguments.format} has none: it holds every number of every row. Leave "
+            f"--{views[0]} out, or write --format md, latex or html."
+        )
+    return views
+
+
+def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]], store: Store, views: list[str]) -> None:
+    from mmzoo.benchmark import report
+    from mmzoo.benchmark.reporting.terminal import show
+    from mmzoo.io.files import write_bytes
+
+    bench, fmt = store.bench(), arguments.format
+    if fmt == "auto" and arguments.output is None:
+        show(report.tables(rows, bench, store, views), sys.stdout)
+        return
+    if fmt == "auto":
+        ends = {".html": "html", ".htm": "html", ".tex": "latex", ".csv": "csv", ".json": "json", ".md": "md"}
+        fmt = ends.get(Path(arguments.output).suffix.lower(), "md")
+    out = None if arguments.output is None else Path(arguments.output)
+    text = report.render(rows, bench, store, fmt, views, out=out)
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        write_bytes(out, text.encode())
+    except OSError as error:
+        raise BadValue(f"the report cannot be written to {out}: {error}. Name another file with -o.") from None
+    print(f"mmzoo: wrote {out}", file=sys.stderr)

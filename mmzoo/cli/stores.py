@@ -60,11 +60,23 @@ def tell(done: Prepared) -> None:
         print(f"  split {split}: {body['source']}")
     for lacking in lacking_splits(store):
         print(f"  {lacking}")
+    for line in _of_classes(store):
+        print(f"  {line}")
     for line in summary(done.faults):
         print(f"  {line}")
     if done.faults:
         print(f"  all of it: {done.report}")
     print(f"  {'prepared' if done.made else 'nothing to do, it was prepared already'}: {store.folder}")
+
+
+def _of_classes(store: DataStore) -> list[str]:
+    """The classes with their counts, and what about them looks wrong; nothing of stores that do not have the counts."""
+    from mmzoo.data.store.classes import listed_classes, remarks
+
+    classes = store.meta["classes"]
+    counts = {split: body["counts"] for split, body in store.meta["splits"].items() if "counts" in body}
+    totals = [sum(s[c] for s in next(iter(counts.values())).values()) for c in range(len(classes))] if counts else []
+    return [listed_classes(classes, totals), *remarks(classes, counts)] if counts else []
 
 
 def store_line(store: DataStore) -> str:

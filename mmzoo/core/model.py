@@ -34,6 +34,7 @@ class MultimodalModel(nn.Module):
         if dims != head.dims:
             raise Incompatible(f"the head was built for {head.dims}, but the encoders give {dims}.")
         self.encoders = nn.ModuleDict(encoders)
+        self._modalities = tuple(encoders)
         self.head = head
         self.extra = nn.ModuleDict()
         if head.couples:
@@ -45,7 +46,7 @@ class MultimodalModel(nn.Module):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return tuple(self.encoders)
+        return self._modalities
 
     def encode(
         self, inputs: Mapping[str, Any], pass_: Pass | None = None, present: Tensor | None = None
@@ -55,6 +56,8 @@ class MultimodalModel(nn.Module):
         fed = pass_.fed(self.modalities)
         if not fed:
             raise BadValue(f"pass {pass_.name!r} feeds none of {', '.join(self.modalities)}.")
+        if present is None and not pass_.freeze and not self.head.couples and self.precision == "fp32":
+            return _wide({m: self.encoders[m](inputs[m]) for m in fed})
         # Batch statistics of what is frozen must not move either.
         with in_mode(False, *(self.encoders[m] for m in pass_.freeze)), self._cast():
             if self.head.couples:
@@ -86,7 +89,11 @@ class MultimodalModel(nn.Module):
 
     def _cast(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast where the precision asks for it."""
-        return autocast(self.precision, next(self.parameters()).device)
+        return contextlib.nullcontext() if self.precision == "fp32" else autocast(self.precision, self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def outputs(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
         """The head's outputs for features of any non-empty subset of modalities."""

@@ -1,8 +1,9 @@
-"""How the numbers are computed: autocast, full precision for what is differentiated twice, compiled encoders."""
+"""How the numbers are computed: autocast, full precision for what is differentiated twice, compiled encoders or no compiler."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: how often code that encoders share may be compiled in one run: for each encoder, mode, and kind of gradient
 COMPILATIONS = 64
+#: the methods of torch's optimizers that are marked when they are first called
+_MARKED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
 _FULL: ContextVar[bool] = ContextVar("full_precision", default=False)
 
 
@@ -70,3 +73,28 @@ def compile_encoders(model: MultimodalModel) -> None:
     torch._functorch.config.donated_buffer = False  # strategies may go backward through a graph several times
     for encoder in model.encoders.values():
         encoder.compile()
+
+
+@contextlib.contextmanager
+def without_compiler(*modes: type | None) -> Iterator[None]:
+    """Within a block, building an optimizer, taking its state and entering dispatch modes do not import torch's compiler.
+
+    torch marks some methods as not to be compiled, and imports the compiler (seconds of processor time) when one of them
+    is first called, only to mark it. Where nothing is compiled there is nothing to mark. Does nothing once the compiler is
+    loaded.
+
+    Args:
+        modes: dispatch modes that are entered in the block.
+    """
+    marked = [getattr(torch.optim.Optimizer, name, None) for name in _MARKED]
+    marked += [getattr(mode, "__torch_dispatch__", None) for mode in modes]
+    loaded = "torch._dynamo" in sys.modules
+    inner = [] if loaded else [getattr(method, "__wrapped__", None) for method in marked]
+    plain: list[Any] = [method for method in inner if method is not None]
+    for method in plain:
+        method.__dynamo_disable = method
+    try:
+        yield
+    finally:
+        for method in plain:
+            vars(method).pop("__dynamo_disable", None)

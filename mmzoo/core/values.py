@@ -36,7 +36,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         # Towards the CPU nothing would wait for a copy that is still under way.
-        return self.map(lambda x: x.to(device, non_blocking=torch.device(device).type == "cuda"))
+        waits = torch.device(device).type != "cuda"
+        return self.map(lambda x: x.to(device, non_blocking=not waits))
 
 
 def map_tensors(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.modes import double_backward, evaluating
+from mmzoo.core.precision import without_compiler
 from mmzoo.core.values import Batch, DecisionRule
 
 SHARED = "head:shared"
@@ -51,7 +53,8 @@ def flops(model: MultimodalModel, strategy: DecisionRule, batch: Batch) -> dict[
     weights that were computed first, among them. The groups add up to the whole.
     """
     inputs = batch.map(lambda t: t[:1]).inputs
-    with evaluating(model), _plain_kernels():
+    counts = getattr(flop_counter, "_FlopCounterMode", None)
+    with evaluating(model), _plain_kernels(), without_compiler(counts, _ByGroup):
         counted = {f"encoder:{m}": _count(lambda e=e, m=m: e(inputs[m])) for m, e in model.encoders.items()}  # type: ignore[misc]
         apart = {g: params for g, params in model.groups().items() if g not in (*counted, SHARED)}
         by_group = _ByGroup(apart)

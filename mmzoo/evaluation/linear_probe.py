@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmzoo.core.precision import without_compiler
+
 
 def linear_probe(
     features: Tensor, target: Tensor, test_features: Tensor, n_classes: int, *, c: float = 1.0, max_iter: int = 200
@@ -33,16 +35,20 @@ def fit_probe(
     x = standardised(features)
     weight = torch.zeros(n_classes, x.shape[1], dtype=torch.float64, device=x.device, requires_grad=True)
     bias = torch.zeros(n_classes, dtype=torch.float64, device=x.device, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=max_iter, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
-    )
 
     def loss() -> Tensor:
-        optimizer.zero_grad()
+        weight.grad = bias.grad = None
         value = F.cross_entropy(F.linear(x, weight, bias), target) + weight.square().sum() / (2 * c * len(x))
         value.backward()
         return value
 
-    with torch.enable_grad():
+    with torch.enable_grad(), without_compiler():
+        optimizer = torch.optim.LBFGS(
+            [weight, bias],
+            max_iter=max_iter,
+            tolerance_grad=1e-6,
+            tolerance_change=1e-10,
+            line_search_fn="strong_wolfe",
+        )
         optimizer.step(loss)
     return lambda z: F.linear(standardised(z), weight, bias).detach()

@@ -21,91 +21,18 @@ features cannot be taken away from the others once the stages have mixed them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from mmzoo.core import distributed
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.modes import evaluating
-from mmzoo.core.seeding import stream
-from mmzoo.core.values import Batch, DecisionRule, Outputs, batch_bounds, map_tensors
-from mmzoo.evaluation.linear_probe import fit_probe
-from mmzoo.evaluation.metrics import accuracy, classification, gap, imbalance, modality_gap, utilisation
-from mmzoo.functional import sampled_shapley, shapley
-
-EVAL_BATCH = 512
-#: The ablations, as words; under the same names with an underscore their numbers are kept.
-ABLATIONS = ("zero-feature", "zero-input", "mean-feature")
-#: Subsets of modalities that are scored at most: over features that are there already, and through the encoders.
-SUBSETS, SUBSETS_COUPLED = 64, 16
+from mmzoo.core.values import Batch, DecisionRule
+from mmzoo.evaluation.ablations import ABLATIONS, Ablation, Undefined, ablate
+from mmzoo.evaluation.contributions import contributions
+from mmzoo.evaluation.metrics import classification, gap, modality_gap, utilisation
+from mmzoo.evaluation.predictions import Fitted, Predictions, predict
 
 
-# ---------------------------------------------------------------------------------------------- predictions
-@dataclass(frozen=True)
-class Predictions:
-    """All that evaluation needs of a data set: one row an item. unimodal and features are keyed by modality; present
-    is (N, M), or None when every item has every modality."""
-
-    index: Tensor
-    target: Tensor
-    logits: Tensor
-    scores: Tensor
-    unimodal: Mapping[str, Tensor]
-    features: Mapping[str, Tensor]
-    present: Tensor | None = None
-
-    def pooled(self) -> Predictions:
-        """The rows of all processes, each of which holds some, in the order of `index`."""
-        own = {name: map_tensors(value, Tensor.cpu) for name, value in vars(self).items() if value is not None}
-        parts = distributed.all_objects(own)
-        order = torch.cat([p["index"] for p in parts]).argsort()
-
-        def joined(pieces: Sequence[Any]) -> Any:
-            first = pieces[0]
-            if isinstance(first, Mapping):
-                return {m: joined([piece[m] for piece in pieces]) for m in first}
-            return torch.cat(list(pieces))[order]
-
-        return Predictions(**{name: joined([p[name] for p in parts]) for name in own})
-
-    def of(self, modality: str, values: Tensor) -> Tensor:
-        """The rows of `values` whose items have a modality: what is made of zeros says nothing about it."""
-        if self.present is None:
-            return values
-        return values[self.present[:, list(self.unimodal).index(modality)]]
-
-    def seen(self, values: Tensor) -> Tensor:
-        """The rows of `values` whose items have any of the modalities: the others all get one answer, the bias."""
-        return values if self.present is None else values[self.present.any(1)]
-
-
-def predict(model: MultimodalModel, strategy: DecisionRule, batches: Iterable[Batch]) -> Predictions:
-    """Outputs for every item, in eval mode, with the strategy's decision rule. The mode is put back."""
-    rows: list[Any] = []
-    masks: list[Tensor | None] = []
-    with evaluating(model):
-        for batch in batches:
-            masks.append(batch.present)
-            given = model(batch.inputs, batch.present)
-            out = strategy.predict(given)
-            rows.append((batch.index, batch.target, out.logits, out.scores, dict(out.unimodal), dict(given.features)))
-    index, target, logits, scores, unimodal, features = zip(*rows)
-    return Predictions(
-        torch.cat(index),
-        torch.cat(target),
-        torch.cat(logits),
-        torch.cat(scores),
-        {m: torch.cat([u[m] for u in unimodal]) for m in unimodal[0]},
-        {m: torch.cat([f[m] for f in features]) for m in features[0]},
-        None if masks[0] is None else torch.cat([m for m in masks if m is not None]),
-    )
-
-
-# ---------------------------------------------------------------------------------------------- scores
 def evaluate(
     model: MultimodalModel, strategy: DecisionRule, batches: Iterable[Batch], *, pooled: bool = False
 ) -> dict[str, Any]:
@@ -146,26 +73,6 @@ def distances(p: Predictions) -> dict[str, float]:
         for a, b in itertools.combinations(features, 2)
         if features[a].shape[1] == features[b].shape[1]
     }
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What the training items give to the evaluation of others. Labels of those others never enter it.
-
-    probes: modality -> (features -> logits), the linear probe of its encoder. means: modality -> (1, D_m), its mean
-    feature, zeros where no item has it.
-    """
-
-    probes: Mapping[str, Callable[[Tensor], Tensor]]
-    means: Mapping[str, Tensor]
-
-    @classmethod
-    def on(cls, p: Predictions, n_classes: int) -> Fitted:
-        """Fit on predictions, for each modality on the items that have it."""
-        own = {m: p.of(m, z) for m, z in p.features.items()}
-        probes = {m: fit_probe(z, p.of(m, p.target), n_classes) for m, z in own.items() if len(z)}
-        means = {m: (z.double().sum(0, keepdim=True) / max(1, len(z))).to(z.dtype) for m, z in own.items()}
-        return cls(probes, means)
 
 
 def branch_scores(model: MultimodalModel, p: Predictions, fitted: Fitted, metric: str = "acc") -> dict[str, Any]:
@@ -254,157 +161,3 @@ def _measured(ablation: Ablation, modalities: Iterable[str]) -> tuple[dict[str, 
             used = utilisation(whole, ablation.accuracy(ablation.all - {m}))
             part["utilisation"] = {"value": used, "word": ablation.word}
     return parts, facts
-
-
-# ---------------------------------------------------------------------------------------------- ablations
-class Undefined(Exception):
-    """An ablation that says nothing about a model; the message says why."""
-
-
-class Ablation:
-    """The answers of a joint model of which some modalities are kept and the others are taken away.
-
-    word: how they are taken away. answer: (kept modalities) -> (N, C) logits and (N, C) scores. costly: whether an
-    answer takes the encoders, so that few subsets should be asked for. What all of them answer is known already: p.
-    """
-
-    def __init__(
-        self,
-        word: str,
-        p: Predictions,
-        answer: Callable[[frozenset[str]], tuple[Tensor, Tensor]],
-        *,
-        costly: bool = False,
-    ) -> None:
-        self.word = word
-        self.all = frozenset(p.features)
-        self.costly = costly
-        self._p = p
-        self._answer = answer
-        self._accuracy = {self.all: accuracy(p.scores, p.target)}
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        return tuple(self._p.features)
-
-    def answers(self, kept: Iterable[str]) -> tuple[Tensor, Tensor]:
-        """(N, C) logits and (N, C) scores. Raises Undefined where they are not finite."""
-        kept = frozenset(kept)
-        if kept == self.all:
-            return self._p.logits, self._p.scores
-        logits, scores = self._answer(kept)
-        if not bool(logits.isfinite().all() & scores.isfinite().all()):
-            raise Undefined(f"with {_named(kept)} kept the model's answers are not finite")
-        self._accuracy[kept] = accuracy(scores, self._p.target)
-        return logits, scores
-
-    def accuracy(self, kept: Iterable[str]) -> float:
-        """The accuracy over every item, whether it has the modalities or not; computed once for a subset."""
-        kept = frozenset(kept)
-        if kept not in self._accuracy:
-            self.answers(kept)
-        return self._accuracy[kept]
-
-    def scores_of(self, modality: str) -> dict[str, float]:
-        """The scores with one modality kept, over the items that have it."""
-        logits, scores = self.answers([modality])
-        return classification(*(self._p.of(modality, x) for x in (scores, self._p.target, logits)))
-
-
-def ablate(
-    word: str,
-    model: MultimodalModel,
-    strategy: DecisionRule,
-    p: Predictions,
-    fitted: Fitted,
-    batches: Callable[[], Iterable[Batch]],
-) -> Ablation:
-    """One of ABLATIONS on predictions p, which were made of `batches`.
-
-    Raises Undefined for an ablation of features under a head that acts between stages.
-    """
-    if model.head.couples:
-        if word != "zero-input":
-            raise Undefined("the head acts between encoder stages, so that a branch's features hold the others' too")
-        return Ablation(word, p, lambda kept: _from_inputs(model, strategy, batches(), kept), costly=True)
-    fill: Mapping[str, Tensor] = {m: z.new_zeros(1, z.shape[1]) for m, z in p.features.items()}
-    if word == "zero-input":
-        fill = features_of_zeros(model, batches())
-    elif word == "mean-feature":
-        fill = fitted.means
-    return Ablation(word, p, lambda kept: _from_features(model, strategy, p, kept, fill))
-
-
-def features_of_zeros(model: MultimodalModel, batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """modality -> (N, D_m), what its encoder makes of inputs of zeros shaped like those of each batch.
-
-    One item a batch is encoded and stands for all: in eval mode items do not depend on one another.
-    """
-    rows = []
-    with evaluating(model):
-        for batch in batches:
-            blank = map_tensors(batch.inputs, lambda t: torch.zeros_like(t[:1]))
-            rows.append({m: z.expand(len(batch), -1) for m, z in model.encode(blank).items()})
-    return {m: torch.cat([row[m] for row in rows]) for m in rows[0]}
-
-
-def _from_features(
-    model: MultimodalModel, strategy: DecisionRule, p: Predictions, kept: frozenset[str], fill: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The head's answers with the features of the others replaced by `fill` (one row, or one an item)."""
-    features = {m: z if m in kept else fill[m].expand_as(z) for m, z in p.features.items()}
-    with evaluating(model):
-        pieces = []
-        for start, end in batch_bounds(len(p.target), EVAL_BATCH):
-            present = None if p.present is None else p.present[start:end]
-            pieces.append(strategy.predict(model.outputs({m: z[start:end] for m, z in features.items()}, present)))
-    return _joined(pieces)
-
-
-def _from_inputs(
-    model: MultimodalModel, strategy: DecisionRule, batches: Iterable[Batch], kept: frozenset[str]
-) -> tuple[Tensor, Tensor]:
-    """The whole model's answers with the inputs of the others replaced by zeros."""
-    with evaluating(model):
-        pieces = []
-        for batch in batches:
-            inputs = {m: x if m in kept else map_tensors(x, torch.zeros_like) for m, x in batch.inputs.items()}
-            pieces.append(strategy.predict(model(inputs, batch.present)))
-    return _joined(pieces)
-
-
-def _joined(pieces: Sequence[Outputs]) -> tuple[Tensor, Tensor]:
-    return torch.cat([out.logits for out in pieces]), torch.cat([out.scores for out in pieces])
-
-
-# ---------------------------------------------------------------------------------------------- contributions
-def contributions(ablation: Ablation) -> tuple[dict[str, float], dict[str, Any]]:
-    """modality -> Shapley contribution to the accuracy; and the facts that go with them.
-
-    v(S) is the accuracy with the modalities S kept. v(none) is that of a model that knows nothing of the item, not
-    zero, so that the contributions add up to accuracy - v(none). Exact while the subsets are at most SUBSETS (SUBSETS_COUPLED
-    where each takes the encoders); beyond, the mean gain over sampled orders of the modalities, and the word says how
-    many. They are the same orders for every model, and come in pairs, an order and its reverse.
-    """
-    players = ablation.modalities
-    limit = SUBSETS_COUPLED if ablation.costly else SUBSETS
-    if 2 ** len(players) <= limit:
-        shares = shapley(ablation.accuracy, players)
-        word = f"{ablation.word}, exact"
-    else:
-        orders = paired_orders(players, max(1, (limit - 2) // (len(players) - 1) // 2))
-        shares = sampled_shapley(ablation.accuracy, orders)
-        word = f"{ablation.word}, {len(orders)} sampled orders"
-    facts = {"none": ablation.accuracy(()), "all": ablation.accuracy(players), "imbalance": imbalance(shares)}
-    return shares, {**facts, "word": word}
-
-
-def paired_orders(players: Sequence[str], pairs: int) -> list[tuple[str, ...]]:
-    """2 * pairs orders of the players: random ones, always the same, each followed by its reverse."""
-    generator = stream(0, "orders", len(players))
-    drawn = [torch.randperm(len(players), generator=generator).tolist() for _ in range(pairs)]
-    return [tuple(players[i] for i in order) for each in drawn for order in (each, each[::-1])]
-
-
-def _named(kept: frozenset[str]) -> str:
-    return ", ".join(sorted(kept)) or "none"

@@ -11,7 +11,7 @@ from mmzoo.io.schema import FLAG, TEXT, Kind, is_number, is_object, is_texts, on
 STATUSES = ("stable", "experimental", "deprecated")
 #: conditions on the parameters, under which something holds of a strategy: it learns from the slice; it follows the
 #: steps as they are taken (`bent` of mmzoo.training.config is refused); it needs no teachers
-CONDITIONS = ("slice_if", "plain_steps_if", "teachers_unless")
+CONDITIONS = ("slice_if", "plain_steps_if", "teachers_unless", "scales_gradients_if")
 #: what a method acts on, one word an entry: the groups of `mmzoo list --by family`
 FAMILIES = (
     "gradient modulation",

@@ -47,9 +47,9 @@ class Grads:
 
     def scale(self, group: str, factor: float | Tensor, only: Callable[[nn.Parameter], bool] = lambda p: True) -> None:
         """Multiply the gradients of a group (of those parameters for which `only` holds) by one factor."""
-        for p in self.params(group):
-            if only(p):
-                p.grad.mul_(factor)  # type: ignore[union-attr]
+        grads = [p.grad for p in self._members(group) if p.grad is not None and only(p)]
+        if grads:
+            torch._foreach_mul_(grads, factor)
 
     def sq_norm(self, group: str) -> Tensor:
         """The squared L2 norm of a group's gradients, a scalar; zero for a group without gradients."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim.sgd import sgd
 
 from mmzoo.core import distributed
 from mmzoo.core.model import MultimodalModel
+from mmzoo.core.precision import without_compiler
 from mmzoo.errors import BadValue
 from mmzoo.training.config import Training
 from mmzoo.training.strategy import Group, Strategy
@@ -27,6 +31,67 @@ def build_optimizer(groups: Iterable[Mapping[str, Any]], training: Training) -> 
         return torch.optim.SGD(params, lr=training.lr, momentum=training.momentum, fused=training.fused or None)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
     return kind(params, lr=training.lr, fused=training.fused or None)
+
+
+#: what parameter groups must have in common for their updates to be one call
+_OF_SGD = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
+#: parameters up to which one call over all tensors beats one after the other, each in the cache
+_SMALL = 1_000_000
+
+
+def _step(optimizer: torch.optim.Optimizer) -> None:
+    """One update, bit for bit that of `optimizer.step`.
+
+    Around the updates of its own optimizers torch puts a mark for its profiler and breaks for its compiler, which it
+    imports for that; where nobody has hooked anything onto `step` these are left out.
+    """
+    kind = type(optimizer)
+    plain = kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW) and "step" not in vars(optimizer)
+    if not plain or _is_hooked(optimizer) or optimizer.defaults.get("differentiable"):
+        optimizer.step()
+    elif kind is not torch.optim.SGD or not _step_together(optimizer):
+        with torch.no_grad():
+            inspect.unwrap(kind.step)(optimizer)
+
+
+def _step_together(optimizer: torch.optim.Optimizer) -> bool:
+    """SGD's update of a small model on the CPU, groups of equal rates in one call; bit for bit that of `step`.
+
+    On small models `step` spends most of its time in Python, once for each group.
+
+    Returns:
+        Whether the step was taken: not for large models, sparse gradients, and other devices.
+    """
+    together: dict[tuple[Any, ...], list[Tensor]] = {}
+    size = 0
+    for group in optimizer.param_groups:
+        if group["fused"] or group["foreach"] is False:
+            return False
+        params = together.setdefault(tuple(group[k] for k in _OF_SGD), [])
+        for p in group["params"]:
+            if p.grad is not None:
+                params.append(p)
+                size += p.numel()
+                if size > _SMALL or p.grad.is_sparse or not p.is_cpu:
+                    return False
+    state = optimizer.state
+    with torch.no_grad():
+        for values, params in together.items():
+            given = dict(zip(_OF_SGD, values))
+            buffers: list[Tensor | None] = (
+                [state[p].get("momentum_buffer") for p in params] if given["momentum"] else []
+            )
+            grads = [p.grad for p in params]
+            sgd(params, grads, buffers, has_sparse_grad=False, foreach=True, **given)  # type: ignore[arg-type]
+            for p, buffer in zip(params, buffers):
+                state[p]["momentum_buffer"] = buffer
+    return True
+
+
+def _is_hooked(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether anything is registered to run before or after `step`."""
+    own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    return any(own) or bool(_global_optimizer_pre_hooks or _global_optimizer_post_hooks)
 
 
 class Optimization:
@@ -56,7 +121,8 @@ class Optimization:
     ) -> None:
         self._model, self._training, self._build, self._scales = model, training, build, scales
         groups = self._param_groups(strategy)
-        self.optimizer = build(groups) if build else build_optimizer(groups, training)
+        with without_compiler():
+            self.optimizer = build(groups) if build else build_optimizer(groups, training)
         self._base = {g["name"]: g["lr"] for g in self.optimizer.param_groups}
         self.schedule = Schedule(training, steps_per_epoch)
         self.refresh()
@@ -69,7 +135,9 @@ class Optimization:
 
     def clear(self) -> None:
         """Remove all gradients."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = None
 
     def average(self) -> None:
         """Replace each gradient by its mean over processes."""
@@ -88,7 +156,7 @@ class Optimization:
         for group in self.optimizer.param_groups:
             name = group["name"]
             group["lr"] = self._base[name] * factor * group["lr_scale"] * self._scales.get(name, 1.0)
-        self.optimizer.step()
+        _step(self.optimizer)
 
     # ------------------------------------------------------------------ between steps
     def refresh(self) -> None:
@@ -101,7 +169,8 @@ class Optimization:
             group: dict[str, Any] = {"name": name, "params": params, "lr_scale": 1.0}
             if self._build is None:
                 group |= {"lr": self._training.lr, "weight_decay": self._training.weight_decay}
-            self.optimizer.add_param_group(group)
+            with without_compiler():
+                self.optimizer.add_param_group(group)
             self._base[name] = self.optimizer.param_groups[-1]["lr"]
         self.refresh()
 
@@ -111,14 +180,17 @@ class Optimization:
         Where the fork's strategy has added modules, the optimizer starts without memory.
         """
         if len(other.optimizer.param_groups) == len(self.optimizer.param_groups):
-            self.optimizer.load_state_dict(copy.deepcopy(other.optimizer.state_dict()))
+            with without_compiler():
+                self.optimizer.load_state_dict(copy.deepcopy(other.optimizer.state_dict()))
         self.schedule.load_state_dict(copy.deepcopy(other.schedule.state_dict()))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": copy.deepcopy(self.optimizer.state_dict()), "schedule": self.schedule.state_dict()}
+        with without_compiler():
+            return {"optimizer": copy.deepcopy(self.optimizer.state_dict()), "schedule": self.schedule.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(copy.deepcopy(dict(state["optimizer"])))
+        with without_compiler():
+            self.optimizer.load_state_dict(copy.deepcopy(dict(state["optimizer"])))
         self.schedule.load_state_dict(state["schedule"])
 
     def _param_groups(self, strategy: Strategy) -> list[dict[str, Any]]:
@@ -152,7 +224,8 @@ class Schedule:
     """
 
     def __init__(self, training: Training, steps_per_epoch: int) -> None:
-        self._shadow = torch.optim.SGD([torch.zeros(())], lr=1.0)
+        with without_compiler():
+            self._shadow = torch.optim.SGD([torch.zeros(())], lr=1.0)
         self._scheduler = _scheduler(self._shadow, training)
         self._warmup = training.warmup_epochs * steps_per_epoch
 
@@ -166,8 +239,9 @@ class Schedule:
             if loss is not None and math.isfinite(loss):
                 self._scheduler.step(loss)
         elif self._scheduler is not None:
-            # torch warns when a scheduler steps before its optimizer; the shadow has nothing to step.
-            self._shadow.step()
+            # torch warns when a scheduler steps before its optimizer; the shadow has nothing to step, and its `step` would
+            # import the compiler.
+            self._shadow._opt_called = True  # type: ignore[attr-defined]
             self._scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:

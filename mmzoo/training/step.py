@@ -86,7 +86,7 @@ class Step:
         logits: modality -> (B', C). The mean over the samples that have the modality stands for all, so that one which is
         often missing does not look weak for that reason.
         """
-        p = torch.stack([true_class_probabilities(z, self.target) for z in logits.values()])
+        p = true_class_probabilities(torch.stack([*logits.values()]), self.target)
         columns = [self.here(m) for m in logits]
         if columns[0] is None:
             return self.run.reduce(p.sum(1))
@@ -98,7 +98,7 @@ class Step:
 
     def is_empty(self) -> bool:
         """Whether no process has a sample in the loss: there is nothing to learn then."""
-        if self.keep is None and (self.run.n_processes == 1 or self.batch.present is None):
+        if self.keep is None and (self.batch.present is None or self.run.n_processes == 1):
             return False
         some = torch.ones((), device=self.run.device) if self.keep is None else self.keep.any().float()
         return not bool(self.run.reduce(some) > 0)
@@ -106,7 +106,7 @@ class Step:
     def _part(self, mean: Tensor, counted: Tensor | None) -> Tensor:
         """A mean over n samples of this process times n / (mean n of all processes)."""
         complete = self.keep is None and self.batch.present is None and counted is None
-        if self.run.n_processes == 1 or complete:
+        if complete or self.run.n_processes == 1:
             return mean
         n = torch.ones_like(self.target, dtype=torch.float64).sum() if counted is None else counted.sum().double()
         whole = self.run.reduce(n)

@@ -18,7 +18,7 @@ from mmzoo.core.model import MultimodalModel
 from mmzoo.core.seeding import stream
 from mmzoo.data.loading.datamodule import Loader
 from mmzoo.errors import CorruptFile
-from mmzoo.evaluation.scores import Predictions
+from mmzoo.evaluation.predictions import Predictions
 from mmzoo.training.run import Run
 
 

@@ -16,6 +16,7 @@ from mmzoo.config.spec import Part, RunSpec
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.seeding import seeded
 from mmzoo.data.loading.datamodule import DataModule, Loader
+from mmzoo.errors import Incompatible
 from mmzoo.registry import ENCODER_OPTIONS, Catalogue
 from mmzoo.training.composition import Chain, Window
 from mmzoo.training.config import Training
@@ -129,6 +130,8 @@ class Kit:
         self.data = whole if spec.modalities is None else whole.only(spec.modalities)
         self.requires = build_strategy(catalogue, spec.parts).requires
         apart = "slice" in self.requires
+        if apart and not self.data.splits["slice"]:
+            raise Incompatible(f"{self.data.name} has no meta set, and this strategy learns from the labels of one.")
         parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
         self.train = self.loader(*parts).shared(*share)
         self.slice = self.loader("slice").shared(*share) if apart else None

@@ -19,10 +19,14 @@ from mmzoo.data.loading.floor_samples import floor_samples
 from mmzoo.errors import Diverged
 from mmzoo.evaluation.floors import linear_floor, words_for
 from mmzoo.evaluation.metrics import classification
-from mmzoo.evaluation.scores import EVAL_BATCH, Fitted, Predictions, branch_scores, modality_scores, predict
+from mmzoo.evaluation.predictions import EVAL_BATCH, Fitted, Predictions, predict
+from mmzoo.evaluation.scores import branch_scores, modality_scores
 from mmzoo.registry import Catalogue
 from mmzoo.training.loop import Selection
 from mmzoo.training.run import Run
+
+#: a training loss is flat where it falls by no more than this share of itself, or by no more than this
+FLAT, FLAT_LOSS = 0.05, 0.005
 
 
 def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple[dict[str, Any], Predictions]:
@@ -47,6 +51,7 @@ def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple
         "own_logits": run.model.head.how,
         "n_scored": len(chosen.target),
         "n_total": len(data.splits["test"]),
+        "n_test_classes": len(chosen.target.unique()),
         "n_seen": len(chosen.seen(chosen.target)),
     }, chosen
 
@@ -78,6 +83,21 @@ def ends(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         return {}
     first, last = history[0]["train"], history[-1]["train"]
     return {k: {"first": first[k], "last": last[k]} for k in first if k in last}
+
+
+def still_improving(history: Sequence[Mapping[str, Any]], chosen: int, n_epochs: int) -> list[str]:
+    """Why more epochs may have helped a run, in words; nothing where neither the choice of the epoch nor the training loss
+    says so. A loss is flat where its mean over the last tenth of the epochs is within FLAT of the tenth before."""
+    tail = math.ceil(n_epochs / 10)
+    found = []
+    if chosen >= n_epochs - tail:
+        found.append(f"the chosen epoch is among the last tenth ({chosen + 1} of {n_epochs})")
+    losses = [sum(v for k, v in record["train"].items() if k.startswith("loss/")) for record in history]
+    if len(losses) >= 2 * tail:
+        before, last = (math.fsum(part) / tail for part in (losses[-2 * tail : -tail], losses[-tail:]))
+        if before - last > FLAT * abs(before) and before - last > FLAT_LOSS:
+            found.append(f"the training loss has not flattened ({before:.3g} to {last:.3g} over the last fifth)")
+    return found
 
 
 def check_finite(metrics: Mapping[str, Any], where: str) -> None:

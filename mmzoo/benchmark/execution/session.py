@@ -19,11 +19,20 @@ from mmzoo.benchmark.execution.fitting import Fitting, Saved, Watcher
 from mmzoo.benchmark.execution.nonzero_ranks import job_of
 from mmzoo.benchmark.execution.packing import Crowded
 from mmzoo.benchmark.execution.process_notes import per_process
-from mmzoo.benchmark.execution.scoring import ends, floor_row, on_device, peers_scores, predictions, score
+from mmzoo.benchmark.execution.scoring import (
+    ends,
+    floor_row,
+    on_device,
+    peers_scores,
+    predictions,
+    score,
+    still_improving,
+)
 from mmzoo.benchmark.execution.teachers import Row, taught
 from mmzoo.benchmark.execution.team import Alone
 from mmzoo.benchmark.execution.torchrun import team
 from mmzoo.benchmark.planning.planned import Planned
+from mmzoo.benchmark.planning.refusals import inert
 from mmzoo.benchmark.results.leases import Claim
 from mmzoo.benchmark.results.store import Store
 from mmzoo.core.model import MultimodalModel
@@ -32,7 +41,7 @@ from mmzoo.data.loading.datamodule import DataModule, Loader
 from mmzoo.errors import MmzooError
 from mmzoo.evaluation.complexity import complexity
 from mmzoo.evaluation.metrics import classification
-from mmzoo.evaluation.scores import EVAL_BATCH
+from mmzoo.evaluation.predictions import EVAL_BATCH
 from mmzoo.registry import Catalogue
 from mmzoo.trackers.base import Trackers
 from mmzoo.training.loop import Selection
@@ -177,8 +186,12 @@ class Session(Watcher):
             metrics["peers"] = peers_scores(self.watched, data.metric, metrics)
         if self.planned.keep:
             write_weights(self.store, spec.run_id, run)
+        for note in inert(self.catalogue, spec.parts, spec.training):
+            run.warn(note)
         if limited:
             run.warn(memory.note(kit.model, micro))
+        for note in whole.notes:
+            run.warn(note)
         size = complexity(run.model, run.strategy, next(on_device(kit.train, run.device)))
         if reason := size.pop("uncounted", None):
             run.warn(f"the operations of this model could not be counted ({reason})")
@@ -189,6 +202,7 @@ class Session(Watcher):
             "processes": self.team.size,
             **({"per_process": differs} if differs else {}),
             "warnings": dict(run.warnings),
+            "still_improving": still_improving(self.history, selection.epoch, run.n_epochs),
             "record": ends(self.history),
             "cost": {
                 "train_items": kit.train.n_seen,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from mmzoo.benchmark.planning.data_plan import DataPlan, plan_data
 from mmzoo.benchmark.planning.floors import floor_runs
 from mmzoo.benchmark.planning.planned import Plan, Planned, Refused
-from mmzoo.benchmark.planning.refusals import obstacle
+from mmzoo.benchmark.planning.refusals import lacks_meta_set, obstacle
 from mmzoo.benchmark.planning.wanted import UNIMODAL, Wanted, wanted_methods
 from mmzoo.config.datasets import register_manifests
 from mmzoo.config.methods import resolve_method
@@ -64,7 +64,11 @@ def _plan_variant(bench: BenchSpec, catalogue: Catalogue, *, stores: bool, devic
         on = plan_data(catalogue, bench, text, settings, stores=stores)
         for each in wanted:
             _check_windows(each.method, on.training.epochs)
-            if reason := obstacle(catalogue, each.method, on.modalities, on.training, device):
+            lacks = lacks_meta_set(on.entry, on.params)
+            if each.spared and lacks:  # training without the meta set is plain training
+                continue
+            reason = lacks if each.method.uses_slice and lacks else None
+            if reason := reason or obstacle(catalogue, each.method, on.modalities, on.training, device):
                 refused.append(Refused(on.label, each.method.label, each.role, reason))
             else:
                 teacher = resolve_method(catalogue, UNIMODAL, settings) if each.method.needs_teachers else None

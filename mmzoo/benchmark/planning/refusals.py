@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmzoo.config.methods import holds
-from mmzoo.config.spec import Method
+from mmzoo.config.spec import Method, Part
 from mmzoo.errors import Incompatible
 from mmzoo.registry import Catalogue, Entry
 from mmzoo.training.compatibility import HeadFacts, Needs, out_of_range, unmet, unsuited, unsuited_device, unsuited_head
-from mmzoo.training.config import Training
+from mmzoo.training.config import SCALE_INVARIANT, Training
 
 
 def obstacle(
@@ -22,6 +22,16 @@ def obstacle(
     """The first reason that there is. device: where it will be trained; "auto" where that is not known yet."""
     n = 1 if method.each_modality else len(modalities)
     return next(_obstacles(catalogue, method, n, training, device), None)
+
+
+def lacks_meta_set(entry: Entry, params: Mapping[str, Any]) -> str:
+    """Why no method that learns from a meta set can be benched on a data set; empty where there is one."""
+    if params.get("split") not in entry.extra.get("without_meta_set", ()):
+        return ""
+    return (
+        f"{entry.name} has no meta set: its manifest does without one, or its groups are too few for four sets. This "
+        "method learns from labels of one; set meta_set to true, or give smaller groups."
+    )
 
 
 def _obstacles(catalogue: Catalogue, method: Method, n: int, training: Training, device: str) -> Iterator[str]:
@@ -45,6 +55,19 @@ def check_options(encoder: Entry, given: Mapping[str, Any]) -> None:
     """Raise Incompatible for an option of an encoder that has nothing for it to act on, as far as its entry tells."""
     if given.get("channels_last") and not encoder.extra.get("convolutions", True):
         raise Incompatible(f"encoder {encoder.name} has no convolution for channels_last to act on: leave it out.")
+
+
+def inert(catalogue: Catalogue, parts: Iterable[Part], training: Training) -> list[str]:
+    """Parts of a method that the optimizer cancels, in words: they only scale gradients, and it divides by their size."""
+    if training.optimizer not in SCALE_INVARIANT:
+        return []
+    entries = [(catalogue.get("strategies", part.strategy), part.params) for part in parts]
+    return [
+        f"{entry.name} only scales gradients, and {training.optimizer} divides each gradient by its own running size: a "
+        "factor that changes slowly has next to no effect. --set train.optimizer=sgd shows what the method does"
+        for entry, params in entries
+        if (condition := entry.extra.get("scales_gradients_if")) is not None and holds(condition, params)
+    ]
 
 
 def _without_compiler(training: Training, device: str) -> Iterator[str]:

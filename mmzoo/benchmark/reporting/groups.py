@@ -63,9 +63,11 @@ def is_floor(row: Row) -> bool:
 
 
 def at(*path: str) -> Callable[[Row], float]:
-    """A number of a row by its path; NaN where there is none."""
+    """A number of a row by its path; NaN where there is none, and for the mAP of test samples of a single class."""
 
     def get(row: Row) -> float:
+        if path[-1] == "map" and row["metrics"].get("n_test_classes", 2) < 2:
+            return math.nan
         value: Any = row
         for key in path:
             value = value.get(key, {}) if isinstance(value, Mapping) else {}
@@ -100,6 +102,11 @@ def compared(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
 
 def plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
     """Plain training with the same head, encoders, budget and training items."""
+    return reference_of(group, groups, "plain")
+
+
+def reference_of(group: Group, groups: Sequence[Group], strategy: str) -> Group | None:
+    """The group of one strategy by itself with the same head, encoders, budget and training items."""
 
     def key(of: Group) -> tuple[Any, ...]:
         spec = of.rows[0]["spec"]
@@ -113,7 +120,7 @@ def plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
 
     for other in groups:
         parts = other.rows[0]["spec"]["parts"]
-        if len(parts) == 1 and parts[0]["strategy"] == "plain" and key(other) == key(group):
+        if len(parts) == 1 and parts[0]["strategy"] == strategy and key(other) == key(group):
             return other
     return None
 

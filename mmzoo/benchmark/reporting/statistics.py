@@ -56,6 +56,31 @@ def detectable(n: int, level: float = 0.05, power: float = 0.8) -> float:
     return _bisect(lambda shift: found(shift, threshold) - power) / math.sqrt(n)
 
 
+@lru_cache(maxsize=64)
+def t_quantile(df: int, level: float = 0.95) -> float:
+    """The half-width, in standard errors, of Student's two-sided interval with `df` degrees of freedom."""
+    spreads = _spreads(df)
+    return _bisect(lambda t: 1 - level - 2 * sum(w * _upper(t * s) for s, w in spreads)) if df > 0 else math.inf
+
+
+@lru_cache(maxsize=64)
+def nemenyi(k: int, n: int, level: float = 0.05) -> float:
+    """Nemenyi's critical difference of the mean ranks of k methods over n data sets (Demsar, JMLR 2006).
+
+    q sqrt(k (k + 1) / (6 n)), with q the quantile of the studentized range over sqrt(2) at infinite degrees of freedom.
+    """
+    points = [-8 + i * 0.01 for i in range(1601)]
+    density = [math.exp(-z * z / 2) / math.sqrt(2 * math.pi) * 0.01 for z in points]
+    below = [1 - _upper(z) for z in points]
+
+    def within(q: float) -> float:
+        """P(range of k standard normals <= q), less the level wanted."""
+        inside = (p * (b - 1 + _upper(z - q)) ** (k - 1) for z, p, b in zip(points, density, below))
+        return k * sum(inside) - (1 - level)
+
+    return _bisect(within) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
+
+
 def _spreads(df: int, points: int = 600) -> list[tuple[float, float]]:
     """Points and weights of the distribution of the sample deviation around a true one of 1."""
     reach = 9 / math.sqrt(2 * df)

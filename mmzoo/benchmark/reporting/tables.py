@@ -7,11 +7,9 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mmzoo.benchmark.reporting.statistics import Spread
-from mmzoo.errors import MmzooError
 
 DASH = "–"  # noqa: RUF001
 
@@ -20,6 +18,7 @@ DASH = "–"  # noqa: RUF001
 class Cell:
     text: str
     best: bool = False
+    second: bool = False
 
 
 @dataclass
@@ -30,6 +29,10 @@ class Table:
     header: list[str]
     body: list[list[Cell]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    #: for each column how early a narrow terminal drops it, the highest first; 0: never
+    priority: Sequence[int] = ()
+    #: how many columns, from the first, hold words and are aligned to the left
+    words: int = 1
 
 
 def percent(s: Spread, *, sign: bool = False) -> str:
@@ -49,50 +52,44 @@ def number(s: Spread, digits: int = 1) -> str:
 def markdown(table: Table) -> str:
     """A Markdown table with aligned columns, so that it reads well in a terminal too."""
     lines = [[_md(c) for c in table.header]]
-    lines += [[f"**{_md(c.text)}**" if c.best else _md(c.text) for c in row] for row in table.body]
+    lines += [[_marked(_md(c.text), c) for c in row] for row in table.body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
 
     def row(line: Sequence[str]) -> str:
-        first, *rest = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
+        first, *rest = [c.ljust(w) if i < table.words else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
         return "| " + " | ".join([first, *rest]) + " |"
 
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    rule = "|" + "|".join("-" * (w + 2) if i < table.words else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     parts = [f"### {_md(table.title)}", "", row(lines[0]), rule, *map(row, lines[1:]), ""]
     return "\n".join(parts + [f"- {_md(note)}" for note in table.notes] + [""] * bool(table.notes))
 
 
+def _marked(text: str, cell: Cell) -> str:
+    return f"**{text}**" if cell.best else f"<ins>{text}</ins>" if cell.second else text
+
+
 def latex(table: Table) -> str:
     """A tabular with booktabs rules."""
-    body = [
-        " & ".join(rf"\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in row) + r" \\"
-        for row in table.body
-    ]
+    body = [" & ".join(_tex_marked(c) for c in row) + r" \\" for row in table.body]
     return "\n".join(
         [
-            f"% {_one_line(table.title)}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+            f"% {one_line(table.title)}",
+            rf"\begin{{tabular}}{{{'l' * table.words}{'r' * (len(table.header) - table.words)}}}",
             r"\toprule",
             " & ".join(map(_tex, table.header)) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
             r"\end{tabular}",
-            *(f"% {_one_line(note)}" for note in table.notes),
+            *(f"% {one_line(note)}" for note in table.notes),
             "",
         ]
     )
 
 
-def to_html(tables: Sequence[Table]) -> str:
-    """One page that loads nothing; every text in it is escaped."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MmzooError(f"HTML needs jinja2 ({error}). Install it: pip install jinja2") from None
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["visible"] = _one_line
-    return environment.get_template("report.html.j2").render(tables=tables) + "\n"
+def _tex_marked(cell: Cell) -> str:
+    text = _tex(cell.text)
+    return rf"\textbf{{{text}}}" if cell.best else rf"\underline{{{text}}}" if cell.second else text
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -117,7 +114,7 @@ def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 def _md(text: str) -> str:
     """Names come from outside: nothing in them may act as markup or steer a terminal."""
-    return "".join(_MARKUP.get(c, c) for c in _one_line(text)).replace("](", "]\\(")
+    return "".join(_MARKUP.get(c, c) for c in one_line(text)).replace("](", "]\\(")
 
 
 _MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -143,9 +140,9 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in _one_line(text))
+    return "".join(_TEX.get(c, c) for c in one_line(text))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """The text without line breaks, and with a replacement mark for control and other invisible characters."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))

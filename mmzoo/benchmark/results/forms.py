@@ -53,6 +53,7 @@ _ROW: Form = {
     "timing": {"seconds": NUMBER},
     "environment": OBJECT,
     "warnings": optional(OBJECT),
+    "still_improving": optional(TEXTS),
     "processes": optional(WHOLE),
     "per_process": optional(TEXTS),
     "tuning": optional(

@@ -30,6 +30,7 @@ class DataModule:
     of its input as an encoder is told it; where none is given, its number of axes tells. vocabulary: modality -> number of
     different token ids, of texts. transforms: modality -> what is done to rows as they are read. bayes: modalities, joined by
     "+" in their order -> the accuracy that nothing can exceed on them in the long run, where the data is made so that it is known.
+    notes: what a reader of any score on it should know.
     readers: modality -> what turns a batch of its tokens back into texts, where the tokenizer is known.
     """
 
@@ -46,6 +47,7 @@ class DataModule:
     vocabulary: Mapping[str, int] = field(default_factory=dict)
     transforms: Mapping[str, Transform] = field(default_factory=dict)
     bayes: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     readers: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = field(default_factory=dict)
 
     @property

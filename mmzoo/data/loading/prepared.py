@@ -13,6 +13,7 @@ from mmzoo.data.fields.text import reader
 from mmzoo.data.loading.columns import Mapped
 from mmzoo.data.loading.datamodule import DataModule
 from mmzoo.data.loading.transforms import transform_for
+from mmzoo.data.store.classes import set_remarks
 from mmzoo.data.store.splits import completed_split, split_hash
 from mmzoo.data.store.store import DataStore
 from mmzoo.errors import MmzooError
@@ -48,8 +49,17 @@ def open_module(
     used = [r for r in index if r.sides[name] != "-"]
     ids, labels = [r.id for r in used], [r.label for r in used]
     splits = completed_split(
-        ids, labels, [r.sides[name] for r in used], [r.groups[name] for r in used], salt=store.name
+        ids,
+        labels,
+        [r.sides[name] for r in used],
+        [r.groups[name] for r in used],
+        salt=store.name,
+        meta_set=store.meta["recipe"]["options"].get("meta_set", True),
     )
+    classes = store.meta["classes"]
+    counts = {
+        part: np.bincount([labels[r] for r in at], minlength=len(classes)).tolist() for part, at in splits.items()
+    }
     rows = np.array([r.row for r in used], dtype=np.int64)
     inputs = {m: Mapped({p: store.array(m, p) for p in store.parts(m)}, rows) for m in store.modalities}
     transforms = {
@@ -61,7 +71,7 @@ def open_module(
         name=store.name,
         inputs=inputs,
         target=torch.tensor(labels, dtype=torch.int64),
-        n_classes=len(store.meta["classes"]),
+        n_classes=len(classes),
         splits=splits,
         split_hash=split_hash(ids, splits),
         recipe_hash=store.recipe_hash,
@@ -71,6 +81,7 @@ def open_module(
         vocabulary={m: v for m in store.modalities if (v := store.facts(m).get("vocabulary")) is not None},
         transforms=transforms,
         bayes=store.bayes,
+        notes=set_remarks(classes, counts),
         readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
     )
 

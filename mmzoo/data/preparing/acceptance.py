@@ -21,26 +21,48 @@ Note = Mapping[str, Any]
 @dataclass
 class Judge:
     """The faults of a data set as they are found, under one policy. name: of the data set. root: where its files lie.
-    report: where the faults are written to."""
+    report: where the faults are written to. listed: sample -> its modalities, of those that could be listed."""
 
     name: str
     root: Path
     policy: Mapping[str, str]
     report: Path
     faults: list[Fault] = field(default_factory=list)
+    listed: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def admitted(self, items: Sequence[Item]) -> list[Item]:
         """The items that are to be decoded: without those that are known to be faulty and to be dropped."""
+        self.listed = {i.id: frozenset(i.media) for i in items}
         self.refuse_errors(items)
-        dropped = {
-            f.item
-            for f in self.faults
-            if self.policy[f.kind] == "drop" and f.item is not None and f.kind != "collision"
-        }
-        kept = [i for i in items if i.id not in dropped]
+        kept = self.kept(items)
         if not kept:
             raise self.nothing_left()
         return kept
+
+    def kept(self, items: Sequence[Item]) -> list[Item]:
+        """The items that no fault so far drops. Of a collision only the second is left out, and that is not listed."""
+        dropped = {f.item for f, action in self.verdicts() if action == "drop" and f.kind != "collision"}
+        return [i for i in items if i.id not in dropped]
+
+    def verdicts(self) -> list[tuple[Fault, str]]:
+        """The faults and what becomes of each.
+
+        Blank and absent act on one modality of a sample. A fault of the whole sample, or of a row that gave none, drops
+        it, and so does the absence of all of its modalities.
+        """
+        found = [(f, self.policy[f.kind]) for f in self.faults]
+        absent: dict[str, set[str]] = {}
+        for f, action in found:
+            if action == "absent" and f.item is not None and f.modality is not None:
+                absent.setdefault(f.item, set()).add(f.modality)
+        gone = {item for item, lacks in absent.items() if lacks >= self.listed.get(item, frozenset())}
+        return [
+            (f, "drop" if action in ("blank", "absent") and (f.item in gone or not self._of_modality(f)) else action)
+            for f, action in found
+        ]
+
+    def _of_modality(self, fault: Fault) -> bool:
+        return fault.modality is not None and fault.modality in self.listed.get(fault.item or "", ())
 
     def refuse_errors(self, items: Sequence[Item]) -> None:
         """Write the report. Raises BadValue where a fault is an error under the policy. items: those that could be listed;
@@ -60,11 +82,10 @@ class Judge:
 
     def judged(self) -> list[tuple[Fault, str]]:
         """The faults and what becomes of each, told without the folder that the data lies in."""
-        placed = [
-            dataclasses.replace(f, where=below(f.where, self.root), message=below(f.message, self.root))
-            for f in self.faults
+        return [
+            (dataclasses.replace(f, where=below(f.where, self.root), message=below(f.message, self.root)), action)
+            for f, action in self.verdicts()
         ]
-        return [(f, self.policy[f.kind]) for f in placed]
 
     def nothing_left(self) -> BadValue:
         """The error that every item is dropped."""
@@ -72,8 +93,11 @@ class Judge:
         return BadValue(f"{self.name}: no item is left. {told} All of it: {self.report}")
 
     def note_decoded(self, listed: Listed, items: Sequence[Item], notes: Sequence[Note]) -> None:
-        """Add what decoding found. notes: see `found_in`."""
+        """Add what decoding found, beside what was known before. notes: see `found_in`."""
+        known = {(f.item, f.modality) for f in self.faults}
         for fault, usable in zip(found_in(items, notes), _usable(notes)):
+            if (fault.item, fault.modality) in known:
+                continue
             if self.policy[fault.kind] == "keep" and not usable:
                 fault = dataclasses.replace(
                     fault, kind="broken", message=f"{fault.message} (nothing can be kept of it)"
@@ -83,7 +107,11 @@ class Judge:
 
     def blanked(self) -> list[str]:
         """The kinds of faults that leave something to be stored, and shall be zeros all the same."""
-        return [kind for kind in KEEPABLE if self.policy[kind] == "blank"]
+        return [kind for kind in KEEPABLE if self.policy[kind] in ("blank", "absent")]
+
+    def absent(self) -> set[tuple[str | None, str | None]]:
+        """(sample, modality) of what counts as missing."""
+        return {(f.item, f.modality) for f, action in self.verdicts() if action == "absent"}
 
 
 def found_in(items: Sequence[Item], notes: Sequence[Note]) -> list[Fault]:
@@ -117,11 +145,20 @@ def _advice(kinds: Sequence[str]) -> str:
     lines = []
     if "missing" in kinds:
         lines.append(
-            "--allow-missing leaves out what is not there (videos vanish: few have all of a set made from the web)."
+            "--allow-missing leaves out samples whose files are not there (web videos disappear; few copies are "
+            "complete). --on-bad missing=absent keeps them, without the modality that is missing."
         )
+    if "untrained" in kinds:
+        lines.append(
+            "A class without a training sample cannot be learned: correct the label, or the split, or leave it out with "
+            "--on-bad untrained=drop."
+        )
+    if "range" in kinds:
+        lines.append("--on-bad range=keep stores them as they are.")
     lines.append(
-        "Decide with mmzoo data prepare: --on-bad drop leaves all of these items out, --on-bad blank puts zeros in "
-        f"their place, and --on-bad {kinds[0]}=drop decides for one kind."
+        "Decide with mmzoo data prepare: --on-bad drop leaves all of these samples out, --on-bad blank puts zeros in "
+        "place of the modality, --on-bad absent treats the modality as missing (both drop a sample that is faulty as a "
+        f"whole), and --on-bad {kinds[0]}=drop decides for one kind."
     )
     return "\n".join(lines)
 

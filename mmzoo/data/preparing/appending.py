@@ -92,11 +92,11 @@ def write_header(path: Path, shape: tuple[int, ...], dtype: str) -> None:
         file.write(header)
 
 
-def write_present(path: Path, items: Sequence[Item], modalities: Sequence[str]) -> None:
+def write_present(path: Path, present: Sequence[Sequence[bool]]) -> None:
     import numpy as np
 
     buffer = io.BytesIO()
-    np.save(buffer, np.array([[m in i.media for m in modalities] for i in items], dtype=bool))
+    np.save(buffer, np.array(present, dtype=bool))
     write_bytes(path, buffer.getvalue())
 
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmzoo.data.preparing.acceptance import duplicates, found_in
+from mmzoo.data.preparing.balance import class_counts, untrained, with_meta_set
 from mmzoo.data.preparing.listing import Listed, list_all
 from mmzoo.data.preparing.prepare import CHUNK_ITEMS, Progress, fitted
 from mmzoo.data.preparing.workers import PATIENCE, decode
 from mmzoo.data.sources.faults import scan, summary
+from mmzoo.data.sources.field import refuse_too_large
 from mmzoo.data.sources.source import Fault, Item, Recipe, Source
 from mmzoo.errors import BadValue, unknown
 
@@ -33,13 +35,15 @@ def check(
     if name not in recipes:
         raise unknown(f"recipe of {source.name}", name, recipes, see=f"See: mmzoo data show {source.name}")
     progress = progress or Progress()
+    refuse_too_large(recipes[name])
     listed = list_all(source, root.absolute(), recipes[name], splits_dir)
     faults = [*listed.faults, *scan(listed.items)]
     known = {(f.item, f.modality) for f in faults}
     items = [i for i in listed.items if not any((i.id, m) in known for m in i.media)]
-    if not quick and items:
+    if items:
         try:
-            faults += _decoded(listed, items, recipes[name], jobs, progress, patience)
+            faults += untrained(listed, items, class_counts(listed, items, with_meta_set(recipes[name])))
+            faults += [] if quick else _decoded(listed, items, recipes[name], jobs, progress, patience)
         except BadValue as error:
             if not faults:
                 raise

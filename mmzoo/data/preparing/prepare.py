@@ -8,16 +8,13 @@ its journal; the arrays are cut back to there. So an interrupted store ends bit 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +30,24 @@ from mmzoo.data.preparing.appending import (
     write_header,
     write_present,
 )
+from mmzoo.data.preparing.balance import class_counts, split_rows, untrained, with_meta_set
+from mmzoo.data.preparing.describing import Described, store_meta, versions
 from mmzoo.data.preparing.listing import Listed, list_all
+from mmzoo.data.preparing.reuse import recorded, reusable
 from mmzoo.data.preparing.workers import PATIENCE, decode
 from mmzoo.data.sources.faults import policy_of, scan
-from mmzoo.data.sources.field import Field
+from mmzoo.data.sources.field import Field, refuse_too_large
 from mmzoo.data.sources.source import Fault, Item, Recipe, Source
-from mmzoo.data.store.home import MARKER, is_mini, store_folder
-from mmzoo.data.store.meta import FORMAT, content_hash
-from mmzoo.data.store.splits import completed_split
-from mmzoo.data.store.store import (
-    INDEX,
-    META,
-    PREPARED,
-    PRESENT,
-    DataStore,
-    Row,
-    array_name,
-    index_bytes,
-    sha256_of,
-)
-from mmzoo.errors import BadValue, CorruptFile, MmzooError, unknown
+from mmzoo.data.store.classes import Counts
+from mmzoo.data.store.home import is_mini, store_folder
+from mmzoo.data.store.meta import FORMAT
+from mmzoo.data.store.store import INDEX, META, PREPARED, PRESENT, DataStore, Row, array_name, index_bytes
+from mmzoo.errors import BadValue, MmzooError, unknown
 from mmzoo.io.files import sync_folder, write_bytes, write_json
 
 PLAN = "plan.json"
 #: a chunk has at most so many items and about so many bytes
 CHUNK_ITEMS, CHUNK_BYTES = 256, 16 << 20
-#: libraries whose version may change what is decoded
-LIBRARIES = ("numpy", "av", "soundfile", "Pillow", "librosa", "tokenizers", "transformers", "opencv-python-headless")
 
 
 @dataclass(frozen=True)
@@ -138,11 +126,22 @@ class _Work:
     # ------------------------------------------------------------------ the way through
     def run(self, policy_given: bool, jobs: int, patience: float, sync_every: float) -> Prepared:
         started = time.monotonic()
+        refuse_too_large(self.recipe)
         self.progress.say(f"{self.source.name}: reading the annotations in {self.root}")
         listed = list_all(self.source, self.root, self.recipe, self.splits_dir)
         print_of_input = listed.fingerprint(self.root)
-        if (store := self._up_to_date(print_of_input, policy_given)) is not None:
-            return Prepared(store, False, _recorded(store), self.judge.report)
+        store = reusable(
+            self.target,
+            self.recipe.hash,
+            print_of_input,
+            self.judge.policy,
+            asked=policy_given,
+            settled=self.settled,
+            say=lambda text: self.progress.say(f"{self.source.name}: {text}"),
+        )
+        if store is not None:
+            self._clean()
+            return Prepared(store, False, recorded(store), self.judge.report)
         self.judge.faults += [*listed.faults, *scan(listed.items)]
         items = self.judge.admitted(listed.items)
         plan = self._plan(listed, items, print_of_input)
@@ -158,34 +157,7 @@ class _Work:
             "mmzoo": __version__,
         }
         store = self._publish(noted)
-        return Prepared(store, True, _recorded(store), self.judge.report)
-
-    def _up_to_date(self, fingerprint: str, policy_given: bool) -> DataStore | None:
-        """The store that is there, if it was made of just these files under the same policy."""
-        try:
-            store = DataStore(self.target)
-            noted = json.loads((self.target / PREPARED).read_text(encoding="utf-8"))
-            same = noted.get("fingerprint") == fingerprint
-            agreed = noted.get("policy") == dict(self.judge.policy) or not (
-                policy_given or (_unsettled(store, self.judge.policy) and not self.settled)
-            )
-            if same and agreed and store.recipe_hash == self.recipe.hash:
-                for name in store.meta["files"]:
-                    store.check_file(name)
-                self._clean()
-                return store
-            what = "other files" if not same else "the same files under another --on-bad"
-            self.progress.say(
-                f"{self.source.name}: the store that is there was made of {what}; it stays until the new one is done"
-            )
-        except CorruptFile as error:
-            if self.target.exists():
-                self.progress.say(f"{self.source.name}: preparing anew, since {error}")
-        except (OSError, ValueError, AttributeError, RecursionError):
-            self.progress.say(
-                f"{self.source.name}: preparing anew, since nothing says what the store there was made of"
-            )
-        return None
+        return Prepared(store, True, recorded(store), self.judge.report)
 
     # ------------------------------------------------------------------ the plan
     def _plan(self, listed: Listed, items: Sequence[Item], fingerprint: str) -> dict[str, Any]:
@@ -204,7 +176,7 @@ class _Work:
             "items": chosen,
             "rows": len(items),
             "row_bytes": sizes,
-            "versions": _versions(),
+            "versions": versions(),
             "chunk": max(1, min(CHUNK_ITEMS, CHUNK_BYTES // per_item)),
         }
 
@@ -217,11 +189,23 @@ class _Work:
             same = False
         if not same:
             shutil.rmtree(self.part, ignore_errors=True)
+            self._check_room(plan)
             self.part.mkdir(parents=True)
             write_json(self.part / PLAN, plan)
         elif (self.part / JOURNAL).exists():
             self.progress.say(f"{self.source.name}: going on with a prepare that was interrupted")
         (self.part / META).unlink(missing_ok=True)  # written before the policy was known to be this one
+
+    def _check_room(self, plan: Mapping[str, Any]) -> None:
+        """Raise BadValue, with the arithmetic, where the disk has no room for the store."""
+        per_item = sum(plan["row_bytes"].values())
+        free = shutil.disk_usage(self.target.parent).free
+        if plan["rows"] * per_item > free:
+            raise BadValue(
+                f"{self.source.name}: {plan['rows']:,} items of {per_item:,} bytes are {plan['rows'] * per_item / 1e9:.1f} "
+                f"GB, and the disk of {self.target.parent} has {free / 1e9:.1f} GB free. Store less (frames, size, length), "
+                "or set MMZOO_HOME to a folder on another disk."
+            )
 
     # ------------------------------------------------------------------ decoding
     def _decode(
@@ -254,11 +238,12 @@ class _Work:
     ) -> None:
         self.judge.note_decoded(listed, items, notes)
         self.judge.refuse_errors(listed.items)
-        bad = {(f.item, self.judge.policy[f.kind]) for f in self.judge.faults}
+        counts = self._counts(listed, items)
+        absent = self.judge.absent()
+        numbers = {i.id: n for n, i in enumerate(items)}
         rows = [
-            Row(i.id, i.label, below(i.where, self.root), n, listed.sides[i.id], listed.groups[i.id])
-            for n, i in enumerate(items)
-            if (i.id, "drop") not in bad
+            Row(i.id, i.label, below(i.where, self.root), numbers[i.id], listed.sides[i.id], listed.groups[i.id])
+            for i in self.judge.kept(items)
         ]
         if not rows:
             raise self.judge.nothing_left()
@@ -267,11 +252,27 @@ class _Work:
         for m, f in self.recipe.fields.items():
             for part, form in f.arrays().items():
                 write_header(self.part / array_name(m, part), (len(items), *form.shape), form.dtype)
-        if any(set(i.media) != set(self.recipe.fields) for i in items):
-            write_present(self.part / PRESENT, items, list(self.recipe.fields))
+        present = [[m in i.media and (i.id, m) not in absent for m in self.recipe.fields] for i in items]
+        if not all(map(all, present)):
+            write_present(self.part / PRESENT, present)
             files.append(PRESENT)
         write_bytes(self.part / INDEX, index_bytes(rows, list(listed.split_sources)))
-        self._write_meta(listed, rows, len(items), [*files, INDEX])
+        what = Described(self.recipe, listed, self.fitted, counts, len(items), len(rows))
+        self._write_meta(what, [*files, INDEX])
+
+    def _counts(self, listed: Listed, items: Sequence[Item]) -> Counts:
+        """The classes in each set of what is kept. Raises BadValue where a class cannot be learned, unless that is decided."""
+        meta_set = with_meta_set(self.recipe)
+        kept = self.judge.kept(items)
+        if not kept:
+            raise self.judge.nothing_left()
+        faults = untrained(listed, kept, class_counts(listed, kept, meta_set))
+        self.judge.faults += faults
+        self.judge.refuse_errors(listed.items)
+        kept = self.judge.kept(items) if faults else kept
+        if not kept:
+            raise self.judge.nothing_left()
+        return class_counts(listed, kept, meta_set)
 
     def _blank(self, items: Sequence[Item], plan: Mapping[str, Any]) -> None:
         """Zeros in place of what was decoded all the same but is to be blank. The plan says so first, since this cannot be
@@ -289,51 +290,8 @@ class _Work:
             for part, array in blank.items():
                 overwrite(self.part / array_name(m, part), np.ascontiguousarray(array).tobytes(), numbers)
 
-    def _write_meta(self, listed: Listed, rows: Sequence[Row], n: int, files: Sequence[str]) -> None:
-        sizes = {name: (self.part / name).stat().st_size for name in files}
-        done = 0
-
-        def on_bytes(count: int) -> None:
-            nonlocal done
-            done += count
-            self.progress.step("hash", done, sum(sizes.values()))
-
-        judged = self.judge.judged()
-        meta: dict[str, Any] = {
-            "format": FORMAT,
-            "dataset": self.source.name,
-            "mini": is_mini(self.root),
-            "mini_facts": _marker(self.root),
-            "recipe": {
-                "name": self.recipe.name,
-                "hash": self.recipe.hash,
-                "doc": self.recipe.doc,
-                **self.recipe.as_dict(),
-            },
-            "classes": list(listed.classes),
-            "rows": n,
-            "items": len(rows),
-            "modalities": {m: _described(f) for m, f in self.fitted.items()},
-            "splits": {s: {"source": told} for s, told in listed.split_sources.items()},
-            "unavailable": dict(listed.unavailable),
-            "sources": [{"file": below(str(p), self.root), "sha256": sha256_of(p)} for p in listed.sources],
-            "versions": _versions(),
-            "faults": [
-                {
-                    "item": f.item,
-                    "modality": f.modality,
-                    "kind": f.kind,
-                    "action": action,
-                    "message": f.message,
-                    "where": f.where,
-                }
-                for f, action in judged
-            ],
-            "files": {
-                name: {"bytes": sizes[name], "sha256": sha256_of(self.part / name, on_bytes)} for name in sorted(files)
-            },
-        }
-        meta["content"] = content_hash(meta)
+    def _write_meta(self, what: Described, files: Sequence[str]) -> None:
+        meta = store_meta(what, self.judge, self.part, files, lambda n, of: self.progress.step("hash", n, of))
         for name in files:
             sync(self.part / name)
         text = json.dumps(meta, indent=1, allow_nan=False)  # in this order: the first split is the default
@@ -381,10 +339,7 @@ def _lock(target: Path, progress: Progress) -> Iterator[None]:
 def fitted(recipe: Recipe, listed: Listed, items: Sequence[Item]) -> dict[str, Field]:
     """The fields with what they learn from items, which are those that every split of the store trains on."""
     training = set(range(len(items)))
-    ids, labels = [i.id for i in items], [i.label for i in items]
-    for split in listed.split_sources:
-        sides, groups = ([told[i][split] for i in ids] for told in (listed.sides, listed.groups))
-        parts = completed_split(ids, labels, sides, groups, salt=listed.name)
+    for parts in split_rows(listed, items, with_meta_set(recipe)).values():
         training &= {*parts["train"], *parts["slice"]}
     if not training:
         raise BadValue(f"{listed.name}: no item is a training item in every split ({', '.join(listed.split_sources)}).")
@@ -392,33 +347,3 @@ def fitted(recipe: Recipe, listed: Listed, items: Sequence[Item]) -> dict[str, F
         m: f.fitted([items[r].media[m] for r in sorted(training) if m in items[r].media])
         for m, f in recipe.fields.items()
     }
-
-
-def _described(f: Field) -> dict[str, Any]:
-    arrays = {part: {"shape": list(a.shape), "dtype": a.dtype} for part, a in f.arrays().items()}
-    return {"kind": f.kind, "arrays": arrays, "facts": dict(f.facts()), "fitted": json.loads(json.dumps(f.as_dict()))}
-
-
-def _unsettled(store: DataStore, policy: Mapping[str, str]) -> bool:
-    """Whether what is wrong with some item of a store would now be an error."""
-    return any(policy.get(str(f.get("kind")), "error") == "error" for f in store.meta["faults"] if isinstance(f, dict))
-
-
-def _recorded(store: DataStore) -> list[tuple[Fault, str]]:
-    names = [f.name for f in dataclasses.fields(Fault)]
-    return [(Fault(**{n: f.get(n) for n in names}), f["action"]) for f in store.meta["faults"]]
-
-
-def _marker(root: Path) -> Any:
-    try:
-        return json.loads((root / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def _versions() -> dict[str, str]:
-    found = {"mmzoo": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

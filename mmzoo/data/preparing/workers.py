@@ -17,7 +17,7 @@ from typing import Any
 
 from mmzoo.data.sources.faults import paths_of
 from mmzoo.data.sources.field import Field, MediaFault
-from mmzoo.data.sources.source import Media
+from mmzoo.data.sources.source import Faulty, Media
 from mmzoo.data.store.store import array_name
 from mmzoo.errors import MmzooError
 
@@ -36,6 +36,8 @@ class Chunk:
     hashes: list[dict[str, str]] = field(default_factory=list)
 
 
+#: bytes of a file that are hashed at a time
+BLOCK = 1 << 20
 Task = tuple[int, Sequence[Mapping[str, Media]]]  # chunk number, the media of its items
 
 
@@ -91,12 +93,21 @@ def _read(f: Field, media: Media) -> tuple[Mapping[str, Any] | None, tuple[str, 
     import numpy as np
 
     fault = None
+    if isinstance(media, Faulty):
+        return None, (media.kind, media.message, False)
     try:
         arrays: Mapping[str, Any] | None = f.read(media)
     except MediaFault as error:
         arrays, fault = error.arrays, (error.kind, error.message, error.arrays is not None)
     except MemoryError:
         return None, ("broken", "it does not fit into memory", False)
+    except ImportError as error:  # no fault of the item: every one would have it
+        raise MmzooError(
+            f"{f.kind} cannot be read: the library {error.name or error} is not installed or does not load ({error}). "
+            "Install it and prepare again."
+        ) from error
+    except MmzooError:  # likewise: a tokenizer that is not there, an optional library
+        raise
     except Exception as error:  # a decoder may raise anything; a defect of ours then shows in the report, by name
         return None, ("broken", f"{type(error).__name__}: {error}", False)
     if arrays is None:
@@ -118,7 +129,10 @@ def _hash(media: Media) -> str:
     total = hashlib.sha256(f"{getattr(media, 'start', None)} {getattr(media, 'end', None)}".encode())
     try:
         for path in paths:
-            total.update(path.read_bytes() + b"\0")
+            with path.open("rb") as file:
+                while block := file.read(BLOCK):
+                    total.update(block)
+            total.update(b"\0")
     except OSError:
         return ""
     return total.hexdigest()[:24]
@@ -137,6 +151,11 @@ def _work(connection: Connection, parent: int) -> None:
                 chunk = _decode_chunk(fields, number, medias, given_up, lambda i: connection.send(("at", i)))
             except MmzooError as error:
                 connection.send(("defect", str(error)))
+                return
+            except MemoryError:
+                connection.send(
+                    ("defect", "an item does not fit into memory: ask for smaller ones, or for fewer --jobs.")
+                )
                 return
             names, blocks = list(chunk.arrays), list(chunk.arrays.values())
             chunk.arrays = {}

@@ -12,10 +12,11 @@ from mmzoo.data.sources.source import FAULTS, Fault, File, Files, Item
 from mmzoo.errors import BadValue, unknown
 from mmzoo.io.files import write_bytes
 
-#: keep: as it is; drop: leave the item out; blank: zeros in place of the content; error: no store
-ACTIONS = ("keep", "drop", "blank", "error")
+#: keep: as it is; drop: leave the item out; blank: zeros in place of the content; absent: the modality counts as missing;
+#: error: no store
+ACTIONS = ("keep", "drop", "blank", "absent", "error")
 #: kinds that leave something to be stored, and what is done with each unless a user says otherwise
-KEEPABLE = ("duplicate", "mislabelled", "silent", "short")
+KEEPABLE = ("duplicate", "mislabelled", "silent", "short", "range", "untrained")
 DEFAULTS: Mapping[str, str] = {kind: "keep" if kind in ("duplicate", "mislabelled") else "error" for kind in FAULTS}
 _POINTER = b"version https://git-lfs"
 
@@ -35,7 +36,7 @@ def policy_of(texts: Iterable[str]) -> dict[str, str]:
         if action == "keep" and (bad := [k for k in kinds if k not in KEEPABLE]):
             raise BadValue(
                 f"--on-bad {piece}: nothing of a {bad[0]!r} item can be kept; keep is for "
-                f"{', '.join(KEEPABLE)}. Choose drop or blank."
+                f"{', '.join(KEEPABLE)}. Choose drop, blank or absent."
             )
         policy |= dict.fromkeys(kinds, action)
     return policy

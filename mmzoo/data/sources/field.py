@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mmzoo.errors import undefined
+from mmzoo.errors import BadValue, undefined
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mmzoo.data.sources.source import Media
+    from mmzoo.data.sources.source import Media, Recipe
 
 
 class MediaFault(Exception):
@@ -42,6 +42,8 @@ class Field:
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    #: values that came after stores had been made: left out of the recipe's hash while they are at their default
+    later: ClassVar[tuple[str, ...]] = ()
 
     def arrays(self) -> Mapping[str, Array]:
         """Name of a part -> its form; the name is empty where there is one part only (`<modality>.npy`)."""
@@ -69,4 +71,33 @@ class Field:
 
     def as_dict(self) -> dict[str, Any]:
         """All that decides the bytes, for the recipe's hash."""
-        return {"field": type(self).__name__, "version": self.version, **dataclasses.asdict(self)}
+        usual = {f.name: f.default for f in dataclasses.fields(self) if f.name in self.later}
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in usual or v != usual[k]}
+        return {"field": type(self).__name__, "version": self.version, **values}
+
+
+#: bytes of one item that are stored at most
+LARGEST_ITEM = 1 << 30
+
+
+def too_large(field: Field) -> str | None:
+    """In words, with the arithmetic, that one item of a field takes more than LARGEST_ITEM; None where it does not."""
+    import math
+
+    sizes = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "uint8": 1, "bool": 1}
+    for form in field.arrays().values():
+        size = math.prod(form.shape) * sizes.get(form.dtype, 8)
+        if size > LARGEST_ITEM:
+            counted = " x ".join(f"{n:,}" for n in form.shape)
+            return (
+                f"one item would take {counted} x {sizes.get(form.dtype, 8)} bytes = {size / 2**30:.1f} GiB, and at most "
+                f"{LARGEST_ITEM >> 30} GiB is stored of one. Ask for fewer frames, a smaller size or a shorter length"
+            )
+    return None
+
+
+def refuse_too_large(recipe: Recipe) -> None:
+    """Raise BadValue for a recipe of which one item does not fit into memory."""
+    for modality, field in recipe.fields.items():
+        if (fault := too_large(field)) is not None:
+            raise BadValue(f"{modality}: {fault}.")

@@ -26,6 +26,8 @@ FAULTS = {
     "short": "fewer frames or samples than asked for",
     "broken": "a file that cannot be decoded",
     "value": "a value that is not finite or has the wrong width",
+    "range": "values that do not fit the range they are stored in, so that content is lost",
+    "untrained": "a class without a training sample",
 }
 
 
@@ -60,7 +62,16 @@ class Values:
     values: tuple[float, ...]
 
 
-Media = File | Files | Text | Values
+@dataclass(frozen=True)
+class Faulty:
+    """A modality whose content the annotations give wrongly. The sample is there all the same, so that a policy can keep it
+    without this modality. kind, message: as of a Fault."""
+
+    kind: str
+    message: str
+
+
+Media = File | Files | Text | Values | Faulty
 
 
 @dataclass(frozen=True)

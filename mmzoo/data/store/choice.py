@@ -70,8 +70,14 @@ def as_mini(entry: Entry) -> Entry:
 
 
 def of_store(entry: Entry, store: DataStore) -> Entry:
-    """The entry with the modalities and classes that a store has."""
-    extra = {**entry.extra, "modalities": store.kinds, "n_classes": len(store.meta["classes"])}
+    """The entry with the modalities and classes that a store has, and the splits that have no meta set."""
+    without = [s for s, body in store.meta["splits"].items() if not sum(body.get("counts", {}).get("slice", [1]))]
+    extra = {
+        **entry.extra,
+        "modalities": store.kinds,
+        "n_classes": len(store.meta["classes"]),
+        "without_meta_set": without,
+    }
     return dataclasses.replace(entry, extra=extra)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmzoo.core.seeding import stream
 from mmzoo.errors import Incompatible
-from mmzoo.evaluation.scores import predict
+from mmzoo.evaluation.predictions import predict
 from mmzoo.testing.checks.strategy import REGULARISED
 from mmzoo.testing.harness.cases import StrategyCase
 from mmzoo.testing.harness.observing import difference, examples, not_finite, weights

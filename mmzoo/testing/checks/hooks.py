@@ -11,7 +11,7 @@ import torch
 
 from mmzoo.core.seeding import seeded
 from mmzoo.core.values import Batch, Outputs, Pass
-from mmzoo.evaluation.scores import predict
+from mmzoo.evaluation.predictions import predict
 from mmzoo.testing.checks.strategy import REGULARISED
 from mmzoo.testing.harness.cases import StrategyCase
 from mmzoo.testing.harness.observing import attributes, difference, not_finite, random_state, weights

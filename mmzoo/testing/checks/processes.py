@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmzoo.core import distributed
 from mmzoo.errors import Incompatible
-from mmzoo.evaluation.scores import predict
+from mmzoo.evaluation.predictions import predict
 from mmzoo.testing.harness.cases import StrategyCase
 from mmzoo.testing.harness.observing import difference, weights
 from mmzoo.testing.harness.ranks import PROCESSES, RankFailed, in_processes

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mmzoo.errors import Incompatible
-from mmzoo.evaluation.scores import predict
+from mmzoo.evaluation.predictions import predict
 from mmzoo.heads.concat import Concat
 from mmzoo.testing.harness.cases import StrategyCase, is_combination, neutral_exactly, neutral_form
 from mmzoo.testing.harness.observing import attributes, difference, leaked, not_finite, random_state, weights

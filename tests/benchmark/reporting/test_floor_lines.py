@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mmzoo.benchmark.report import render
 from mmzoo.benchmark.reporting.floors import below_notes, floors_of
 from mmzoo.benchmark.reporting.groups import grouped
-from mmzoo.benchmark.reporting.report import render
 from mmzoo.benchmark.results.forms import row_fault
+from mmzoo.benchmark.results.store import Store
 from mmzoo.testing.harness.program import run_program
 
 MANIFEST = "name: cups\ntable: cups.csv\nmodalities:\n  size: {kind: vector, columns: [a, b]}\n  words: text\n"
@@ -58,17 +60,17 @@ def test_a_floor_is_read_by_its_own_form(rows: list[dict[str, Any]], path: tuple
     assert path[1] in str(row_fault(row, row["run_id"]))
 
 
-def test_floors_are_compared_with_nothing(rows: list[dict[str, Any]]) -> None:
+def test_floors_are_compared_with_nothing(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     assert [g.label for g in grouped(rows, {})] == ["concat"]
     assert [f["label"] for f in floors_of(rows, "cups")] == ["floor: size", "floor: words", "floor"]
     for fmt in ("md", "latex", "html", "csv", "json"):
-        assert "floor: words" in render(rows, {"methods": {}, "refused": []}, fmt)
+        assert "floor: words" in render(rows, {"methods": {}, "refused": []}, Store(tmp_path), fmt)
 
 
 def test_what_lies_below_is_said_with_a_cure(rows: list[dict[str, Any]]) -> None:
     floors = floors_of(rows, "cups")
     low = copy.deepcopy(next(r for r in rows if r["label"] == "concat"))
-    low["metrics"]["acc"] = 0.5
+    low["metrics"]["acc"], low["still_improving"] = 0.5, []
     (note,) = below_notes(grouped([low], {}), floors)
     assert note.startswith("concat is BELOW ITS FLOOR by 50.0 points (floor: 100.0)") and "train.lr" in note
     low["still_improving"] = ["the chosen epoch is among the last tenth"]

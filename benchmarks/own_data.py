@@ -1,0 +1,276 @@
+"""Small real tables as a user has them: at defaults, do trained rows reach their linear floors?
+
+    python benchmarks/own_data.py --out DIR [--tables wine,emoji] [--debian DIR] [--seeds 3]
+
+Every table is made from what packages ship, as a CSV file and files beside it, with the shortest manifest that describes
+it. Then `mmzoo bench --method concat` runs as a user would run it: no setting is given. Needs, besides mmzoo:
+
+- scikit-learn, and for `emoji` the plugin mmzoo-openmoji with its packages;
+- `aeon` (pip download aeon) for the series; only its data files are read, from --aeon FILE.whl;
+- for `glosses`, `stamps` and `spoken` the Debian packages wordnet-base and tuxpaint-stamps-default, unpacked below
+  --debian DIR (dpkg -x FILE DIR) or installed (the default, /).
+
+A table whose source is not here is left out and named. Results: benchmarks/results/own_data/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+#: samples of a table at most, so that all of them take minutes on two cores
+MOST = 2000
+Maker = Callable[[Path, argparse.Namespace], str]
+
+
+class Lacking(Exception):
+    """What a table is made from is not here."""
+
+
+# ---------------------------------------------------------------------------------------------- writing
+def write_table(folder: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def vectors(groups: dict[str, Sequence[str]]) -> str:
+    """The modalities of a manifest, each some columns."""
+    return "".join(f"  {m}: {{kind: vector, columns: [{', '.join(columns)}]}}\n" for m, columns in groups.items())
+
+
+def save_picture(pixels: np.ndarray, path: Path) -> str:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return f"{path.parent.name}/{path.name}"
+
+
+def some(names: Sequence[str], most: int) -> list[int]:
+    """The positions of `most` of them, as a hash of their names has it."""
+    order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).hexdigest())
+    return sorted(order[:most])
+
+
+# ---------------------------------------------------------------------------------------------- scikit-learn
+def wine(folder: Path, given: argparse.Namespace) -> str:
+    from sklearn.datasets import load_wine
+
+    d = load_wine()
+    names = [n.replace("/", "_") for n in d.feature_names]
+    write_table(folder, [*names, "label"], [[*x, d.target_names[y]] for x, y in zip(d.data, d.target)])
+    return vectors({"chemistry": names[:9], "colour": names[9:]})
+
+
+def cancer(folder: Path, given: argparse.Namespace) -> str:
+    from sklearn.datasets import load_breast_cancer
+
+    d = load_breast_cancer()
+    names = [n.replace(" ", "_") for n in d.feature_names]
+    write_table(folder, [*names, "label"], [[*x, d.target_names[y]] for x, y in zip(d.data, d.target)])
+    return vectors({"mean": names[:10], "error": names[10:20], "worst": names[20:]})
+
+
+def iris(folder: Path, given: argparse.Namespace) -> str:
+    from sklearn.datasets import load_iris
+
+    d = load_iris()
+    names = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+    write_table(folder, [*names, "label"], [[*x, d.target_names[y]] for x, y in zip(d.data, d.target)])
+    return vectors({"sepal": names[:2], "petal": names[2:]})
+
+
+def digits(folder: Path, given: argparse.Namespace) -> str:
+    """Two halves of handwritten digits as numbers."""
+    from sklearn.datasets import load_digits
+
+    d = load_digits()
+    names = [f"p{i}" for i in range(64)]
+    write_table(folder, [*names, "label"], [[*x, y] for x, y in zip(d.data, d.target)])
+    return vectors({"top": names[:32], "bottom": names[32:]})
+
+
+def halves(folder: Path, given: argparse.Namespace) -> str:
+    """The same as two pictures, 32 pixels wide."""
+    from sklearn.datasets import load_digits
+
+    d = load_digits()
+    rows = []
+    for i, (picture, y) in enumerate(zip(d.images, d.target)):
+        large = np.kron(picture * 15.9375, np.ones((4, 4)))
+        rows.append(
+            [*(save_picture(p, folder / h / f"{i}.png") for h, p in (("top", large[:16]), ("low", large[16:]))), y]
+        )
+    write_table(folder, ["top", "bottom", "label"], rows)
+    size = "{kind: image, size: 32, fit: stretch, channels: 1}"
+    return f"  top: {size}\n  bottom: {size}\n"
+
+
+def mfeat(folder: Path, given: argparse.Namespace) -> str:
+    """Three views of the handwritten numerals that mmzoo bundles."""
+    from mmzoo.data.datasets.mfeat import load
+
+    data = load(views=["fou", "zer", "mor"])
+    x = {m: data.inputs[m].numpy() for m in data.modalities}
+    names = {m: [f"{m}{i}" for i in range(v.shape[1])] for m, v in x.items()}
+    values = np.concatenate(list(x.values()), 1)
+    write_table(
+        folder,
+        [*(c for columns in names.values() for c in columns), "label"],
+        [[*v, int(y)] for v, y in zip(values, data.target)],
+    )
+    return vectors(names)
+
+
+# ---------------------------------------------------------------------------------------------- packages with pictures
+def emoji(folder: Path, given: argparse.Namespace) -> str:
+    """Emoji: a picture, its line art, and the words it is searched by; eight groups."""
+    try:
+        from mmzoo_openmoji.openmoji import OpenMoji
+        from mmzoo_openmoji.svg import Drawing
+    except ImportError as error:
+        raise Lacking(f"the plugin mmzoo-openmoji ({error})") from None
+    source = OpenMoji()
+    listing = source.list(source.root)
+    rows = []
+    for item in listing.items:
+        places = []
+        for name, style in (("image", "colour"), ("line", "line")):
+            pixels = Drawing(64, style).read(item.media[name])[""]
+            places.append(save_picture(pixels.squeeze(), folder / name / f"{item.id}.png"))
+        rows.append([*places, item.media["text"].text, item.group, listing.classes[item.label]])
+    write_table(folder, ["image", "line", "text", "group", "label"], rows)
+    return "  image: {kind: image, size: 64}\n  line: {kind: image, size: 64, channels: 1}\n  text: text\n"
+
+
+def stamps(folder: Path, given: argparse.Namespace) -> str:
+    """Clip art of Tux Paint: a picture and its English description; the folder it is in."""
+    from PIL import Image
+
+    root = given.debian / "usr/share/tuxpaint/stamps"
+    found = [
+        p for p in sorted(root.rglob("*.png")) if not p.stem.endswith("_mirror") and p.with_suffix(".txt").is_file()
+    ]
+    if not found:
+        raise Lacking("the Debian package tuxpaint-stamps-default")
+    labels = [p.relative_to(root).parts[0] for p in found]
+    rows = []
+    for i, (path, label) in enumerate(zip(found, labels)):
+        if Counter(labels)[label] < 20:
+            continue
+        with Image.open(path) as picture:
+            flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+            place = save_picture(np.asarray(flat.convert("RGB").resize((64, 64))), folder / "picture" / f"{i}.png")
+        words = path.with_suffix(".txt").read_text(encoding="utf-8").splitlines()[0]
+        rows.append([place, words, label])
+    write_table(folder, ["picture", "words", "label"], rows)
+    return "  picture: {kind: image, size: 64}\n  words: text\n"
+
+
+# ---------------------------------------------------------------------------------------------- texts
+def glosses(folder: Path, given: argparse.Namespace) -> str:
+    """Nouns of WordNet: the word, and its gloss; which of seven kinds of thing it is."""
+    path = given.debian / "usr/share/wordnet/data.noun"
+    if not path.is_file():
+        raise Lacking("the Debian package wordnet-base")
+    kinds = {"05": "animal", "06": "artifact", "08": "body", "13": "food", "15": "place", "18": "person", "20": "plant"}
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith(" "):
+            continue
+        parts, _, gloss = line.partition("|")
+        _, kind, _, _, word, *_ = parts.split()
+        if kind in kinds:
+            rows.append([word.replace("_", " "), gloss.split(";")[0].strip() or "none", kinds[kind]])
+    write_table(folder, ["word", "gloss", "label"], [rows[i] for i in some([" ".join(r) for r in rows], MOST)])
+    return "  word: text\n  gloss: text\n"
+
+
+# ---------------------------------------------------------------------------------------------- sound and series
+def spoken(folder: Path, given: argparse.Namespace) -> str:
+    """Descriptions of Tux Paint's clip art as they are read aloud; which of five languages. One clip art is one group."""
+    root = given.debian / "usr/share/tuxpaint/stamps"
+    languages = ("fr", "es", "el", "bg", "ro")
+    found = [(p, lang) for lang in languages for p in sorted(root.rglob(f"*_desc_{lang}.ogg"))]
+    if not found:
+        raise Lacking("the Debian package tuxpaint-stamps-default")
+    kept = [found[i] for i in some([str(p.relative_to(root)) for p, _ in found], 800)]
+    rows = []
+    for i, (path, lang) in enumerate(kept):
+        place = folder / "clips" / f"{i}.ogg"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(path.read_bytes())
+        rows.append([f"clips/{i}.ogg", path.name.split("_desc_")[0], lang])
+    write_table(folder, ["clip", "group", "label"], rows)
+    return "  clip: {kind: audio, seconds: 3}\n"
+
+
+def motions(folder: Path, given: argparse.Namespace) -> str:
+    """BasicMotions: accelerometer and gyroscope of a watch, three axes each; four activities."""
+    return _series(folder, given, "BasicMotions/BasicMotions", {"accelerometer": range(3), "gyroscope": range(3, 6)})
+
+
+def vowels(folder: Path, given: argparse.Namespace) -> str:
+    """JapaneseVowels: twelve LPC cepstra of a spoken vowel; nine speakers. The coefficients in two halves."""
+    return _series(folder, given, "JapaneseVowels/JapaneseVowels_eq", {"low": range(6), "high": range(6, 12)})
+
+
+def _series(folder: Path, given: argparse.Namespace, name: str, groups: dict[str, range]) -> str:
+    """Series as .npy files, one a sample and modality; train and test as published."""
+    if given.aeon is None:
+        raise Lacking("--aeon FILE.whl (pip download --no-deps aeon)")
+    rows = []
+    with zipfile.ZipFile(given.aeon) as wheel:
+        for split in ("TRAIN", "TEST"):
+            text = wheel.read(f"aeon/datasets/data/{name}_{split}.ts").decode()
+            for i, line in enumerate(text[text.lower().index("@data") :].splitlines()[1:]):
+                *channels, label = line.split(":")
+                x = np.array([[float(v) for v in c.split(",")] for c in channels], np.float32)
+                places = []
+                for m, chosen in groups.items():
+                    place = folder / m / f"{split}{i}.npy"
+                    place.parent.mkdir(exist_ok=True)
+                    np.save(place, x[list(chosen)])
+                    places.append(f"{m}/{place.name}")
+                rows.append([*places, split.lower(), f"c{label.strip()}"])
+    write_table(folder, [*groups, "split", "label"], rows)
+    return "".join(f"  {m}: vector\n" for m in groups)
+
+
+TABLES: dict[str, Maker] = {
+    "wine": wine,
+    "cancer": cancer,
+    "iris": iris,
+    "digits": digits,
+    "halves": halves,
+    "mfeat": mfeat,
+    "motions": motions,
+    "vowels": vowels,
+    "emoji": emoji,
+    "stamps": stamps,
+    "glosses": glosses,
+    "spoken": spoken,
+}
+
+
+# ---------------------------------------------------------------------------------------------- measuring
+def make(name: str, root: Path, given: argparse.Namespace) -> Path:
+    """The manifest of a table, made where it is not there yet. Raises Lacking."""
+    folder = root / "tables" / name
+    manifest = folder / "data.yaml"
+    if not manifest.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        modalities = TABLES[name](folder, given)
+        manifest.write_text(f"name: own_{name}\ntable: table.csv\nmodalities:\n{modalities}", encoding="utf-8")
+    return manifest

@@ -1,0 +1,1 @@
+"""How fast mmzoo is, as ratios of processor time within one run: `python -m benchmarks.speed`."""

@@ -1,0 +1,72 @@
+"""The report of a benchmark: which tables it has, and their forms. No torch at import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmzoo.benchmark.reporting.comparison import comparison_tables
+from mmzoo.benchmark.reporting.details import detail_tables
+from mmzoo.benchmark.reporting.groups import Row
+from mmzoo.benchmark.reporting.modalities import modality_tables
+from mmzoo.benchmark.reporting.overview import make_overview, overview_table
+from mmzoo.benchmark.reporting.short import short_tables
+from mmzoo.benchmark.reporting.tables import Table, latex, markdown, to_csv
+from mmzoo.benchmark.results.forms import SCHEMA
+from mmzoo.benchmark.results.store import Store
+
+FORMATS = ("md", "csv", "json", "latex", "html")
+#: the parts of a report; the first is there unless others are asked for
+VIEWS = ("overview", "details", "modalities", "stats")
+
+
+def tables(rows: Sequence[Row], bench: Mapping[str, Any], store: Store, views: Sequence[str] = ()) -> list[Table]:
+    """The tables of some VIEWS, by default of the overview.
+
+    Args:
+        rows: rows as the store has them.
+        bench: order and roles of the methods, as `Store.bench` gives them.
+        store: where predictions are read from, for "stats".
+        views: names of VIEWS; nothing for the overview.
+    """
+    found: list[Table] = []
+    for view in views or VIEWS[:1]:
+        if view == "overview":
+            found += [overview_table(make_overview(rows, bench)), *short_tables(rows, bench)]
+        elif view == "details":
+            found += detail_tables(rows, bench)
+        elif view == "modalities":
+            found += modality_tables(rows, bench)
+        else:
+            found += comparison_tables(rows, bench, store)
+    return found
+
+
+def render(
+    rows: Sequence[Row],
+    bench: Mapping[str, Any],
+    store: Store,
+    fmt: str,
+    views: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+) -> str:
+    """The report in one of FORMATS.
+
+    Args:
+        rows, bench, store, views: see `tables`. json and csv hold every number of every row, whatever the views.
+        fmt: one of FORMATS.
+        out: the file that an HTML page is written to, for its links to the files of a run.
+    """
+    if fmt == "json":
+        return json.dumps({"schema": SCHEMA, "rows": list(rows)}, indent=1, sort_keys=True) + "\n"
+    if fmt == "csv":
+        return to_csv(rows)
+    if fmt == "html":
+        from mmzoo.benchmark.reporting.html.page import render_page
+
+        more = tables(rows, bench, store, views) if views else []
+        return render_page(rows, bench, store, out=out, tables=more)
+    return "\n".join((markdown if fmt == "md" else latex)(table) for table in tables(rows, bench, store, views))

@@ -1,0 +1,299 @@
+"""Detailed tables: scores and cost, each modality inside and alone, paired differences. No torch at import."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from mmzoo.benchmark.reporting.floors import below_notes, floor_lines, floor_notes, floors_of
+from mmzoo.benchmark.reporting.groups import (
+    METRICS,
+    Group,
+    Row,
+    alone_of,
+    at,
+    compared,
+    main_metric,
+    main_score,
+    plain_of,
+)
+from mmzoo.benchmark.reporting.overview import by_dataset
+from mmzoo.benchmark.reporting.short import closed
+from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
+from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
+
+#: the columns of `--protocol peers`
+PEERS = ("peers' protocol: epoch chosen on test", "flatters by")
+TUNED = ("tuned: trials", "tuning seconds", "tuning backwards")
+
+
+def detail_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
+    """For each data set: scores and cost, each modality inside and alone, and paired differences."""
+    tables = []
+    for dataset, groups in by_dataset(rows, bench).items():
+        refused = [r for r in bench["refused"] if r["dataset"] == dataset]
+        tables.append(_scores(dataset, groups, refused, floors_of(rows, dataset)))
+        if any(g.by_seed(main_score) for g in groups if not g.alone):
+            tables.append(_modalities(dataset, groups))
+        if difference := _differences(dataset, groups):
+            tables.append(difference)
+    return tables
+
+
+def _scores(
+    dataset: str, groups: Sequence[Group], refused: Sequence[Mapping[str, str]], floors: Sequence[Row] = ()
+) -> Table:
+    main = main_metric(groups)
+    metrics = [main, *(m for m in METRICS if m != main)]
+    tuned = any("tuning" in r for g in groups for r in g.rows)
+    watched = any("peers" in r["metrics"] for g in groups for r in g.rows)
+    planted = any("bayes" in r for g in groups for r in g.rows)
+    table = Table(
+        f"{dataset}: test scores in %, mean ± deviation over seeds",
+        [
+            "method",
+            *(METRICS[m] for m in metrics),
+            f"last-epoch {METRICS[main]}",
+            f"Δ {METRICS[main]} to plain",
+            *(("Bayes", "closed") if planted else ()),
+            *(PEERS if watched else ()),
+            *(TUNED if tuned else ()),
+            "items",
+            "seconds",
+            "forwards",
+            "backwards",
+            "seeds",
+        ],
+    )
+    columns: list[list[Spread]] = []
+    deltas: list[Spread | None] = []
+    for group in groups:
+        paths = [*(("metrics", m) for m in metrics), ("metrics", "last", main)]
+        columns.append([group.spread(at(*path)) for path in paths])
+    joint = [i for i, g in enumerate(groups) if not g.alone]
+    best = [_best([columns[i][c] for i in joint]) for c in range(len(metrics) + 1)]
+    for i, group in enumerate(groups):
+        cells = [Cell(percent(s), i in joint and s.n > 0 and s.mean == best[c]) for c, s in enumerate(columns[i])]
+        plain = plain_of(group, groups)
+        delta = paired(group.by_seed(main_score), plain.by_seed(main_score)) if plain and not group.alone else None
+        delta = None if plain is group else delta
+        deltas.append(delta)
+        cells.append(Cell(percent(delta, sign=True) if delta else DASH))
+        if planted:
+            cells += [Cell(percent(spread(list(group.by_seed(at("bayes")).values())[:1]))), Cell(closed(group, plain))]
+        if watched:
+            cells += [
+                Cell(percent(group.spread(at("metrics", "peers", main)))),
+                Cell(percent(group.spread(at("metrics", "peers", "flatters")), sign=True)),
+            ]
+        if tuned:
+            cells += [Cell(number(group.spread(at("tuning", k)), 0)) for k in ("trials", "seconds", "backward")]
+        cells += [Cell(number(group.spread(at("cost", "train_items")), 0))]
+        cells += [Cell(number(group.spread(at("timing", "seconds"))))]
+        cells += [Cell(number(group.spread(at("cost", k)), 0)) for k in ("forward", "backward")]
+        table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(main_score))))])
+        table.notes += _excuses(group)
+        table.notes += _blind(group)
+    for r in refused:
+        table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
+        table.notes.append(f"{r['method']}: {r['reason']}")
+    table.body += floor_lines(floors, _floor_columns(table.header, metrics), DASH)
+    table.notes += _still_improving(groups)
+    table.notes += below_notes(groups, floors) + floor_notes(floors)
+    table.notes += _together(groups)
+    table.notes += _reading(groups)
+    table.notes += _detectable([d for d in deltas if d])
+    return table
+
+
+def _still_improving(groups: Sequence[Group]) -> list[str]:
+    """Which rows more epochs may have helped, and how it shows."""
+    said, epochs = [], 0
+    for group in groups:
+        found = [r for r in group.rows if r.get("still_improving")]
+        if found:
+            said.append(f"{group.label} ({len(found)} of {len(group.rows)}: {'; '.join(found[0]['still_improving'])})")
+            epochs = max(epochs, *(r["spec"]["training"]["epochs"] for r in found))
+    if not said:
+        return []
+    return [f"Still improving when training ended: {', '.join(said)}. Train longer: --epochs {2 * epochs}."]
+
+
+def _floor_columns(header: Sequence[str], metrics: Sequence[str]) -> dict[str, Callable[[Row], str]]:
+    """Every column of the table of scores but the first -> the text that a floor has there."""
+    columns: dict[str, Callable[[Row], str]] = {name: lambda row: DASH for name in header[1:]}
+    for m in metrics:
+        columns[METRICS[m]] = lambda row, m=m: percent(spread([row["metrics"][m]]))  # type: ignore[misc]
+    columns["items"] = lambda row: str(row["cost"]["train_items"])
+    columns["seconds"] = lambda row: f"{row['timing']['seconds']:.1f}"
+    columns["seeds"] = lambda row: "1"
+    return columns
+
+
+def _excuses(group: Group) -> list[str]:
+    notes = [
+        f"{group.label}, seed {r['seed']}: {r['status']}, {r['reason']}" for r in group.rows if r["status"] != "ok"
+    ]
+    for message in dict.fromkeys(m for r in group.rows for m in r.get("warnings", {})):
+        counts = ", ".join(
+            f"{r['warnings'][message]} (seed {r['seed']})" for r in group.rows if message in r.get("warnings", {})
+        )
+        notes.append(f"{group.label}: {message}; times: {counts}")
+    return notes
+
+
+def _together(groups: Sequence[Group]) -> list[str]:
+    """What is otherwise in rows that several processes have trained."""
+    said: dict[str, list[str]] = {}
+    for group in groups:
+        for row in group.rows:
+            for text in row.get("per_process", []):
+                said.setdefault(f"trained by {row['processes']} processes together: {text}", []).append(group.label)
+    return [f"{', '.join(dict.fromkeys(labels))}: {text}" for text, labels in said.items()]
+
+
+def _blind(group: Group) -> list[str]:
+    """How many test items a row scores without seeing anything of them."""
+    counts = {
+        (m["n_scored"] - m["n_seen"], m["n_scored"])
+        for r in group.rows
+        if r["status"] == "ok"
+        for m in [r["metrics"]]
+        if "n_seen" in m
+    }
+    return [
+        f"{group.label}: {blind} of {scored} test items lack what it sees, get its bias for an answer, and count; training, "
+        "the choice of the epoch and `alone` leave such items out"
+        for blind, scored in sorted(counts)
+        if blind
+    ]
+
+
+def _reading(groups: Sequence[Group]) -> list[str]:
+    counts = [len(g.by_seed(main_score)) for g in groups]
+    notes = [
+        "The epoch is chosen on holdout (ties: lower holdout loss); test is scored on every item. "
+        "items: training items. seconds: training, evaluation on holdout included. Forwards and backwards count "
+        "whole-model passes over a batch. Δ is to plain training with the same head, budget and items; "
+        f"{DASH} where there is none, or nothing to compare."
+    ]
+    if any("peers" in r["metrics"] for g in groups for r in g.rows):
+        notes.append(
+            "peers' protocol: the epoch of the same runs chosen on test, as much of the field does. It is no estimate of "
+            "anything: it flatters by as much as the last of its two columns says. No other number here knows of it."
+        )
+    if any("bayes" in r for g in groups for r in g.rows):
+        notes.append(
+            "Generated data. Bayes: the accuracy that nothing can exceed in the long run on the modalities of the row, known "
+            "exactly from how the data is made. closed: the share of the way from plain training to it, (ACC - plain) / "
+            "(Bayes - plain)."
+        )
+    if any("tuning" in r for g in groups for r in g.rows):
+        notes.append(
+            "tuned: settings chosen on holdout over so many trials, the same number of them and of epochs for every method, "
+            "under a seed that is not reported; what that cost is not in the other columns. `mmzoo tune` and the rows name "
+            "the settings."
+        )
+    if taught := [g.label for g in groups if any(r.get("teachers") for r in g.rows)]:
+        notes.append(
+            f"{', '.join(taught)}: seconds, forwards and backwards include the training of the teachers, which "
+            "is counted in each row that learns from them and done once."
+        )
+    items = {r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"}
+    if items:
+        notes.append(
+            f"{max(items)} test items: a score near 90 % has a sampling error of about "
+            f"{100 * math.sqrt(0.09 / max(items)):.1f} points by itself, whatever the seeds say."
+        )
+    n = min((c for c in counts if c), default=0)
+    if n and smallest_p(n) > 0.05:
+        notes.append(
+            f"With {n} seed{'s' if n > 1 else ''} no sign or permutation test over them can give p below {smallest_p(n):g}: "
+            "differences here are a description, not evidence."
+        )
+    return notes
+
+
+def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
+    main = main_metric(groups)
+    alone = list(dict.fromkeys(g.rows[0]["modality"] for g in groups if g.alone))
+    inside = [g for g in groups if not g.alone and g.by_seed(main_score)]
+    modalities = list(
+        dict.fromkeys(m for g in inside for r in g.rows if r["status"] == "ok" for m in r["spec"]["encoders"])
+    )
+    modalities += [m for m in alone if m not in modalities]
+    table = Table(
+        f"{dataset}: each modality's {METRICS[main]} in %, inside the joint model and alone",
+        [
+            "method",
+            *(f"{m} {what}" for m in modalities for what in ("own", "probe", "alone")),
+            "gap own",
+            "gap probe",
+            "own logits",
+        ],
+    )
+    for group in inside:
+        cells = [Cell(group.label)]
+        for m in modalities:
+            for what in ("own", "probe"):
+                cells.append(Cell(percent(group.spread(at("metrics", "modalities", m, what, main)))))
+            by_itself = alone_of(m, group, groups)
+            own = at("metrics", "modalities", m, "own", main)
+            cells.append(Cell(percent(by_itself.spread(own)) if by_itself else DASH))
+        cells += [Cell(percent(group.spread(at("metrics", "gap", k)))) for k in ("own", "probe")]
+        how = next(r["metrics"]["own_logits"] for r in group.rows if r["status"] == "ok")
+        table.body.append([*cells, Cell(how)])
+    if inside:
+        table.notes.append(
+            "own: the modality's own logits inside the joint model; the last column says how they arise (exact: the head "
+            "computes them; slice: a part of the joint classifier; ablated: the other features set to zero). probe: a "
+            "linear classifier fitted on the frozen encoder. alone: the modality trained by itself, on all items. A low own with a "
+            "high probe means that the head neglects the branch; a low probe means that the encoder starves."
+        )
+        missing = [g.label for g in groups if not g.alone and g not in inside]
+        if missing:
+            table.notes.append(f"not here, for the reasons above: {', '.join(missing)}")
+    return table
+
+
+def _differences(dataset: str, groups: Sequence[Group]) -> Table | None:
+    main = main_metric(groups)
+    table = Table(
+        f"{dataset}: paired differences in {METRICS[main]}, points, mean ± deviation over common seeds",
+        ["difference", METRICS[main], "wins", "seeds"],
+    )
+    found = []
+    for group, other in compared(groups):
+        a, b = group.by_seed(main_score), other.by_seed(main_score)
+        found.append(paired(a, b))
+        wins = sum(a[s] > b[s] for s in set(a) & set(b))
+        table.body.append(
+            [
+                Cell(f"{group.label} minus {other.label}"),
+                Cell(percent(found[-1], sign=True)),
+                Cell(f"{wins}/{found[-1].n}"),
+                Cell(str(found[-1].n)),
+            ]
+        )
+    table.notes += _detectable(found)
+    return table if table.body else None
+
+
+def _detectable(differences: Sequence[Spread]) -> list[str]:
+    """What so many seeds can show at all, where the differences spread as they do here."""
+    spreads = [(s.n, s.deviation) for s in differences if s.deviation is not None]
+    if not spreads:
+        return []
+    n, deviation = min(n for n, _ in spreads), statistics.median(d for _, d in spreads)
+    if not deviation:
+        return []
+    return [
+        f"Detectable: with {n} seeds and the median deviation of these differences ({100 * deviation:.1f}), a paired "
+        f"t-test at 5 % finds a true difference of {100 * detectable(n) * deviation:.1f} points in four of five tries."
+    ]
+
+
+def _best(spreads: Iterable[Spread]) -> float:
+    return max((s.mean for s in spreads if s.n), default=math.nan)

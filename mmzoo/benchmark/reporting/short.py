@@ -1,0 +1,87 @@
+"""One short table per data set, below the overview. No torch or numpy at import."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mmzoo.benchmark.reporting.floors import below_notes, floor_lines, floor_notes, floors_of
+from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, at, main_metric, main_score, reference_of
+from mmzoo.benchmark.reporting.overview import PLAIN, by_dataset, places
+from mmzoo.benchmark.reporting.statistics import Spread, paired, spread
+from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
+
+
+def short_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
+    """One short table per data set: its metrics, the difference to plain, the fraction of the Bayes gap closed."""
+    return [_short(name, groups, floors_of(rows, name)) for name, groups in by_dataset(rows, bench).items()]
+
+
+def _short(name: str, groups: Sequence[Group], floors: Sequence[Row]) -> Table:
+    main = main_metric(groups)
+    metrics = [main, *(m for m in METRICS if m != main)]
+    planted = any("bayes" in r for g in groups for r in g.rows)
+    header = [
+        "method",
+        *(METRICS[m] for m in metrics),
+        "Δ plain",
+        *(("closed",) if planted else ()),
+        "samples",
+        "seeds",
+    ]
+    title = f"{name}: test scores in %, mean ± std over seeds"
+    if planted:
+        best = spread([r["bayes"] for g in groups if not g.alone for r in g.rows if "bayes" in r][:1])
+        title += f"; Bayes accuracy {percent(best)}"
+    table = Table(title, header, priority=[0, 1, 4, 5, 2, *((3,) if planted else ()), 6, 7])
+    columns: list[Callable[[Row], float]] = [at("metrics", m) for m in metrics]
+    placed = places(groups)
+    for group in groups:
+        place = placed.get(group.label, 0)
+        cells = [Cell(group.label)]
+        for i, column in enumerate(columns):
+            marked = i == 0 and not group.alone
+            cells.append(Cell(percent(group.spread(column)), best=marked and place == 1, second=marked and place == 2))
+        plain = None if group.alone else reference_of(group, groups, PLAIN)
+        delta = paired(group.by_seed(main_score), plain.by_seed(main_score)) if plain and plain is not group else None
+        cells.append(Cell(percent(delta, sign=True) if delta else DASH))
+        if planted:
+            cells.append(Cell(closed(group, plain)))
+        cells.append(Cell(_whole(group.spread(at("cost", "train_items")))))
+        table.body.append([*cells, Cell(str(len(group.by_seed(main_score))))])
+    columns_of: dict[str, Callable[[Row], str]] = {heading: lambda row: DASH for heading in header[1:]}
+    columns_of |= {METRICS[m]: lambda row, m=m: percent(spread([row["metrics"][m]])) for m in metrics}  # type: ignore[misc]
+    table.body += floor_lines(floors, columns_of, DASH)
+    table.notes += below_notes(groups, floors) + floor_notes(floors)
+    if planted:
+        table.notes.append(
+            "closed: fraction of the gap between plain training and Bayes accuracy that the method closes, with the "
+            "standard error over seeds. Synthetic data: it says nothing about the real data set."
+        )
+    return table
+
+
+def _whole(s: Spread) -> str:
+    return f"{s.mean:.0f}" if s.n else DASH
+
+
+def closed(group: Group, plain: Group | None) -> str:
+    """The fraction of the gap from plain training to Bayes accuracy that a method closes, in %, ± its standard error.
+
+    A ratio of means over the common seeds; the standard error is the delta method's, from the paired seeds.
+    """
+    if plain is None or plain is group or group.alone:
+        return DASH
+    scores, base, best = group.by_seed(main_score), plain.by_seed(main_score), group.by_seed(at("bayes"))
+    seeds = sorted(set(scores) & set(base))
+    gains, gaps = [scores[s] - base[s] for s in seeds], [best[s] - base[s] for s in seeds]
+    if not seeds or not sum(gaps) > 0:
+        return DASH
+    ratio = sum(gains) / sum(gaps)
+    if len(seeds) < 2:
+        return f"{100 * ratio:.0f} %"
+    residual = spread([g - ratio * w for g, w in zip(gains, gaps)])
+    error = (residual.deviation or 0.0) / math.sqrt(len(seeds)) / statistics.fmean(gaps)
+    return f"{100 * ratio:.0f} ± {100 * error:.0f} %"

@@ -1,0 +1,69 @@
+"""A plan that is read back from its folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmzoo.benchmark.planning.planned import Plan, planned_runs
+from mmzoo.benchmark.results.store import Store
+from mmzoo.benchmark.scheduling.worker_loop import Order
+from mmzoo.config.spec import RunSpec
+from mmzoo.errors import CorruptFile
+
+MakePlan = Callable[..., Plan]
+
+
+def test_a_plan_comes_back_from_its_folders_as_it_was(tmp_path: Path, plan: MakePlan) -> None:
+    runs = plan("dynamic_gap_lb", baselines=("umt", "ogm:0-50%+pmr@sum"), references=True, epochs=4).runs
+    store = Store(tmp_path)
+    order = Order.of(runs, store, device="cpu", checkpoint_every=5.0)
+    back = Order.from_dict(json.loads(json.dumps(order.as_dict())), store)
+    assert [p.spec.run_id for p in back.runs] == [p.spec.run_id for p in runs]
+    assert [p.as_dict() for p in back.runs] == [p.as_dict() for p in runs]
+    assert [[t.spec.run_id for t in p.teachers] for p in back.runs] == [
+        [t.spec.run_id for t in p.teachers] for p in runs
+    ]
+    assert (back.bench, back.device, back.checkpoint_every) == (order.bench, "cpu", 5.0)
+
+
+def spoil(kept: dict[str, Any], how: str, other: str) -> Any:
+    return {
+        "another seed": {**kept, "spec": {**kept["spec"], "seed": 9}},
+        "no spec": {**kept, "spec": {}},
+        "a list": [kept],
+        "a path": {**kept, "teachers": ["../../x"]},
+        "no keep": {**kept, "keep": "yes"},
+        "an unknown teacher": {**kept, "teachers": ["0" * 16]},
+        "its own teacher": {**kept, "teachers": [other]},
+        "a number for a name": {**kept, "method": 3},
+    }[how]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "another seed",
+        "no spec",
+        "a list",
+        "a path",
+        "no keep",
+        "an unknown teacher",
+        "its own teacher",
+        "a number for a name",
+    ],
+)
+def test_a_plan_that_was_tampered_with_is_not_run(tmp_path: Path, plan: MakePlan, how: str) -> None:
+    (planned,) = plan("concat").runs
+    store, run_id = Store(tmp_path), planned.spec.run_id
+    store.note_planned(run_id, planned.as_dict())
+    path = store.folder(run_id) / "planned.json"
+    path.write_text(json.dumps(spoil(planned.as_dict(), how, run_id)))
+    with pytest.raises(CorruptFile, match=r"planned\.json cannot be used"):
+        planned_runs(store, [run_id])
+    store.note_planned(run_id, planned.as_dict())  # the next bench writes it anew
+    assert planned_runs(store, [run_id])[0].spec == RunSpec.from_dict(planned.spec.as_dict())

@@ -1,0 +1,160 @@
+"""The overview: numbers by hand, ranks against scipy, and what happens where something is missing."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmzoo.benchmark.reporting.overview import Line, make_overview, mean_ranks, overview_table
+from mmzoo.benchmark.reporting.short import short_tables
+from mmzoo.benchmark.reporting.statistics import nemenyi, t_quantile
+from mmzoo.benchmark.reporting.tables import DASH, Table
+from mmzoo.benchmark.results.store import Store
+
+Row = dict[str, Any]
+ROLES = {"methods": {"new": "method", "concat": "reference", "control": "reference"}, "refused": []}
+
+
+@pytest.fixture(scope="module")
+def template(results: Path) -> Row:
+    rows, _ = Store(results).rows()
+    return next(r for r in rows if r["label"] == "concat")
+
+
+@pytest.fixture
+def row(template: Row) -> Callable[..., Row]:
+    def make(label: str, seed: int, acc: float, dataset: str = "a", **changes: Any) -> Row:
+        made = copy.deepcopy(template)
+        made |= {"label": label, "seed": seed, "dataset": dataset, "config_id": f"{dataset} {label}"}
+        made |= {"run_id": f"{dataset}{label}{seed}"}
+        made["metrics"] |= {"acc": acc}
+        strategies = {"concat": "plain", "control": "joint_unimodal"}
+        made["spec"]["parts"][0]["strategy"] = strategies.get(label, label)
+        return made | changes
+
+    return make
+
+
+def line(overview: Any, label: str) -> Line:
+    return next(each for each in overview.lines if each.label == label)
+
+
+def cells(table: Table, label: str) -> dict[str, str]:
+    found = next(each for each in table.body if each[0].text == label)
+    return dict(zip(table.header, (c.text for c in found), strict=True))
+
+
+def test_differences_are_means_over_data_sets_with_an_interval_over_seeds(row: Callable[..., Row]) -> None:
+    new = {"a": [0.5, 0.7, 0.9], "b": [0.8, 0.6, 0.7]}
+    plain = {"a": [0.4, 0.5, 0.9], "b": [0.7, 0.6, 0.5]}
+    rows = [row("new", s, x, d) for d, xs in new.items() for s, x in enumerate(xs)]
+    rows += [row("concat", s, x, d) for d, xs in plain.items() for s, x in enumerate(xs)]
+    found = line(make_overview(rows, ROLES), "new").to_plain
+    per_seed = [statistics.fmean(new[d][s] - plain[d][s] for d in "ab") for s in range(3)]
+    assert found is not None and found.n_datasets == 2
+    assert found.spread.mean == pytest.approx(statistics.fmean(per_seed))
+    scipy = pytest.importorskip("scipy.stats")
+    low, high = scipy.t.interval(0.95, 2, statistics.fmean(per_seed), statistics.stdev(per_seed) / math.sqrt(3))
+    assert found.interval == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert line(make_overview(rows, ROLES), "concat").to_plain is None
+    assert line(make_overview(rows, ROLES), "new").to_control is None
+
+
+def test_a_seed_that_one_data_set_lacks_is_left_out(row: Callable[..., Row]) -> None:
+    rows = [row("new", s, 0.5 + s / 10, d) for d in "ab" for s in range(2)]
+    rows += [row("concat", s, 0.5, "a") for s in range(2)] + [row("concat", 0, 0.4, "b")]
+    found = line(make_overview(rows, ROLES), "new").to_plain
+    assert found is not None and found.spread.n == 1 and found.spread.mean == pytest.approx(0.05)
+    assert found.interval == (-math.inf, math.inf)
+
+
+def test_best_and_second_are_joint_methods_and_ties_share(row: Callable[..., Row]) -> None:
+    rows = [row("new", 0, 0.9), row("concat", 0, 0.9), row("control", 0, 0.8), row("alone", 0, 0.99, modality="fou")]
+    overview = make_overview(rows, ROLES)
+    assert [line(overview, name).scores["a"].place for name in ("new", "concat", "control", "alone")] == [1, 1, 2, 0]
+    table = overview_table(overview)
+    assert cells(table, "best unimodal")["a"] == "99.0"
+
+
+def test_cost_is_relative_to_plain_training(row: Callable[..., Row]) -> None:
+    rows = [row("new", 0, 0.9), row("concat", 0, 0.9)]
+    rows[0]["cost"] |= {"forward": 10.0, "backward": 20.0}
+    rows[1]["cost"] |= {"forward": 10.0, "backward": 10.0}
+    assert line(make_overview(rows, ROLES), "new").cost == pytest.approx(50 / 30)
+
+
+def test_failures_and_refusals_leave_a_dash_and_a_reason(row: Callable[..., Row]) -> None:
+    lost = row("new", 0, 0.5, status="diverged", reason="epoch 3: loss is nan", metrics={}, cost={})
+    refused = [{"dataset": "a", "method": "odd", "role": "baseline", "reason": "it needs three modalities"}]
+    table = overview_table(make_overview([lost, row("concat", 0, 0.4)], {**ROLES, "refused": refused}))
+    assert cells(table, "new")["a"] == DASH and cells(table, "odd")["a"] == DASH
+    assert any("new on a: seed 0: diverged, epoch 3: loss is nan" in n for n in table.notes)
+    assert any("odd on a: it needs three modalities" in n for n in table.notes)
+
+
+def test_data_sets_come_in_the_order_of_the_bench(row: Callable[..., Row]) -> None:
+    rows = [row("concat", 0, 0.4, name) for name in ("x", "y", "z")]
+    assert make_overview(rows, {**ROLES, "datasets": ["z", "x", "y"]}).datasets == ("z", "x", "y")
+
+
+def test_closed_is_a_ratio_of_means_with_its_standard_error(row: Callable[..., Row]) -> None:
+    new, plain, bayes = [0.8, 0.9], [0.7, 0.6], 0.95
+    rows = [row("new", s, x, bayes=bayes) for s, x in enumerate(new)]
+    rows += [row("concat", s, x, bayes=bayes) for s, x in enumerate(plain)]
+    gains, gaps = [0.1, 0.3], [0.25, 0.35]
+    ratio = sum(gains) / sum(gaps)
+    residual = [g - ratio * w for g, w in zip(gains, gaps, strict=True)]
+    error = statistics.stdev(residual) / math.sqrt(2) / statistics.fmean(gaps)
+    (table,) = short_tables(rows, ROLES)
+    assert cells(table, "new")["closed"] == f"{100 * ratio:.0f} ± {100 * error:.0f} %"
+    assert "Bayes accuracy 95.0" in table.title
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_size=2, max_size=5))
+def test_mean_ranks_are_scipys(scores: list[list[int]]) -> None:
+    stats = pytest.importorskip("scipy.stats")
+
+    class Stub:
+        """What ranks need of a group."""
+
+        alone = False
+
+        def __init__(self, label: str, score: float) -> None:
+            self.label, self._score = label, score
+
+        def by_seed(self, get: object) -> dict[int, float]:
+            return {0: self._score}
+
+        def spread(self, get: object) -> Any:
+            return type("S", (), {"mean": self._score})
+
+    found: Any = {str(d): [Stub(f"m{i}", x) for i, x in enumerate(line)] for d, line in enumerate(scores)}
+    wanted = sum(stats.rankdata([-x for x in line]) for line in scores) / len(scores)
+    assert list(mean_ranks(found).values()) == pytest.approx(wanted.tolist())
+
+
+def test_quantiles_are_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for df in (1, 2, 4, 9, 30):
+        assert t_quantile(df) == pytest.approx(stats.t.ppf(0.975, df), rel=2e-3)
+    for k in (2, 3, 7, 25):
+        q = stats.studentized_range.ppf(0.95, k, math.inf) / math.sqrt(2)
+        assert nemenyi(k, 6) == pytest.approx(q * math.sqrt(k * (k + 1) / 36), rel=1e-6)
+
+
+def test_the_main_command_prints_the_overview_first(results: Path, mmzoo: Callable[..., Any]) -> None:
+    text = mmzoo("report", results).out
+    titles = [each for each in text.splitlines() if each.startswith("### ")]
+    assert titles[0].startswith("### overview: ") and titles[1].startswith("### mfeat: ") and len(titles) == 2
+    every = mmzoo("report", results, "--all").out
+    for title in ("each modality's ACC in %", "paired differences in ACC", "tests over seeds", "contribut"):
+        assert title in every

@@ -1,0 +1,84 @@
+"""Stores are valid or absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.small_dataset import Toy, make_toy
+from helpers.stores import made
+
+from mmzoo.data.loading.prepared import open_module
+from mmzoo.data.preparing import prepare as prepare_module
+from mmzoo.data.preparing.prepare import prepare
+from mmzoo.data.store.store import DataStore
+from mmzoo.errors import BadValue, CorruptFile, MmzooError, UnknownName
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MMZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(prepare_module, "CHUNK_ITEMS", 7)
+    return tmp_path / "home"
+
+
+# ---------------------------------------------------------------------- changed or half
+def changed(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("name", ["a.npy", "b.npy", "index.csv", "present.npy"])
+@pytest.mark.parametrize(
+    "how", [changed, lambda p: p.write_bytes(p.read_bytes()[:-1]), Path.unlink], ids=["changed", "cut", "gone"]
+)
+def test_a_changed_file_is_refused(tmp_path: Path, name: str, how: Callable[[Path], object]) -> None:
+    folder = made(make_toy(tmp_path / "toy")).store.folder
+    how(folder / name)
+    with pytest.raises(CorruptFile, match=rf"{name} cannot be used.*prepare the data again"):
+        open_module(folder)
+    with pytest.raises(CorruptFile):
+        DataStore(folder).verify()
+    assert made(tmp_path / "toy").made  # and the next prepare makes it anew
+    open_module(folder)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.update(format=2),
+        lambda m: m.update(classes=["x"]),
+        lambda m: m["recipe"].update(hash="0"),
+        lambda m: m.clear(),
+        lambda m: m["files"].update({"../x": {"bytes": 1, "sha256": ""}}),
+        lambda m: m.update(splits=[]),
+        lambda m: m.pop("rows"),
+        lambda m: m["modalities"]["a"]["arrays"][""].update(shape=[-1]),
+        lambda m: m["recipe"].update(fields=[["a"]]),
+    ],
+)
+def test_a_meta_json_that_does_not_fit_is_refused(tmp_path: Path, edit: Callable[[dict[str, object]], object]) -> None:
+    folder = made(make_toy(tmp_path / "toy")).store.folder
+    meta = json.loads((folder / "meta.json").read_text())
+    edit(meta)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(CorruptFile, match=r"meta\.json cannot be used"):
+        DataStore(folder)
+
+
+def test_errors_name_what_was_given(tmp_path: Path) -> None:
+    root = make_toy(tmp_path / "toy")
+    with pytest.raises(UnknownName, match=r"no recipe of toy 'papr'. Did you mean 'paper'"):
+        prepare(Toy(), root, "papr")
+    with pytest.raises(BadValue, match="nowhere is no folder"):
+        prepare(Toy(), tmp_path / "nowhere")
+    store = made(root).store
+    with pytest.raises(
+        UnknownName, match=r"no split of the prepared toy 'absent'.*the list is not there; see its publisher"
+    ):
+        open_module(store.folder, split="absent")
+    with pytest.raises(MmzooError, match="prepared anew in the meantime"):
+        open_module(store.folder, content="0")
