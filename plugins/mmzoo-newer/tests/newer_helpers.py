@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from by_hand import Linear, Sgd, Weights
+from helpers.by_hand import Linear, Sgd, Weights
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor

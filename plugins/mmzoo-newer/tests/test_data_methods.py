@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mmzoo_newer", reason="mmzoo-newer is not installed")
 
-from by_hand import Sgd, Weights, assert_same, cross_entropy, encode, gradient, log_softmax, weights_of
+from helpers.by_hand import Sgd, Weights, assert_same, cross_entropy, encode, gradient, log_softmax, weights_of
 from mmzoo_newer import bss, remix
 from mmzoo_newer.bss import BSS
 from mmzoo_newer.remix import Remix

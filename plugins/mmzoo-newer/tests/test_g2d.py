@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mmzoo_newer", reason="mmzoo-newer is not installed")
 
-from by_hand import Sgd, Weights, assert_same, cross_entropy, encode, gradient, log_softmax, weights_of
+from helpers.by_hand import Sgd, Weights, assert_same, cross_entropy, encode, gradient, log_softmax, weights_of
 from mmzoo_newer import g2d
 from mmzoo_newer.g2d import G2D
 from newer_helpers import SEEDS, C, D, drawn, moved, numpy_run, quick, started
