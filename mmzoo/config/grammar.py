@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,11 @@ class MethodText:
 
     def with_head(self, head: str) -> MethodText:
         return replace(self, head=head)
+
+    def with_parts(self, names: Iterable[str]) -> MethodText:
+        """The same with further parts, without windows."""
+        more = tuple(names)
+        return replace(self, body="+".join([self.body, *more]), parts=(*self.parts, *map(MethodPart, more)))
 
 
 def parse_method(text: str) -> MethodText:

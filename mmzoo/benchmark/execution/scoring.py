@@ -41,10 +41,12 @@ def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple
     fitted = Fitted.on(predictions(run, known), data.n_classes)
     held = predictions(run, kit.loader("holdout", batch_size=batch_size))
     chosen = predictions(run, test)
+    finish = _finish(run, selection, test)
     return {
         **modality_scores(run.model, run.strategy, chosen, fitted, partial(on_device, test, run.device), data.metric),
         "last": classification(last.scores, last.target, last.logits),
         "holdout": branch_scores(run.model, held, fitted, data.metric),
+        **finish,
         "selected_epoch": selection.epoch,
         "epochs": run.epoch,
         "main_metric": data.metric,
@@ -54,6 +56,18 @@ def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple
         "n_test_classes": len(chosen.target.unique()),
         "n_seen": len(chosen.seen(chosen.target)),
     }, chosen
+
+
+def _finish(run: Run, selection: Selection, test: Loader) -> dict[str, Any]:
+    """Of a method that acts after training: what validation chose among, and the test scores of the epoch that
+    training alone would have chosen, without it. The run is left as it is."""
+    if selection.as_trained is None:
+        return {}
+    selection.as_trained.restore(run)
+    before = predictions(run, test)
+    selection.restore(run)
+    scores = {**classification(before.scores, before.target, before.logits), "epoch": selection.as_trained.epoch}
+    return {"finish": {"chosen": selection.candidate, "validation": selection.candidates, "as_trained": scores}}
 
 
 def predictions(run: Run, loader: Loader) -> Predictions:

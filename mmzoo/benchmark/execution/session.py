@@ -235,7 +235,12 @@ class Session(Watcher):
         )
         self._test = fitting.kit.loader("test", batch_size=self.eval_batch) if self.planned.peers else None
         fitting.train(run, selection, self)
+        self._count_seconds()
         return run, selection
+
+    def _count_seconds(self) -> None:
+        """The seconds of training so far, without those spent on the test set for the column of the peers' protocol."""
+        self.train_seconds = self._seconds_before + time.monotonic() - self._began - self.watch_seconds
 
     def _started(self, run: Run, how: str) -> None:
         self.claim.note(run.epoch, run.n_epochs, began=True)
@@ -252,7 +257,7 @@ class Session(Watcher):
 
     def epoch(self, run: Run, record: dict[str, Any]) -> bool:
         self.history.append(record)
-        self.train_seconds = self._seconds_before + time.monotonic() - self._began - self.watch_seconds
+        self._count_seconds()
         self.trackers.epoch(record)
         return time.monotonic() - self._saved_at >= self.checkpoint_every and run.epoch < run.n_epochs
 
