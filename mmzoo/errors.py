@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import reprlib
 import sysconfig
 import traceback
 from collections.abc import Iterable
@@ -13,6 +15,14 @@ HERE, STDLIB = Path(__file__).resolve().parent, Path(sysconfig.get_path("stdlib"
 
 class MmzooError(Exception):
     """Base of all errors that the command line prints as one message and exit code 2."""
+
+    exit_code = 2
+
+
+class ResultsLost(MmzooError):
+    """The folder of results was moved or deleted while a bench wrote to it."""
+
+    exit_code = 1
 
 
 class UnknownName(MmzooError):
@@ -35,9 +45,37 @@ class Diverged(MmzooError):
     """Training produced a value that is not finite."""
 
 
+#: names that are compared with one that is misspelt
+COMPARED = 2000
+
+
+class _Short(reprlib.Repr):
+    """A value in a message: a few of its parts, each cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple, self.maxset = 3, 4, 6, 6, 6
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        if abs(x).bit_length() > 200:
+            return f"a number of about {int(abs(x).bit_length() * 0.30103):,} digits"
+        return repr(x)
+
+
+_short = _Short()
+
+
+def short(value: object, most: int = 160) -> str:
+    """A value as it is shown in a message: its `repr`, at most so many characters, whatever it holds."""
+    text = _short.repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def near_miss(given: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest known name, or an empty string."""
-    by_lower = {name.lower(): name for name in known}
+    by_lower = {name.lower(): name for name in itertools.islice(known, COMPARED)}
+    given = given[:200]
     close = [by_lower[c] for c in difflib.get_close_matches(str(given).lower(), by_lower, n=1, cutoff=0.6)]
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -47,7 +85,7 @@ def unknown(what: str, given: str, known: Iterable[str], *, see: str = "") -> Un
     names = sorted(known)
     listed = ", ".join(names) if len(names) <= 20 else f"{', '.join(names[:20])} and {len(names) - 20} more"
     return UnknownName(
-        f"no {what} {given!r}.{near_miss(given, names)} Known: {listed or 'none'}." + (f" {see}" if see else "")
+        f"no {what} {short(given)}.{near_miss(given, names)} Known: {listed or 'none'}." + (f" {see}" if see else "")
     )
 
 
@@ -58,10 +96,19 @@ def undefined(owner: object, method: str) -> TypeError:
     return TypeError(f"{name} does not define {method}")
 
 
+def said(error: BaseException) -> str:
+    """`KIND: MESSAGE`, also of an error whose own message cannot be made."""
+    try:
+        message = str(error)
+    except BaseException as another:
+        message = f"its message cannot be shown: {type(another).__name__}"
+    return f"{type(error).__name__}: {message}".removesuffix(": ")
+
+
 def told(error: BaseException) -> str:
     """`KIND: MESSAGE (FOLDER/FILE:LINE)` of an error in a run or a check. The line is the innermost one of whoever wrote a
     part; where none is on the way, that of ours, unless the error is one of ours too and says enough by itself."""
-    text = f"{type(error).__name__}: {error}"
+    text = said(error)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _of_tools(Path(f.filename))]
     theirs = [f for f in frames if HERE not in Path(f.filename).parents]
     place = next(reversed(theirs or ([] if isinstance(error, MmzooError) else frames)), None)

@@ -6,13 +6,12 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
-from mmzoo.errors import BadValue
+from mmzoo.errors import BadValue, short
+from mmzoo.io.yaml_file import TooMuch, parse
 
 METHOD_GRAMMAR = "NAME[:FIRST-LAST][+NAME...][@HEAD], e.g. ogm:0-50+pmr@sum"
 _BOUND = r"[0-9]{1,9}%?"
@@ -57,25 +56,30 @@ class MethodText:
     def with_head(self, head: str) -> MethodText:
         return replace(self, head=head)
 
+    def with_parts(self, names: Iterable[str]) -> MethodText:
+        """The same with further parts, without windows."""
+        more = tuple(names)
+        return replace(self, body="+".join([self.body, *more]), parts=(*self.parts, *map(MethodPart, more)))
+
 
 def parse_method(text: str) -> MethodText:
     """The parts and the head that a method's text names. Raises BadValue where it is not written as METHOD_GRAMMAR."""
     body, at, head = text.strip().partition("@")
     if not body or "@" in head or (at and not head):
-        raise BadValue(f"{text!r} is not a method. Write {METHOD_GRAMMAR}.")
+        raise BadValue(f"{short(text)} is not a method. Write {METHOD_GRAMMAR}.")
     return MethodText(body, tuple(_part(piece, text) for piece in body.split("+")), head or None)
 
 
 def _part(piece: str, text: str) -> MethodPart:
     match = _PART.match(piece.strip())
     if match is None:
-        within = "" if piece == text else f" in {text!r}"
-        raise BadValue(f"{piece!r}{within} is not NAME or NAME:FIRST-LAST. Write {METHOD_GRAMMAR}.")
+        within = "" if piece == text else f" in {short(text)}"
+        raise BadValue(f"{short(piece)}{within} is not NAME or NAME:FIRST-LAST. Write {METHOD_GRAMMAR}.")
     first, last = match["first"], match["last"]
     if first and last and first.endswith("%") == last.endswith("%") and int(last.strip("%")) < int(first.strip("%")):
-        raise BadValue(f"{piece!r}: the window ends before it starts. Write {METHOD_GRAMMAR}.")
+        raise BadValue(f"{short(piece)}: the window ends before it starts. Write {METHOD_GRAMMAR}.")
     if any(b and b.endswith("%") and int(b[:-1]) > 100 for b in (first, last)):
-        raise BadValue(f"{piece!r}: a share of the run is at most 100%.")
+        raise BadValue(f"{short(piece)}: a share of the run is at most 100%.")
     return MethodPart(match["name"], _bound(first), _bound(last))
 
 
@@ -115,7 +119,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """`KEY=VALUE` with the value read as YAML, so that 0.3, true, null and [a, b] mean what they look like."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise BadValue(f"--set {text!r}: write WHAT.KEY=VALUE, e.g. ogm.alpha=0.3.")
+        raise BadValue(f"--set {short(text)}: write WHAT.KEY=VALUE, e.g. ogm.alpha=0.3.")
     return key.strip(), _scalar(value, text)
 
 
@@ -126,7 +130,7 @@ def dataset_names(text: str) -> tuple[str, ...]:
     """
     pieces = [p.strip() for p in re.split(r",(?![^\[{]*[\]}])", text)]
     if not all(pieces):
-        raise BadValue(f"{text!r} has an empty name: write NAME or NAME,NAME.")
+        raise BadValue(f"{short(text)} has an empty name: write NAME or NAME,NAME.")
     names: list[str] = []
     for piece in pieces:
         key, equals, _ = piece.partition("=")
@@ -135,7 +139,7 @@ def dataset_names(text: str) -> tuple[str, ...]:
         elif names and ":" in names[-1]:
             names[-1] += f",{piece}"
         else:
-            raise BadValue(f"{text!r}: {piece} follows no data set. Write NAME:KEY=VALUE,KEY=VALUE.")
+            raise BadValue(f"{short(text)}: {piece} follows no data set. Write NAME:KEY=VALUE,KEY=VALUE.")
     return tuple(names)
 
 
@@ -151,7 +155,7 @@ def parse_override(text: str) -> tuple[tuple[str, Any], ...]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise BadValue(f"--override {text!r}: {error}. Write 'WHAT.KEY=VALUE WHAT.KEY=VALUE'.") from None
+        raise BadValue(f"--override {short(text)}: {error}. Write 'WHAT.KEY=VALUE WHAT.KEY=VALUE'.") from None
     if not words:
         raise BadValue("--override is empty: write 'WHAT.KEY=VALUE WHAT.KEY=VALUE'.")
     return tuple(map(parse_setting, words))
@@ -159,10 +163,12 @@ def parse_override(text: str) -> tuple[tuple[str, Any], ...]:
 
 def _scalar(value: str, text: str) -> Any:
     try:
-        read = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        read = parse(value, f"--set {short(text)}").data
+    except TooMuch:
+        raise
+    except BadValue:
         raise BadValue(
-            f"--set {text!r}: the value is not plain YAML. Write a number, a word, true, false, null, [A, B] or "
+            f"--set {short(text)}: the value is not plain YAML. Write a number, a word, true, false, null, [A, B] or "
             "{A: 1, B: 2}."
         ) from None
     return {k: _number(v) for k, v in read.items()} if isinstance(read, dict) else _number(read)
@@ -191,7 +197,7 @@ def shown(value: Any) -> str:
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """`3` is 0, 1, 2; `0,4` and `7,` list seeds; `5-14` is a range, both ends included."""
-    faulty = BadValue(f"seeds {text!r}: write how many (3), a list (0,4 or 7,) or a range (5-14).")
+    faulty = BadValue(f"seeds {short(text)}: write how many (3), a list (0,4 or 7,) or a range (5-14).")
     pieces = [p.strip() for p in text.split(",")]
     if len(pieces) > 1 and not pieces[-1]:
         pieces.pop()  # `7,` is a list of one
@@ -204,5 +210,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not all(ranges):
         raise faulty
     if sum(map(len, ranges)) > MOST_SEEDS:
-        raise BadValue(f"seeds {text!r}: those are more than {MOST_SEEDS:,}. A list of seeds is written 7, or 0,4.")
+        raise BadValue(
+            f"seeds {short(text)}: those are more than {MOST_SEEDS:,}. A list of seeds is written 7, or 0,4."
+        )
     return tuple(dict.fromkeys(itertools.chain(*ranges)))

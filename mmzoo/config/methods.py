@@ -24,6 +24,11 @@ class _Member:
     written: MethodPart
 
     @property
+    def acts_after(self) -> bool:
+        """Whether it acts after training, and has no say in how the others train."""
+        return acts_after(self.strategy)
+
+    @property
     def args(self) -> Mapping[str, Any]:
         return self.recipe.extra.get("args", {})
 
@@ -78,7 +83,7 @@ def resolve_method(catalogue: Catalogue, method: str | MethodText, settings: Set
         parts=parts,
         head=head.id.partition("/")[2],
         head_params=at_head.params,
-        each_modality=bool(members[0].recipe.extra.get("each_modality")),
+        each_modality=any(m.recipe.extra.get("each_modality") for m in members),
         versions={head.id: head.version} | {m.strategy.id: m.strategy.version for m in members},
         uses_slice=any(_uses_slice(m.strategy, r.params) for m, r in zip(members, resolved)),
         needs_teachers=any(_needs_teachers(m.strategy, r.params) for m, r in zip(members, resolved)),
@@ -162,9 +167,11 @@ def _idle(owner: str, param: Param, cause: str, value: Any) -> BadValue:
 
 # ---------------------------------------------------------------------------------------------- head
 def _agreed_head(text: MethodText, members: Sequence[_Member]) -> Entry:
-    wanted = members[0].head
-    if any(m.head is not wanted for m in members):
-        listed = ", ".join(f"{m.recipe.name} wants {m.head.name}" for m in members)
+    """The head of the members; those that act after training take whatever head the others train with."""
+    asking = [m for m in members if not m.acts_after] or members
+    wanted = asking[0].head
+    if any(m.head is not wanted for m in asking):
+        listed = ", ".join(f"{m.recipe.name} wants {m.head.name}" for m in asking)
         raise Incompatible(f"{text}: the methods want different heads ({listed}). Choose one: {text}@HEAD.")
     return wanted
 
@@ -187,10 +194,14 @@ def _resolve_head(head: Entry, members: Sequence[_Member], given: Mapping[str, A
 
 # ---------------------------------------------------------------------------------------------- what may be chained
 def _check_chain(text: MethodText, members: Sequence[_Member]) -> None:
-    """Raise Incompatible for a member that is a whole method and stands beside another, or in a window."""
+    """Raise Incompatible for a member that is a whole method and stands beside another, or in a window, and for a window
+    around what acts after training."""
+    training = [m for m in members if not m.acts_after]
     for member in members:
         name = member.recipe.name
-        if len(members) > 1 and member.recipe.extra.get("each_modality"):
+        if member.acts_after and member.written.first is not None:
+            raise Incompatible(f"{text}: {name} acts after training and has no window. Write {name}.")
+        if len(training) > 1 and member.recipe.extra.get("each_modality"):
             raise Incompatible(
                 f"{text}: {name} trains one modality at a time and cannot be combined with another method."
             )
@@ -202,6 +213,11 @@ def _check_chain(text: MethodText, members: Sequence[_Member]) -> None:
             raise Incompatible(f"{text}: {name} is the whole of a method and cannot be combined with another.")
         if member.written.first is not None:
             raise Incompatible(f"{text}: {name} is the whole of a method and has no window. Write {name}.")
+
+
+def acts_after(strategy: Entry) -> bool:
+    """Whether a strategy acts after training (`Strategy.finish`)."""
+    return "finish" in strategy.extra.get("owns", ())
 
 
 def _check_owners(text: MethodText, members: Sequence[_Member]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmzoo.config.grammar import ENCODER, TRAIN, divided_key, of_encoder, of_runs, of_training
-from mmzoo.errors import BadValue, UnknownName, near_miss, unknown
+from mmzoo.errors import BadValue, UnknownName, near_miss, short, unknown
 from mmzoo.registry import Catalogue, Entry
 from mmzoo.training.config import FIELDS, idle
 
@@ -62,7 +62,9 @@ class Settings:
             name = taken.pop(start, name)
             params |= {k.removeprefix(f"{start}."): v for k, v in taken.items()}
         if name is not None and not isinstance(name, str):
-            raise BadValue(f"encoder.{modality} must be the name of an encoder, not {name!r}. See: mmzoo list encoders")
+            raise BadValue(
+                f"encoder.{modality} must be the name of an encoder, not {short(name)}. See: mmzoo list encoders"
+            )
         return name, params
 
     def take_training(self, dataset: Entry, preset: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +116,7 @@ class Settings:
                 modality = key.removeprefix(f"{ENCODER}.").partition(".")[0]
                 raise unknown(f"modality (--set {scope}.{key})", modality, self._modalities)
             raise BadValue(
-                f"--set {scope}.{key}: nothing in this bench uses {scope!r}. Name it with --method, "
+                f"--set {scope}.{key}: nothing in this bench uses {short(scope)}. Name it with --method, "
                 "--baselines or --datasets, or leave the setting out."
             )
 
@@ -136,5 +138,5 @@ def _check_key(catalogue: Catalogue, given: str, scope: str, name: str) -> None:
         names = {n.name for n in catalogue} | {TRAIN, ENCODER}
         key = given.partition("=")[0]
         raise UnknownName(
-            f"{key}: no method, strategy, head, encoder or data set {scope!r}.{near_miss(scope, names)} See: mmzoo list"
+            f"{key}: no method, strategy, head, encoder or data set {short(scope)}.{near_miss(scope, names)} See: mmzoo list"
         )

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from mmzoo.config.grammar import MethodText, parse_method
-from mmzoo.errors import BadValue, unknown
+from mmzoo.errors import BadValue, short, unknown
 from mmzoo.io.schema import FLAG, Kind, is_text, is_whole, or_null, whole
 from mmzoo.training.config import Training
 
@@ -165,7 +165,7 @@ _FIELDS: Mapping[str, Kind] = {
 def field_fault(name: str, value: Any) -> str | None:
     """What is wrong with one field of a bench: "must be ..., not ..."; None where nothing is."""
     kind = _FIELDS.get(name)
-    return None if kind is None or kind.fits(value) else f"must be {kind.words}, not {value!r}"
+    return None if kind is None or kind.fits(value) else f"must be {kind.words}, not {short(value)}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mmzoo.config.grammar import ENCODER, TRAIN, divided_key, of_encoder, of_tra
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec, check_protocol, field_fault
-from mmzoo.errors import BadValue, MmzooError, near_miss, unknown
+from mmzoo.errors import BadValue, MmzooError, near_miss, short, unknown
 from mmzoo.io.yaml_file import Document, read
 from mmzoo.registry import KINDS, Catalogue
 from mmzoo.training.config import Training
@@ -45,7 +45,7 @@ def read_suite(path: Path, catalogue: Catalogue) -> dict[str, Any]:
 def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Document) -> dict[str, Any]:
     if key == "schema":
         if value != 1:
-            raise BadValue(f"this version reads schema 1, not {value!r}")
+            raise BadValue(f"this version reads schema 1, not {short(value)}")
         return {}
     if key == "set":
         return {"settings": tuple(_suite_settings(value, catalogue, document, ("set",)))}
@@ -60,7 +60,7 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Document)
         return {"seeds": parse_seeds(str(value))}
     if key in ("baselines", "datasets", "heads"):
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise BadValue(f"must be a list of names, not {value!r}")
+            raise BadValue(f"must be a list of names, not {short(value)}")
         for i, name in enumerate(value):
             try:
                 _known(key, name, catalogue)

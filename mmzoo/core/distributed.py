@@ -112,6 +112,14 @@ def all_objects(value: Any) -> list[Any]:
     return found
 
 
+def gather_rows(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """name -> the rows of all processes, of which each may hold another number; no gradients."""
+    if world_size() == 1:
+        return dict(values)
+    parts = all_objects({name: t.cpu() for name, t in values.items()})
+    return {name: torch.cat([part[name] for part in parts]).to(t.device) for name, t in values.items()}
+
+
 def mean_values(values: Mapping[str, float]) -> dict[str, float]:
     """name -> the mean over those processes that have it, in the order of the first that has."""
     if world_size() == 1:

@@ -83,6 +83,9 @@ class FusionHead(nn.Module):
     def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
         """Joint logits (B, C) and what else is worth keeping, from features of *all* modalities.
 
+        A head with layers before its last one keeps under "penultimate" (B, D) what that last, linear layer reads, for
+        methods that fit it anew; a head whose logits are linear in the features keeps nothing there.
+
         present: (B, M) bool, or None when all are there. The features of absent modalities are zeros.
         """
         raise undefined(self, "fuse")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mmzoo.errors import BadValue
+from mmzoo.errors import BadValue, short
 
 _HEADS = r"^(head|extra)\."
 #: scopes that have a name of their own, and the expression that finds their parameters' names
@@ -19,8 +19,8 @@ def scope_pattern(scope: str) -> re.Pattern[str]:
     """
     kind, _, given = scope.partition(":")
     if scope not in NAMED and (kind != "pattern" or not given):
-        raise BadValue(f"scope must be {ACCEPTED}, not {scope!r}.")
+        raise BadValue(f"scope must be {ACCEPTED}, not {short(scope)}.")
     try:
         return re.compile(NAMED.get(kind, given))
     except re.error as error:
-        raise BadValue(f"scope {scope!r} is not a regular expression: {error}.") from error
+        raise BadValue(f"scope {short(scope)} is not a regular expression: {error}.") from error

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmzoo.core.precision import without_compiler
+from mmzoo.functional import logistic_regression
 
 
 def linear_probe(
@@ -32,23 +33,6 @@ def fit_probe(
     def standardised(z: Tensor) -> Tensor:
         return (z.double() - mean) / scale
 
-    x = standardised(features)
-    weight = torch.zeros(n_classes, x.shape[1], dtype=torch.float64, device=x.device, requires_grad=True)
-    bias = torch.zeros(n_classes, dtype=torch.float64, device=x.device, requires_grad=True)
-
-    def loss() -> Tensor:
-        weight.grad = bias.grad = None
-        value = F.cross_entropy(F.linear(x, weight, bias), target) + weight.square().sum() / (2 * c * len(x))
-        value.backward()
-        return value
-
-    with torch.enable_grad(), without_compiler():
-        optimizer = torch.optim.LBFGS(
-            [weight, bias],
-            max_iter=max_iter,
-            tolerance_grad=1e-6,
-            tolerance_change=1e-10,
-            line_search_fn="strong_wolfe",
-        )
-        optimizer.step(loss)
-    return lambda z: F.linear(standardised(z), weight, bias).detach()
+    with without_compiler():
+        weight, bias = logistic_regression(standardised(features), target, n_classes, c=c, max_iter=max_iter)
+    return lambda z: F.linear(standardised(z), weight, bias)

@@ -51,9 +51,11 @@ class Affine(FusionHead):
         self.linear = nn.ModuleDict({t: nn.Linear(dims[t], n_classes) for t in self.conditioners})
 
     def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        gamma, beta, parts = {}, {}, []
+        gamma, beta, modulated = {}, {}, {}
         for t, by in self.conditioners.items():
             change, beta[t] = self.generate[t](torch.cat([features[m] for m in by], 1)).chunk(2, dim=1)
             gamma[t] = self.gamma_baseline + change
-            parts.append(self.linear[t](gamma[t] * features[t] + beta[t]))
-        return sum(parts[1:], parts[0]), {"gamma": gamma, "beta": beta}
+            modulated[t] = gamma[t] * features[t] + beta[t]
+        parts = [self.linear[t](x) for t, x in modulated.items()]
+        aux = {"gamma": gamma, "beta": beta, "penultimate": torch.cat(list(modulated.values()), 1)}
+        return sum(parts[1:], parts[0]), aux

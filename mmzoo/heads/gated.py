@@ -53,4 +53,4 @@ class Gated(FusionHead):
         hidden = {m: self.project[m](z) for m, z in features.items()}
         gate = {t: torch.stack([hidden[m] for m in by]).sum(0).sigmoid() for t, by in self.conditioners.items()}
         passed = torch.stack([g * hidden[t] for t, g in gate.items()]).sum(0)
-        return self.linear(passed), {"hidden": hidden, "gate": gate}
+        return self.linear(passed), {"hidden": hidden, "gate": gate, "penultimate": passed}

@@ -58,7 +58,8 @@ class GMU(FusionHead):
         seen = list(features.values()) if self.reads == "features" else projected
         gates = self._gates(self.score(torch.cat(seen, 1)).unflatten(1, (-1, self.width)))
         hidden = torch.stack(projected, 1).tanh()
-        return self.linear((gates * hidden).sum(1)), {"gates": gates, "hidden": hidden}
+        joint = (gates * hidden).sum(1)
+        return self.linear(joint), {"gates": gates, "hidden": hidden, "penultimate": joint}
 
     def _gates(self, score: Tensor) -> Tensor:
         if not self.tied:

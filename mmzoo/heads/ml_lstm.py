@@ -91,7 +91,7 @@ class MLLSTM(FusionHead):
         steps = self._joint_steps(features)
         for cell in self.cells:
             steps = _states(cell, steps)
-        return self.linear(steps[-1]), {"hidden": steps[-1]}
+        return self.linear(steps[-1]), {"hidden": steps[-1], "penultimate": steps[-1]}
 
     def _joint_steps(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """What the (joint) LSTM reads, step by step."""

@@ -48,7 +48,7 @@ class Separate(FusionHead):
         self.linear = nn.ModuleDict({m: nn.Linear(d, n_classes) for m, d in dims.items()})
         width = hidden or n_classes
         self.blocks = Concat(dims, width) if join == "concat" else None
-        first = [] if join == "concat" else [nn.Linear(next(iter(widths)), width)]
+        first: list[nn.Module] = [] if join == "concat" else [nn.Linear(next(iter(widths)), width)]
         self.joint = nn.Sequential(*first, *([nn.ReLU(), nn.Linear(hidden, n_classes)] if hidden else []))
 
     @classmethod
@@ -64,7 +64,9 @@ class Separate(FusionHead):
         return layer.weight, layer.bias
 
     def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        return self.joint(self._joined(features, present)), {}
+        joined = self._joined(features, present)
+        read = self.joint[:-1](joined)
+        return self.joint(joined), {"penultimate": read} if len(self.joint) > 1 else {}
 
     def split(
         self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]

@@ -60,14 +60,18 @@ class Weight(FusionHead):
         own = self._classify(hidden)
         if self.level == "gate":
             weight = self._gate(hidden, present)
-            return self.linear((weight * hidden).sum(1)), {"own": own, "attention": weight}
+            joint = (weight * hidden).sum(1)
+            return self.linear(joint), {"own": own, "attention": weight, "penultimate": joint}
         score = self.attend(hidden).squeeze(-1)
         if present is not None:
             # An item without any modality keeps finite weights; its features are zeros anyway.
             score = score.masked_fill(~present & present.any(1, keepdim=True), -torch.inf)
         attention = score.softmax(1)
         # With one classifier for all, weighting the logits is weighting the features: the weights add up to one.
-        return (attention.unsqueeze(-1) * own).sum(1), {"own": own, "attention": attention}
+        weighted = attention.unsqueeze(-1) * hidden
+        read = weighted.sum(1) if self.level == "feature" else torch.cat([weighted.flatten(1), attention], 1)
+        logits = (attention.unsqueeze(-1) * own).sum(1)
+        return logits, {"own": own, "attention": attention, "penultimate": read}
 
     def split(
         self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmzoo.core.scopes import ACCEPTED, scope_pattern
-from mmzoo.errors import BadValue, near_miss
+from mmzoo.errors import BadValue, near_miss, short
 
 #: the types that there are, and what a value of each is given as
 TYPES: Mapping[str, tuple[type, ...]] = {
@@ -65,7 +65,7 @@ class Param:
         wrong = wrong or (base == "numbers" and not all(isinstance(name, str) for name in value))
         if wrong or any(not self._takes(item) for item in items):
             misspelt = "" if self.choices is None else near_miss(str(value), map(str, self.choices))
-            raise BadValue(f"{self.name} must be {self.accepts()}, not {value!r}.{misspelt}")
+            raise BadValue(f"{self.name} must be {self.accepts()}, not {short(value)}.{misspelt}")
         if base == "numbers":
             return {name: float(item) for name, item in value.items()}
         if base == "scope":

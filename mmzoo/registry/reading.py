@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mmzoo
-from mmzoo.errors import BadValue, MmzooError, near_miss, unknown
+from mmzoo.errors import BadValue, MmzooError, near_miss, short, unknown
 from mmzoo.io.yaml_file import Document, Key, read
 from mmzoo.registry.entries import KINDS, Entry
 from mmzoo.registry.parameters import ENCODER_OPTIONS, TYPES, Param, Search
@@ -52,7 +52,7 @@ def _parse(document: Document, package: str) -> list[Entry]:
     for kind, named in data.items():
         if kind == "schema":
             if named != 1:
-                document.fault((kind,), f"this version reads schema 1, not {named!r}")
+                document.fault((kind,), f"this version reads schema 1, not {short(named)}")
         elif kind not in KINDS:
             document.fault((kind,), f"unknown kind.{near_miss(str(kind), KINDS)} Known: {', '.join(KINDS)}")
         elif not isinstance(named, dict):
@@ -126,7 +126,7 @@ def _check_presets(document: Document, key: Key, body: Mapping[str, Any], params
 
 def _check_dataset(document: Document, key: Key, body: Mapping[str, Any]) -> None:
     if "select" in body and body["select"] not in body.get("params", {}):
-        document.fault((*key, "select"), f"must be one of the parameters, not {body['select']!r}")
+        document.fault((*key, "select"), f"must be one of the parameters, not {short(body['select'])}")
     if "default" not in body["training"]:
         document.fault((*key, "training"), "needs a preset named default")
     if body.get("prepared") and "recipe" not in body.get("params", {}):
@@ -137,7 +137,7 @@ def _check_dataset(document: Document, key: Key, body: Mapping[str, Any]) -> Non
         if name not in ("twin", "params", "encoders", "training"):
             document.fault((*key, "mini", name), "unknown key. Known: twin, params, encoders, training")
     if not isinstance(body.get("mini", {}).get("twin", ""), str):
-        document.fault((*key, "mini", "twin"), f"must be module:Class, not {body['mini']['twin']!r}")
+        document.fault((*key, "mini", "twin"), f"must be module:Class, not {short(body['mini']['twin'])}")
     for name, changes in {**body["training"], "mini": body.get("mini", {}).get("training", {})}.items():
         try:
             Training().replace(**changes)
@@ -145,10 +145,10 @@ def _check_dataset(document: Document, key: Key, body: Mapping[str, Any]) -> Non
             document.fault((*key, "training", name), str(error))
     for kind, choice in body["encoders"].items():
         if not isinstance(choice, dict) or not isinstance(choice.get("name"), str):
-            document.fault((*key, "encoders", kind), f"must be a mapping with at least a name, not {choice!r}")
+            document.fault((*key, "encoders", kind), f"must be a mapping with at least a name, not {short(choice)}")
     for modality, kind in body["modalities"].items():
         if kind not in list(body["encoders"]):
-            document.fault((*key, "modalities", modality), f"encoders names none for inputs of kind {kind!r}")
+            document.fault((*key, "modalities", modality), f"encoders names none for inputs of kind {short(kind)}")
 
 
 def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
@@ -181,7 +181,7 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
             ),
         ):
             if not right:
-                document.fault((*here, part), f"must be {wanted}, not {body[part]!r}")
+                document.fault((*here, part), f"must be {wanted}, not {short(body[part])}")
                 usable = False
         if not usable:
             continue
@@ -208,9 +208,9 @@ def _search(document: Document, key: Key, body: Mapping[str, Any]) -> Search | N
     if body["type"] not in ("float", "int"):
         document.fault(key, f"only numbers can be searched, not {body['type']}")
     elif not isinstance(given, dict) or set(given) - _SEARCH_KEYS or not {"low", "high"} <= set(given):
-        document.fault(key, f"must be a mapping with low and high, and perhaps log, not {given!r}")
+        document.fault(key, f"must be a mapping with low and high, and perhaps log, not {short(given)}")
     elif not is_range([given["low"], given["high"]]) or not given["low"] <= body["default"] <= given["high"]:
-        document.fault(key, f"low and high must be numbers with the default between them, not {given!r}")
+        document.fault(key, f"low and high must be numbers with the default between them, not {short(given)}")
     elif not isinstance(given.get("log", False), bool) or (given.get("log") and given["low"] <= 0):
         document.fault(key, "log must be true or false, and low above zero where it is true")
     else:

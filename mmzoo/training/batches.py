@@ -17,7 +17,8 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
     def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]: ...
-    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches: ...
+    def part(self, number: int, of: int) -> Batches: ...
+    def sampled(self, rows: Tensor, drop: Tensor | None, ordered: bool = False) -> Batches: ...
 
 
 class _ListBatches:
@@ -35,7 +36,10 @@ class _ListBatches:
     def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
         return iter(self._source)
 
-    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches:
+    def part(self, number: int, of: int) -> Batches:
+        raise Incompatible("this loader cannot be divided among processes: give Run an mmzoo Loader.")
+
+    def sampled(self, rows: Tensor, drop: Tensor | None, ordered: bool = False) -> Batches:
         raise Incompatible("this loader cannot be resampled: give Run an mmzoo Loader.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -43,6 +43,9 @@ class Wrapper(Strategy):
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         return self.inner.plan(step, passes)
 
+    def inputs(self, step: Step, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.inner.inputs(step, inputs)
+
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return self.inner.features(step, feats)
 
@@ -64,6 +67,9 @@ class Wrapper(Strategy):
     def predict(self, out: Outputs) -> Outputs:
         return self.inner.predict(out)
 
+    def finish(self, run: Run) -> Iterator[str]:
+        return self.inner.finish(run)
+
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict()}
 
@@ -83,6 +89,8 @@ class Window(Wrapper):
         super().__init__(inner)
         if inner.solo:
             raise Incompatible(f"{type(inner).__name__} is the whole of a method: it has no window.")
+        if "finish" in inner.owns:
+            raise Incompatible(f"{type(inner).__name__} acts after training: it has no window.")
         if last is not None and type(first) is type(last) and last < first:
             raise BadValue(f"a window must not end before it starts: {first}-{last}.")
         self.first, self.last = first, last
@@ -109,6 +117,9 @@ class Window(Wrapper):
 
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         return self.inner.plan(step, passes) if self._open(step.run) else passes
+
+    def inputs(self, step: Step, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.inner.inputs(step, inputs) if self._open(step.run) else inputs
 
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return self.inner.features(step, feats) if self._open(step.run) else feats
@@ -175,6 +186,11 @@ class Chain(Strategy):
             passes = part.plan(step, passes)
         return passes
 
+    def inputs(self, step: Step, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        for part in self.parts:
+            inputs = part.inputs(step, inputs)
+        return inputs
+
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         for part in self.parts:
             feats = part.features(step, feats)
@@ -202,9 +218,13 @@ class Chain(Strategy):
             part.updated(step, out, terms)
 
     def predict(self, out: Outputs) -> Outputs:
-        for part in self.parts:
+        """The decision rule of the parts; what was put in place after training has the last word, wherever it stands."""
+        for part in sorted(self.parts, key=lambda p: "finish" in p.owns):
             out = part.predict(out)
         return out
+
+    def finish(self, run: Run) -> Iterator[str]:
+        return next((p for p in self.parts if "finish" in p.owns), _PLAIN).finish(run)
 
     def state_dict(self) -> dict[str, Any]:
         return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
@@ -246,7 +266,15 @@ def _joined(parts: Sequence[Claims]) -> Claims:
 def _joined_cost(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What several strategies cost together: the one forward and backward of training is shared."""
     found: dict[str, float] = {k: 1 + sum(c[k] - 1 for c in costs) for k in ("forward", "backward")}
-    for k in ("forward_epoch", "backward_epoch", "slice", "slice_run", "forward_coalition", "backward_coalition"):
+    for k in (
+        "forward_epoch",
+        "backward_epoch",
+        "slice",
+        "slice_run",
+        "finish",
+        "forward_coalition",
+        "backward_coalition",
+    ):
         if extra := sum(c.get(k, 0) for c in costs):
             found[k] = extra
     return found

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmzoo.errors import BadValue, unknown
+from mmzoo.errors import BadValue, short, unknown
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 #: divide each gradient by a running mean of its own size, so that a factor on it that changes slowly cancels
@@ -135,20 +135,20 @@ def _faults(t: Training) -> Any:
             continue
         if isinstance(value, bool) != (base == "bool") or not isinstance(value, kinds[base]):  # type: ignore[arg-type]
             wanted = _WORDS[base] + (" or null" if optional else "")
-            yield f"{name} must be {wanted}, not {value!r}"
+            yield f"{name} must be {wanted}, not {short(value)}"
             return
         if base not in ("str", "bool") and not abs(value) <= LARGEST:
-            yield f"{name} must be a finite number of at most {LARGEST}, not {value!r}"
+            yield f"{name} must be a finite number of at most {LARGEST}, not {short(value)}"
             return
     if t.optimizer not in OPTIMIZERS:
-        yield f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {t.optimizer!r}"
+        yield f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {short(t.optimizer)}"
     if t.precision not in PRECISIONS:
-        yield f"precision must be one of {', '.join(PRECISIONS)}, not {t.precision!r}"
+        yield f"precision must be one of {', '.join(PRECISIONS)}, not {short(t.precision)}"
     if t.schedule not in SCHEDULES:
-        yield f"schedule must be one of {', '.join(SCHEDULES)}, not {t.schedule!r}"
+        yield f"schedule must be one of {', '.join(SCHEDULES)}, not {short(t.schedule)}"
     for name in ("lr", "batch_size", "epochs", "step_size", "gamma", "clip", "micro_batch", "processes"):
         if (value := getattr(t, name)) is not None and not value > 0:
-            yield f"{name} must be positive, not {value!r}"
+            yield f"{name} must be positive, not {short(value)}"
     for name in ("momentum", "weight_decay", "patience", "warmup_epochs"):
         if not getattr(t, name) >= 0:
-            yield f"{name} must not be negative, not {getattr(t, name)!r}"
+            yield f"{name} must not be negative, not {short(getattr(t, name))}"

@@ -6,10 +6,12 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from mmzoo.core.precision import without_compiler
 from mmzoo.core.values import Batch
 from mmzoo.errors import Diverged, Incompatible
 from mmzoo.evaluation.scores import evaluate
@@ -27,10 +29,14 @@ class Selection:
     loss: float = math.inf
     weights: dict[str, Tensor] = field(default_factory=dict)
     strategy: dict[str, Any] = field(default_factory=dict)
+    #: of what `Strategy.finish` put in place: the one chosen, the validation scores of all, and what training alone chose
+    candidate: str = ""
+    candidates: dict[str, dict[str, float]] = field(default_factory=dict)
+    as_trained: Selection | None = None
 
-    def offer(self, epoch: int, score: float, loss: float, run: Run) -> None:
+    def offer(self, epoch: int, score: float, loss: float, run: Run, candidate: str = "") -> None:
         if (score, -loss) > (self.score, -self.loss):
-            self.epoch, self.score, self.loss = epoch, score, loss
+            self.epoch, self.score, self.loss, self.candidate = epoch, score, loss, candidate
             self.weights = copy.deepcopy(run.model.state_dict())
             self.strategy = run.strategy.state_dict()
 
@@ -54,7 +60,7 @@ def fit(
     on_candidate: Callable[[int], None] = lambda epoch: None,
     pooled: bool = False,
 ) -> Selection:
-    """Train to the end, choosing the epoch on holdout.
+    """Train to the end, choosing the epoch on holdout, and let the strategy finish (`Strategy.finish`).
 
     holdout: gives the holdout batches; the run itself never sees them. on_epoch is called after every epoch with its
     record, on_candidate with its number whenever the weights at hand are about to be offered for selection. pooled: the batches
@@ -64,9 +70,11 @@ def fit(
     """
     selection = Selection() if selection is None else selection
 
-    def offer(epoch: int, scores: Mapping[str, Any]) -> None:
+    def offer_to(chosen: Selection, epoch: int, scores: Mapping[str, Any], name: str = "") -> None:
         on_candidate(epoch)
-        selection.offer(epoch, scores[metric], scores["loss"], run)
+        chosen.offer(epoch, scores[metric], scores["loss"], run, name)
+
+    offer = partial(offer_to, selection)
 
     def scored() -> dict[str, Any]:
         return evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()), pooled=pooled)
@@ -93,4 +101,34 @@ def fit(
         on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
     if not selection.weights:
         offer(run.epoch - 1, scored())
+    _choose_finish(run, selection, scored, offer_to)
     return selection
+
+
+def _choose_finish(
+    run: Run, selection: Selection, scored: Callable[[], Mapping[str, Any]], offer: Callable[..., None]
+) -> None:
+    """Make `selection` the best of what the strategy's `finish` puts in place; without one nothing changes.
+
+    Candidates start from the chosen epoch and, where that is another one, from the last. The run is left as the last
+    epoch left it, and what training alone has chosen is kept as `selection.as_trained`.
+
+    Args:
+        scored: gives the scores of the present model on the validation set.
+        offer: (selection, epoch, scores, name) offers the present model to a selection.
+    """
+    if "finish" not in run.strategy.owns:
+        return
+    trained, last, best = copy.copy(selection), type(selection)(), type(selection)()
+    last.offer(run.epoch - 1, 0.0, 0.0, run)
+    for start in (trained, last) if trained.epoch != last.epoch else (trained,):
+        start.restore(run)
+        with without_compiler():
+            for name in run.strategy.finish(run):
+                scores = scored()
+                called = f"{name}, epoch {start.epoch}"
+                best.candidates[called] = {k: scores[k] for k in ("acc", "map", "loss")}
+                offer(best, start.epoch, scores, called)
+    last.restore(run)
+    if best.weights:
+        vars(selection).update(vars(best), as_trained=trained)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     "epoch_end": ("run", "metrics"),
     "window_end": ("run",),
     "plan": ("step", "passes"),
+    "inputs": ("step", "inputs"),
     "features": ("step", "feats"),
     "outputs": ("step", "out"),
     "losses": ("step", "out", "terms"),
@@ -36,8 +37,9 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     "gradients": ("step", "out", "grads"),
     "updated": ("step", "out", "terms"),
     "predict": ("out",),
+    "finish": ("run",),
 }
-OWNABLE = frozenset({"task", "backward", "predict", "data"})
+OWNABLE = frozenset({"task", "backward", "predict", "data", "finish"})
 REQUIREMENTS = frozenset(
     {
         "unimodal",
@@ -86,7 +88,7 @@ class Strategy:
 
     Parameters are keyword-only arguments of `__init__`, kept as attributes of the same name. What is remembered
     from step to step is named in `state`. State changes only in setup, epoch_start, epoch_end, gradients and
-    updated; `features`, `outputs` and `losses` may be called again by a probe or a fork.
+    updated; `inputs`, `features`, `outputs` and `losses` may be called again by a probe or a fork.
 
     What a strategy declares about itself stands in class attributes; where that depends on parameters, `__init__` sets
     attributes of the same names. `claims` reads them as one value.
@@ -109,7 +111,8 @@ class Strategy:
     neutral_how: str = "exact"
     #: whole-model forwards and backwards a batch, on top of nothing (plain training: 1 and 1); what is done once an
     #: epoch instead goes under "forward_epoch" and "backward_epoch", and how often an epoch the whole meta set is gone
-    #: through under "slice", how often in the whole run beside that under "slice_run". Methods that compare sets of
+    #: through under "slice", how often in the whole run beside that under "slice_run"; how often
+    #: all labelled samples are gone through in `finish` under "finish". Methods that compare sets of
     #: modalities (Run.coalitions) count one set in "forward" and "backward", which is all of them with most heads;
     #: "forward_coalition" and "backward_coalition" are what each of the other 2^M - 3 sets takes where the head acts
     #: between the stages of the encoders.
@@ -158,10 +161,14 @@ class Strategy:
     def window_end(self, run: Run) -> None:
         """After `epoch_end` of the last epoch of a Window: take back what would outlast it (run.set_lr_scale)."""
 
-    # 5-11: in each pass
+    # 5-12: in each pass
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         """Each batch: split, restrict or flag the passes."""
         return passes
+
+    def inputs(self, step: Step, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Before the encoders: mix, mask or disturb inputs (never in place); every modality is returned."""
+        return inputs
 
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """After the encoders: drop or mix features (never in place), set `step.keep`."""
@@ -185,10 +192,22 @@ class Strategy:
     def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
         """After the optimizer step: change own state."""
 
-    # 12: evaluation only
+    # 13: evaluation only
     def predict(self, out: Outputs) -> Outputs:
         """The decision rule (owner of `predict` only): the outputs with another `ranking`."""
         return out
+
+    # 13: after training
+    def finish(self, run: Run) -> Iterator[str]:
+        """After the last epoch (owner of `finish` only): put weights or own state in place and yield a name for them.
+
+        A generator. Each time it yields, the model as it then stands is scored on the validation set, which no hook
+        sees; the best of all candidates is kept, ties to the lower loss, then to the earlier one. It is called with the
+        weights of the chosen epoch in place and, where that is another one, again with those of the last. To let
+        training's own result compete, yield once before changing anything. `run.collect` gives what the model makes of
+        all labelled samples.
+        """
+        return iter(())
 
     def state_dict(self) -> dict[str, Any]:
         return {name: copy.deepcopy(getattr(self, name)) for name in self.state}

@@ -131,7 +131,10 @@ class OneModality:
         for batch in self._source.batches(generator):
             yield one_modality(batch, self._modality, self._column)
 
-    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches:
+    def part(self, number: int, of: int) -> Batches:
+        return OneModality(self._source.part(number, of), self._modality, self._column)
+
+    def sampled(self, rows: Tensor, drop: Tensor | None, ordered: bool = False) -> Batches:
         raise Incompatible("a teacher is trained on the data as it is: its loader cannot be resampled.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any, Literal
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from mmzoo.core import distributed
 from mmzoo.core.model import MultimodalModel
-from mmzoo.core.modes import aside
+from mmzoo.core.modes import aside, evaluating
 from mmzoo.core.seeding import seeded, stream
-from mmzoo.core.values import Batch, Outputs, Pass, map_tensors
+from mmzoo.core.values import Batch, Outputs, Pass, batch_bounds, map_tensors
 from mmzoo.errors import BadValue, Incompatible, unknown
 from mmzoo.training.backprop import Backprop, Cost
 from mmzoo.training.batches import Batches
@@ -50,7 +51,7 @@ class Verbs:
     _forked: bool
     _train: Batches
     _meta: Batches | None
-    _sampling: tuple[Tensor, Tensor | None] | None
+    _sampling: tuple[Tensor, Tensor | None, bool] | None
     _lr_scale: dict[str, float]
     _logged: dict[str, list[Any]]
     _backprop: Backprop
@@ -171,6 +172,36 @@ class Verbs:
         """term -> group -> gradient of each of the group's parameters (None where it has none), reduced."""
         return self._backprop.term_grads(terms)
 
+    def collect(self, read: Callable[[Outputs], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """What the model makes of every labelled sample, those of the meta set included: for `finish`.
+
+        In eval mode, without augmentation or a graph, one row a sample in the order of their numbers; in several
+        processes each gets the rows of all. Resampling changes nothing. The cost is counted.
+
+        Args:
+            read: out -> name -> (B, ...), what is wanted of the outputs of a batch.
+
+        Returns:
+            name -> (N, ...), with `target` (N,) and `index` (N,), the samples' numbers.
+        """
+        pieces: list[dict[str, Tensor]] = []
+        with evaluating(self.model), seeded(self.seed, "collect", self.global_step):
+            for batch in self._every_labelled():
+                for start, end in batch_bounds(len(batch), self.training.micro_batch or len(batch)):
+                    piece = batch.map(itemgetter(slice(start, end))).to(self.device)
+                    out = self.model(piece.inputs, piece.present)
+                    pieces.append({"index": piece.index, "target": piece.target, **read(out)})
+                self.cost.forward += 1
+        whole = distributed.gather_rows({name: torch.cat([p[name] for p in pieces]) for name in pieces[0]})
+        order = whole["index"].argsort(stable=True)
+        return {name: t[order] for name, t in whole.items()}
+
+    def _every_labelled(self) -> Iterator[Batch]:
+        """This process's part of the training samples and of the meta set, in stored order; no sample is left out."""
+        for source in (self._train, self._meta):
+            if source is not None:
+                yield from (source.part(*distributed.share()) if self.n_processes > 1 else source).batches()
+
     def warn(self, message: str) -> None:
         """Note something that a reader of the results should know; the same message is counted, not repeated."""
         self.warnings[message] = self.warnings.get(message, 0) + 1
@@ -234,13 +265,16 @@ class Verbs:
         self._weights().params(group)
         self._lr_scale[group] = float(factor)
 
-    def set_sampling(self, rows: Tensor | None, drop: Tensor | None = None) -> None:
+    def set_sampling(self, rows: Tensor | None, drop: Tensor | None = None, *, ordered: bool = False) -> None:
         """Train on other rows from the next epoch on; None restores the data as it is.
 
-        rows: (n,) or (n, M) int64, positions in the training set (per modality in the second form; the label is
-        that of the first column). drop: (n, M) bool, modalities to treat as absent.
+        Args:
+            rows: (n,) or (n, M) int64, positions in the training set (per modality in the second form; the label is
+                that of the first column).
+            drop: (n, M) bool, modalities to treat as absent.
+            ordered: whether batches follow `rows` as they stand, for a curriculum; otherwise they are shuffled.
         """
-        self._sampling = None if rows is None else (rows.cpu(), None if drop is None else drop.cpu())
+        self._sampling = None if rows is None else (rows.cpu(), None if drop is None else drop.cpu(), ordered)
 
     def stop(self) -> None:
         """End training after this epoch; in `setup`, before the first one: the model is then scored as setup left it."""

@@ -105,7 +105,7 @@ def test_all_faults_of_a_suite_are_told_at_once_with_their_lines(refused: Callab
         ("epochs: 0", "must be a whole number from 1"),
         ("method: 3", "must be a method, not 3"),
         ("? [a]\n: b", "plain word"),
-        ("a: &x [*x]", "unknown key"),
+        ("a: &x [*x]", "an alias stands within"),
         ("set: {ogm.alpha: 2020-13-45}", "month must be in 1..12"),
         ("[" * 5000, "YAML"),
     ],

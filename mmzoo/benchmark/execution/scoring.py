@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmzoo.benchmark.execution.artifacts import predictions_bytes
+from mmzoo.benchmark.execution.artifacts import write_arrays
 from mmzoo.benchmark.execution.building import Kit, data_of
 from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.store import Store
@@ -41,10 +41,12 @@ def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple
     fitted = Fitted.on(predictions(run, known), data.n_classes)
     held = predictions(run, kit.loader("holdout", batch_size=batch_size))
     chosen = predictions(run, test)
+    finish = _finish(run, selection, test)
     return {
         **modality_scores(run.model, run.strategy, chosen, fitted, partial(on_device, test, run.device), data.metric),
         "last": classification(last.scores, last.target, last.logits),
         "holdout": branch_scores(run.model, held, fitted, data.metric),
+        **finish,
         "selected_epoch": selection.epoch,
         "epochs": run.epoch,
         "main_metric": data.metric,
@@ -54,6 +56,18 @@ def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple
         "n_test_classes": len(chosen.target.unique()),
         "n_seen": len(chosen.seen(chosen.target)),
     }, chosen
+
+
+def _finish(run: Run, selection: Selection, test: Loader) -> dict[str, Any]:
+    """Of a method that acts after training: what validation chose among, and the test scores of the epoch that
+    training alone would have chosen, without it. The run is left as it is."""
+    if selection.as_trained is None:
+        return {}
+    selection.as_trained.restore(run)
+    before = predictions(run, test)
+    selection.restore(run)
+    scores = {**classification(before.scores, before.target, before.logits), "epoch": selection.as_trained.epoch}
+    return {"finish": {"chosen": selection.candidate, "validation": selection.candidates, "as_trained": scores}}
 
 
 def predictions(run: Run, loader: Loader) -> Predictions:
@@ -121,7 +135,7 @@ def floor_row(planned: Planned, catalogue: Catalogue, store: Store) -> dict[str,
     samples = [floor_samples(data, loader) for loader in (train, validation, test)]
     found = linear_floor(*samples, n_classes=data.n_classes, metric=data.metric)
     arrays = {"index": test.index.numpy(), "target": samples[2].target, "scores": found.scores.float().numpy()}
-    store.write_file(spec.run_id, "predictions.npz", predictions_bytes(arrays))
+    written = write_arrays(store, spec.run_id, arrays)
     return {
         "metrics": {
             **found.test,
@@ -132,7 +146,7 @@ def floor_row(planned: Planned, catalogue: Catalogue, store: Store) -> dict[str,
             "n_seen": test.n_seen,
         },
         "cost": {"train_items": train.n_seen},
-        "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash},
+        "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash, "predictions": written},
         "floor": {
             "strength": found.strength,
             "width": found.width,

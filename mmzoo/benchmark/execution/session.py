@@ -180,12 +180,11 @@ class Session(Watcher):
         run, selection = self.team.together(lambda: self._fit(fitting, models, saved), self.device)
         differs = per_process(run, kit, self.team.size)
         metrics, chosen = score(run, kit, selection, batch_size=self.eval_batch)
-        write_predictions(self.store, spec.run_id, chosen)
+        kept = write_predictions(self.store, spec.run_id, chosen)
         data = kit.data
         if self.planned.peers:
             metrics["peers"] = peers_scores(self.watched, data.metric, metrics)
-        if self.planned.keep:
-            write_weights(self.store, spec.run_id, run)
+        files = {"predictions": kept, **(write_weights(self.store, spec.run_id, run) if self.planned.keep else {})}
         for note in inert(self.catalogue, spec.parts, spec.training):
             run.warn(note)
         if limited:
@@ -217,6 +216,7 @@ class Session(Watcher):
                 "initial_weights": initial,
                 "weights": model_hash(run.model),
                 "batch_order": order_hash(kit.train, spec.seed),
+                **files,
             },
             "teachers": {
                 m: {"run_id": row["run_id"], "weights": row["hashes"]["weights"]} for m, (_, row) in teachers.items()
@@ -235,7 +235,12 @@ class Session(Watcher):
         )
         self._test = fitting.kit.loader("test", batch_size=self.eval_batch) if self.planned.peers else None
         fitting.train(run, selection, self)
+        self._count_seconds()
         return run, selection
+
+    def _count_seconds(self) -> None:
+        """The seconds of training so far, without those spent on the test set for the column of the peers' protocol."""
+        self.train_seconds = self._seconds_before + time.monotonic() - self._began - self.watch_seconds
 
     def _started(self, run: Run, how: str) -> None:
         self.claim.note(run.epoch, run.n_epochs, began=True)
@@ -252,7 +257,7 @@ class Session(Watcher):
 
     def epoch(self, run: Run, record: dict[str, Any]) -> bool:
         self.history.append(record)
-        self.train_seconds = self._seconds_before + time.monotonic() - self._began - self.watch_seconds
+        self._count_seconds()
         self.trackers.epoch(record)
         return time.monotonic() - self._saved_at >= self.checkpoint_every and run.epoch < run.n_epochs
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmzoo.config.grammar import MethodText, parse_method, shown
-from mmzoo.config.methods import canonical, renamed, resolve_method
+from mmzoo.config.methods import acts_after, canonical, renamed, resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec, Method, Role
 from mmzoo.registry import Catalogue
@@ -50,14 +50,26 @@ def _unique(wanted: Sequence[Wanted]) -> list[Wanted]:
 
 
 def _references(methods: Sequence[Method], catalogue: Catalogue, settings: Settings) -> list[Method]:
-    """Plain training and the control, both with the head of each method."""
-    return [_like(text, method, catalogue, settings) for method in methods for text in (PLAIN, CONTROL)]
+    """Plain training and the control, both with the head of each method.
+
+    What acts after training in a method could be added to any, so that references without it alone would make an unfair
+    comparison: they come with it, too.
+    """
+    found = []
+    for method in methods:
+        after = [p.strategy for p in method.parts if acts_after(catalogue.get("strategies", p.strategy))]
+        # A method that does nothing else is plain training with that already.
+        texts = [PLAIN, CONTROL, *(t.with_parts(after) for t in (PLAIN, CONTROL) if 0 < len(after) < len(method.parts))]
+        found += [_like(text, method, catalogue, settings) for text in texts]
+    return found
 
 
 def _like(text: MethodText, method: Method, catalogue: Catalogue, settings: Settings) -> Method:
     """A reference with the very head of a method, its parameters included."""
-    text = text.with_head(method.head)
     reference = resolve_method(catalogue, text, settings)
+    if reference.head != method.head:
+        text = text.with_head(method.head)
+        reference = resolve_method(catalogue, text, settings)
     if dict(reference.head_params) == dict(method.head_params):
         return reference
     changes = {k: v for k, v in method.head_params.items() if reference.head_params.get(k) != v}

@@ -1,5 +1,16 @@
 """The contract checks, by the kind of thing that they check. Importing the package registers them all."""
 
-from mmzoo.testing.checks import behaviour, device, encoder, evaluation, head, hooks, imports, processes, strategy
+from mmzoo.testing.checks import (
+    behaviour,
+    device,
+    encoder,
+    evaluation,
+    finishing,
+    head,
+    hooks,
+    imports,
+    processes,
+    strategy,
+)
 
-MODULES = (strategy, imports, hooks, behaviour, head, encoder, evaluation, processes, device)
+MODULES = (strategy, imports, hooks, behaviour, head, encoder, evaluation, finishing, processes, device)

@@ -302,6 +302,8 @@ def check_window(case: StrategyCase) -> None:
     """A window that never opens, and an empty chain, are plain training; one that opens late trains."""
     if case.first.solo:
         raise Skipped("it is the whole of a method (solo): a window around it is refused")
+    if "finish" in case.first.owns:
+        raise Skipped("it acts after training (owns finish): a window around it is refused")
     task = case.task()
     runs = [case.run(task, Strategy(), **REGULARISED), case.run(task, Chain(), **REGULARISED)]
     if type(case.first).param_groups is Strategy.param_groups:

@@ -57,6 +57,8 @@ def _check_declarations(strategy: Strategy, parameters: set[str]) -> None:
     faults = [f"neutral names {n!r}, not a parameter" for n in strategy.neutral or {} if n not in parameters]
     faults += [f"state names {n!r}, not an attribute" for n in strategy.state if not hasattr(strategy, n)]
     faults += [f"cost lacks {k!r}" for k in ("forward", "backward") if k not in strategy.cost]
+    if type(strategy).finish is not Strategy.finish and "finish" not in strategy.owns:
+        faults.append("`finish` is defined and `owns` does not name it, so that it is never called")
     if strategy.neutral_how not in ("exact", "close"):
         faults.append(f"neutral_how is {strategy.neutral_how!r}")
     require(

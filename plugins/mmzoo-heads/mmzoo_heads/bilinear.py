@@ -74,4 +74,4 @@ class Bilinear(FusionHead):
             return total, {}
         *others, last = features.values()
         fused = interaction(self.form, torch.cat(others, 1), last, self.w, self.u, self.v, self.b)
-        return self.classify(fused), {}
+        return self.classify(fused), {"penultimate": fused}

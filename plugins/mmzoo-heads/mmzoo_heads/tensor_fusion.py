@@ -64,4 +64,5 @@ class TensorFusion(FusionHead):
         for i, (m, z) in enumerate(features.items()):
             p = self.project[m](z)
             parts.append(p if present is None else torch.where(present[:, i, None], p, 0.0))
-        return self.layers(outer(parts)), {}
+        read = self.layers[:-1](outer(parts))
+        return self.layers[-1](read), {"penultimate": read}

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
@@ -17,6 +17,7 @@ def planted(**knobs: object) -> Shared:
     return Shared(**{"n_classes": 4, "strength": {"a": 1.5, "b": 2.0, "c": 1.0}, **knobs})  # type: ignore[arg-type]
 
 
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(st.floats(0.0, 8.0), st.integers(2, 100))
 def test_the_quadrature_is_the_integral(strength: float, n_classes: int) -> None:
     value, _ = integrate.quad(

@@ -1,0 +1,47 @@
+"""Reading files that a user names: kind and size are looked at before anything is read. No torch at import."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from mmzoo.errors import BadValue
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def kind_fault(path: Path) -> str | None:
+    """In words, what a path is if it is no plain file. Raises OSError where it cannot be looked at."""
+    mode = os.stat(path).st_mode
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no plain file")
+
+
+def read_regular(path: Path, what: str, largest: int) -> bytes:
+    """The content of a plain file of at most `largest` bytes.
+
+    Args:
+        what: What the file is to the user, for messages: "the table".
+
+    Raises:
+        BadValue: It is not there, a device, a pipe or a folder, or larger; the message names it and the limit.
+    """
+    too_large = BadValue(f"{what} {path} is larger than {largest >> 20:,} MiB, which is more than is read.")
+    try:
+        if (kind := kind_fault(path)) is not None:
+            raise BadValue(f"{what} {path} is {kind}, not a plain file.")
+        if path.stat().st_size > largest:
+            raise too_large
+        with path.open("rb") as file:  # the size of some plain files, as below /proc, is not what they hold
+            data = file.read(largest + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadValue(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}.") from None
+    if len(data) > largest:
+        raise too_large
+    return data
