@@ -99,7 +99,8 @@ class TextWords(Textual):
 
     def finish(self, state: Words) -> Tensor:
         there = state.mask.to(state.map.dtype)[..., None]
-        return self.dropout((state.map * there).sum(1) / there.sum(1).clamp_min(1.0).sqrt())
+        found: Tensor = self.dropout((state.map * there).sum(1) / there.sum(1).clamp_min(1.0).sqrt())
+        return found
 
 
 class TextTransformer(Textual):
