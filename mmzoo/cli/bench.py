@@ -446,7 +446,15 @@ def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> di
     try:
         with display(missing) as progress:
             workers = 1 if processes() > 1 else _workers(arguments)
-            launch(order, store, progress, launcher=arguments.launcher, workers=workers, options=options)
+            launch(
+                order,
+                store,
+                progress,
+                launcher=arguments.launcher,
+                workers=workers,
+                options=options,
+                apart=processes() == 1,
+            )
     except KeyboardInterrupt:
         print(
             f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.", file=sys.stderr
