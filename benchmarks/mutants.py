@@ -53,7 +53,8 @@ def copy_tree(to: Path) -> None:
 
 def run_tests(tree: Path, tests: list[str]) -> int:
     """The exit status of pytest in a tree."""
-    env = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    path = os.pathsep.join(map(str, [tree, *sorted((tree / "plugins").glob("*"))]))
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     return subprocess.run(command, cwd=tree, env=env, capture_output=True).returncode
 

@@ -18,6 +18,10 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import json
+import os
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -274,3 +278,125 @@ def make(name: str, root: Path, given: argparse.Namespace) -> Path:
         modalities = TABLES[name](folder, given)
         manifest.write_text(f"name: own_{name}\ntable: table.csv\nmodalities:\n{modalities}", encoding="utf-8")
     return manifest
+
+
+def bench(manifest: Path, out: Path, seeds: int) -> list[dict[str, Any]]:
+    """The rows of `mmzoo bench` at defaults, as a user would run it."""
+    run = [sys.executable, "-m", "mmzoo"]
+    given = ["--method", "concat", "--datasets", manifest.name, "--seeds", str(seeds), "--out", str(out)]
+    prepare = [*run, "data", "prepare", manifest.name, "--on-bad", "drop"]
+    subprocess.run(prepare, cwd=manifest.parent, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*run, "bench", *given], cwd=manifest.parent, check=True, stdout=sys.stderr)
+    report = [*run, "report", str(out), "--format", "json"]
+    told = subprocess.run(report, check=True, capture_output=True, text=True).stdout
+    return [r for r in json.loads(told)["rows"] if r["status"] == "ok"]
+
+
+def compared(name: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per modality and for the joint model: floor and trained rows, on test, over seeds."""
+    found = []
+    for floor in (r for r in rows if r["spec"].get("floor")):
+        label = f"unimodal: {floor['modality']}" if floor["modality"] else "concat"
+        trained = [r for r in rows if r["label"] == label]
+        scores = [r["metrics"]["acc"] for r in trained]
+        found.append(
+            {
+                "table": name,
+                "what": floor["modality"] or "joint",
+                "encoder": " ".join(e[0] for e in trained[0]["spec"]["encoders"].values()),
+                "train": int(trained[0]["cost"]["train_items"]),
+                "test": floor["metrics"]["n_scored"],
+                "epochs": trained[0]["spec"]["training"]["epochs"],
+                "floor": round(100 * floor["metrics"]["acc"], 1),
+                "trained": round(100 * float(np.mean(scores)), 1),
+                "std": round(100 * float(np.std(scores, ddof=1)), 1) if len(scores) > 1 else "",
+                "seeds": len(scores),
+                "still_improving": sum(bool(r.get("still_improving")) for r in trained),
+            }
+        )
+    return found
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """At or above the floor, below it by less than a standard error of the test set, or below."""
+    if row["trained"] >= row["floor"]:
+        return "at or above"
+    p = row["floor"] / 100
+    error = 100 * float(np.sqrt(max(p * (1 - p), 1e-4) / row["test"]))
+    return "within the error" if row["floor"] - row["trained"] <= error else "below"
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """The results as Markdown."""
+    head = ["table", "what", "encoder", "train", "test", "floor", "trained", "difference", "verdict"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * 3 + "---:|" * 5 + "---|"]
+    for r in rows:
+        spread = f" ± {r['std']}" if r["std"] != "" else ""
+        values = [r["table"], r["what"], r["encoder"], r["train"], r["test"], f"{r['floor']:.1f}"]
+        values += [f"{r['trained']:.1f}{spread}", f"{r['trained'] - r['floor']:+.1f}", verdict(r)]
+        lines.append(f"| {' | '.join(map(str, values))} |")
+    counts = Counter(map(verdict, rows))
+    tables = {r["table"] for r in rows}
+    good = [t for t in sorted(tables) if all(verdict(r) == "at or above" for r in rows if r["table"] == t)]
+    close = [t for t in sorted(tables) if t not in good and all(verdict(r) != "below" for r in rows if r["table"] == t)]
+    return "\n".join(
+        [
+            "# Small real tables at defaults: trained rows and their linear floors",
+            "",
+            "Test accuracy in per cent, mean and std over seeds. Floors draw nothing. `verdict`: whether the trained mean is "
+            "at or above the floor, or below it by no more than one standard error of the test set.",
+            "",
+            *lines,
+            "",
+            "Rows: " + ", ".join(f"{n} {what}" for what, n in counts.most_common()) + ".",
+            f"Tables with every row at or above its floor: {', '.join(good) or 'none'}.",
+            f"Tables with every row at, above or within the error: {', '.join(close) or 'none more'}.",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tables, stores and results")
+    parser.add_argument("--tables", default=",".join(TABLES), help="some of them, by comma")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--debian", type=Path, default=Path("/"), help="where Debian packages are unpacked")
+    parser.add_argument("--aeon", type=Path, help="the wheel of aeon")
+    parser.add_argument("--write", type=Path, default=HERE / "results" / "own_data", help="folder of the two results")
+    given = parser.parse_args()
+    root = given.out.absolute()
+    os.environ["MMZOO_HOME"] = str(root / "home")
+    kept = given.write / "own_data.csv"
+    rows: list[dict[str, Any]] = []
+    if kept.is_file():
+        with kept.open(newline="") as file:
+            rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    for name in given.tables.split(","):
+        try:
+            manifest = make(name, root, given)
+        except Lacking as error:
+            print(f"{name}: left out, it needs {error}", file=sys.stderr)
+            continue
+        rows = [r for r in rows if r["table"] != name] + compared(
+            name, bench(manifest, root / "results" / name, given.seeds)
+        )
+        rows.sort(key=lambda r: list(TABLES).index(r["table"]))
+        given.write.mkdir(parents=True, exist_ok=True)
+        with kept.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        (given.write / "own_data.md").write_text(page(rows), encoding="utf-8")
+    print(page(rows))
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    main()

@@ -68,7 +68,7 @@ def results(out: Path) -> dict[str, dict[str, Any]]:
     """By run that has ended: its row without clock and machine, and the bytes of its other results."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(out.glob("runs/*/result.json")):
-        row = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("timing", "environment")}
+        row = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("timing", "environment", "checksum")}
         if row["status"] == "failed":  # it took too many processes with it for one bench; the next one tries again
             continue
         found[path.parent.name] = {"row": row, **{n: (path.parent / n).read_bytes() for n in FILES}}

@@ -16,6 +16,14 @@ HERE, STDLIB = Path(__file__).resolve().parent, Path(sysconfig.get_path("stdlib"
 class MmzooError(Exception):
     """Base of all errors that the command line prints as one message and exit code 2."""
 
+    exit_code = 2
+
+
+class ResultsLost(MmzooError):
+    """The folder of results was moved or deleted while a bench wrote to it."""
+
+    exit_code = 1
+
 
 class UnknownName(MmzooError):
     """A name that the catalogue, a mapping or a file does not know."""
@@ -88,10 +96,19 @@ def undefined(owner: object, method: str) -> TypeError:
     return TypeError(f"{name} does not define {method}")
 
 
+def said(error: BaseException) -> str:
+    """`KIND: MESSAGE`, also of an error whose own message cannot be made."""
+    try:
+        message = str(error)
+    except BaseException as another:
+        message = f"its message cannot be shown: {type(another).__name__}"
+    return f"{type(error).__name__}: {message}".removesuffix(": ")
+
+
 def told(error: BaseException) -> str:
     """`KIND: MESSAGE (FOLDER/FILE:LINE)` of an error in a run or a check. The line is the innermost one of whoever wrote a
     part; where none is on the way, that of ours, unless the error is one of ours too and says enough by itself."""
-    text = f"{type(error).__name__}: {error}"
+    text = said(error)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _of_tools(Path(f.filename))]
     theirs = [f for f in frames if HERE not in Path(f.filename).parents]
     place = next(reversed(theirs or ([] if isinstance(error, MmzooError) else frames)), None)

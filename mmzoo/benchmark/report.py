@@ -14,23 +14,33 @@ from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.overview import make_overview, overview_table
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.tables import Table, latex, markdown, to_csv
+from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.forms import SCHEMA
 from mmzoo.benchmark.results.store import Store
+from mmzoo.errors import CorruptFile
 
 FORMATS = ("md", "csv", "json", "latex", "html")
 #: the parts of a report; the first is there unless others are asked for
 VIEWS = ("overview", "details", "modalities", "stats")
 
 
-def tables(rows: Sequence[Row], bench: Mapping[str, Any], store: Store, views: Sequence[str] = ()) -> list[Table]:
-    """The tables of some VIEWS, by default of the overview.
+def tables(
+    rows: Sequence[Row],
+    bench: Mapping[str, Any],
+    store: Store,
+    views: Sequence[str] = (),
+    faults: list[CorruptFile] | None = None,
+) -> list[Table]:
+    """The tables of some VIEWS, by default of the overview. Rows that may not be compared have headings of their own.
 
     Args:
         rows: rows as the store has them.
         bench: order and roles of the methods, as `Store.bench` gives them.
         store: where predictions are read from, for "stats".
         views: names of VIEWS; nothing for the overview.
+        faults: takes an error for each row whose predictions cannot be used, see `comparison_tables`.
     """
+    rows, notes = separated(rows)
     found: list[Table] = []
     for view in views or VIEWS[:1]:
         if view == "overview":
@@ -40,7 +50,9 @@ def tables(rows: Sequence[Row], bench: Mapping[str, Any], store: Store, views: S
         elif view == "modalities":
             found += modality_tables(rows, bench)
         else:
-            found += comparison_tables(rows, bench, store)
+            found += comparison_tables(rows, bench, store, faults)
+    if found:
+        found[0].notes += notes
     return found
 
 
@@ -52,11 +64,12 @@ def render(
     views: Sequence[str] = (),
     *,
     out: Path | None = None,
+    faults: list[CorruptFile] | None = None,
 ) -> str:
     """The report in one of FORMATS.
 
     Args:
-        rows, bench, store, views: see `tables`. json and csv hold every number of every row, whatever the views.
+        rows, bench, store, views, faults: see `tables`. json and csv hold every number of every row, whatever the views.
         fmt: one of FORMATS.
         out: the file that an HTML page is written to, for its links to the files of a run.
     """
@@ -67,6 +80,6 @@ def render(
     if fmt == "html":
         from mmzoo.benchmark.reporting.html.page import render_page
 
-        more = tables(rows, bench, store, views) if views else []
-        return render_page(rows, bench, store, out=out, tables=more)
-    return "\n".join((markdown if fmt == "md" else latex)(table) for table in tables(rows, bench, store, views))
+        more = tables(rows, bench, store, views, faults) if views else []
+        return render_page(separated(rows)[0], bench, store, out=out, tables=more)
+    return "\n".join((markdown if fmt == "md" else latex)(table) for table in tables(rows, bench, store, views, faults))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from mmzoo.benchmark.execution.artifacts import weights_hash
 from mmzoo.benchmark.execution.building import build_model, build_strategy, load_data
 from mmzoo.benchmark.execution.teachers import Row
+from mmzoo.benchmark.results.predictions import digest_of
 from mmzoo.benchmark.results.store import STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.config.identity import check_identity, refuse_code
 from mmzoo.config.spec import RunSpec
@@ -22,6 +24,7 @@ from mmzoo.core.modes import evaluating
 from mmzoo.core.values import Outputs
 from mmzoo.data.loading.datamodule import DataModule
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
+from mmzoo.io.files import read_bytes
 from mmzoo.registry.plugins import catalogue
 from mmzoo.training.strategy import Strategy
 
@@ -85,7 +88,7 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Trained:
         # Modules that a strategy added serve its training; no answer of the model passes through them.
         model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("extra.")})
         if (folder / STRATEGY_STATE).is_file():
-            strategy.load_state_dict(torch.load(folder / STRATEGY_STATE, map_location="cpu", weights_only=True))
+            strategy.load_state_dict(_strategy_state(folder / STRATEGY_STATE, row))
     except MmzooError as error:
         raise type(error)(f"run {folder.name}: {error}") from error
     except Exception as error:  # whatever a file from outside makes torch or safetensors raise
@@ -99,6 +102,13 @@ def _run_data(row: Row) -> DataModule:
     spec = row["spec"]
     data = load_data(catalogue(), spec["dataset"], json.dumps(spec["data_params"], sort_keys=True))
     return data if spec["modalities"] is None else data.only(spec["modalities"])
+
+
+def _strategy_state(path: Path, row: Row) -> Any:
+    data = read_bytes(path)
+    if row["hashes"].get("strategy", digest_of(data)) != digest_of(data):
+        raise CorruptFile(f"{path.name} is not the one that the run was scored with")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

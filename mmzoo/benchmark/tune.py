@@ -108,7 +108,7 @@ def tuned_plan(
             runs.setdefault(run.spec.run_id, run)
     forget_data(device)
     refused = tuple(replace(r, method=f"{r.method} (tuned)") for r in plan.refused)
-    return Plan(tuple(runs.values()), refused, plan.bench)
+    return Plan(tuple(runs.values()), refused, plan.bench, plan.entries)
 
 
 class Study:

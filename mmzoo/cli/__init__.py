@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from mmzoo import __version__
 from mmzoo.benchmark.execution import torchrun
-from mmzoo.errors import BadValue, MmzooError
+from mmzoo.errors import BadValue, MmzooError, said
+from mmzoo.io.streams import open_missing, patient_stdout, silence
 
 COMMANDS = (
     "bench",
@@ -28,6 +29,9 @@ COMMANDS = (
     "show",
     "plugins",
 )
+
+#: commands that make rows: what they print is of less worth
+LASTING = ("bench", "tune")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,8 +64,10 @@ def _add_plugin_commands(commands: argparse._SubParsersAction[Any]) -> None:
     for implementation in loaded.manager.hook.mmzoo_commands.get_hookimpls():
         try:
             implementation.function(commands)
-        except (Exception, SystemExit) as error:
-            note = f"its commands are left out: {type(error).__name__}: {error}"
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            note = f"its commands are left out: {said(error)}"
             plugin = next(p for p in loaded.plugins if p.target is implementation.plugin)
             if note not in plugin.notes:
                 plugin.notes += (note,)
@@ -77,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    open_missing()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a table must not fail on a terminal that has no "±"
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
@@ -84,15 +91,41 @@ def _main(argv: Sequence[str] | None) -> int:
         arguments = build_parser().parse_args(argv)
         if not hasattr(arguments, "command"):
             raise BadValue(f"the command {arguments.name!r} of a plugin sets no function: set_defaults(command=...).")
-        return int(arguments.command(arguments) or 0)
+        if arguments.name in LASTING:
+            return _lasting(arguments)
+        code = int(arguments.command(arguments) or 0)
+        sys.stdout.flush()
+        return code
     except SystemExit as leave:  # argparse: --help, or a usage error
         return int(leave.code or 0) if isinstance(leave.code, int) or leave.code is None else 2
     except MmzooError as error:
         print(f"mmzoo: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("mmzoo: stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `mmzoo list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            raise
+        return _unwritten(error)
+
+
+def _lasting(arguments: argparse.Namespace) -> int:
+    """A command that makes rows goes on when nobody reads what it prints any more (`mmzoo bench | head -1`)."""
+    with patient_stdout() as stream:
+        code = int(arguments.command(arguments) or 0)
+    if stream.error is None:
+        return code
+    if isinstance(stream.error, BrokenPipeError):
+        silence(sys.stdout)
+        return code
+    return code or _unwritten(stream.error)
+
+
+def _unwritten(error: OSError) -> int:
+    silence(sys.stdout)
+    print(f"mmzoo: the output could not be written: {error.strerror or error}.", file=sys.stderr)
+    return 1

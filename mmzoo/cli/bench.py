@@ -9,7 +9,8 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,10 @@ def run(arguments: argparse.Namespace) -> int:
     if spec.tune is not None:
         plan = tune(plan, store, spec.tune, arguments.device, dry=arguments.plan)
     missing = to_do(plan, store)
-    _print_plan(plan, len(missing), store)
+    if arguments.plan:
+        _print_plan(plan, len(missing), store)
+    else:
+        _print_plan(plan, len(missing), store, partial(_sizes, plan))
     if unmade:
         print(f"  made, or checked for changes, first: {', '.join(unmade)}")
     seconds = _print_times(missing, store, arguments)
@@ -351,7 +355,22 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _print_plan(plan: Plan, missing: int, store: Store) -> None:
+def _sizes(plan: Plan, runs: Sequence[Planned]) -> dict[str, int]:
+    """Parameters of the encoders of a user's own data."""
+    from mmzoo.benchmark.execution.building import encoder_sizes
+    from mmzoo.registry.plugins import catalogue
+
+    if "why" not in plan.entries[runs[0].dataset].extra:
+        return {}
+    return encoder_sizes(max(runs, key=lambda p: len(p.spec.encoders)), catalogue())
+
+
+def _print_plan(
+    plan: Plan, missing: int, store: Store, sizes: Callable[[Sequence[Planned]], dict[str, int]] = lambda runs: {}
+) -> None:
+    """The plan in words. sizes: tells the parameters of encoders by modality, which takes torch."""
+    from mmzoo.benchmark.planning.choices import choice_lines
+
     methods = plan.methods()
     print(
         f"Plan: {_count(len(plan.runs), 'run')} ({_count(len(methods), 'method')}, "
@@ -365,6 +384,8 @@ def _print_plan(plan: Plan, missing: int, store: Store) -> None:
             f"  {dataset}: {_count(len(here), 'run')} of {_count(t.epochs, 'epoch')} ({t.optimizer}, lr {lr}, "
             f"batch {t.batch_size}, schedule {t.schedule}, weight decay {decay})"
         )
+        for line in choice_lines(plan, dataset, sizes(here)):
+            print(f"    {line}")
     titles = {
         "method": "method",
         "baseline": "baselines",
@@ -425,7 +446,15 @@ def _work(missing: list[Any], store: Store, arguments: argparse.Namespace) -> di
     try:
         with display(missing) as progress:
             workers = 1 if processes() > 1 else _workers(arguments)
-            launch(order, store, progress, launcher=arguments.launcher, workers=workers, options=options)
+            launch(
+                order,
+                store,
+                progress,
+                launcher=arguments.launcher,
+                workers=workers,
+                options=options,
+                apart=processes() == 1,
+            )
     except KeyboardInterrupt:
         print(
             f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.", file=sys.stderr

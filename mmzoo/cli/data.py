@@ -184,7 +184,35 @@ def _check(arguments: argparse.Namespace) -> int:
         f"{source.name}: {len(listed.items):,} items, {len(listed.classes)} classes, splits {', '.join(listed.split_sources)}. "
         + (f"{len(faults)} faults: {'; '.join(kinds)}." if faults else "Nothing is wrong.")
     )
+    if is_manifest(arguments.data):
+        _print_choices(arguments.data)
     return 1 if faults else 0
+
+
+def _print_choices(manifest: str) -> None:
+    """How a bench would read and train on a user's own data; the sizes of encoders once it is prepared."""
+    from mmzoo.benchmark.planning.choices import choice_lines
+    from mmzoo.benchmark.planning.plan import make_plan
+    from mmzoo.config.spec import BenchSpec
+    from mmzoo.errors import MmzooError
+    from mmzoo.registry.plugins import catalogue
+
+    spec = BenchSpec("concat", datasets=(manifest,), seeds=(0,), references=False)
+    try:
+        try:
+            plan, prepared = make_plan(spec, catalogue()), True
+        except MmzooError:
+            plan, prepared = make_plan(spec, catalogue(), stores=False), False
+    except MmzooError:  # what is wrong with it is said above, or when it is benched
+        return
+    sizes = {}
+    if prepared:
+        from mmzoo.benchmark.execution.building import encoder_sizes
+
+        sizes = encoder_sizes(plan.runs[0], catalogue())
+    print("A bench at defaults:")
+    for line in choice_lines(plan, plan.runs[0].dataset, sizes):
+        print(f"  {line}")
 
 
 def _is_own(text: str) -> bool:

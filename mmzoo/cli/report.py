@@ -11,6 +11,7 @@ from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
     from mmzoo.benchmark.results.store import Store
+    from mmzoo.errors import CorruptFile
 
 FORMATS = ("auto", "md", "csv", "json", "latex", "html")
 VIEWS = ("details", "modalities", "stats")
@@ -54,12 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
             f"there are no results in the folder {where}: make some with: mmzoo bench --method NAME --out {where}"
         )
     if rows:
-        _write(arguments, rows, store, views)
+        _write(arguments, rows, store, views, errors)
         if arguments.figures is not None:
             from mmzoo.benchmark.reporting.figures import draw_figures
 
             files = draw_figures(rows, store.bench(), store, Path(arguments.figures))
             print(f"mmzoo: wrote {', '.join(map(str, files)) or 'no figure: no run has scores'}", file=sys.stderr)
+    if (fault := store.bench_fault()) is not None:
+        errors.append(fault)
     for error in errors:
         print(f"mmzoo: {error}", file=sys.stderr)
     return 2 if errors else 0
@@ -78,20 +81,26 @@ def _views(arguments: argparse.Namespace) -> list[str]:
     return views
 
 
-def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]], store: Store, views: list[str]) -> None:
+def _write(
+    arguments: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    store: Store,
+    views: list[str],
+    faults: list[CorruptFile],
+) -> None:
     from mmzoo.benchmark import report
     from mmzoo.benchmark.reporting.terminal import show
     from mmzoo.io.files import write_bytes
 
     bench, fmt = store.bench(), arguments.format
     if fmt == "auto" and arguments.output is None:
-        show(report.tables(rows, bench, store, views), sys.stdout)
+        show(report.tables(rows, bench, store, views, faults), sys.stdout)
         return
     if fmt == "auto":
         ends = {".html": "html", ".htm": "html", ".tex": "latex", ".csv": "csv", ".json": "json", ".md": "md"}
         fmt = ends.get(Path(arguments.output).suffix.lower(), "md")
     out = None if arguments.output is None else Path(arguments.output)
-    text = report.render(rows, bench, store, fmt, views, out=out)
+    text = report.render(rows, bench, store, fmt, views, out=out, faults=faults)
     if out is None:
         print(text, end="")
         return

@@ -25,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the state of the store. Rows that cannot be read are among the failed."""
+    """Print the state of the store. Rows that cannot be read are among the failed, and the exit code is then 2."""
     from mmzoo.benchmark.results.status import states, time_left
     from mmzoo.benchmark.results.store import Store
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"counts": counts, "seconds_left": left, "runs": found}, indent=1))
     else:
         _print(found, left)
-    return 0
+    return 2 if any(s.get("unreadable") for s in found) else 0
 
 
 def _print(found: list[dict[str, Any]], left: float | None) -> None:

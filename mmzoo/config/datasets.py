@@ -8,7 +8,7 @@ from typing import Any
 
 from mmzoo.config.grammar import dataset_options, shown
 from mmzoo.config.settings import Settings
-from mmzoo.errors import BadValue, unknown
+from mmzoo.errors import BadValue, MmzooError, unknown
 from mmzoo.registry import Catalogue, Entry
 from mmzoo.training.config import Training
 
@@ -50,6 +50,7 @@ def _resolve_prepared(
     entry: Entry, preset: str, given: Mapping[str, Any], stores: bool
 ) -> tuple[str, Entry, dict[str, Any]]:
     """The same for a data set that lies in a store: of real data, else of its twin, unless the preset says which."""
+    from mmzoo.data.own.defaults import of_own_store
     from mmzoo.data.store.choice import MINI, REAL, Unprepared, as_mini, chosen_store, identity, of_store
 
     presets = entry.extra.get("presets", {})
@@ -63,7 +64,7 @@ def _resolve_prepared(
         label, asked, params = _resolved(as_mini(entry) if mini else entry, named, given)
         label = label.replace(entry.name, f"{entry.name} (mini)", 1) if mini else label
         if not stores:
-            return label, asked, params
+            return label, _with_defaults(asked, params) if entry.package == OWN else asked, params
         try:
             store = chosen_store(asked, params, mini=mini)
         except Unprepared as error:
@@ -71,9 +72,23 @@ def _resolve_prepared(
             continue
         if "split" in params:
             params = {**params, "split": store.split_name(params["split"])}
-        return label, of_store(asked, store), {**params, "store": identity(store, entry.extra.get("metric", "acc"))}
+        found = of_store(asked, store)
+        found = of_own_store(found, store) if entry.package == OWN else found
+        return label, found, {**params, "store": identity(store, entry.extra.get("metric", "acc"))}
     assert missing is not None
     raise missing
+
+
+def _with_defaults(entry: Entry, params: Mapping[str, Any]) -> Entry:
+    """The entry of a manifest with the defaults for its store, where there is one already."""
+    from mmzoo.data.own.defaults import of_own_store
+    from mmzoo.data.store.choice import chosen_store, of_store
+
+    try:
+        store = chosen_store(entry, params, mini=False)
+        return of_own_store(of_store(entry, store), store)
+    except MmzooError:
+        return entry
 
 
 def is_manifest(text: str) -> bool:
@@ -121,4 +136,8 @@ def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Se
             )
         given["epochs"] = epochs
     changes = {**known[preset], **given}
+    if entry.package == OWN and "batch_size" in given and "epochs" not in {**given, **entry.extra["given"]["training"]}:
+        from mmzoo.data.own.defaults import epochs_for
+
+        changes["epochs"] = epochs_for(entry.extra["samples"], given["batch_size"])  # as many steps, whatever the batch
     return Training().replace(**changes)

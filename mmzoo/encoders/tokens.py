@@ -1,4 +1,4 @@
-"""The base of text encoders, and two that are small enough for a CPU."""
+"""The base of text encoders, and three that are small enough for a CPU."""
 
 from __future__ import annotations
 
@@ -70,7 +70,37 @@ class TextBag(Textual):
         return state._replace(map=self.layer(state.map))
 
     def finish(self, state: Words) -> Tensor:
-        return self.project(masked_mean(state.map, state.mask))
+        found: Tensor = self.project(masked_mean(state.map, state.mask))
+        return found
+
+
+class TextWords(Textual):
+    """The sum of a vector for each token over the square root of their number, with dropout: the order of words is lost.
+
+    With a linear head this is logistic regression on words, in `embed` dimensions, and trains as fast: nothing lies between
+    a word and the classes. Vectors start near zero, so that words that training has not seen say nothing.
+
+    embed: width of a token's vector and of the output. scale: factor on the vectors, and so on how far a step of a given
+    learning rate moves the features.
+    """
+
+    def __init__(self, spec: InputSpec, *, embed: int = 64, scale: float = 4.0, dropout: float = 0.5) -> None:
+        super().__init__(spec)
+        self.embedding = nn.Embedding(self.vocabulary, embed)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        self.out_dim, self.n_stages, self.stage_dims = embed, 1, (embed,)
+
+    def begin(self, x: Mapping[str, Tensor]) -> Words:
+        return Words(self.embedding(x["ids"]), x["mask"])
+
+    def run_stage(self, stage: int, state: Words) -> Words:
+        return state._replace(map=self.scale * state.map)
+
+    def finish(self, state: Words) -> Tensor:
+        there = state.mask.to(state.map.dtype)[..., None]
+        found: Tensor = self.dropout((state.map * there).sum(1) / there.sum(1).clamp_min(1.0).sqrt())
+        return found
 
 
 class TextTransformer(Textual):

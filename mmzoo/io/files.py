@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
+
+#: bytes of the largest file that is read whole
+LARGEST = 1 << 28
+
+
+def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
+    """Read a regular file whole. A pipe, a device, a folder or a dangling link is refused without waiting for it.
+
+    Raises:
+        OSError: It is not there, no regular file, larger than `limit` bytes, or cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(file.fileno())
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if found.st_size > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
+        return file.read(limit + 1)
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:

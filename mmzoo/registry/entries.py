@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmzoo.errors import BadValue, MmzooError, unknown
+from mmzoo.errors import BadValue, MmzooError, said, unknown
 from mmzoo.registry.parameters import ENCODER_OPTIONS, Param
 
 KINDS = ("methods", "strategies", "heads", "encoders", "datasets", "trackers")
@@ -88,10 +88,12 @@ class Entry:
             return user_classes.load(module, attribute)
         try:
             return getattr(importlib.import_module(module), attribute)
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise MmzooError(
                 f"{SINGULAR[self.kind]} {self.name!r} of package {self.package} cannot be loaded from "
-                f"{self.extra[key]}: {type(error).__name__}: {error}."
+                f"{self.extra[key]}: {said(error)}."
                 + (f" Install it: {self.extra['install']}" if "install" in self.extra else "")
             ) from error
 

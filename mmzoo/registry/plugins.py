@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from mmzoo import __version__
-from mmzoo.errors import BadValue, MmzooError
+from mmzoo.errors import BadValue, MmzooError, said
 from mmzoo.registry import BUILT_IN, Catalogue, Entry, built_in_path, hookspecs, read_entries
 
 GROUP = "mmzoo"
@@ -235,7 +235,7 @@ def _said(error: BaseException) -> str:
     """An error in one string."""
     if isinstance(error, SystemExit):
         return f"SystemExit: it called sys.exit({error.code!r}) while it was imported"
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    return said(error)
 
 
 def _own(manager: pluggy.PluginManager, target: Any, hook: str) -> list[Callable[..., Any]]:

@@ -21,7 +21,6 @@ FAMILIES = (
     "alternating",
     "architecture",
     "contrastive",
-    "classifier",
     "evaluation-only",
 )
 LINKS = ("paper", "code")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mmzoo.errors import BadValue, MmzooError, near_miss
+from mmzoo.errors import BadValue, MmzooError, near_miss, said
 from mmzoo.registry import Entry, Param, local_code
 
 #: what such entries say of their package
@@ -126,7 +127,7 @@ def _module(file: str) -> ModuleType:
             raise
         except BaseException as error:
             where = _line(error, code.root.path)
-            raise MmzooError(f"{file} cannot be loaded{where}: {type(error).__name__}: {error}.") from error
+            raise MmzooError(f"{file} cannot be loaded{where}: {said(error)}.") from error
     return _LOADED[path][1]
 
 
@@ -173,6 +174,11 @@ def _params(cls: type, name: str) -> dict[str, Param]:
             continue
         if p.default is inspect.Parameter.empty:
             raise BadValue(f"{name}: parameter {p.name} of {cls.__name__} has no default. Give it one.")
+        if isinstance(p.default, float) and not math.isfinite(p.default):
+            raise BadValue(
+                f"{name}: the default of parameter {p.name} is {p.default}, which no row can hold. Take None for it: {p.name}: "
+                "float | None = None."
+            )
         found[p.name] = Param(p.name, _type(p, name), p.default)
     return found
 

@@ -17,8 +17,8 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
     def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]: ...
-    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches: ...
     def part(self, number: int, of: int) -> Batches: ...
+    def sampled(self, rows: Tensor, drop: Tensor | None, ordered: bool = False) -> Batches: ...
 
 
 class _ListBatches:
@@ -39,7 +39,7 @@ class _ListBatches:
     def part(self, number: int, of: int) -> Batches:
         raise Incompatible("this loader cannot be divided among processes: give Run an mmzoo Loader.")
 
-    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches:
+    def sampled(self, rows: Tensor, drop: Tensor | None, ordered: bool = False) -> Batches:
         raise Incompatible("this loader cannot be resampled: give Run an mmzoo Loader.")
 
 

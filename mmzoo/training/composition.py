@@ -43,6 +43,9 @@ class Wrapper(Strategy):
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         return self.inner.plan(step, passes)
 
+    def inputs(self, step: Step, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.inner.inputs(step, inputs)
+
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return self.inner.features(step, feats)
 
@@ -115,6 +118,9 @@ class Window(Wrapper):
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         return self.inner.plan(step, passes) if self._open(step.run) else passes
 
+    def inputs(self, step: Step, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.inner.inputs(step, inputs) if self._open(step.run) else inputs
+
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return self.inner.features(step, feats) if self._open(step.run) else feats
 
@@ -179,6 +185,11 @@ class Chain(Strategy):
         for part in self.parts:
             passes = part.plan(step, passes)
         return passes
+
+    def inputs(self, step: Step, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        for part in self.parts:
+            inputs = part.inputs(step, inputs)
+        return inputs
 
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         for part in self.parts:

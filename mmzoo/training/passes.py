@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from mmzoo.core.model import MultimodalModel
+from mmzoo.core.values import Batch
 from mmzoo.errors import BadValue
 from mmzoo.training.backprop import Backprop
 from mmzoo.training.gradients import Grads
@@ -26,6 +29,7 @@ def train_pass(parts: Parts, strategy: Strategy, step: Step) -> None:
     """One pass over one batch: the whole of what training does."""
     model, optimization, run = parts.model, parts.optimization, step.run
     optimization.clear()
+    step.batch = with_inputs(step.batch, strategy.inputs(step, step.batch.inputs))
     feats = strategy.features(step, parts.backprop.encode(step))
     if step.is_empty():
         return
@@ -44,3 +48,15 @@ def train_pass(parts: Parts, strategy: Strategy, step: Step) -> None:
         run.log("grad_norm", norm)
     optimization.update(run.global_step)
     strategy.updated(step, out, terms)
+
+
+def with_inputs(batch: Batch, inputs: Mapping[str, Any]) -> Batch:
+    """The batch with other inputs. Raises BadValue where a modality is gone or new."""
+    if inputs is batch.inputs:
+        return batch
+    if set(inputs) != set(batch.inputs):
+        raise BadValue(
+            f"the hook inputs returned the modalities {', '.join(inputs)}; it was given {', '.join(batch.inputs)}. Return "
+            "every one of them; Pass(present=...) of the hook plan leaves some out."
+        )
+    return replace(batch, inputs={m: inputs[m] for m in batch.inputs})

@@ -29,6 +29,7 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     "epoch_end": ("run", "metrics"),
     "window_end": ("run",),
     "plan": ("step", "passes"),
+    "inputs": ("step", "inputs"),
     "features": ("step", "feats"),
     "outputs": ("step", "out"),
     "losses": ("step", "out", "terms"),
@@ -87,7 +88,7 @@ class Strategy:
 
     Parameters are keyword-only arguments of `__init__`, kept as attributes of the same name. What is remembered
     from step to step is named in `state`. State changes only in setup, epoch_start, epoch_end, gradients and
-    updated; `features`, `outputs` and `losses` may be called again by a probe or a fork.
+    updated; `inputs`, `features`, `outputs` and `losses` may be called again by a probe or a fork.
 
     What a strategy declares about itself stands in class attributes; where that depends on parameters, `__init__` sets
     attributes of the same names. `claims` reads them as one value.
@@ -160,10 +161,14 @@ class Strategy:
     def window_end(self, run: Run) -> None:
         """After `epoch_end` of the last epoch of a Window: take back what would outlast it (run.set_lr_scale)."""
 
-    # 5-11: in each pass
+    # 5-12: in each pass
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
         """Each batch: split, restrict or flag the passes."""
         return passes
+
+    def inputs(self, step: Step, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Before the encoders: mix, mask or disturb inputs (never in place); every modality is returned."""
+        return inputs
 
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """After the encoders: drop or mix features (never in place), set `step.keep`."""
@@ -187,7 +192,7 @@ class Strategy:
     def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
         """After the optimizer step: change own state."""
 
-    # 12: evaluation only
+    # 13: evaluation only
     def predict(self, out: Outputs) -> Outputs:
         """The decision rule (owner of `predict` only): the outputs with another `ranking`."""
         return out

@@ -134,7 +134,7 @@ class OneModality:
     def part(self, number: int, of: int) -> Batches:
         return OneModality(self._source.part(number, of), self._modality, self._column)
 
-    def sampled(self, rows: Tensor, drop: Tensor | None) -> Batches:
+    def sampled(self, rows: Tensor, drop: Tensor | None, ordered: bool = False) -> Batches:
         raise Incompatible("a teacher is trained on the data as it is: its loader cannot be resampled.")
 
 

@@ -51,7 +51,7 @@ class Verbs:
     _forked: bool
     _train: Batches
     _meta: Batches | None
-    _sampling: tuple[Tensor, Tensor | None] | None
+    _sampling: tuple[Tensor, Tensor | None, bool] | None
     _lr_scale: dict[str, float]
     _logged: dict[str, list[Any]]
     _backprop: Backprop
@@ -265,13 +265,16 @@ class Verbs:
         self._weights().params(group)
         self._lr_scale[group] = float(factor)
 
-    def set_sampling(self, rows: Tensor | None, drop: Tensor | None = None) -> None:
+    def set_sampling(self, rows: Tensor | None, drop: Tensor | None = None, *, ordered: bool = False) -> None:
         """Train on other rows from the next epoch on; None restores the data as it is.
 
-        rows: (n,) or (n, M) int64, positions in the training set (per modality in the second form; the label is
-        that of the first column). drop: (n, M) bool, modalities to treat as absent.
+        Args:
+            rows: (n,) or (n, M) int64, positions in the training set (per modality in the second form; the label is
+                that of the first column).
+            drop: (n, M) bool, modalities to treat as absent.
+            ordered: whether batches follow `rows` as they stand, for a curriculum; otherwise they are shuffled.
         """
-        self._sampling = None if rows is None else (rows.cpu(), None if drop is None else drop.cpu())
+        self._sampling = None if rows is None else (rows.cpu(), None if drop is None else drop.cpu(), ordered)
 
     def stop(self) -> None:
         """End training after this epoch; in `setup`, before the first one: the model is then scored as setup left it."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.result_files import rewrite
 from torch import nn
 
 import mmzoo as package
@@ -215,7 +216,7 @@ def test_only_what_was_kept_can_be_loaded(kept: Path, results: Path, tmp_path: P
             load_run(wrong)
     folder = run_of(Path(shutil.copytree(kept, tmp_path / "kept")), "mla")
     row = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps(row | {"status": "diverged", "reason": "loss is nan"}))
+    rewrite(folder / "result.json", row | {"status": "diverged", "reason": "loss is nan"})
     with pytest.raises(BadValue, match="diverged: loss is nan"):
         load_run(folder)
 
@@ -247,7 +248,7 @@ def test_files_of_a_run_from_outside_do_no_harm(how: str, kept: Path, tmp_path: 
     else:  # names are looked up in the catalogue, never imported
         row = json.loads((folder / "result.json").read_text())
         row["spec"]["head"] = "os:system"
-        (folder / "result.json").write_text(json.dumps(row))
+        rewrite(folder / "result.json", row)
     with pytest.raises((CorruptFile, MmzooError), match=folder.name):
         load_run(folder)
     assert not marker.exists()

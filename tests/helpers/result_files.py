@@ -10,7 +10,7 @@ from typing import Any
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     """run_id -> row, read from the files themselves."""
     rows = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("runs/*/result.json"))]
-    return {row["run_id"]: row for row in rows}
+    return {row["run_id"]: {k: v for k, v in row.items() if k != "checksum"} for row in rows}
 
 
 def rows_by_label(folder: Path) -> dict[str, dict[str, Any]]:
@@ -19,7 +19,12 @@ def rows_by_label(folder: Path) -> dict[str, dict[str, Any]]:
 
 def lasting(row: dict[str, Any] | None) -> dict[str, Any]:
     """A row without the facts of clock and machine."""
-    return {k: v for k, v in (row or {}).items() if k not in ("timing", "environment")}
+    return {k: v for k, v in (row or {}).items() if k not in ("timing", "environment", "checksum")}
+
+
+def rewrite(path: Path, row: dict[str, Any]) -> None:
+    """Write a row as an earlier version did: without a checksum."""
+    path.write_text(json.dumps({k: v for k, v in row.items() if k != "checksum"}), encoding="utf-8")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

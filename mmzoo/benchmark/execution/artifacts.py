@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmzoo.benchmark.results.predictions import NAME as PREDICTIONS
+from mmzoo.benchmark.results.predictions import digest_of
 from mmzoo.benchmark.results.store import STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.seeding import stream
@@ -22,17 +24,20 @@ from mmzoo.evaluation.predictions import Predictions
 from mmzoo.training.run import Run
 
 
-def write_weights(store: Store, run_id: str, run: Run) -> None:
-    """The weights, in the order that their hash is taken in; and what the strategy remembers, which may decide how it
-    predicts."""
+def write_weights(store: Store, run_id: str, run: Run) -> dict[str, str]:
+    """Write the weights, in the order that their hash is taken in; and what the strategy remembers, which may decide how it
+    predicts. Returns a hash of the latter, as `strategy`, where there is any."""
     from safetensors.torch import save
 
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in run.model.state_dict().items()}
+    hashes = {}
     if state := run.strategy.state_dict():
         buffer = io.BytesIO()
         torch.save(state, buffer)
         store.write_file(run_id, STRATEGY_STATE, buffer.getvalue())
+        hashes["strategy"] = digest_of(buffer.getvalue())
     store.write_file(run_id, WEIGHTS, save(tensors, {"order": json.dumps(list(tensors))}))
+    return hashes
 
 
 def read_weights(path: Path, model: MultimodalModel, row: Mapping[str, Any]) -> None:
@@ -50,18 +55,19 @@ def read_weights(path: Path, model: MultimodalModel, row: Mapping[str, Any]) -> 
         raise CorruptFile("they are not those that the run was scored with")
 
 
-def write_predictions(store: Store, run_id: str, p: Predictions) -> None:
-    """The scores of every test item, and each modality's own."""
+def write_predictions(store: Store, run_id: str, p: Predictions) -> str:
+    """Write the scores of every test item, and each modality's own. Returns a hash of the file."""
     arrays = {"index": p.index, "target": p.target, "scores": p.scores.float()}
     arrays |= {f"unimodal.{m}": z.float() for m, z in p.unimodal.items()}
-    store.write_file(run_id, "predictions.npz", predictions_bytes({k: v.cpu().numpy() for k, v in arrays.items()}))
+    return write_arrays(store, run_id, {k: v.cpu().numpy() for k, v in arrays.items()})
 
 
-def predictions_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The file predictions.npz: index, target and scores, and whatever else there is, one row a test item."""
+def write_arrays(store: Store, run_id: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Write predictions.npz: index, target and scores, and whatever else there is, one row a test sample. Returns its hash."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+    store.write_file(run_id, PREDICTIONS, buffer.getvalue())
+    return digest_of(buffer.getvalue())
 
 
 # ---------------------------------------------------------------------------------------------- hashes

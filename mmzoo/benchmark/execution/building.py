@@ -111,6 +111,18 @@ def is_small(planned: Planned, catalogue: Catalogue) -> bool:
         return False
 
 
+def encoder_sizes(planned: Planned, catalogue: Catalogue) -> dict[str, int]:
+    """modality -> parameters of its encoder; nothing where the model cannot be built, which its run will say."""
+    try:
+        data = data_of(catalogue, planned.spec)
+        data = data if planned.spec.modalities is None else data.only(planned.spec.modalities)
+        with torch.device("meta"):
+            encoders = build_model(catalogue, planned.spec, data).encoders
+    except Exception:
+        return {}
+    return {m: sum(p.numel() for p in encoder.parameters()) for m, encoder in encoders.items()}
+
+
 # ---------------------------------------------------------------------------------------------- all of it
 class Kit:
     """Data, loaders, model and strategy of one run. whole: its data set with all modalities; data: with those that the

@@ -23,6 +23,7 @@ from mmzoo.benchmark.results.records import summary
 from mmzoo.benchmark.results.store import Store
 from mmzoo.config.identity import check_identity
 from mmzoo.errors import Diverged, Incompatible, told
+from mmzoo.io.interrupts import is_stop
 from mmzoo.registry import Catalogue, local_code
 
 
@@ -130,9 +131,12 @@ def _run(session: Session) -> Row:
     except Exception as error:
         row |= {"status": "failed", "reason": told(error)}
         session.log(traceback.format_exc())
-    except BaseException:
-        session.log("is stopped")
-        raise
+    except BaseException as error:
+        if is_stop(error):
+            session.log("is stopped")
+            raise
+        row |= {"status": "failed", "reason": f"{told(error)}: code must not end its process"}
+        session.log(traceback.format_exc())
     if before is not None and row["status"] not in FINAL:
         session.trackers.end(row)
         return row  # only the weights or the peers' protocol were wanted: what was scored stays

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmzoo.benchmark.execution.artifacts import predictions_bytes
+from mmzoo.benchmark.execution.artifacts import write_arrays
 from mmzoo.benchmark.execution.building import Kit, data_of
 from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.store import Store
@@ -135,7 +135,7 @@ def floor_row(planned: Planned, catalogue: Catalogue, store: Store) -> dict[str,
     samples = [floor_samples(data, loader) for loader in (train, validation, test)]
     found = linear_floor(*samples, n_classes=data.n_classes, metric=data.metric)
     arrays = {"index": test.index.numpy(), "target": samples[2].target, "scores": found.scores.float().numpy()}
-    store.write_file(spec.run_id, "predictions.npz", predictions_bytes(arrays))
+    written = write_arrays(store, spec.run_id, arrays)
     return {
         "metrics": {
             **found.test,
@@ -146,7 +146,7 @@ def floor_row(planned: Planned, catalogue: Catalogue, store: Store) -> dict[str,
             "n_seen": test.n_seen,
         },
         "cost": {"train_items": train.n_seen},
-        "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash},
+        "hashes": {"split": whole.split_hash, "recipe": whole.recipe_hash, "predictions": written},
         "floor": {
             "strength": found.strength,
             "width": found.width,

@@ -180,12 +180,11 @@ class Session(Watcher):
         run, selection = self.team.together(lambda: self._fit(fitting, models, saved), self.device)
         differs = per_process(run, kit, self.team.size)
         metrics, chosen = score(run, kit, selection, batch_size=self.eval_batch)
-        write_predictions(self.store, spec.run_id, chosen)
+        kept = write_predictions(self.store, spec.run_id, chosen)
         data = kit.data
         if self.planned.peers:
             metrics["peers"] = peers_scores(self.watched, data.metric, metrics)
-        if self.planned.keep:
-            write_weights(self.store, spec.run_id, run)
+        files = {"predictions": kept, **(write_weights(self.store, spec.run_id, run) if self.planned.keep else {})}
         for note in inert(self.catalogue, spec.parts, spec.training):
             run.warn(note)
         if limited:
@@ -217,6 +216,7 @@ class Session(Watcher):
                 "initial_weights": initial,
                 "weights": model_hash(run.model),
                 "batch_order": order_hash(kit.train, spec.seed),
+                **files,
             },
             "teachers": {
                 m: {"run_id": row["run_id"], "weights": row["hashes"]["weights"]} for m, (_, row) in teachers.items()

@@ -18,6 +18,7 @@ from mmzoo.benchmark.execution import memory
 from mmzoo.benchmark.execution.torchrun import Lost
 from mmzoo.core import distributed
 from mmzoo.errors import Diverged, Incompatible, MmzooError, told
+from mmzoo.io.interrupts import is_stop
 
 #: seconds that processes wait for one another within a step, and for the word of one that failed
 PATIENCE = 600
@@ -93,11 +94,14 @@ class Team(Alone):
 
     # ------------------------------------------------------------------ a job
     def together(self, work: Callable[[], T], device: str) -> T:
-        key, error = f"done/{self._job}", None
+        key = f"done/{self._job}"
+        error: BaseException | None = None
         try:
             self._form(device)
             result = work()
-        except Exception as raised:
+        except BaseException as raised:
+            if is_stop(raised):
+                raise
             error = raised
             # The first that fails is the cause: the others fail because it has left them.
             if self._store.add(f"{key}/failed", 1) == 1:
@@ -170,7 +174,7 @@ class _There(Exception):
         return "\n" + super().__str__()
 
 
-def _said(error: Exception) -> dict[str, str]:
+def _said(error: BaseException) -> dict[str, str]:
     kinds = {"diverged": Diverged, "refused": Incompatible}
     kind = next((k for k, cls in kinds.items() if isinstance(error, cls)), "failed")
     if memory.ran_out(error):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmzoo.benchmark.planning.data_plan import DataPlan, plan_data
@@ -15,17 +15,18 @@ from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec, Method
 from mmzoo.errors import BadValue, Incompatible
-from mmzoo.registry import Catalogue
+from mmzoo.registry import Catalogue, Entry
 from mmzoo.training.config import open_epochs
 
 
 @dataclass(frozen=True)
 class _Variant:
-    """A bench under one set of overrides: its runs, what it cannot run, and its settings."""
+    """A bench under one set of overrides: its runs, what it cannot run, its settings, and its data sets by label."""
 
     runs: tuple[Planned, ...]
     refused: tuple[Refused, ...]
     settings: Settings
+    entries: Mapping[str, Entry]
 
 
 def make_plan(bench: BenchSpec, catalogue: Catalogue, *, stores: bool = True, device: str = "auto") -> Plan:
@@ -48,7 +49,8 @@ def make_plan(bench: BenchSpec, catalogue: Catalogue, *, stores: bool = True, de
     _check_training([v.settings for v in variants])
     runs = _merged(run for variant in variants for run in variant.runs)
     refused = dict.fromkeys(each for variant in variants for each in variant.refused)
-    plan = Plan(tuple(_asked(run, bench) for run in runs), tuple(refused), bench)
+    entries = {label: entry for variant in variants for label, entry in variant.entries.items()}
+    plan = Plan(tuple(_asked(run, bench) for run in runs), tuple(refused), bench, entries)
     if not any(p.role == "method" for p in plan.runs) and refused:
         about = next(r for r in refused if r.role == "method")
         raise Incompatible(f"{about.method} cannot run on {about.dataset}: {about.reason}")
@@ -60,6 +62,7 @@ def _plan_variant(bench: BenchSpec, catalogue: Catalogue, *, stores: bool, devic
     wanted = wanted_methods(bench, catalogue, settings)
     runs: list[Planned] = []
     refused: list[Refused] = []
+    entries: dict[str, Entry] = {}
     for text in dict.fromkeys(bench.datasets):
         on = plan_data(catalogue, bench, text, settings, stores=stores)
         for each in wanted:
@@ -74,8 +77,9 @@ def _plan_variant(bench: BenchSpec, catalogue: Catalogue, *, stores: bool, devic
                 teacher = resolve_method(catalogue, UNIMODAL, settings) if each.method.needs_teachers else None
                 runs += _runs(each, on, teacher)
         runs += floor_runs(bench, on)
+        entries[on.label] = on.entry
     settings.check_all_used()
-    return _Variant(tuple(runs), tuple(refused), settings)
+    return _Variant(tuple(runs), tuple(refused), settings, entries)
 
 
 def _runs(wanted: Wanted, on: DataPlan, teacher: Method | None) -> list[Planned]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.config.spec import BenchSpec, Role, RunSpec
+from mmzoo.registry import Entry
 
 if TYPE_CHECKING:
     from mmzoo.benchmark.results.store import Store
@@ -111,6 +112,8 @@ class Plan:
     runs: tuple[Planned, ...]
     refused: tuple[Refused, ...]
     bench: BenchSpec
+    #: data set -> its entry, whose extras say how the defaults of a user's own data were chosen
+    entries: Mapping[str, Entry] = field(default_factory=dict)
 
     def methods(self) -> dict[str, Role]:
         """label -> role, in the order of the tables."""

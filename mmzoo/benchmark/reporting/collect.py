@@ -8,10 +8,14 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.benchmark.reporting.groups import Group, Row, alone_of, at, is_floor, main_metric, main_score
+from mmzoo.benchmark.reporting.groups import Group, Row, alone_of, at, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import Overview, passes
 from mmzoo.benchmark.reporting.statistics import spread
+from mmzoo.benchmark.results.comparable import is_floor
+from mmzoo.benchmark.results.predictions import read_predictions
 from mmzoo.benchmark.results.store import Store
+from mmzoo.errors import CorruptFile
+from mmzoo.io.files import read_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,8 +68,7 @@ def histories(groups: Sequence[Group], store: Store) -> dict[str, list[list[Mapp
 def _history(row: Row, store: Store) -> list[Mapping[str, Any]]:
     path = store.folder(row["run_id"]) / "history.jsonl"
     try:
-        with path.open(encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.strip()]
+        return [json.loads(line) for line in read_bytes(path).decode("utf-8").splitlines() if line.strip()]
     except (OSError, ValueError):
         return []  # a chart less, not a report less
 
@@ -148,16 +151,12 @@ def costs(groups: Sequence[Group]) -> list[Record]:
 
 
 def predictions(row: Row, store: Store) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-    """(N,) true classes and (N, C) scores of the chosen epoch on the test set; None where they were not kept."""
-    import numpy as np
-
-    path = store.folder(row["run_id"]) / "predictions.npz"
+    """(N,) true classes and (N, C) scores of the chosen epoch on the test set; None where they cannot be used."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            target, scores = kept["target"], kept["scores"].astype(float)
-    except (OSError, ValueError, KeyError):
-        return None
-    return (target, scores) if len(target) == len(scores) and scores.ndim == 2 else None
+        kept = read_predictions(row, store)
+    except CorruptFile:
+        return None  # a chart less, not a report less
+    return kept.target, kept.scores.astype(float)
 
 
 def class_records(groups: Sequence[Group], store: Store, names: Sequence[str] | None) -> tuple[list[Record], Record]:

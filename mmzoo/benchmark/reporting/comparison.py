@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, compared, grouped, main_metric, main_score
 from mmzoo.benchmark.reporting.statistics import detectable, enough_seeds, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
+from mmzoo.benchmark.results.predictions import read_predictions
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import CorruptFile, MmzooError
 
@@ -23,12 +22,23 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 
 
-def comparison_tables(rows: Sequence[Row], bench: Mapping[str, Any], store: Store) -> list[Table]:
+def comparison_tables(
+    rows: Sequence[Row], bench: Mapping[str, Any], store: Store, faults: list[CorruptFile] | None = None
+) -> list[Table]:
     """For each data set: tests over seeds, intervals and tests over test items; then ranks over data sets.
 
-    Raises CorruptFile for predictions that are not those of their row, MmzooError where scipy is not installed.
+    Args:
+        rows: all rows.
+        bench: order and roles of the methods.
+        store: where the predictions of the rows are.
+        faults: takes an error for each row whose predictions cannot be used; such a row is left out of all tables.
+
+    Raises:
+        CorruptFile: predictions cannot be used, and there is no `faults`.
+        MmzooError: scipy is not installed.
     """
     _check_scipy()
+    right, rows = _with_predictions(rows, store, faults)
     tables: list[Table] = []
     per_dataset: dict[str, list[Group]] = {}
     for dataset in dict.fromkeys(r["dataset"] for r in rows):
@@ -38,7 +48,7 @@ def comparison_tables(rows: Sequence[Row], bench: Mapping[str, Any], store: Stor
         if pairs:
             tables.append(_over_seeds(dataset, pairs, METRICS[main_metric(groups)]))
         if per_dataset[dataset]:
-            items = {id(g): _items(g, store) for g in per_dataset[dataset]}
+            items = {id(g): _items(g, right) for g in per_dataset[dataset]}
             tables.append(_intervals(dataset, per_dataset[dataset], items))
             if pairs:
                 tables.append(_over_items(dataset, pairs, items))
@@ -118,36 +128,29 @@ def right_items(row: Row, store: Store) -> NDArray[np.bool_]:
 
     Raises CorruptFile for a file that is missing, that cannot be read, or whose accuracy is not the row's.
     """
-    import numpy as np
-
-    path = store.folder(row["run_id"]) / "predictions.npz"
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            index, target, scores = kept["index"], kept["target"], kept["scores"]
-        right = (scores.argmax(1) == target)[np.argsort(index)]
-        fits = len(set(index.tolist())) == len(right) == row["metrics"]["n_scored"]
-        if not fits or abs(right.mean() - row["metrics"]["acc"]) > 1e-9:
-            raise ValueError("they are not those of the row beside them")
-    except (
-        OSError,
-        LookupError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        EOFError,
-        MemoryError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
-        raise CorruptFile(
-            f"the predictions {path} cannot be used: {error}. Move the folder {path.parent.name} away and run the same "
-            "bench again: it repeats that run only."
-        ) from None
-    return right
+    return read_predictions(row, store).right
 
 
-def _items(group: Group, store: Store) -> dict[int, NDArray[np.bool_]]:
-    return {r["seed"]: right_items(r, store) for r in group.rows if r["status"] == "ok"}
+def _with_predictions(
+    rows: Sequence[Row], store: Store, faults: list[CorruptFile] | None
+) -> tuple[dict[str, NDArray[np.bool_]], list[Row]]:
+    """By run which test items it has right, and the rows without those whose predictions cannot be used."""
+    right, kept = {}, []
+    for row in rows:
+        try:
+            if row["status"] == "ok" and row["modality"] is None:
+                right[row["run_id"]] = right_items(row, store)
+        except CorruptFile as error:
+            if faults is None:
+                raise
+            faults.append(error)
+            continue
+        kept.append(row)
+    return right, kept
+
+
+def _items(group: Group, right: Mapping[str, NDArray[np.bool_]]) -> dict[int, NDArray[np.bool_]]:
+    return {r["seed"]: right[r["run_id"]] for r in group.rows if r["status"] == "ok"}
 
 
 def _intervals(dataset: str, groups: Sequence[Group], items: Mapping[int, Mapping[int, NDArray[np.bool_]]]) -> Table:

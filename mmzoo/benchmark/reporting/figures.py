@@ -11,6 +11,7 @@ from typing import Any
 from mmzoo.benchmark.reporting import charts, collect
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview
+from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import BadValue, MmzooError
 from mmzoo.io.files import write_bytes
@@ -44,6 +45,7 @@ def draw_figures(rows: Sequence[Row], bench: Mapping[str, Any], store: Store, fo
 
 def figures(rows: Sequence[Row], bench: Mapping[str, Any], store: Store) -> dict[str, charts.Spec]:
     """name -> the specification of each figure that the rows allow."""
+    rows, _ = separated(rows)
     overview = make_overview(rows, bench)
     palette = charts.palette(overview)
     found: dict[str, charts.Spec | None] = {}

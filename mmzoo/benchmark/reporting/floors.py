@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from mmzoo.benchmark.reporting.groups import Group, Row, is_floor, main_score
+from mmzoo.benchmark.reporting.groups import Group, Row, main_score
 from mmzoo.benchmark.reporting.tables import Cell
+from mmzoo.benchmark.results.comparable import is_floor
 
 
 def floors_of(rows: Sequence[Row], dataset: str) -> list[Row]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmzoo.benchmark.reporting.statistics import Spread, spread
-from mmzoo.training.config import TUNED
+from mmzoo.benchmark.results.comparable import budget_of, is_floor
 
 Row = Mapping[str, Any]
 METRICS = {"acc": "ACC", "macro_f1": "macro-F1", "map": "MAP"}
@@ -55,11 +55,6 @@ def _protocol(row: Row, config: str) -> str:
     t = row["spec"]["training"]
     shared = f"{t['processes']} processes, " if t.get("processes", 1) != 1 else ""
     return f"{t['optimizer']} lr {t['lr']:g}, {t['epochs']} epochs, {shared}{config[:6]}"
-
-
-def is_floor(row: Row) -> bool:
-    """Whether a row is a linear floor rather than a trained run."""
-    return bool(row["spec"].get("floor"))
 
 
 def at(*path: str) -> Callable[[Row], float]:
@@ -137,9 +132,4 @@ def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | No
 
 
 def _budget(group: Group) -> str:
-    """What two methods must share to be compared: all of training, or what of it is not tuned and the number of trials."""
-    spec = group.rows[0]["spec"]
-    if not spec.get("tuning"):
-        return json.dumps(spec["training"], sort_keys=True)
-    shared = {k: v for k, v in spec["training"].items() if k not in TUNED}
-    return json.dumps([shared, spec["tuning"]["trials"]], sort_keys=True)
+    return json.dumps(budget_of(group.rows[0]), sort_keys=True)

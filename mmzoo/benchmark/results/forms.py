@@ -20,8 +20,10 @@ from mmzoo.io.schema import (
     each,
     items,
     misfit,
+    number,
     optional,
     or_null,
+    whole,
 )
 
 SCHEMA = 1
@@ -36,7 +38,9 @@ ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _RUN_ID = Kind(
     "the id of a run (letters and digits)", lambda value: isinstance(value, str) and bool(ID.fullmatch(value))
 )
-_SCORES: dict[str, Form] = {"acc": NUMBER, "macro_f1": NUMBER, "map": NUMBER, "loss": NUMBER}
+#: what a score, a difference of scores, and a loss, cost or time can be at all (a loss is a number of float32)
+_SHARE, _DIFFERENCE, _AMOUNT = number(0, 1), number(-1, 1), number(0, 1e39)
+_SCORES: dict[str, Form] = {"acc": _SHARE, "macro_f1": _SHARE, "map": _SHARE, "loss": _AMOUNT}
 _ROW: Form = {
     "schema": WHOLE,
     "run_id": TEXT,
@@ -50,7 +54,7 @@ _ROW: Form = {
     "reason": TEXT,
     "metrics": OBJECT,
     "cost": OBJECT,
-    "timing": {"seconds": NUMBER},
+    "timing": {"seconds": _AMOUNT},
     "environment": OBJECT,
     "warnings": optional(OBJECT),
     "still_improving": optional(TEXTS),
@@ -88,17 +92,21 @@ _SCORED: Form = {
         "main_metric": TEXT,
         "modalities": each(_MODALITY),
         "own_logits": TEXT,
-        "gap": {"own": NUMBER, "probe": NUMBER},
-        "n_scored": WHOLE,
-        "peers": optional({**_SCORES, "selected_epoch": WHOLE, "flatters": NUMBER}),
+        "gap": {"own": _AMOUNT, "probe": _AMOUNT},
+        "n_scored": whole(1),
+        "n_total": optional(whole(1)),
+        "n_seen": optional(whole(0)),
+        "selected_epoch": optional(whole(0)),
+        "epochs": optional(whole(0)),
+        "peers": optional({**_SCORES, "selected_epoch": WHOLE, "flatters": _DIFFERENCE}),
         "shapley": optional(each({"none": NUMBER, "all": NUMBER, "imbalance": NUMBER, "word": TEXT})),
         "undefined": optional(each(TEXT)),
     },
     "cost": {
-        "forward": NUMBER,
-        "backward": NUMBER,
-        "train_items": NUMBER,
-        "groups": optional(each({"parameters": WHOLE, "flops": WHOLE})),
+        "forward": _AMOUNT,
+        "backward": _AMOUNT,
+        "train_items": _AMOUNT,
+        "groups": optional(each({"parameters": whole(0), "flops": whole(0)})),
     },
     "hashes": OBJECT,
 }
@@ -147,7 +155,7 @@ def _scores_fault(row: Mapping[str, Any]) -> str | None:
     metrics = row["metrics"]
     if metrics["main_metric"] not in _SCORES:
         return f"metrics.main_metric {metrics['main_metric']!r} is none of {', '.join(_SCORES)}"
-    if not 1 <= metrics["n_scored"] == metrics.get("n_total", metrics["n_scored"]):
+    if not max(1, metrics.get("n_seen", 1)) <= metrics["n_scored"] == metrics.get("n_total", metrics["n_scored"]):
         return f"metrics.n_scored is {metrics['n_scored']} of {metrics.get('n_total', '?')} test samples"
     return None
 

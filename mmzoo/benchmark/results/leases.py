@@ -4,8 +4,12 @@ A claim is a file `claim.N` that appears whole (written elsewhere, then linked) 
 over the claim N of an owner that is gone is to make `claim.N+1`, which the file system grants to one process alone, so
 that nothing is ever deleted that another may hold. All go when the run's row is there.
 
-An owner on the same machine is asked for by its process id and start time. One elsewhere is believed while its claim is
-touched; that age is taken between two times of the file server, never between two machines' clocks.
+A lease has a deadline: its owner counts as alive while its heartbeat is fresh. On the same machine that age is taken by the
+machine's monotonic clock, which no step of the wall clock moves, and the owner's process must be there too. Of an owner
+elsewhere it is taken between two times of the file server, never between two machines' clocks.
+
+An owner that cannot write, since the disk is full, writes its claim in place; where even that fails it remembers that it has
+given the run up, and its process is no obstacle to itself.
 """
 
 from __future__ import annotations
@@ -16,12 +20,13 @@ import json
 import os
 import platform
 import re
+import stat
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,8 @@ from mmzoo.io.files import write_bytes
 BEAT, STALE = 10.0, 120.0
 #: seconds between two notes of the epoch
 NOTE = 1.0
+#: how often a claim that goes while it is looked at is looked for again
+ATTEMPTS = 100
 _NAME = re.compile(r"claim\.([1-9][0-9]{0,99})")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -57,16 +64,28 @@ class Held:
     of: int = 0
     deaths: int = 0
     released: bool = False
+    clock: float = 0.0
     beat: float = 0.0
 
     @property
     def alive(self) -> bool:
         """Whether the owner is still at work, as far as this machine can tell."""
-        if self.released:
+        if self.released or self.beat >= STALE:
             return False
         if self.place == here() and self.started:
-            return start_of(self.pid) == self.started
-        return self.beat < STALE
+            return start_of(self.pid) == self.started and not self._given_up
+        return True
+
+    @property
+    def _given_up(self) -> bool:
+        """Whether it is a claim of this very process that is held no more, although its file could not say so."""
+        mine = self.pid == os.getpid() and self.place == here()
+        return mine and self.lease not in _HELD
+
+    @property
+    def lease(self) -> str:
+        """What tells this claim from all others of its process."""
+        return f"{self.bench} {self.since!r}"
 
     @property
     def owner(self) -> str:
@@ -112,8 +131,10 @@ class Claim:
             if self._over.is_set():
                 return
             self._lost = max(_numbers(self.folder), default=self.number) > self.number
+            self._lost = self._lost or not self.folder.is_dir()
             if not self._lost:
-                write_bytes(self.folder / f"claim.{self.number}", json.dumps(self.facts).encode(), sync=False)
+                self.facts["clock"] = time.monotonic()
+                _rewrite(self.folder / f"claim.{self.number}", json.dumps(self.facts).encode())
             self._written = time.monotonic()
 
     def _beat(self) -> None:
@@ -127,10 +148,16 @@ class Claim:
             self._write()
         with self._lock:
             self._over.set()
+            _HELD.discard(self.lease)
         if done:
             for number in _numbers(self.folder):
                 if number <= self.number:
-                    (self.folder / f"claim.{number}").unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # a folder of that name is nobody's claim
+                        (self.folder / f"claim.{number}").unlink()
+
+    @property
+    def lease(self) -> str:
+        return f"{self.bench} {self.facts['since']!r}"
 
 
 @contextlib.contextmanager
@@ -162,6 +189,7 @@ def _claim(folder: Path, bench: str) -> Claim:
         "started": start_of(os.getpid()),
         "bench": bench,
         "since": time.time(),
+        "clock": time.monotonic(),
     }
     handle, name = tempfile.mkstemp(dir=folder, prefix=".claim.", suffix=".tmp")
     try:
@@ -175,8 +203,20 @@ def _claim(folder: Path, bench: str) -> Claim:
         if not _made(name, folder / f"claim.{held.number}"):
             raise Claimed(f"another process was faster to claim {folder.name}.")
     finally:
-        os.unlink(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+    _HELD.add(held.lease)
     return held
+
+
+def _rewrite(path: Path, data: bytes) -> None:
+    """Write a claim anew: whole where the disk takes another file, else in place, which needs no more room."""
+    try:
+        write_bytes(path, data, sync=False)
+    except OSError:
+        with path.open("r+b") as file:
+            file.write(data.ljust(os.fstat(file.fileno()).st_size))
+            file.truncate()
 
 
 def _made(source: str, target: Path) -> bool:
@@ -198,6 +238,10 @@ def _made(source: str, target: Path) -> bool:
     return True
 
 
+#: the claims of this process that it holds
+_HELD: set[str] = set()
+
+
 def read_claim(folder: Path) -> Held | None:
     """The claim to a run, whether its owner lives or not; None where nobody ever made one."""
     return _latest(folder)
@@ -205,15 +249,31 @@ def read_claim(folder: Path) -> Held | None:
 
 def _latest(folder: Path, now: float | None = None) -> Held | None:
     """The claim with the highest number. now: the time at the file server."""
-    while numbers := _numbers(folder):
+    for _ in range(ATTEMPTS):
+        numbers = _numbers(folder)
+        if not numbers:
+            return None
         path = folder / f"claim.{max(numbers)}"
         try:
-            with path.open("rb") as file:  # opening asks the server anew
-                text, age = file.read(65536), (time.time() if now is None else now) - os.fstat(file.fileno()).st_mtime
+            text, written = _read(path)  # opening asks the server anew
         except FileNotFoundError:
-            continue
-        return _held(max(numbers), text, age)
-    return None
+            if not path.is_symlink():
+                continue  # it has gone meanwhile
+            return Held(max(numbers), released=True)
+        except OSError:
+            return Held(max(numbers), released=True)  # a folder, a pipe: nobody's claim, only a number that is taken
+        return _held(max(numbers), text, (time.time() if now is None else now) - written)
+    return Held(max(_numbers(folder), default=0), released=True)
+
+
+def _read(path: Path) -> tuple[bytes, float]:
+    """The content of a claim and the time at which it was written. Raises OSError for what is no regular file."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(65536), found.st_mtime
 
 
 def _held(number: int, text: bytes, age: float) -> Held:
@@ -224,7 +284,10 @@ def _held(number: int, text: bytes, age: float) -> Held:
         facts = {k: kinds[k](v) for k, v in found.items() if k in kinds and type(v) in (kinds[k], int)}
     except (ValueError, AttributeError, RecursionError, OverflowError):
         facts = {}
-    return Held(**{**facts, "number": number, "beat": age})
+    held = Held(**{**facts, "number": number, "beat": age})
+    if held.clock and held.place == here():
+        return replace(held, beat=time.monotonic() - held.clock)
+    return held
 
 
 def _claimed(folder: Path, held: Held) -> Claimed:
@@ -234,7 +297,7 @@ def _claimed(folder: Path, held: Held) -> Claimed:
 def _numbers(folder: Path) -> list[int]:
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except OSError:  # gone, or not to be read: the row's own reading says so
         return []
     return [int(m[1]) for name in names if (m := _NAME.fullmatch(name))]
 

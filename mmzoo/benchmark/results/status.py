@@ -24,7 +24,7 @@ def _state(store: Store, run_id: str) -> dict[str, Any] | None:
     try:
         row = store.row(run_id)
     except MmzooError as error:
-        return {**_named(store, run_id), "state": "failed", "reason": str(error)}
+        return {**_named(store, run_id), "state": "failed", "reason": str(error), "unreadable": True}
     if row is None or (alive and row["status"] not in FINAL):
         named = _named(store, run_id)
         if alive is not None:

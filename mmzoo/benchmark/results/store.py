@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -13,12 +12,14 @@ from typing import Any, Literal
 
 from mmzoo import __version__
 from mmzoo.benchmark.results.forms import FINAL, ID, SCHEMA, planned_fault, record_fault, row_fault
-from mmzoo.errors import BadValue, CorruptFile, MmzooError
+from mmzoo.errors import BadValue, CorruptFile, MmzooError, ResultsLost
 from mmzoo.io.files import write_bytes, write_json
-from mmzoo.io.json_file import NotJson, read_json
+from mmzoo.io.json_file import NotJson, checksum_fault, read_json, unsealed, write_sealed
 
 WEIGHTS = "weights.safetensors"
 STRATEGY_STATE = "strategy.pt"
+#: bytes that a folder of results must take before a bench begins
+ROOM = 4096
 #: in place of a peak of memory: a run of this kind ran out of it beside others
 ALONE: Literal["alone"] = "alone"
 
@@ -31,19 +32,45 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._place: tuple[int, int] | None = None
 
     def prepare(self) -> None:
         """Make the folder and see that it can be written. Raises BadValue with the next step."""
+        self.check_there()
         try:
             (self.root / "runs").mkdir(parents=True, exist_ok=True)
             probe = self.root / "runs" / f".writable-{os.getpid()}"
-            write_bytes(probe, b"")
+            write_bytes(probe, bytes(ROOM))  # a full disk still takes empty files
             probe.unlink()
+            self.anchor()
         except OSError as error:
             raise BadValue(
                 f"cannot write results to {self.root}: {error.strerror or error}. "
                 "Choose a folder that you may write to with --out DIR."
             ) from None
+
+    def anchor(self) -> None:
+        """From now on the folder must stay the one that it is; see `check_there`. Raises ResultsLost where there is none."""
+        try:
+            found = (self.root / "runs").stat()
+        except OSError as error:
+            raise ResultsLost(f"the folder of results {self.root} is gone: {error.strerror or error}.") from None
+        self._place = (found.st_dev, found.st_ino)
+
+    def check_there(self) -> None:
+        """Raise ResultsLost where the folder was moved or deleted since `anchor`: writing on would make another in its place."""
+        if self._place is None:
+            return
+        try:
+            found = (self.root / "runs").stat()
+            same = (found.st_dev, found.st_ino) == self._place
+        except OSError:
+            same = False
+        if not same:
+            raise ResultsLost(
+                f"the folder of results {self.root} was moved or deleted while the bench wrote to it. Rows that were finished are "
+                "where it was moved to; the same command with --out there does the rest."
+            )
 
     def folder(self, run_id: str) -> Path:
         """The folder of a run. Raises BadValue for an id that would lead elsewhere."""
@@ -68,7 +95,7 @@ class Store:
         planned = {**planned, **{k: planned[k] or before.get(k, False) for k in ("keep", "peers")}}
         if planned != before:
             with self.guard():
-                write_json(self.folder(run_id) / "planned.json", planned)
+                write_sealed(self.folder(run_id) / "planned.json", planned)
 
     def planned(self, run_id: str) -> dict[str, Any]:
         """What `note_planned` kept. Raises CorruptFile unless it is there and is of this very run."""
@@ -77,9 +104,9 @@ class Store:
             found = read_json(path)
         except (OSError, NotJson) as error:
             raise self.unusable(run_id, str(getattr(error, "strerror", None) or error)) from None
-        if fault := planned_fault(found, run_id):
+        if fault := planned_fault(found, run_id) or checksum_fault(found):
             raise self.unusable(run_id, fault)
-        return dict(found)
+        return unsealed(found)
 
     def unusable(self, run_id: str, why: str) -> CorruptFile:
         """The error for a planned.json that cannot be used."""
@@ -91,7 +118,8 @@ class Store:
         """Add to the log of a run, every line with the time. A log that cannot be written stops nothing."""
         stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         lines = "".join(f"{stamp} {line}\n" for line in text.rstrip("\n").split("\n"))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ResultsLost):
+            self.check_there()
             self.folder(run_id).mkdir(parents=True, exist_ok=True)
             with (self.folder(run_id) / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(lines)
@@ -111,9 +139,9 @@ class Store:
             raise _corrupt(path, error.strerror or str(error)) from None
         except NotJson as error:
             raise _corrupt(path, str(error)) from None
-        if fault := row_fault(row, run_id):
+        if fault := row_fault(row, run_id) or checksum_fault(row):
             raise _corrupt(path, fault)
-        return dict(row)
+        return unsealed(row)
 
     def finished(self, run_id: str, *, weights: bool = False, peers: bool = False) -> dict[str, Any] | None:
         """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too;
@@ -151,7 +179,7 @@ class Store:
     def write(self, row: Mapping[str, Any]) -> None:
         """Keep the row of a run. Raises MmzooError with the next step when the disk does not take it."""
         with self.guard():
-            write_json(self.folder(row["run_id"]) / "result.json", row)
+            write_sealed(self.folder(row["run_id"]) / "result.json", row)
 
     def write_file(self, run_id: str, name: str, data: bytes) -> None:
         """Keep another file of a run; raises like `write`."""
@@ -161,9 +189,11 @@ class Store:
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
         """Turn what the disk does not take into a MmzooError with the next step."""
+        self.check_there()
         try:
             yield
         except OSError as error:
+            self.check_there()
             place = self.root if error.filename is None else Path(error.filename).parent
             raise MmzooError(
                 f"cannot write to {place}: {error.strerror or error}. All finished rows are kept; when the "
@@ -174,7 +204,7 @@ class Store:
     def micro_batch(self, data: str) -> int | None:
         """The micro-batch that memory leaves for a data set in this store; None where all has fitted so far."""
         try:
-            size = json.loads((self.root / "memory" / f"{data}.json").read_text(encoding="utf-8"))["micro_batch"]
+            size = read_json(self.root / "memory" / f"{data}.json")["micro_batch"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return size if isinstance(size, int) and size > 0 else None
@@ -189,7 +219,7 @@ class Store:
         """The bytes that a run of a kind (its config_id) takes on a card at most; ALONE where it did not fit beside others,
         None where none has run there yet."""
         try:
-            found = json.loads((self.root / "memory" / f"peak.{kind}.json").read_text(encoding="utf-8"))
+            found = read_json(self.root / "memory" / f"peak.{kind}.json")
             peak = found["peak"] if found["card"] == card else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
@@ -209,7 +239,7 @@ class Store:
         path = self.root / "tuning" / study / "record.json"
         try:
             record = read_json(path)
-            fault = record_fault(record)
+            fault = record_fault(record) or checksum_fault(record)
         except (OSError, NotJson) as error:
             fault = str(error)
         if fault:
@@ -217,12 +247,12 @@ class Store:
                 f"the record of tuning {path} cannot be used: {fault}. Move the folder {path.parent} away and run the same "
                 "command again: it repeats that study only."
             )
-        return dict(record)
+        return unsealed(record)
 
     def note_tuning(self, study: str, record: Mapping[str, Any]) -> None:
         """Keep the record of a study; raises like `write`."""
         with self.guard():
-            write_json(self.root / "tuning" / study / "record.json", record)
+            write_sealed(self.root / "tuning" / study / "record.json", record)
 
     def note_bench(self, methods: Mapping[str, str], refused: list[dict[str, str]]) -> None:
         """Keep the order and roles of the methods for the report: those of this bench, then those of earlier ones."""
@@ -232,17 +262,40 @@ class Store:
         kept = [r for r in before["refused"] if (r["dataset"], r["method"]) not in told and r["method"] not in methods]
         value = {"schema": SCHEMA, "methods": list(merged.items()), "refused": [*refused, *kept]}
         with self.guard():
-            write_json(self.root / "bench.json", value)
+            write_sealed(self.root / "bench.json", value)
 
     def bench(self) -> dict[str, Any]:
         """What `note_bench` kept; empty when there is nothing or it cannot be read (the rows are the truth)."""
         try:
-            data = json.loads((self.root / "bench.json").read_text(encoding="utf-8"))
+            return self._read_bench()
+        except CorruptFile:
+            return {"methods": {}, "refused": []}
+
+    def bench_fault(self) -> CorruptFile | None:
+        """Why bench.json is not used; None where it is, and where there is none."""
+        try:
+            self._read_bench()
+        except CorruptFile as error:
+            return error
+        return None
+
+    def _read_bench(self) -> dict[str, Any]:
+        path = self.root / "bench.json"
+        try:
+            data = read_json(path)
             pairs = {str(label): str(role) for label, role in data["methods"]}
             refused = [{k: str(r[k]) for k in ("dataset", "method", "role", "reason")} for r in data["refused"]]
-            return {"methods": pairs, "refused": refused}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            fault = checksum_fault(data)
+        except (FileNotFoundError, NotADirectoryError):
             return {"methods": {}, "refused": []}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            fault = str(getattr(error, "strerror", None) or error)
+        if fault:
+            raise CorruptFile(
+                f"{path} cannot be used: {fault}. Methods are shown without their order and roles; the next bench into this "
+                "folder writes it anew."
+            )
+        return {"methods": pairs, "refused": refused}
 
 
 def _corrupt(path: Path, why: str) -> CorruptFile:

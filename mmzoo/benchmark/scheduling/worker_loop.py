@@ -109,6 +109,7 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
     pause = PAUSE[0]
     while waiting.keys() - others:
         before = len(waiting)
+        store.check_there()
         for run_id, planned in list(waiting.items()):
             if row := order.settled(planned, store):
                 del waiting[run_id]
@@ -154,6 +155,7 @@ def work_on(root: str, values: dict[str, Any]) -> dict[str, str]:
     from mmzoo.registry.plugins import catalogue
 
     store = Store(Path(root))
+    store.anchor()
     return work(Order.from_dict(values, store), store, catalogue())
 
 

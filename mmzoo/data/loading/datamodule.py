@@ -108,7 +108,8 @@ class Loader:
     data set. The order of an epoch is decided by the generator alone and by `order_by` (default: `index`), so that two loaders
     that differ by some rows show the common rows in the same order. A last batch of one item is merged into the one before
     it: batch statistics of one item do not exist. transforms: modality -> what is done to its rows, on `device`; with a
-    generator, as in training. share: (number of this process, how many there are); see `shared`.
+    generator, as in training. ordered: the order is the stored one, with a generator too. share: (number of this process,
+    how many there are); see `shared`.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Loader:
         transforms: Mapping[str, Transform] | None = None,
         device: torch.device | str = "cpu",
         share: tuple[int, int] = (0, 1),
+        ordered: bool = False,
     ) -> None:
         if batch_size < 1:
             raise BadValue(f"batch_size must be at least 1, not {batch_size}.")
@@ -132,7 +134,7 @@ class Loader:
         self._order_by = index if order_by is None else order_by
         self._transforms, self._device = transforms or {}, torch.device(device)
         self._spare: list[Buffers] = []
-        self._share = share
+        self._share, self._ordered = share, ordered
 
     def __len__(self) -> int:
         return len(self._whole_bounds())
@@ -189,6 +191,7 @@ class Loader:
             transforms=self._transforms,
             device=self._device,
             share=(number, of),
+            ordered=self._ordered,
         )
 
     def part(self, number: int, of: int) -> Loader:
@@ -217,7 +220,7 @@ class Loader:
         """How many items an epoch leaves out because they do not go round among the processes."""
         return self.n_items - sum(b - a for a, b in self._whole_bounds())
 
-    def sampled(self, rows: Tensor, drop: Tensor | None = None) -> Loader:
+    def sampled(self, rows: Tensor, drop: Tensor | None = None, ordered: bool = False) -> Loader:
         """The loader of other rows; see Run.set_sampling."""
         own = rows if rows.ndim == 2 else rows[:, None].expand(-1, len(self._columns))
         inputs = {m: x.select(own[:, i]) for i, (m, x) in enumerate(self._columns.items())}
@@ -235,6 +238,7 @@ class Loader:
             transforms=self._transforms,
             device=self._device,
             share=self._share,
+            ordered=ordered,
         )
 
     # ------------------------------------------------------------------ reading
@@ -278,7 +282,10 @@ class Loader:
         return int(torch.randint(2**62, (), generator=generator))
 
     def _order(self, generator: torch.Generator) -> Tensor:
-        """Sort by a key drawn for each row number, so that leaving rows out does not reorder the rest."""
+        """Sort by a key drawn for each row number, so that leaving rows out does not reorder the rest; as they stand where
+        they are ordered."""
+        if self._ordered:
+            return torch.arange(self.n_items)
         keys = torch.rand(int(self._order_by.max()) + 1, generator=generator, dtype=torch.float64)
         return keys[self._order_by].argsort(stable=True)
 

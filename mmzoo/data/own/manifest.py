@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmzoo.data.own.defaults import rows_of, sized
 from mmzoo.data.own.table import Table, Wanted, npy_width
 from mmzoo.data.sources.field import Field
 from mmzoo.data.sources.source import Listing, Recipe, Source
@@ -59,15 +60,6 @@ _KEYS = {
     "training",
 }
 _READING = {"frames": "int?", "size": "int?", "crop": "bool", "flip": "bool"}
-_ENCODERS = {"vector": "mlp", "image": "cnn", "spectrogram": "cnn", "video": "cnn", "text": "text_bag"}
-_TRAINING = {
-    "optimizer": "adam",
-    "lr": 0.001,
-    "weight_decay": 0.0001,
-    "batch_size": 64,
-    "epochs": 20,
-    "schedule": "cosine",
-}
 
 
 class Own(Source):
@@ -171,8 +163,8 @@ def own_entry(path: Path, catalogue: Catalogue) -> OwnEntry:
         raise BadValue(f"{path}: name: there is a data set {source.name!r} already. Choose another name.")
     data = source._data
     kinds = {m: f.kind for m, f in source.recipes()["own"].fields.items()}
-    encoders: dict[str, Any] = {kind: {"name": name} for kind, name in _ENCODERS.items()} | data.get("encoders", {})
-    for what, choice in encoders.items():
+    given = {"encoders": data.get("encoders", {}), "training": data.get("training", {})}
+    for what, choice in given["encoders"].items():
         encoder = catalogue.get("encoders", choice["name"])
         try:
             encoder.check_params(choice.get("params", {}))
@@ -190,11 +182,10 @@ def own_entry(path: Path, catalogue: Catalogue) -> OwnEntry:
         "modalities": kinds,
         "select": "modalities",
         "metric": data.get("metric", "acc"),
-        "encoders": encoders,
-        "training": {"default": {**_TRAINING, **data.get("training", {})}},
+        "given": given,
         "n_classes": 0,
     }
-    return OwnEntry(
+    entry = OwnEntry(
         "datasets",
         source.name,
         "own",
@@ -210,6 +201,7 @@ def own_entry(path: Path, catalogue: Catalogue) -> OwnEntry:
         extra,
         source,
     )
+    return sized(entry, rows_of(source.table.path))
 
 
 def read_manifest(path: Path) -> Own:

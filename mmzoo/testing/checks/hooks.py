@@ -19,6 +19,7 @@ from mmzoo.testing.harness.reads import Reads
 from mmzoo.testing.harness.report import Skipped, contract, require
 from mmzoo.testing.harness.spies import Restricted, Spy, versions
 from mmzoo.testing.harness.tasks import Task, edited, train
+from mmzoo.training.passes import with_inputs
 from mmzoo.training.run import Run
 from mmzoo.training.step import Step
 from mmzoo.training.strategy import HOOKS
@@ -90,12 +91,14 @@ def _check_pure(
 
 @contract("strategy")
 def check_purity(case: StrategyCase) -> None:
-    """`features`, `outputs` and `losses` give the same when called again, and change nothing else."""
+    """`inputs`, `features`, `outputs` and `losses` give the same when called again, and change nothing else."""
     for run, batch, pass_ in _mid_epoch(case, case.task()):
         step = Step(run, batch, pass_)
         data = {f"input {m}": x for m, x in batch.inputs.items()} | {"target": batch.target}
+        read = _check_pure(run, "inputs", partial(run.strategy.inputs, step, batch.inputs), data, dict)
+        step.batch = with_inputs(batch, read)
         with seeded(0, "purity"):
-            feats = run.model.encode(batch.inputs, pass_, batch.present)
+            feats = run.model.encode(step.batch.inputs, pass_, batch.present)
         given = data | {f"feature {m}": z for m, z in feats.items()}
         mixed, step = _check_pure(
             run,

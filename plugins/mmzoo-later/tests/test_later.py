@@ -326,7 +326,7 @@ def test_valuation_repeats_items_without_the_others(level: Any) -> None:
         assert run._sampling is None
         run.end_epoch()
     run.start_epoch()
-    rows, drop = run._sampling  # type: ignore[misc]
+    rows, drop, _ = run._sampling  # type: ignore[misc]
     assert drop is not None
     n = 14
     assert len(rows) > n and torch.equal(rows[:n], torch.arange(n)) and not bool(drop[:n].any())

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mmzoo_newer", reason="mmzoo-newer is not installed")
 
-from by_hand import Weights, cross_entropy, gradient, log_softmax
+from helpers.by_hand import Weights, cross_entropy, gradient, log_softmax
+from helpers.steps_by_hand import features_of, task_loss, train_both, true_class_sum, unimodal_of
 from mmzoo_newer import arl, mlb
 from mmzoo_newer.arl import ARL, ARLMany
 from mmzoo_newer.dgl import DGL
 from mmzoo_newer.mlb import MLB
 from newer_helpers import SEEDS, drawn, quick, started
-from test_values import features_of, task_loss, train_both, true_class_sum, unimodal_of
 
 from mmzoo.api import Batch, Incompatible, Run
 from mmzoo.heads.concat import Concat

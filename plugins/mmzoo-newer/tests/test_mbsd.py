@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mmzoo_newer", reason="mmzoo-newer is not installed")
 
-from by_hand import Weights, cross_entropy, gradient, log_softmax
+from helpers.by_hand import Weights, cross_entropy, gradient, log_softmax
+from helpers.steps_by_hand import features_of, task_loss, train_both, unimodal_of
 from mmzoo_newer import mbsd
 from mmzoo_newer.mbsd import MBSD
 from newer_helpers import SEEDS, drawn, labels, quick
-from test_values import features_of, task_loss, train_both, unimodal_of
 
 from mmzoo.api import Batch
 from mmzoo.testing import parametrize_with_checks

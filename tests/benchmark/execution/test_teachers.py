@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.result_files import contents, lasting, rows_by_label
+from helpers.result_files import contents, lasting, rewrite, rows_by_label
 from helpers.taught_benches import by_label, no_probe
 from safetensors.torch import load_file
 
@@ -127,7 +127,7 @@ def test_alone_in_the_report_means_trained_on_all_items(mmzoo: Command, tmp_path
     folder = tmp_path / "runs" / rows["unimodal: fou"]["run_id"]
     row = json.loads((folder / "result.json").read_text())
     row["spec"]["spare_slice"] = True
-    (folder / "result.json").write_text(json.dumps(row))
+    rewrite(folder / "result.json", row)
     lines = [line for line in mmzoo("report", tmp_path).out.splitlines() if line.startswith("| umt+joint_unimodal")]
     header = next(line for line in mmzoo("report", tmp_path).out.splitlines() if "fou alone" in line)
     cells = dict(zip((c.strip() for c in header.split("|")), (c.strip() for c in lines[1].split("|"))))

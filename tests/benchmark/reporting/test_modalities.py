@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.result_files import rewrite
 
 from mmzoo.benchmark.execution.runner import run_one
 from mmzoo.benchmark.reporting.modalities import modality_tables
@@ -152,7 +153,7 @@ def test_rows_of_an_earlier_version_are_reported(
 ) -> None:
     shutil.copytree(results, tmp_path / "old")
     for path in (tmp_path / "old" / "runs").glob("*/result.json"):
-        path.write_text(json.dumps(older(json.loads(path.read_text()))))
+        rewrite(path, older(json.loads(path.read_text())))
     assert Store(tmp_path / "old").rows()[1] == []
     for form in ("md", "csv", "json", "latex"):
         assert mmzoo("report", tmp_path / "old", "--format", form).code == 0

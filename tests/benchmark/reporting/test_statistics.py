@@ -215,10 +215,12 @@ def spoil(folder: Path, marker: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["gone", "cut", "others", "pickle"])
-def test_predictions_from_outside_are_checked(how: str, results: Path, tmp_path: Path, refused: Command) -> None:
+def test_predictions_from_outside_cost_their_own_row(how: str, results: Path, tmp_path: Path, mmzoo: Command) -> None:
     folder, marker = Path(shutil.copytree(results, tmp_path / "r")), tmp_path / "ran"
     spoil(folder, marker, how)
-    assert "predictions.npz cannot be used" in refused("report", folder, "--stats") and not marker.exists()
+    done = mmzoo("report", folder, "--stats")
+    assert done.code == 2 and done.err.count("predictions.npz cannot be used") == 1 and not marker.exists()
+    assert "tests over seeds" in done.out and "Traceback" not in done.err
 
 
 def test_a_report_of_tests_says_when_scipy_is_missing(

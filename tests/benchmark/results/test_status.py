@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.result_files import rewrite
 
 from mmzoo.benchmark.execution import building
 from mmzoo.benchmark.execution.runner import run_one
@@ -59,6 +60,6 @@ def test_status_lets_no_name_steer_the_terminal(mmzoo: Command, tmp_path: Path, 
     out = Path(shutil.copytree(results, tmp_path / "out"))
     path = next(out.glob("runs/*/result.json"))
     row = json.loads(path.read_text()) | {"status": "failed", "reason": "\x1b[2J\nall is well", "label": "\x07<b>"}
-    path.write_text(json.dumps(row))
+    rewrite(path, row)
     text = mmzoo("status", out).out
     assert "\x1b" not in text and "\x07" not in text and r"\x1b[2J all is well" in text

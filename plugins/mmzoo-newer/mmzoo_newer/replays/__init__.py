@@ -1,5 +1,5 @@
 """Replays of test vectors of the methods of this package."""
 
-from mmzoo_newer.replays import gradients, losses
+from mmzoo_newer.replays import data, gradients, losses, regularisers
 
-__all__ = ["gradients", "losses"]
+__all__ = ["data", "gradients", "losses", "regularisers"]

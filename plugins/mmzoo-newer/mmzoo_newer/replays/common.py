@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmzoo.api import FusionHead, Grads, Outputs, Step, Strategy
+from mmzoo.api import FusionHead, Grads, Outputs, Pass, Step, Strategy
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.separate import Separate
 from mmzoo.heads.sum import Sum
@@ -42,13 +42,24 @@ def named(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def traced(
-    strategy: Strategy, features: Sequence[Tensor], target: Tensor, head: FusionHead, *, epoch: int = 0
+    strategy: Strategy,
+    features: Sequence[Tensor],
+    target: Tensor,
+    head: FusionHead,
+    *,
+    epoch: int = 0,
+    only: str | None = None,
 ) -> Traced:
-    """Features, outputs and losses of a strategy, and the gradients of the sum of its terms."""
+    """Features, outputs and losses of a strategy, and the gradients of the sum of its terms.
+
+    only: the modality of the planned pass to take; None for the first pass.
+    """
     inputs = named(features)
     run = run_on(strategy, inputs, target, head.n_classes, epoch=epoch, head=head)
-    step, leaves = step_of(run), {m: z.clone().requires_grad_() for m, z in inputs.items()}
-    read = strategy.features(step, leaves)
+    planned = strategy.plan(step_of(run), [Pass()])
+    step = step_of(run).at(next(p for p in planned if only is None or p.present == {only}))
+    leaves = {m: z.clone().requires_grad_() for m, z in inputs.items()}
+    read = strategy.features(step, {m: leaves[m] for m in step.pass_.fed(run.modalities)})
     out = strategy.outputs(step, run.model.outputs(read))
     terms = strategy.losses(step, out, {"task": step.loss(step.kept(out.logits))})
     found = Traced(step, out, terms, [], {})
@@ -56,6 +67,11 @@ def traced(
     found.features = [z.grad for z in leaves.values()]
     found.head = {name: p.grad for name, p in run.model.head.named_parameters()}
     return found
+
+
+def gradients_of_features(found: Traced, features: Sequence[Tensor]) -> list[Tensor]:
+    """Zeros for a modality that no gradient reached."""
+    return [torch.zeros_like(z) if g is None else g for z, g in zip(features, found.features)]
 
 
 def gradient_factors(found: Traced) -> list[Tensor]:

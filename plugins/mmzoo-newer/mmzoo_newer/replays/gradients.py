@@ -27,10 +27,10 @@ def _dgl_common(case: Case, found: Traced) -> Iterator[Any]:
     yield "own", torch.stack(list(found.out.unimodal.values()))
     yield "loss_fused", found.terms["task"]
     yield "loss_own", torch.stack([F.cross_entropy(z, y) for z in found.out.unimodal.values()])
-    yield from _each("grad_features", found.features, case)
+    yield from each("grad_features", found.features, case)
 
 
-def _each(path: str, computed: Any, case: Case) -> Iterator[Any]:
+def each(path: str, computed: Any, case: Case) -> Iterator[Any]:
     """Parts of a list whose entries may differ in shape."""
     yield from ((path, value, expected) for value, expected in zip(computed, case[path], strict=True))
 
@@ -49,8 +49,8 @@ def _dgl_sum(case: Case) -> Iterator[Any]:
     head = sum_head(listed(case, "weights"), listed(case, "biases"))
     found = _dgl(case, head)
     yield from _dgl_common(case, found)
-    yield from _each("grad_weights", [found.head[f"linear.{m}.weight"] for m in head.dims], case)
-    yield from _each("grad_biases", [found.head[f"linear.{m}.bias"] for m in head.dims], case)
+    yield from each("grad_weights", [found.head[f"linear.{m}.weight"] for m in head.dims], case)
+    yield from each("grad_biases", [found.head[f"linear.{m}.bias"] for m in head.dims], case)
 
 
 class _ReleasedHead(FusionHead):
@@ -139,8 +139,8 @@ def _arl_step(case: Case) -> Iterator[Any]:
     yield "own", torch.stack(list(found.step.scratch[strategy].values()))
     yield "loss", found.total
     yield "weight", torch.stack(factors) - 1.0
-    yield from _each("grad_features_plain", found.features, case)
-    yield from _each("grad_features", [k * g for k, g in zip(factors, found.features) if g is not None], case)
+    yield from each("grad_features_plain", found.features, case)
+    yield from each("grad_features", [k * g for k, g in zip(factors, found.features) if g is not None], case)
     yield "grad_weight", joined(head, found.head)
     yield "grad_bias", found.head["bias"]
 

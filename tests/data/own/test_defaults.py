@@ -1,0 +1,108 @@
+"""Defaults for a user's own data: by number of samples and kind, and never over what the user has set."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmzoo.benchmark.planning.choices import choice_lines
+from mmzoo.benchmark.planning.plan import make_plan
+from mmzoo.config.grammar import parse_setting
+from mmzoo.config.spec import BenchSpec
+from mmzoo.core.encoder import InputSpec
+from mmzoo.data.own.defaults import EPOCHS, LEAST_STEPS, encoder_for, epochs_for, steps_for, training_for
+from mmzoo.data.own.manifest import KINDS
+from mmzoo.encoders.tokens import TextWords
+from mmzoo.registry.plugins import catalogue
+from mmzoo.training.config import Training
+
+MANIFEST = "name: pens\ntable: pens.csv\nmodalities:\n  size: {kind: vector, columns: [a, b]}\n  words: text\n"
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(st.integers(1, 10**7), st.integers(1, 4096))
+def test_epochs_take_the_least_number_of_steps_or_the_most_epochs(samples: int, batch: int) -> None:
+    epochs = epochs_for(samples, batch)
+    assert EPOCHS[0] <= epochs <= EPOCHS[1]
+    assert epochs * steps_for(samples, batch) >= LEAST_STEPS or epochs == EPOCHS[1]
+    assert epochs == EPOCHS[0] or (epochs - 1) * steps_for(samples, batch) < LEAST_STEPS
+
+
+def test_more_samples_never_take_fewer_steps_and_what_is_given_wins() -> None:
+    sizes = [100, 499, 500, 4_999, 5_000, 49_999, 50_000, 10**6]
+    found = [Training().replace(**training_for(n, {})) for n in sizes]
+    assert [t.batch_size for t in found] == [16, 16, 32, 32, 64, 64, 128, 128]
+    assert training_for(1000, {"lr": 0.5, "epochs": 3}).items() >= {"lr": 0.5, "epochs": 3}.items()
+    assert training_for(1000, {"batch_size": 1000})["epochs"] == EPOCHS[1]
+
+
+@pytest.mark.parametrize("kind", [*(k for k in KINDS if k not in ("audio", "flow")), "spectrogram"])
+def test_every_kind_has_an_encoder_that_takes_it(kind: str) -> None:
+    shapes = {
+        "vector": (6,),
+        "text": (64,),
+        "image": (300, 300, 3),
+        "video": (8, 112, 112, 3),
+        "spectrogram": (257, 600),
+    }
+    choice = encoder_for(kind, shapes.get(kind, (3, 500)))
+    entry = catalogue().get("encoders", choice.name)
+    assert kind in entry.inputs and choice.why
+    entry.check_params(choice.params)
+    if kind in ("image", "spectrogram"):
+        assert choice.params["shrink"] == math.ceil(max(shapes[kind][:2]) / 128)
+
+
+def own(folder: Path, more: str = "") -> str:
+    lines = [f"{i % 7},{i % 3},{'ink' if i % 2 else 'lead'} pen {i % 5},{i % 2}" for i in range(100)]
+    (folder / "pens.csv").write_text("a,b,words,label\n" + "\n".join(lines) + "\n")
+    (folder / "pens.yaml").write_text(MANIFEST + more)
+    return str(folder / "pens.yaml")
+
+
+def training_of(path: str, *given: str) -> tuple[Training, dict[str, str], str]:
+    spec = BenchSpec("ogm", datasets=(path,), settings=tuple(map(parse_setting, given)), references=False)
+    plan = make_plan(spec, catalogue(), stores=False)
+    run = plan.runs[0].spec
+    return run.training, {m: name for m, (name, _) in run.encoders.items()}, "\n".join(choice_lines(plan, "pens"))
+
+
+def test_a_plan_says_what_reads_each_modality_and_why(tmp_path: Path) -> None:
+    training, encoders, said = training_of(own(tmp_path))
+    assert encoders == {"size": "mlp", "words": "text_words"}
+    assert (training.batch_size, training.epochs) == (16, 200)
+    assert "72 training samples in batches of 16: 5 steps an epoch, 1,000 in all" in said
+    assert "words: encoder text_words (texts: " in said and "FEWER" not in said
+
+
+def test_what_the_user_sets_wins_in_the_manifest_and_beside_it(tmp_path: Path) -> None:
+    path = own(tmp_path, "training: {epochs: 7, lr: 0.02}\nencoders: {text: {name: text_small, params: {dim: 16}}}\n")
+    training, encoders, said = training_of(path)
+    assert (training.epochs, training.lr, encoders["words"]) == (7, 0.02, "text_small")
+    assert "(as the manifest says)" in said and "FEWER THAN 1,000" in said
+    training, encoders, said = training_of(path, "train.lr=0.3", "encoder.words=text_bag")
+    assert (training.epochs, training.lr, encoders["words"]) == (7, 0.3, "text_bag") and "as you asked" in said
+    training, _, said = training_of(own(tmp_path), "train.batch_size=8", "encoder.size.width=5")
+    assert training.epochs * math.ceil(72 / 8) >= LEAST_STEPS and "size: encoder mlp (as you asked)" in said
+
+
+def test_published_data_keeps_its_protocol() -> None:
+    plan = make_plan(BenchSpec("ogm", datasets=("mfeat",), references=False), catalogue())
+    assert (plan.runs[0].spec.training.epochs, plan.runs[0].spec.encoders["fou"][0]) == (30, "mlp")
+    assert json.dumps(plan.runs[0].spec.as_dict()).count("floor") == 0 and choice_lines(plan, "mfeat") == []
+
+
+def test_word_vectors_add_up_and_start_near_zero() -> None:
+    encoder = TextWords(InputSpec("text", (6,), 20), dropout=0.0)
+    ids = torch.tensor([[3, 4, 5, 6, 0, 0]])
+    mask = ids > 0
+    z = encoder({"ids": ids, "mask": mask})
+    torch.testing.assert_close(z, 4.0 * encoder.embedding.weight[3:7].sum(0)[None] / 2.0)
+    torch.testing.assert_close(z, encoder({"ids": ids.flip(1), "mask": mask.flip(1)}))
+    assert z.abs().max() < 1 and encoder({"ids": ids, "mask": mask & False}).abs().sum() == 0
