@@ -309,8 +309,8 @@ def parts_of(model: Any, data: Mapping[str, Any], items: int, scope: str, kind: 
     import torch
     import torch.nn.functional as F
 
+    from mmzoo.bilevel import flat_grad, gauss_newton_operator, hessian_operator, scoped_parameters
     from mmzoo.bilevel.curvature import moving_only
-    from mmzoo.bilevel.implicit import flat_grad, gauss_newton_operator, hessian_operator, scoped_parameters
     from mmzoo.core.modes import double_backward
     from mmzoo.functional import info_nce
 

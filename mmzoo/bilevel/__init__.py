@@ -5,7 +5,8 @@ The public names of the folder. Imports torch.
 
 from mmzoo.bilevel.curvature import flat_grad, gauss_newton_operator, hessian_operator, not_still, scoped_parameters
 from mmzoo.bilevel.forward import Derivative, ForwardTangent
-from mmzoo.bilevel.implicit import Hypergradient, Inner, Mixing, Solver, Upper, Warm, hypergradient, implicit_gradient
+from mmzoo.bilevel.implicit import hypergradient, implicit_gradient
+from mmzoo.bilevel.problem import Hypergradient, Inner, Mixing, Solver, Upper, Warm
 from mmzoo.bilevel.solvers import (
     Operator,
     Solution,

@@ -32,7 +32,7 @@ from mmzoo.bilevel.forward_rules import (
     reached_leaves,
     running_statistics,
 )
-from mmzoo.bilevel.implicit import Mixing
+from mmzoo.bilevel.problem import Mixing
 from mmzoo.bilevel.solvers import dot, length
 from mmzoo.core.modes import frozen_statistics
 from mmzoo.core.precision import full_precision

@@ -53,7 +53,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _Summed.apply(grad).narrow(0, dist.get_rank() * ctx.n, ctx.n)
+        found: Tensor = _Summed.apply(grad).narrow(0, dist.get_rank() * ctx.n, ctx.n)
+        return found
 
 
 class _Summed(torch.autograd.Function):
@@ -67,7 +68,8 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _Summed.apply(grad)
+        found: Tensor = _Summed.apply(grad)
+        return found
 
 
 def no_features(n: int, width: int, encoder: nn.Module, like: Tensor) -> Tensor:
@@ -97,7 +99,8 @@ class _Nothing(torch.autograd.Function):
 
 def leads_nowhere(node: Any) -> bool:
     """Whether a node of a graph is that of `no_features`: what lies behind it gets no gradient through it."""
-    return node.name() == f"{_Nothing.__name__}Backward"
+    found: bool = node.name() == f"{_Nothing.__name__}Backward"
+    return found
 
 
 def all_objects(value: Any) -> list[Any]:

@@ -173,7 +173,8 @@ class Encoder(nn.Module):
 
     def view(self, state: Any) -> Tensor:
         """The map of a state, (B, C, *spatial): time is a spatial axis, and of tokens C is the width, not the number."""
-        return state
+        found: Tensor = state
+        return found
 
     def sequence(self, state: Any, steps: int) -> Tensor:
         """(B, steps, C): the map of a state as a sequence of that many steps, each the mean of a run of positions.

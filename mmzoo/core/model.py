@@ -97,7 +97,8 @@ class MultimodalModel(nn.Module):
 
     def outputs(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
         """The head's outputs for features of any non-empty subset of modalities."""
-        return self.head(features, present)
+        found: Outputs = self.head(features, present)
+        return found
 
     def forward(self, inputs: Mapping[str, Any], present: Tensor | None = None) -> Outputs:
         return self.outputs(self.encode(inputs, present=present), present)
@@ -141,7 +142,8 @@ class MultimodalModel(nn.Module):
         frozen = modality in pass_.freeze
         with torch.no_grad() if frozen else contextlib.nullcontext():
             if rows is None:
-                return encoder(x)
+                found: Tensor = encoder(x)
+                return found
             if not len(rows):
                 return self._nothing(encoder, _n_rows(x), frozen)
             # Batch statistics of one item do not exist: it is encoded as in evaluation.

@@ -79,7 +79,8 @@ class Projected(Readout):
         return super().forward(x) if self.n_stages else self.linear(self.encoder(x))
 
     def finish(self, state: Any) -> Tensor:
-        return self.linear(self.encoder.finish(state))
+        found: Tensor = self.linear(self.encoder.finish(state))
+        return found
 
 
 def to_one_width(encoders: Mapping[str, Encoder]) -> dict[str, Encoder]:

@@ -82,7 +82,8 @@ class Timm(Planar):
     def stem(self, x: Tensor) -> Tensor:
         if self._cuts and hasattr(self.model, "_pos_embed"):
             x = self.model._pos_embed(self.model.patch_embed(x))
-            return self.model.norm_pre(self.model.patch_drop(x))
+            found: Tensor = self.model.norm_pre(self.model.patch_drop(x))
+            return found
         return x if self._cuts else self.model.forward_features(x)
 
     def block(self, stage: int, x: Tensor) -> Tensor:
@@ -95,7 +96,8 @@ class Timm(Planar):
         return self._through(self._cuts[-1], x)
 
     def _pooled(self, x: Tensor) -> Tensor:
-        return self.model.forward_head(x, pre_logits=True).flatten(1)
+        found: Tensor = self.model.forward_head(x, pre_logits=True).flatten(1)
+        return found
 
     def _through(self, names: Sequence[str], x: Tensor) -> Tensor:
         for name in names:

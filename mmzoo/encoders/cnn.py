@@ -49,7 +49,9 @@ class CNN(Planar):
         return x if self.shrink == 1 else F.avg_pool2d(x, self.shrink, ceil_mode=True)
 
     def block(self, stage: int, x: Tensor) -> Tensor:
-        return self.blocks[stage](x)
+        found: Tensor = self.blocks[stage](x)
+        return found
 
     def pool(self, x: Tensor) -> Tensor:
-        return self.project(F.adaptive_avg_pool2d(x, self.grid).flatten(1))
+        found: Tensor = self.project(F.adaptive_avg_pool2d(x, self.grid).flatten(1))
+        return found

@@ -39,7 +39,9 @@ class MLP(Encoder):
         return x.flatten(1).to(self.project.weight.dtype)
 
     def run_stage(self, stage: int, state: Tensor) -> Tensor:
-        return self.layers[stage](state)
+        found: Tensor = self.layers[stage](state)
+        return found
 
     def finish(self, state: Tensor) -> Tensor:
-        return self.project(state)
+        found: Tensor = self.project(state)
+        return found

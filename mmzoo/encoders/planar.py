@@ -85,4 +85,5 @@ class Planar(Encoder):
         if state.frames is None:
             return z
         z = z.unflatten(0, (-1, state.frames))
-        return z.amax(1) if self.temporal == "max" else z.mean(1)
+        found: Tensor = z.amax(1) if self.temporal == "max" else z.mean(1)
+        return found

@@ -70,7 +70,8 @@ class TextBag(Textual):
         return state._replace(map=self.layer(state.map))
 
     def finish(self, state: Words) -> Tensor:
-        return self.project(masked_mean(state.map, state.mask))
+        found: Tensor = self.project(masked_mean(state.map, state.mask))
+        return found
 
 
 class TextWords(Textual):
@@ -98,7 +99,8 @@ class TextWords(Textual):
 
     def finish(self, state: Words) -> Tensor:
         there = state.mask.to(state.map.dtype)[..., None]
-        return self.dropout((state.map * there).sum(1) / there.sum(1).clamp_min(1.0).sqrt())
+        found: Tensor = self.dropout((state.map * there).sum(1) / there.sum(1).clamp_min(1.0).sqrt())
+        return found
 
 
 class TextTransformer(Textual):

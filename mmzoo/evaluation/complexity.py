@@ -93,7 +93,7 @@ class _ByGroup(TorchDispatchMode):
     """Adds up, by group, the operations that read one of the group's parameters."""
 
     def __init__(self, groups: Mapping[str, Sequence[nn.Parameter]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found = dict.fromkeys(groups, 0)
         # A view, such as a transposed weight, shares the storage of its parameter.
         self._owner = {_storage(p): g for g, params in groups.items() for p in params if p.numel()}

@@ -50,7 +50,8 @@ class Gate(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, joint: Tensor) -> Tensor:
-        return self.scale * self.linear(joint).sigmoid()
+        found: Tensor = self.scale * self.linear(joint).sigmoid()
+        return found
 
     def absorb(self, total: Tensor, count: Tensor) -> None:
         """Take in a batch whose gates add up to `total` (C,) over `count` items; none leave the mean as it is."""
@@ -229,7 +230,10 @@ class Channel(FusionHead):
         if str(stage) not in self.exchange:
             return maps
         here = {} if present is None else {m: present[:, i] for i, m in enumerate(self.dims)}
-        return self.exchange[str(stage)](maps, masks, here, pass_.flags.get("mean_gates"), pass_.freeze)
+        found: Mapping[str, Tensor] = self.exchange[str(stage)](
+            maps, masks, here, pass_.flags.get("mean_gates"), pass_.freeze
+        )
+        return found
 
     def own(self, modality: str) -> Iterable[nn.Parameter]:
         gates = [p for g in self._gates(modality) for p in g.parameters()]

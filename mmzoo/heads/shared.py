@@ -35,4 +35,5 @@ class Shared(FusionHead):
     def split(
         self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]
     ) -> Mapping[str, Tensor]:
-        return aux["own"]
+        found: Mapping[str, Tensor] = aux["own"]
+        return found

@@ -43,7 +43,8 @@ class Sum(FusionHead):
     def split(
         self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]
     ) -> Mapping[str, Tensor]:
-        return aux["parts"]
+        found: Mapping[str, Tensor] = aux["parts"]
+        return found
 
     def _parts(self, features: Mapping[str, Tensor], present: Tensor | None) -> dict[str, Tensor]:
         parts = {m: self.linear[m](z) for m, z in features.items()}

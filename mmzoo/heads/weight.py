@@ -81,7 +81,8 @@ class Weight(FusionHead):
     def _classify(self, hidden: Tensor) -> Tensor:
         """(B, M, C): each modality's logits."""
         if self.level != "logit":
-            return self.linear(hidden)
+            found: Tensor = self.linear(hidden)
+            return found
         return torch.stack([self.each[m](hidden[:, i]) for i, m in enumerate(self.dims)], 1)
 
     def _gate(self, hidden: Tensor, present: Tensor | None) -> Tensor:

@@ -26,7 +26,10 @@ def responses(values: Mapping[frozenset[str], Tensor], modalities: Sequence[str]
     """
     weights = shapley_weights(modalities)
     stacked = torch.stack(list(values.values()))
-    return torch.tensordot(constant([[weights[m][s] for s in values] for m in modalities], stacked), stacked, 1)
+    found: Tensor = torch.tensordot(
+        constant([[weights[m][s] for s in values] for m in modalities], stacked), stacked, 1
+    )
+    return found
 
 
 def score_sums(phi: Tensor, target: Tensor, here: Tensor | None = None) -> Tensor:

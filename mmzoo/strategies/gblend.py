@@ -213,7 +213,8 @@ def branch_loss(step: Step, out: Outputs, modality: str) -> Tensor:
 
 
 def _logits(step: Step, out: Outputs, modality: str) -> Tensor:
-    return step.run.model.extra[f"gblend_{modality}"](step.kept(out.features[modality]))
+    found: Tensor = step.run.model.extra[f"gblend_{modality}"](step.kept(out.features[modality]))
+    return found
 
 
 @torch.no_grad()

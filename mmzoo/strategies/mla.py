@@ -18,7 +18,8 @@ FIXED: Mapping[int, tuple[float, ...]] = {2: (0.55, 0.45), 3: (0.35, 0.25, 0.4)}
 
 def damping(batch: int, n_batches: int) -> float:
     """a = 0.1^(1 + batch / n_batches): from 0.1 at the start of an epoch to 0.01 at its end."""
-    return 0.1 ** (1.0 + batch / n_batches)
+    found: float = 0.1 ** (1.0 + batch / n_batches)
+    return found
 
 
 def next_matrix(matrix: Tensor, mean: Tensor, a: float, projection: Projection = "owm") -> Tensor:

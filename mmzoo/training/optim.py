@@ -30,7 +30,8 @@ def build_optimizer(groups: Iterable[Mapping[str, Any]], training: Training) -> 
     if training.optimizer == "sgd":
         return torch.optim.SGD(params, lr=training.lr, momentum=training.momentum, fused=training.fused or None)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
-    return kind(params, lr=training.lr, fused=training.fused or None)
+    found: torch.optim.Optimizer = kind(params, lr=training.lr, fused=training.fused or None)
+    return found
 
 
 #: what parameter groups must have in common for their updates to be one call
@@ -231,7 +232,8 @@ class Schedule:
 
     def factor(self, global_step: int) -> float:
         warm = min(1.0, (global_step + 1) / self._warmup) if self._warmup else 1.0
-        return warm * self._shadow.param_groups[0]["lr"]
+        found: float = warm * self._shadow.param_groups[0]["lr"]
+        return found
 
     def epoch_done(self, loss: float | None) -> None:
         """Advance by one epoch. loss: what "plateau" watches; without one it leaves the rate alone."""

@@ -94,7 +94,8 @@ class Step:
         have = here.sum(1)
         sums = torch.stack([(p * here).sum(1), have, torch.full_like(have, len(self.target))])
         total, have, n = self.run.reduce(sums)
-        return total * (n / torch.where(have > 0, have, 1.0))
+        found: Tensor = total * (n / torch.where(have > 0, have, 1.0))
+        return found
 
     def is_empty(self) -> bool:
         """Whether no process has a sample in the loss: there is nothing to learn then."""

@@ -12,7 +12,7 @@ from helpers.steps_by_hand import FIXED, SEEDS
 from hypothesis import given, settings
 from torch import Tensor
 
-from mmzoo.bilevel.implicit import (
+from mmzoo.bilevel import (
     gauss_newton_operator,
     hessian_operator,
 )

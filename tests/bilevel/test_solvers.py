@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmzoo.bilevel.implicit import (
+from mmzoo.bilevel import (
     conjugate_gradients,
     hypergradient,
     minres,

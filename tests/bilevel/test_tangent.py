@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmzoo.bilevel.implicit import Mixing
+from mmzoo.bilevel import Mixing
 
 FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=30)
 

@@ -16,8 +16,8 @@ from helpers.tangent_problems import ADAM, ADAMW
 from torch import nn
 
 from mmzoo.api import Incompatible, Outputs, Run, Step, Strategy, Terms, Training
+from mmzoo.bilevel import Mixing
 from mmzoo.bilevel.forward import Derivative, ForwardTangent
-from mmzoo.bilevel.implicit import Mixing
 from mmzoo.functional import cosine_similarities, info_nce
 
 

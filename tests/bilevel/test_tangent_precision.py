@@ -13,8 +13,8 @@ from helpers.tangent_problems import SGD, Setting, batch, derivative, losses, on
 from torch import Tensor, nn
 
 from mmzoo.api import Incompatible
+from mmzoo.bilevel import double_backward
 from mmzoo.bilevel.forward import ForwardTangent
-from mmzoo.bilevel.implicit import double_backward
 
 
 def test_half_precision() -> None:

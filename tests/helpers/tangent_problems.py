@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmzoo.bilevel import Mixing, double_backward
 from mmzoo.bilevel.forward import Derivative, ForwardTangent
-from mmzoo.bilevel.implicit import Mixing, double_backward
 from mmzoo.functional import cosine_similarities, info_nce
 
 SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from mmzoo.core.values import Batch
-from mmzoo.evaluation.scores import Predictions, predict
+from mmzoo.evaluation.predictions import Predictions, predict
 from mmzoo.strategies.refit import Refit
 from mmzoo.testing.checks.strategy import REGULARISED
 from mmzoo.testing.harness.cases import StrategyCase

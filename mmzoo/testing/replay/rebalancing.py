@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmzoo.bilevel.implicit import (
+from mmzoo.bilevel import (
     Hypergradient,
     Operator,
     Solution,
