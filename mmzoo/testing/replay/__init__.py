@@ -1,6 +1,6 @@
 """Replay test vectors: compute published or recorded numbers with the library's own code and compare.
 
-    python -m mmzoo.testing.replay FILE.json ...
+    python -m mmzoo.testing.replay FILE.json|FOLDER ...
 
 A method of yours joins in by a function decorated with `replays`, in a module named with --import.
 """

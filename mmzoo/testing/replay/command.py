@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "computed, or nothing compared at all. 2: a file or an option that cannot be used. Cases that no "
         "replay is registered for are listed as unknown and do not fail the run by themselves. null is NaN.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE.json")
+    parser.add_argument("files", nargs="+", metavar="FILE.json", help="files of vectors, or folders of them")
     parser.add_argument(
         "--tolerance",
         type=_tolerance,
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for module in options.modules:
             _import(module)
-        work = [(file, case) for file in options.files for case in read(file)]
+        work = [(file, case) for path in options.files for file in _files(path) for case in read(file)]
         results = []
         for file, case in work:
             try:
@@ -147,6 +147,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: nothing was compared.", file=sys.stderr)
         return 1
     return 1 if any(r.failed for r in results) else 0
+
+
+def _files(path: str) -> list[str]:
+    """The file itself, or the vectors of a folder by name. Raises BadValue for a folder without any."""
+    if not Path(path).is_dir():
+        return [path]
+    found = [str(p) for p in sorted(Path(path).glob("*.json"))]
+    if not found:
+        raise BadValue(f"{path}: a folder without a file that ends in .json")
+    return found
 
 
 def _import(module: str) -> None:
