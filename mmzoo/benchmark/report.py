@@ -12,6 +12,7 @@ from mmzoo.benchmark.reporting.details import detail_tables
 from mmzoo.benchmark.reporting.groups import Row
 from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.overview import make_overview, overview_table
+from mmzoo.benchmark.reporting.phase.cells import map_tables
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.tables import Table, latex, markdown, to_csv
 from mmzoo.benchmark.results.comparable import separated
@@ -21,7 +22,7 @@ from mmzoo.errors import CorruptFile
 
 FORMATS = ("md", "csv", "json", "latex", "html")
 #: the parts of a report; the first is there unless others are asked for
-VIEWS = ("overview", "details", "modalities", "stats")
+VIEWS = ("overview", "details", "modalities", "map", "stats")
 
 
 def tables(
@@ -49,6 +50,8 @@ def tables(
             found += detail_tables(rows, bench)
         elif view == "modalities":
             found += modality_tables(rows, bench)
+        elif view == "map":
+            found += map_tables(rows, bench)
         else:
             found += comparison_tables(rows, bench, store, faults)
     if found:

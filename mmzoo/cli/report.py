@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmzoo.errors import CorruptFile
 
 FORMATS = ("auto", "md", "csv", "json", "latex", "html")
-VIEWS = ("details", "modalities", "stats")
+VIEWS = ("details", "modalities", "map", "stats")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +32,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--details", action="store_true", help="scores and cost, each modality inside and alone, paired differences")
     add(
         "--modalities", action="store_true", help="each modality by every measure, its contribution, sizes of the parts"
+    )
+    add(
+        "--map",
+        action="store_true",
+        help="who wins where, for a data set benched under several settings of its numbers",
     )
     add("--stats", action="store_true", help="tests and intervals over seeds, test samples and data sets")
     add("--all", action="store_true", help="the overview and all of the above")

@@ -1,0 +1,1 @@
+"""The phase diagram: which method wins under which settings of a data set with knobs, as a table and as a chart."""
