@@ -20,7 +20,8 @@ def phase_diagram(found: Map, palette: Mapping[str, int]) -> Spec:
         palette: the number of each method's colour in the report.
     """
     values = {knob: sorted({p.knobs[knob] for p in found.places}) for knob in found.knobs}
-    x, y, panel = (*found.knobs, *[None] * (3 - len(found.knobs)))
+    axes_of: list[str | None] = [*found.knobs, None, None]
+    x, y, panel = axes_of[:3]
     cells = [_cell(p, values, x, y, panel) for p in found.places]
     hatches = [h for cell in cells if not cell["decided"] for h in _hatch(cell)]
     winners = sorted({p.winner for p in found.places}, key=lambda m: palette.get(m, len(palette)))
@@ -65,7 +66,7 @@ def phase_diagram(found: Map, palette: Mapping[str, int]) -> Spec:
             "transform": [{"filter": "!datum.hatch"}],
         },
     ]
-    size = {"width": SIDE * len(values[x]), "height": SIDE * (len(values[y]) if y else 1)}
+    size = {"width": SIDE * len(values[found.knobs[0]]), "height": SIDE * (len(values[y]) if y else 1)}
     title = f"{found.name}: the best method by what the modalities share"
     text = (
         "Colour: the method with the highest mean; number and shade: its lead over the second in points; hatched: the 95 % "
