@@ -9,10 +9,10 @@ from typing import Any
 
 from mmzoo.benchmark.reporting.comparison import comparison_tables
 from mmzoo.benchmark.reporting.details import detail_tables
+from mmzoo.benchmark.reporting.figures.map_cells import map_tables
 from mmzoo.benchmark.reporting.groups import Row
 from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.overview import make_overview, overview_table
-from mmzoo.benchmark.reporting.phase.cells import map_tables
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.tables import Table, latex, markdown, to_csv
 from mmzoo.benchmark.results.comparable import separated

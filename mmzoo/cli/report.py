@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if rows:
         _write(arguments, rows, store, views, errors)
         if arguments.figures is not None:
-            from mmzoo.benchmark.reporting.figures import draw_figures
+            from mmzoo.benchmark.reporting.figures.drawing import draw_figures
 
             files = draw_figures(rows, store.bench(), store, Path(arguments.figures))
             print(f"mmzoo: wrote {', '.join(map(str, files)) or 'no figure: no run has scores'}", file=sys.stderr)

@@ -11,11 +11,11 @@ from typing import Any
 
 from mmzoo import __version__
 from mmzoo.benchmark.reporting import charts, collect
-from mmzoo.benchmark.reporting.figures import rank_chart
+from mmzoo.benchmark.reporting.figures.drawing import rank_chart
+from mmzoo.benchmark.reporting.figures.map_cells import find_maps
+from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, at, main_metric
 from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview, overview_table
-from mmzoo.benchmark.reporting.phase.cells import find_maps
-from mmzoo.benchmark.reporting.phase.chart import phase_diagram
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.statistics import spread
 from mmzoo.benchmark.reporting.tables import DASH, Table, one_line, percent

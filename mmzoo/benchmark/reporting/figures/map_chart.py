@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmzoo.benchmark.reporting.charts import COLOURS, Spec, chart
-from mmzoo.benchmark.reporting.phase.cells import Map, Place
+from mmzoo.benchmark.reporting.figures.map_cells import Map, Place
 
 #: diagonal lines over an undecided cell, and the side of a cell in pixels
 LINES, SIDE = 4, 46

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.benchmark.reporting import charts, collect
+from mmzoo.benchmark.reporting.figures.map_cells import find_maps
+from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview
-from mmzoo.benchmark.reporting.phase.cells import find_maps
-from mmzoo.benchmark.reporting.phase.chart import phase_diagram
 from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import BadValue, MmzooError

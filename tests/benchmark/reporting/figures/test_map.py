@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from mmzoo.benchmark.reporting.figures import convert, figures
-from mmzoo.benchmark.reporting.phase.cells import Map, find_maps, map_tables
-from mmzoo.benchmark.reporting.phase.chart import LINES, phase_diagram
+from mmzoo.benchmark.reporting.figures.drawing import convert, figures
+from mmzoo.benchmark.reporting.figures.map_cells import Map, find_maps, map_tables
+from mmzoo.benchmark.reporting.figures.map_chart import LINES, phase_diagram
 from mmzoo.benchmark.results.store import Store
 
 Row = dict[str, Any]
