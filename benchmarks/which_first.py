@@ -94,12 +94,12 @@ def measured(datasets: Sequence[str], names: Sequence[str], seeds: Sequence[int]
         print(f"done: {dataset}", flush=True)
 
 
-def write(path: Path, lines: Sequence[Mapping[str, Any]], seen: Sequence[str]) -> None:
-    """The table with the lines of these data sets replaced."""
-    kept = []
+def write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """The table with the lines of these methods on these data sets replaced."""
+    seen, kept = {(r["dataset"], r["method"]) for r in lines}, []
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
-            kept = [r for r in csv.DictReader(file) if r["dataset"] not in seen]
+            kept = [r for r in csv.DictReader(file) if (r["dataset"], r["method"]) not in seen]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
@@ -137,19 +137,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phase", choices=("choose", "confirm", "tables"))
     parser.add_argument("--datasets", default=";".join(DATASETS), help="separated by semicolons")
-    parser.add_argument("--methods", help="names separated by semicolons; confirm: besides " + ", ".join(BESIDE))
+    parser.add_argument("--methods", help="separated by semicolons; confirm: besides " + ", ".join(BESIDE))
     parser.add_argument("--runs", type=Path, default=Path.home() / ".cache" / "mmzoo-which-first")
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     if given.phase != "tables":
-        names = list(CANDIDATES) if given.phase == "choose" else list(BESIDE)
-        names += given.methods.split(";") if given.methods else []
+        asked = given.methods.split(";") if given.methods else []
+        names = asked or list(CANDIDATES) if given.phase == "choose" else [*BESIDE, *asked]
         seeds = CHOOSING if given.phase == "choose" else CONFIRMING
         for dataset in given.datasets.split(";"):
             lines = list(measured([dataset], names, seeds, given.runs, given.jobs))
             if given.phase == "choose":  # test scores are nobody's business here
                 lines = [{k: v for k, v in line.items() if k != "test"} for line in lines]
-            write(RESULTS / f"{given.phase}.csv", lines, [dataset])
+            write(RESULTS / f"{given.phase}.csv", lines)
     for phase in ("choose", "confirm"):
         path = RESULTS / f"{phase}.csv"
         if path.is_file():

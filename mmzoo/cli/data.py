@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmzoo.cli.shared import add_shared
 from mmzoo.cli.stores import Bar, lacking_splits, store_line, tell
 from mmzoo.config.datasets import is_manifest
 from mmzoo.errors import BadValue, CorruptFile, UnknownName, near_miss
@@ -80,6 +81,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "show", help="layout, source, recipes, splits and stores of a data set; NAME:KEY=VALUE for one that is bundled"
     )
     _add_name(shown, _show)
+    add_shared(actions)
 
 
 def _add_name(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
