@@ -32,6 +32,7 @@ from mmzoo.data.sources.field import Field
 from mmzoo.data.sources.source import Listing, Recipe, Source
 from mmzoo.errors import BadValue, MmzooError, short
 from mmzoo.io.regular import read_regular
+from mmzoo.io.weights import is_path
 from mmzoo.io.yaml_file import LARGEST, Document, read
 from mmzoo.registry import Catalogue, Entry, Param
 
@@ -63,6 +64,7 @@ class Own(Source):
         )
         self._columns(document)
         self._fields_given = {m: field_of(document, m, body) for m, body in self._bodies.items()}
+        self.table_form = self._table_form()
         document.raise_faults()
         said = "the column " + str(self.wanted.split) if self.wanted.split else "a hash of each row"
         grouped = f", groups of the column {self.wanted.group} kept together" if self.wanted.group else ""
@@ -106,6 +108,20 @@ class Own(Source):
             {c: levels(self.rows, c) for c in words},
             body.get("fill") is not None,
         )
+
+    def _table_form(self) -> dict[str, Any]:
+        given = {m: values.get("tokenizer") for m, (_, values) in self._fields_given.items()}
+        media = self.wanted.media
+        return {
+            "columns": {m: list(w.columns) for m, w in media.items()},
+            "id": self.wanted.id,
+            "delimiter": self._data.get("delimiter"),
+            "tokenizers": {
+                m: str(Path(name).expanduser().absolute()) for m, name in given.items() if name and is_path(str(name))
+            },
+            "quotes": self.rows.quotes,
+            "levels": {m: {c: list(found) for c, found in w.levels.items()} for m, w in media.items() if w.levels},
+        }
 
     def recipes(self) -> Mapping[str, Recipe]:  # type: ignore[override]
         options = {} if self._data.get("meta_set", True) else {"meta_set": False}
