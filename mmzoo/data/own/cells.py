@@ -27,7 +27,7 @@ class Wanted:
 
     kind: str
     columns: tuple[str, ...]
-    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    levels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fill: bool = False
 
     @property
