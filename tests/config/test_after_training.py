@@ -80,8 +80,7 @@ def test_a_recipe_may_say_what_follows_training(resolve: Callable[..., Method]) 
 
 
 def test_the_same_method_may_be_written_in_parts(resolve: Callable[..., Method]) -> None:
-    given = (("dynamic_gap_class.schedule", "linear"), ("refit.keep_better", True))
-    parts = resolve("dynamic_gap_class+refit", *given).parts
+    parts = resolve("dynamic_gap_class+refit", ("refit.keep_better", True)).parts
     assert parts == resolve("dynamic_gap").parts
 
 
