@@ -108,9 +108,10 @@ def write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def overview(lines: Sequence[Mapping[str, Any]], score: str) -> str:
-    """One line a method and form, sorted by mean rank over the data sets, plain in its three forms included."""
-    methods = list(dict.fromkeys((r["method"], r["form"]) for r in lines))
+    """One line a method and form that every data set has, sorted by mean rank over the data sets."""
     datasets = list(dict.fromkeys(r["dataset"] for r in lines))
+    every = dict.fromkeys((r["method"], r["form"]) for r in lines)
+    methods = [m for m in every if {r["dataset"] for r in lines if (r["method"], r["form"]) == m} == set(datasets)]
     mean: dict[Any, dict[str, float]] = {m: {} for m in methods}
     for m in methods:
         for d in datasets:
