@@ -55,13 +55,12 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dynamic_gap_lb": ("dynamic_gap_lb", {}),
 }
 #: what the chosen one is confirmed beside
-BESIDE = ("plain", "control", "ogm", "pmr")
-BASELINES: Mapping[str, tuple[str, Mapping[str, Any]]] = {"ogm": ("ogm", {}), "pmr": ("pmr", {})}
+BESIDE = ("plain", "control")
 FORMS = ("as trained", "refit", "keep better")
 
 
 def runs_of(dataset: str, name: str, seeds: Sequence[int]) -> list[Any]:
-    method, params = {**CANDIDATES, **BASELINES}[name]
+    method, params = CANDIDATES[name]
     return planned(dataset, f"{method}+refit", {f"{method}.{k}": v for k, v in params.items()}, seeds)
 
 
