@@ -18,7 +18,7 @@ from mmzoo.api import Run
 from mmzoo.benchmark.execution import building
 from mmzoo.benchmark.results.store import Store
 from mmzoo.cli import main
-from mmzoo.evaluation import scores
+from mmzoo.evaluation import predictions
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def one(place: Path) -> Path:
         for owner, name in (
             (building, "load_data"),
             (building, "build_model"),
-            (scores, "fit_probe"),
+            (predictions, "fit_probe"),
             (Run, "train_epoch"),
         ):
             patch.setattr(owner, name, getattr(owner, name))  # to be put back as it is
