@@ -28,6 +28,7 @@ COMMANDS = (
     "list",
     "show",
     "plugins",
+    "docs",
 )
 
 #: commands that make rows: what they print is of less worth
