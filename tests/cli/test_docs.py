@@ -19,7 +19,9 @@ def test_docs_lists_every_page_with_its_title(mmzoo: Command) -> None:
 
 
 def test_docs_prints_a_page(mmzoo: Command) -> None:
-    assert mmzoo("docs", "statistics").out == (PAGES / "statistics.md").read_text() == mmzoo("docs", "statistics.md").out
+    assert (
+        mmzoo("docs", "statistics").out == (PAGES / "statistics.md").read_text() == mmzoo("docs", "statistics.md").out
+    )
 
 
 def test_a_page_that_does_not_exist_is_named_with_a_near_miss(mmzoo: Command) -> None:

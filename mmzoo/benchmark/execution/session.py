@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmzoo.benchmark.execution import memory
-from mmzoo.benchmark.execution.artifacts import model_hash, order_hash, write_predictions, write_weights
+from mmzoo.benchmark.execution.artifacts import model_hash, order_hash, write_inputs, write_predictions, write_weights
 from mmzoo.benchmark.execution.building import Kit, data_of, set_threads
 from mmzoo.benchmark.execution.checkpoint import Checkpoint
 from mmzoo.benchmark.execution.device import environment
@@ -215,11 +215,12 @@ class Session(Watcher):
     def _scored(self, run: Run, kit: Kit, selection: Selection) -> Row:
         """The scores of the selected epoch; predictions and weights are written, with their hashes."""
         metrics, chosen = score(run, kit, selection, batch_size=self.eval_batch)
-        hashes = {"predictions": write_predictions(self.store, self.planned.spec.run_id, chosen)}
+        hashes = {"predictions": write_predictions(self.store, self.planned.spec.run_id, chosen, kit.data)}
         if self.planned.peers:
             metrics["peers"] = peers_scores(self.watched, kit.data.metric, metrics)
         if self.planned.keep:
             hashes |= write_weights(self.store, self.planned.spec.run_id, run)
+            hashes |= write_inputs(self.store, self.planned.spec.run_id, kit.data)
         return {"metrics": metrics, "hashes": hashes}
 
     def _warned(self, run: Run, kit: Kit, limit: int | None) -> Row:

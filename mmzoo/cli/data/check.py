@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmzoo.cli.data.names import files_of, source_of
@@ -14,6 +16,7 @@ from mmzoo.registry.plugins import catalogue
 
 if TYPE_CHECKING:
     from mmzoo.data.preparing.prepare import Progress
+    from mmzoo.data.sources.source import Fault
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -27,8 +30,9 @@ def run_check(arguments: argparse.Namespace) -> int:
     source = source_of(arguments.data)
     if arguments.root is None and source.root is None:
         return _check_stores(source.name)
+    from mmzoo.data.preparing.balance import class_lines
     from mmzoo.data.preparing.check import check
-    from mmzoo.data.sources.faults import FAULTS, told
+    from mmzoo.data.sources.faults import told
 
     root, splits, recipe = files_of(arguments, source)
     with Bar() as progress:
@@ -37,16 +41,29 @@ def run_check(arguments: argparse.Namespace) -> int:
         )
     for fault in faults:
         print(f"{fault.kind}: {told(fault)}")
-    kinds = [
-        f"{sum(f.kind == k for f in faults)} {k} ({FAULTS[k]})" for k in FAULTS if any(f.kind == k for f in faults)
-    ]
+    recipes = source.recipes()
+    classes, odd = class_lines(listed, recipes[recipe or next(iter(recipes))])
     print(
-        f"{source.name}: {len(listed.items):,} items, {len(listed.classes)} classes, splits {', '.join(listed.split_sources)}. "
-        + (f"{len(faults)} faults: {'; '.join(kinds)}." if faults else "Nothing is wrong.")
+        f"{source.name}: {len(listed.items):,} items, {len(listed.classes)} classes, "
+        f"splits {', '.join(listed.split_sources)}. {_verdict(faults, odd)}"
     )
+    for line in (classes, *odd):
+        if line:
+            print(f"  {line}")
     if is_manifest(arguments.data):
         _print_choices(arguments.data)
     return 1 if faults else 0
+
+
+def _verdict(faults: Sequence[Fault], odd: Sequence[str]) -> str:
+    """In words, what was found: faults by kind, and whether something about the classes looks odd."""
+    from mmzoo.data.sources.faults import FAULTS
+
+    counts = Counter(f.kind for f in faults)
+    if counts:
+        kinds = "; ".join(f"{counts[k]} {k} ({FAULTS[k]})" for k in FAULTS if counts[k])
+        return f"{len(faults)} faults: {kinds}."
+    return "No item is faulty. But look at the classes:" if odd else "Nothing is wrong."
 
 
 def _print_choices(manifest: str) -> None:
