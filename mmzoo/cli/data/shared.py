@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmzoo.evaluation.shared_variation import Correlation
 
 
-def add_shared(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = actions.add_parser(
+def add_shared(add_parser: Callable[..., Any]) -> None:
+    parser = add_parser(
         "shared",
         help="what the modalities of a data set share beyond the class",
         description=(
