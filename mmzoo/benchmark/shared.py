@@ -28,7 +28,7 @@ class Pair:
     shared: Shared
 
 
-def shared_by(dataset: str, *, seed: int = 0, out: str | Path = "mmzoo-results", device: str = "auto") -> list[Pair]:
+def shared_by(dataset: str, *, seed: int = 0, out: str | Path = "mmzoo-shared", device: str = "auto") -> list[Pair]:
     """Train each modality alone, or take the runs that are in `out` already, and compare their features.
 
     Only training and validation samples are read.

@@ -23,7 +23,7 @@ def add_shared(add_parser: Callable[..., Any]) -> None:
     parser.add_argument("data", metavar="NAME", help="a data set as bench takes it, or FILE.yaml")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the training runs (default: 0)")
     parser.add_argument(
-        "--out", metavar="DIR", default="mmzoo-results", help="folder of the runs, as of bench (default: mmzoo-results)"
+        "--out", metavar="DIR", default="mmzoo-shared", help="folder of the runs, as of bench (default: mmzoo-shared)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     parser.set_defaults(command=_shared)
