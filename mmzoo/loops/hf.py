@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback
 from mmzoo.loops.attached import Attached
 
 
-class StrategyTrainer(Trainer):  # type: ignore[misc]
+class StrategyTrainer(Trainer):
     """The Hugging Face Trainer, with the loss and the gradients of a strategy.
 
     Evaluation and prediction are the Trainer's own and call the model's `forward`.
@@ -29,9 +29,15 @@ class StrategyTrainer(Trainer):  # type: ignore[misc]
         self.attached.watch(optimizer)
         return optimizer
 
-    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
         if not model.training:
-            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = self.attached.loss(inputs)
         return (loss, {"logits": self.attached.out.logits}) if return_outputs else loss
 
@@ -41,7 +47,7 @@ class StrategyTrainer(Trainer):  # type: ignore[misc]
         return loss
 
 
-class _Epochs(TrainerCallback):  # type: ignore[misc]
+class _Epochs(TrainerCallback):
     """Begins and ends the epochs of the strategy with those of the Trainer, and logs what it logged."""
 
     def __init__(self, trainer: StrategyTrainer) -> None:

@@ -31,6 +31,10 @@ def attach(net: Any, method: str, **options: Any) -> Any:
     return mmzoo.attach(net, method, train=batches(), epochs=EPOCHS, slice=held_out(), **options)
 
 
+def loader() -> Any:
+    return torch.utils.data.DataLoader(samples(), 12)  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------------------------------------- Lightning
 @pytest.fixture
 def lightning() -> Any:
@@ -71,7 +75,7 @@ def trainer_of(lightning: Any, folder: Path, **options: Any) -> Any:
 def test_lightning(lightning: Any, method: str, tmp_path: Path) -> None:
     module = module_of(lightning, Net(), method)
     trainer = trainer_of(lightning, tmp_path)
-    trainer.fit(module, batches())
+    trainer.fit(module, loader())
     expected, values = reference(method)
     assert_same(module.net.state_dict(), expected)
     assert_same({k: v for k, v in trainer.callback_metrics.items() if k in values}, values)
@@ -82,7 +86,7 @@ def test_lightning(lightning: Any, method: str, tmp_path: Path) -> None:
 def test_lightning_with_manual_optimization(lightning: Any, method: str, tmp_path: Path) -> None:
     module = module_of(lightning, shared_model(), method, manual=True)
     trainer = trainer_of(lightning, tmp_path)
-    trainer.fit(module, batches())
+    trainer.fit(module, loader())
     assert_same(module.net.state_dict(), reference(method, shared_model())[0])
     passes = 2 if method == "mla" else 1
     assert trainer.global_step == EPOCHS * len(batches()) * passes
@@ -91,25 +95,25 @@ def test_lightning_with_manual_optimization(lightning: Any, method: str, tmp_pat
 def test_a_lightning_checkpoint_continues_the_same_run(lightning: Any, tmp_path: Path) -> None:
     first = module_of(lightning, Net(), "dynamic_gap_lb")
     half = trainer_of(lightning, tmp_path, max_epochs=1)
-    half.fit(first, batches())
+    half.fit(first, loader())
     half.save_checkpoint(tmp_path / "half.ckpt")
     second = module_of(lightning, Net(), "dynamic_gap_lb")
-    trainer_of(lightning, tmp_path).fit(second, batches(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    trainer_of(lightning, tmp_path).fit(second, loader(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     assert_same(second.net.state_dict(), reference("dynamic_gap_lb")[0])
 
 
 def test_lightning_with_several_passes_or_accumulation_is_refused(lightning: Any, tmp_path: Path) -> None:
     with pytest.raises(Incompatible, match="automatic_optimization = False"):
-        trainer_of(lightning, tmp_path).fit(module_of(lightning, shared_model(), "mla"), batches())
+        trainer_of(lightning, tmp_path).fit(module_of(lightning, shared_model(), "mla"), loader())
     with pytest.raises(Incompatible, match="one batch a step"):
         module = module_of(lightning, Net(), "ogm")
-        trainer_of(lightning, tmp_path, accumulate_grad_batches=2).fit(module, batches())
+        trainer_of(lightning, tmp_path, accumulate_grad_batches=2).fit(module, loader())
 
 
 def test_clipping_of_lightning_follows_the_strategy(lightning: Any, tmp_path: Path) -> None:
     """As in mmzoo's loop: gradients are changed first, then clipped."""
     module = module_of(lightning, Net(), "ogm")
-    trainer_of(lightning, tmp_path, gradient_clip_val=0.05).fit(module, batches())
+    trainer_of(lightning, tmp_path, gradient_clip_val=0.05).fit(module, loader())
     net = Net()
     optimizer = sgd(net.parameters())
     attached = attach(net, "ogm", optimizer=optimizer)
