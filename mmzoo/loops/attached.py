@@ -131,6 +131,8 @@ class Attached(Run):
             BadValue: No epoch was started, or the optimizer has not stepped since the last batch.
         """
         self._check_order()
+        for p in self.model.extra.parameters():  # a loop that calls net.zero_grad() does not know of these
+            p.grad = None
         step = Step(self, self._read(batch).to(self.device))
         passes = self.strategy.plan(step, [Pass()])
         if len(passes) != 1 or "backward" in self.strategy.owns:
