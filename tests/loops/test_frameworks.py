@@ -162,7 +162,12 @@ def hf_trainer(net: Any, method: str, folder: Path, **options: Any) -> Any:
 
     quiet: dict[str, Any] = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no"}
     quiet["remove_unused_columns"] = False
-    given: dict[str, Any] = {"num_train_epochs": EPOCHS, "per_device_train_batch_size": 12, "max_grad_norm": 0.0, "use_cpu": True}
+    given: dict[str, Any] = {
+        "num_train_epochs": EPOCHS,
+        "per_device_train_batch_size": 12,
+        "max_grad_norm": 0.0,
+        "use_cpu": True,
+    }
 
     class Ordered(StrategyTrainer):  # the order of the reference
         def _get_train_sampler(self, *args: Any) -> Any:
