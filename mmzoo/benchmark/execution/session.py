@@ -12,7 +12,7 @@ from typing import Any
 
 from mmzoo.benchmark.execution import memory
 from mmzoo.benchmark.execution.artifacts import model_hash, order_hash, write_inputs, write_predictions, write_weights
-from mmzoo.benchmark.execution.building import Kit, data_of, set_threads
+from mmzoo.benchmark.execution.building import Kit, answers_of, data_of, set_threads
 from mmzoo.benchmark.execution.checkpoint import Checkpoint
 from mmzoo.benchmark.execution.device import environment
 from mmzoo.benchmark.execution.fitting import Fitting, Saved, Watcher
@@ -179,9 +179,9 @@ class Session(Watcher):
         self.team.order(job_of(spec, learned_from, device=self.device, micro_batch=micro, eval_batch=self.eval_batch))
         run, selection = self.team.together(lambda: self._fit(fitting, models, saved), self.device)
         differs = per_process(run, kit, self.team.size)
-        metrics, chosen = score(run, kit, selection, batch_size=self.eval_batch)
+        metrics, chosen, answers = score(run, kit, selection, batch_size=self.eval_batch)
         data = kit.data
-        files = {"predictions": write_predictions(self.store, spec.run_id, chosen, data)}
+        files = {"predictions": write_predictions(self.store, spec.run_id, chosen, answers)}
         if self.planned.peers:
             metrics["peers"] = peers_scores(self.watched, data.metric, metrics)
         if self.planned.keep:
@@ -287,6 +287,7 @@ class Session(Watcher):
         if self._test is not None:
             start = time.monotonic()
             p = predictions(run, self._test)
+            p = p.answered(answers_of(self.catalogue, self.planned.spec).target)
             self.watched.append({"epoch": epoch, **classification(p.scores, p.target, p.logits)})
             self.watch_seconds += time.monotonic() - start
 

@@ -11,6 +11,7 @@ from mmzoo.testing.checks import (
     imports,
     processes,
     strategy,
+    tripwire,
 )
 
-MODULES = (strategy, imports, hooks, behaviour, head, encoder, evaluation, finishing, processes, device)
+MODULES = (strategy, imports, tripwire, hooks, behaviour, head, encoder, evaluation, finishing, processes, device)
