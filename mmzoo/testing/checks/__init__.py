@@ -7,11 +7,27 @@ from mmzoo.testing.checks import (
     evaluation,
     finishing,
     head,
+    head_samples,
     hooks,
     imports,
     processes,
+    requirements,
     strategy,
     tripwire,
 )
 
-MODULES = (strategy, imports, tripwire, hooks, behaviour, head, encoder, evaluation, finishing, processes, device)
+MODULES = (
+    strategy,
+    requirements,
+    imports,
+    tripwire,
+    hooks,
+    behaviour,
+    head,
+    head_samples,
+    encoder,
+    evaluation,
+    finishing,
+    processes,
+    device,
+)
