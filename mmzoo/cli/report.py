@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmzoo.errors import CorruptFile
 
 FORMATS = ("auto", "md", "csv", "json", "latex", "html")
-VIEWS = ("details", "modalities", "stats")
+VIEWS = ("details", "modalities", "stats", "stress")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,6 +34,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--modalities", action="store_true", help="each modality by every measure, its contribution, sizes of the parts"
     )
     add("--stats", action="store_true", help="tests and intervals over seeds, test samples and data sets")
+    add(
+        "--stress",
+        action="store_true",
+        help="scores with modalities missing or corrupted, of runs benched with --stress",
+    )
     add("--all", action="store_true", help="the overview and all of the above")
     add("--figures", metavar="DIR", help="write the charts as PDF and SVG into DIR")
     parser.set_defaults(command=run)
