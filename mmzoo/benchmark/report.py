@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmzoo.benchmark.reporting.classes import class_tables
 from mmzoo.benchmark.reporting.comparison import comparison_tables
 from mmzoo.benchmark.reporting.details import detail_tables
+from mmzoo.benchmark.reporting.figures.map_cells import map_tables
 from mmzoo.benchmark.reporting.groups import Row
 from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.overview import make_overview, overview_table
@@ -22,7 +24,7 @@ from mmzoo.errors import CorruptFile
 
 FORMATS = ("md", "csv", "json", "latex", "html")
 #: the parts of a report; the first is there unless others are asked for
-VIEWS = ("overview", "details", "modalities", "stats", "stress")
+VIEWS = ("overview", "details", "modalities", "map", "stats", "stress")
 
 
 def tables(
@@ -47,11 +49,13 @@ def tables(
         if view == "overview":
             found += [overview_table(make_overview(rows, bench)), *short_tables(rows, bench)]
         elif view == "details":
-            found += detail_tables(rows, bench)
+            found += [*detail_tables(rows, bench), *class_tables(rows, bench, store)]
         elif view == "modalities":
             found += modality_tables(rows, bench)
         elif view == "stress":
             found += stress_tables(rows, bench, store, faults)
+        elif view == "map":
+            found += map_tables(rows, bench)
         else:
             found += comparison_tables(rows, bench, store, faults)
     if found:

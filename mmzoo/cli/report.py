@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmzoo.errors import CorruptFile
 
 FORMATS = ("auto", "md", "csv", "json", "latex", "html")
-VIEWS = ("details", "modalities", "stats", "stress")
+VIEWS = ("details", "modalities", "map", "stats", "stress")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,9 +29,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "json, csv: one row per run (default: auto)",
     )
     add("-o", "--output", metavar="FILE", help="write to FILE instead of the standard output")
-    add("--details", action="store_true", help="scores and cost, each modality inside and alone, paired differences")
+    add(
+        "--details",
+        action="store_true",
+        help="scores and cost, modalities inside and alone, paired differences, classes",
+    )
     add(
         "--modalities", action="store_true", help="each modality by every measure, its contribution, sizes of the parts"
+    )
+    add(
+        "--map",
+        action="store_true",
+        help="who wins where, for a data set benched under several settings of its numbers",
     )
     add("--stats", action="store_true", help="tests and intervals over seeds, test samples and data sets")
     add(
@@ -62,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     if rows:
         _write(arguments, rows, store, views, errors)
         if arguments.figures is not None:
-            from mmzoo.benchmark.reporting.figures import draw_figures
+            from mmzoo.benchmark.reporting.figures.drawing import draw_figures
 
             files = draw_figures(rows, store.bench(), store, Path(arguments.figures))
             print(f"mmzoo: wrote {', '.join(map(str, files)) or 'no figure: no run has scores'}", file=sys.stderr)

@@ -28,7 +28,19 @@ COMMON = {"summary", "paper", "links", "aliases", "status", "version", "fidelity
 KEYS: Mapping[str, set[str]] = {
     "methods": COMMON | {"strategy", "head", "args", "head_args", "each_modality", "family"},
     "strategies": COMMON
-    | {"path", "equation", "owns", "modalities", "presets", "solo", "single_process", "untuned", "family", *CONDITIONS},
+    | {
+        "path",
+        "equation",
+        "owns",
+        "modalities",
+        "presets",
+        "solo",
+        "single_process",
+        "untuned",
+        "family",
+        "reach",
+        *CONDITIONS,
+    },
     "heads": COMMON
     | {
         "path",
@@ -104,6 +116,17 @@ def is_condition(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(v, list) for v in value.values())
 
 
+def _is_reach(value: Any) -> bool:
+    names, numbers = ("moves", "step", "limit", "every"), ("typical", "least")
+    return (
+        isinstance(value, dict)
+        and set(value) == {*names, *numbers, "if"}
+        and all(isinstance(value[k], str) for k in names)
+        and all(is_number(value[k]) for k in numbers)
+        and is_condition(value["if"])
+    )
+
+
 def is_range(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
 
@@ -153,6 +176,7 @@ _FORMS: Mapping[str, Kind] = {
         ),
         FLAG,
     ),
+    "reach": Kind("a mapping of if, moves, step, limit, every, typical and least (see `refusals.inert`)", _is_reach),
     **dict.fromkeys(("version", "n_classes"), _COUNT),
     **dict.fromkeys(CONDITIONS, _CONDITION),
 }

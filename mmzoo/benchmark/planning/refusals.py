@@ -58,16 +58,41 @@ def check_options(encoder: Entry, given: Mapping[str, Any]) -> None:
 
 
 def inert(catalogue: Catalogue, parts: Iterable[Part], training: Training) -> list[str]:
-    """Parts of a method that the optimizer cancels, in words: they only scale gradients, and it divides by their size."""
-    if training.optimizer not in SCALE_INVARIANT:
-        return []
-    entries = [(catalogue.get("strategies", part.strategy), part.params) for part in parts]
+    """Parts of a method that can hardly do anything in this training, in words.
+
+    They only scale gradients, and the optimizer divides by their size (`scales_gradients_if`); or what they learn moves by
+    `step` times a `typical` value, at most `limit`, an epoch, which is below `least` in the whole run (`reach`).
+    """
+    found = [(catalogue.get("strategies", part.strategy), part.params) for part in parts]
+    entries = [(entry, {name: p.default for name, p in entry.params.items()} | dict(params)) for entry, params in found]
     return [
-        f"{entry.name} only scales gradients, and {training.optimizer} divides each gradient by its own running size: a "
-        "factor that changes slowly has next to no effect. --set train.optimizer=sgd shows what the method does"
+        note
         for entry, params in entries
-        if (condition := entry.extra.get("scales_gradients_if")) is not None and holds(condition, params)
+        for note in (*_undone(entry, params, training), *_slow(entry, params, training))
     ]
+
+
+def _undone(entry: Entry, params: Mapping[str, Any], training: Training) -> Iterator[str]:
+    condition = entry.extra.get("scales_gradients_if")
+    if training.optimizer in SCALE_INVARIANT and condition is not None and holds(condition, params):
+        yield (
+            f"{entry.name} only scales gradients, and {training.optimizer} divides each gradient by its own running size: a "
+            "factor that changes slowly has next to no effect. --set train.optimizer=sgd shows what the method does"
+        )
+
+
+def _slow(entry: Entry, params: Mapping[str, Any], training: Training) -> Iterator[str]:
+    reach = entry.extra.get("reach")
+    if reach is None or not holds(reach["if"], params) or params[reach["every"]] is not None:
+        return
+    moved = training.epochs * min(params[reach["step"]] * reach["typical"], params[reach["limit"]])
+    if moved < reach["least"]:
+        yield (
+            f"{entry.name}: {reach['moves']} moves by about {moved:.2g} in {training.epochs} epochs "
+            f"({reach['step']} {params[reach['step']]:g} times a typical {reach['typical']:g}, once an epoch), so that the run "
+            f"hardly differs from one with a fixed {reach['moves']}. --set METHOD.preset=paper_like, METHOD.{reach['every']}=4 or "
+            f"a larger METHOD.{reach['step']} moves it further"
+        )
 
 
 def _without_compiler(training: Training, device: str) -> Iterator[str]:

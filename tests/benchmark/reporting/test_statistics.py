@@ -18,7 +18,7 @@ from scipy import stats
 from mmzoo.benchmark.reporting import charts
 from mmzoo.benchmark.reporting import significance as sig
 from mmzoo.benchmark.reporting.comparison import comparison_tables, rank_methods, right_items
-from mmzoo.benchmark.reporting.figures import convert
+from mmzoo.benchmark.reporting.figures.drawing import convert
 from mmzoo.benchmark.reporting.groups import Group
 from mmzoo.benchmark.reporting.statistics import detectable, enough_seeds, smallest_p
 from mmzoo.benchmark.results.store import Store

@@ -11,7 +11,9 @@ from typing import Any
 
 from mmzoo import __version__
 from mmzoo.benchmark.reporting import charts, collect
-from mmzoo.benchmark.reporting.figures import rank_chart
+from mmzoo.benchmark.reporting.figures.drawing import rank_chart
+from mmzoo.benchmark.reporting.figures.map_cells import find_maps
+from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, at, main_metric
 from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview, overview_table
 from mmzoo.benchmark.reporting.robustness.charts import stress_chart, stress_records
@@ -59,6 +61,8 @@ def render_page(
         sections.append({"id": f"d{i}", "name": name, "table": short, "charts": shown, "notes": _notes(groups)})
     if chart := rank_chart(overview):
         specs["ranks"] = chart
+    maps = {f"map{i}": phase_diagram(each, palette) for i, each in enumerate(find_maps(rows, bench))}
+    specs |= maps
     context = {
         "version": __version__,
         "live": live,
@@ -68,6 +72,7 @@ def render_page(
         "sections": sections,
         "tables": tables,
         "ranks": "ranks" in specs,
+        "maps": [{"id": name, "label": spec["description"]} for name, spec in maps.items()],
         "runs": _runs(datasets, _base(store.root, out)),
         "equal": _equal(rows),
         "environments": collect.environments(rows),

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.benchmark.reporting import charts, collect
+from mmzoo.benchmark.reporting.figures.map_cells import find_maps
+from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview
 from mmzoo.benchmark.results.comparable import separated
@@ -53,6 +55,7 @@ def figures(rows: Sequence[Row], bench: Mapping[str, Any], store: Store) -> dict
         if any(g.by_seed(main_score) for g in groups):
             found |= {f"{kind}-{dataset}": spec for kind, spec in _of(groups, store, palette).items()}
     found["critical-difference"] = rank_chart(overview)
+    found |= {f"map-{each.name}": phase_diagram(each, palette) for each in find_maps(rows, bench)}
     return {name: spec for name, spec in found.items() if spec is not None}
 
 

@@ -1,0 +1,162 @@
+"""Which method to try first: candidates for `dynamic_gap`, one setting for all data sets, each with and without refit.
+
+    python benchmarks/which_first.py choose    # seeds 0-4, validation scores only: results/which_first/choose.csv
+    python benchmarks/which_first.py confirm   # seeds 5-14, what was chosen and what it has to beat, test scores once
+
+Every run trains `METHOD+refit`. It holds the scores of three methods: METHOD (the classifier as trained), METHOD+refit, and
+METHOD+refit with `refit.keep_better` (validation decides between the two). Methods with a learned alpha train without the
+meta set, and refit on it too. Runs are kept in --runs and not repeated. avdigits is left out unless MMZOO_AVDIGITS names
+its folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from dynamic_gap_study import planned, run_all  # noqa: E402
+
+RESULTS = HERE / "results" / "which_first"
+CHOOSING, CONFIRMING = tuple(range(5)), tuple(range(5, 15))
+DATASETS = (
+    "mfeat",
+    "mfeat:fou_mor",
+    "mfeat:low_label",
+    "map:content=0.6",
+    "map:content=0.6,hard=1",
+    "map:content=0.3,context=0.3,hard=1",
+    "avdigits",
+    "openmoji",
+    "sarcasm:mini",
+    "twitter2015:mini",
+    "cremad:mini",
+    "nvgesture:mini",
+    "kinetics_sounds:mini",
+)
+OURS = {"form": "additive", "unimodal": 1.0}
+#: name -> method and what it changes of it. All candidates for `dynamic_gap` below plain and control.
+CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "plain": ("concat", {}),
+    "control": ("joint_unimodal", {}),
+    "class": ("dynamic_gap_class", {}),
+    "class, falling": ("dynamic_gap_class", {"schedule": "linear"}),
+    "items, control": ("dynamic_gap_const", OURS),
+    "items, falling": ("dynamic_gap_linear", {}),
+    "items, learned": ("dynamic_gap_lb", {"solver": "hessian", "step": "rms", "alpha": 0.63}),
+    "dynamic_gap_lb": ("dynamic_gap_lb", {}),
+}
+#: what the chosen one is confirmed beside
+BESIDE = ("plain", "control", "ogm", "pmr")
+BASELINES: Mapping[str, tuple[str, Mapping[str, Any]]] = {"ogm": ("ogm", {}), "pmr": ("pmr", {})}
+FORMS = ("as trained", "refit", "keep better")
+
+
+def runs_of(dataset: str, name: str, seeds: Sequence[int]) -> list[Any]:
+    method, params = {**CANDIDATES, **BASELINES}[name]
+    return planned(dataset, f"{method}+refit", {f"{method}.{k}": v for k, v in params.items()}, seeds)
+
+
+def forms(row: Mapping[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+    """The scores of the three methods that one run holds: validation accuracy, test accuracy and the epoch."""
+    m = row["metrics"]
+    finish = m["finish"]
+    lines = (folder / "runs" / row["run_id"] / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    trained = max(json.loads(line)["holdout"]["acc"] for line in lines)
+    before = {"validation": trained, "test": finish["as_trained"]["acc"], "epoch": finish["as_trained"]["epoch"]}
+    after = {"validation": m["holdout"]["acc"], "test": m["acc"], "epoch": m["selected_epoch"]}
+    both = before if trained >= after["validation"] else after
+    for form, scores in zip(FORMS, (before, after, both)):
+        yield {"form": form, **scores}
+
+
+def measured(datasets: Sequence[str], names: Sequence[str], seeds: Sequence[int], folder: Path, jobs: int) -> Any:
+    """Lines of the table, data set after data set."""
+    for dataset in datasets:
+        runs = {name: runs_of(dataset, name, seeds) for name in names}
+        rows = run_all([r for part in runs.values() for r in part], folder, jobs)
+        for name, part in runs.items():
+            for run in part:
+                row = rows[run.spec.run_id]
+                told = {"dataset": dataset, "method": name, "seed": row["seed"], "run_id": row["run_id"]}
+                if row["status"] != "ok":
+                    print(f"{dataset} {name} seed {row['seed']}: {row['status']}", flush=True)
+                    continue
+                yield from ({**told, **scores} for scores in forms(row, folder))
+        print(f"done: {dataset}", flush=True)
+
+
+def write(path: Path, lines: Sequence[Mapping[str, Any]], seen: Sequence[str]) -> None:
+    """The table with the lines of these data sets replaced."""
+    kept = []
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            kept = [r for r in csv.DictReader(file) if r["dataset"] not in seen]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*kept, *lines])
+
+
+def overview(lines: Sequence[Mapping[str, Any]], score: str) -> str:
+    """One line a method and form, sorted by mean rank over the data sets, plain in its three forms included."""
+    methods = list(dict.fromkeys((r["method"], r["form"]) for r in lines))
+    datasets = list(dict.fromkeys(r["dataset"] for r in lines))
+    mean: dict[Any, dict[str, float]] = {m: {} for m in methods}
+    for m in methods:
+        for d in datasets:
+            values = [float(r[score]) for r in lines if (r["method"], r["form"], r["dataset"]) == (*m, d)]
+            mean[m][d] = 100 * statistics.fmean(values) if values else float("nan")
+    ranks = {
+        m: statistics.fmean(
+            1
+            + sum(mean[o][d] > mean[m][d] for o in methods)
+            + 0.5 * sum(mean[o][d] == mean[m][d] for o in methods)
+            - 0.5
+            for d in datasets
+        )
+        for m in methods
+    }
+    head = ["method", "form", *datasets, "mean rank"]
+    text = ["| " + " | ".join(head) + " |", "|" + "---|" * 2 + "---:|" * (len(head) - 2)]
+    for m in sorted(methods, key=ranks.__getitem__):
+        text.append("| " + " | ".join([*m, *(f"{mean[m][d]:.1f}" for d in datasets), f"{ranks[m]:.2f}"]) + " |")
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("phase", choices=("choose", "confirm", "tables"))
+    parser.add_argument("--datasets", default=";".join(DATASETS), help="separated by semicolons")
+    parser.add_argument("--methods", help="names separated by semicolons; confirm: besides " + ", ".join(BESIDE))
+    parser.add_argument("--runs", type=Path, default=Path.home() / ".cache" / "mmzoo-which-first")
+    parser.add_argument("--jobs", type=int, default=1)
+    given = parser.parse_args()
+    if given.phase != "tables":
+        names = list(CANDIDATES) if given.phase == "choose" else list(BESIDE)
+        names += given.methods.split(";") if given.methods else []
+        seeds = CHOOSING if given.phase == "choose" else CONFIRMING
+        for dataset in given.datasets.split(";"):
+            lines = list(measured([dataset], names, seeds, given.runs, given.jobs))
+            if given.phase == "choose":  # test scores are nobody's business here
+                lines = [{k: v for k, v in line.items() if k != "test"} for line in lines]
+            write(RESULTS / f"{given.phase}.csv", lines, [dataset])
+    for phase in ("choose", "confirm"):
+        path = RESULTS / f"{phase}.csv"
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                text = overview(list(csv.DictReader(file)), "validation" if phase == "choose" else "test")
+            (RESULTS / f"{phase}.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
