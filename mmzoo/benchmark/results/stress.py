@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmzoo.benchmark.results.store import Store
+from mmzoo.config.spec import STRESSES
 from mmzoo.errors import CorruptFile
 from mmzoo.io.json_file import NotJson, checksum_fault, read_json, write_sealed
 from mmzoo.io.schema import NUMBER, TEXT, Form, items, misfit, number, one_of, or_null, whole
@@ -13,8 +14,6 @@ from mmzoo.io.schema import NUMBER, TEXT, Form, items, misfit, number, one_of, o
 Row = Mapping[str, Any]
 Record = dict[str, Any]
 
-#: ways to put a model under stress
-STRESSES = ("missing", "noise")
 NAME = "stress.json"
 #: raised when the same model may score otherwise, since levels or corruptions changed
 VERSION = 1

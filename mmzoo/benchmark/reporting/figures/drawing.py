@@ -17,7 +17,7 @@ from mmzoo.benchmark.reporting.robustness.charts import stress_chart, stress_rec
 from mmzoo.benchmark.reporting.robustness.curves import stressed
 from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.store import Store
-from mmzoo.benchmark.results.stress import STRESSES
+from mmzoo.config.spec import STRESSES
 from mmzoo.errors import BadValue, MmzooError
 from mmzoo.io.files import write_bytes
 

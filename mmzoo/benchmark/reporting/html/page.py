@@ -22,7 +22,7 @@ from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.statistics import spread
 from mmzoo.benchmark.reporting.tables import DASH, Table, one_line, percent
 from mmzoo.benchmark.results.store import Store
-from mmzoo.benchmark.results.stress import STRESSES
+from mmzoo.config.spec import STRESSES
 from mmzoo.errors import MmzooError
 
 HERE = Path(__file__).parent

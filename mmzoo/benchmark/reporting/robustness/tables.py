@@ -10,7 +10,7 @@ from mmzoo.benchmark.reporting.overview import by_dataset
 from mmzoo.benchmark.reporting.robustness.curves import Stressed, stressed
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
 from mmzoo.benchmark.results.store import Store
-from mmzoo.benchmark.results.stress import STRESSES
+from mmzoo.config.spec import STRESSES
 from mmzoo.errors import CorruptFile
 
 _LEVELS = {"missing": "share of the test samples that lack the modality", "noise": "strength of the corruption"}
