@@ -104,8 +104,14 @@ def _write(
 ) -> None:
     from mmzoo.benchmark import report
     from mmzoo.benchmark.reporting.terminal import show
+    from mmzoo.benchmark.results.stress import has_stress
     from mmzoo.io.files import write_bytes
 
+    if arguments.stress and not any(has_stress(row, store) for row in rows):
+        raise BadValue(
+            f"no run in {arguments.folder} was put under stress: run its bench with --stress missing,noise first. Runs whose weights "
+            "were not kept are trained again."
+        )
     bench, fmt = store.bench(), arguments.format
     if fmt == "auto" and arguments.output is None:
         show(report.tables(rows, bench, store, views, faults), sys.stdout)

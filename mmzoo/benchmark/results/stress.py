@@ -64,6 +64,11 @@ def read_stress(row: Row, store: Store) -> list[Record]:
     return list(found["curves"]) if found["version"] == VERSION else []
 
 
+def has_stress(row: Row, store: Store) -> bool:
+    """Whether there is a file of curves beside a row, usable or not."""
+    return (store.folder(row["run_id"]) / NAME).is_file()
+
+
 def write_stress(row: Row, store: Store, curves: Sequence[Record]) -> None:
     """Keep the curves of a run. Raises MmzooError with the next step where the disk does not take them."""
     value = {"version": VERSION, "weights": row["hashes"]["weights"], "curves": list(curves)}
