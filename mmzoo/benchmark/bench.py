@@ -98,6 +98,9 @@ class Events:
         """Runs are about to be trained. Returns a context that gives the listener of their epochs and rows."""
         return contextlib.nullcontext(Progress())
 
+    def stressing(self, row: Mapping[str, Any], number: int, of: int) -> None:
+        """A trained model is about to be scored under stress; number counts from 0."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -105,7 +108,7 @@ class Finished:
 
     Args:
         plan: Its runs, and what it could not run.
-        failed: run id -> reason, of the runs that failed in this benchmark.
+        failed: run id -> reason, of the runs that failed in this benchmark, or could not be scored under stress.
         unsaved: run id -> reason, of the runs whose row could not be written.
     """
 
@@ -139,8 +142,14 @@ def run_bench(
     missing = to_do(plan, store)
     events.planned(plan, missing, store)
     store.note_bench(plan.asked(), command=execution.command)
-    if not missing:
-        return Finished(plan)
+    failed, unsaved = _train(missing, store, execution, events) if missing else ({}, {})
+    return Finished(plan, {**failed, **_stress(plan, store, execution, events)}, unsaved)
+
+
+def _train(
+    missing: Sequence[Planned], store: Store, execution: Execution, events: Events
+) -> tuple[dict[str, str], Mapping[str, str]]:
+    """Train runs. Returns run id -> reason for those that failed, and for those whose row could not be written."""
     order = Order.of(missing, store, device=execution.device, checkpoint_every=execution.checkpoint_every)
     with events.progress(missing) as progress:
         launch(
@@ -154,7 +163,17 @@ def run_bench(
         )
     rows = [store.row(p.spec.run_id) for p in missing]
     failed = {row["run_id"]: row["reason"] for row in rows if row is not None and row["status"] == "failed"}
-    return Finished(plan, failed, progress.unsaved)
+    return failed, progress.unsaved
+
+
+def _stress(plan: Plan, store: Store, execution: Execution, events: Events) -> dict[str, str]:
+    """Score the trained models under the stress that was asked for. Returns run id -> reason for those that could not be."""
+    if not plan.bench.stress:
+        return {}
+    from mmzoo.benchmark.stress import stress_runs
+
+    rows = [row for p in plan.runs if (row := store.row(p.spec.run_id)) is not None]
+    return stress_runs(rows, store, plan.bench.stress, device=execution.device, on_run=events.stressing)
 
 
 def prepared_plan(spec: BenchSpec, store: Store, execution: Execution, events: Events) -> Plan:

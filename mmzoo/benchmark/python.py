@@ -101,6 +101,7 @@ def bench(
     workers: int = 1,
     checkpoint_every: float = 30.0,
     progress: bool = False,
+    stress: Sequence[str] = (),
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Rows:
     """Train and compare methods, as `mmzoo bench` does with the options of the same names.
@@ -129,6 +130,7 @@ def bench(
         workers: Runs at a time. One is this process; more are processes of their own.
         checkpoint_every: Seconds between two checkpoints of a run.
         progress: Whether to display the progress of the runs on standard output.
+        stress: "missing" or "noise", or both: score the trained models so, too (`report("md", "stress")`). Keeps the weights.
         on_row: Called with every row that this call adds.
 
     Returns:
@@ -139,8 +141,8 @@ def bench(
         MmzooError: The benchmark is faulty, or a row could not be written.
     """
     given = locals()
-    if isinstance(baselines, str) or isinstance(datasets, str) or isinstance(heads, str):
-        raise BadValue("baselines, datasets and heads are lists of names: ['ogm'], not 'ogm'.")
+    if isinstance(baselines, str) or isinstance(datasets, str) or isinstance(heads, str) or isinstance(stress, str):
+        raise BadValue("baselines, datasets, heads and stress are lists of names: ['ogm'], not 'ogm'.")
     if processes() > 1:
         raise BadValue(
             "mmzoo.bench is for one process. Under torchrun call the command: torchrun ... -m mmzoo bench ..."
@@ -162,6 +164,7 @@ def bench(
         keep_weights=keep_weights,
         tune=tune,
         track=tuple(track),
+        stress=tuple(stress),
     )
     execution = Execution(device, workers=workers, checkpoint_every=checkpoint_every, command=_call(given))
     store = Store(Path(out))

@@ -14,6 +14,7 @@ from mmzoo.benchmark.reporting.figures.map_cells import map_tables
 from mmzoo.benchmark.reporting.groups import Row
 from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.overview import make_overview, overview_table
+from mmzoo.benchmark.reporting.robustness.tables import stress_tables
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.tables import Table, latex, markdown, to_csv
 from mmzoo.benchmark.results.comparable import separated
@@ -23,7 +24,7 @@ from mmzoo.errors import CorruptFile
 
 FORMATS = ("md", "csv", "json", "latex", "html")
 #: the parts of a report; the first is there unless others are asked for
-VIEWS = ("overview", "details", "modalities", "map", "stats")
+VIEWS = ("overview", "details", "modalities", "map", "stats", "stress")
 
 
 def tables(
@@ -38,9 +39,9 @@ def tables(
     Args:
         rows: rows as the store has them.
         bench: order and roles of the methods, as `Store.bench` gives them.
-        store: where predictions are read from, for "stats".
+        store: where predictions are read from, for "stats", and curves, for "stress".
         views: names of VIEWS; nothing for the overview.
-        faults: takes an error for each row whose predictions cannot be used, see `comparison_tables`.
+        faults: takes an error for each row whose predictions or curves cannot be used, see `comparison_tables`.
     """
     rows, notes = separated(rows)
     found: list[Table] = []
@@ -51,6 +52,8 @@ def tables(
             found += [*detail_tables(rows, bench), *class_tables(rows, bench, store)]
         elif view == "modalities":
             found += modality_tables(rows, bench)
+        elif view == "stress":
+            found += stress_tables(rows, bench, store, faults)
         elif view == "map":
             found += map_tables(rows, bench)
         else:

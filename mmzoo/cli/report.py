@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmzoo.errors import CorruptFile
 
 FORMATS = ("auto", "md", "csv", "json", "latex", "html")
-VIEWS = ("details", "modalities", "map", "stats")
+VIEWS = ("details", "modalities", "map", "stats", "stress")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,6 +43,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="who wins where, for a data set benched under several settings of its numbers",
     )
     add("--stats", action="store_true", help="tests and intervals over seeds, test samples and data sets")
+    add(
+        "--stress",
+        action="store_true",
+        help="scores with modalities missing or corrupted, of runs benched with --stress",
+    )
     add("--all", action="store_true", help="the overview and all of the above")
     add("--figures", metavar="DIR", help="write the charts as PDF and SVG into DIR")
     parser.set_defaults(command=run)
@@ -99,8 +104,14 @@ def _write(
 ) -> None:
     from mmzoo.benchmark import report
     from mmzoo.benchmark.reporting.terminal import show
+    from mmzoo.benchmark.results.stress import has_stress
     from mmzoo.io.files import write_bytes
 
+    if arguments.stress and not any(has_stress(row, store) for row in rows):
+        raise BadValue(
+            f"no run in {arguments.folder} was put under stress: run its bench with --stress missing,noise first. Runs whose weights "
+            "were not kept are trained again."
+        )
     bench, fmt = store.bench(), arguments.format
     if fmt == "auto" and arguments.output is None:
         show(report.tables(rows, bench, store, views, faults), sys.stdout)

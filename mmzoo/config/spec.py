@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -22,6 +22,8 @@ Role = Literal["method", "baseline", "reference", "teacher", "floor"]
 ENGINE_VERSION = 1
 #: how the epoch of a run is chosen; peers: on holdout, and beside it, in a column of its own, on test
 PROTOCOLS = ("holdout", "peers")
+#: ways to put trained models under stress
+STRESSES = ("missing", "noise")
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ _FIELDS: Mapping[str, Kind] = {
     "keep_weights": FLAG,
     "tune": or_null(whole(1)),
     "processes": whole(1),
-    **dict.fromkeys(("baselines", "datasets", "heads", "track"), Kind("a list of names", _is_names)),
+    **dict.fromkeys(("baselines", "datasets", "heads", "track", "stress"), Kind("a list of names", _is_names)),
     "seeds": Kind("whole numbers from 0", _is_seeds),
 }
 
@@ -192,12 +194,14 @@ class BenchSpec:
     tune: int | None = None
     track: tuple[str, ...] = ()
     processes: int = 1
+    stress: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if fault := field_fault(name, value):
                 raise BadValue(f"{name} {fault}.")
         check_protocol(self.protocol)
+        check_stresses(self.stress)
         if not self.datasets:
             raise BadValue("no data set was named: mmzoo list datasets.")
         if self.tune is not None and self.processes > 1:
@@ -205,6 +209,11 @@ class BenchSpec:
                 "tuning under torchrun: trials are trained in one process each. Tune without torchrun (mmzoo tune), and "
                 "give what it has chosen with --set."
             )
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the weights of every run are kept: they were asked for, or are what is put under stress."""
+        return self.keep_weights or bool(self.stress)
 
     @cached_property
     def asked(self) -> tuple[tuple[MethodText, Role], ...]:
@@ -224,6 +233,14 @@ def check_protocol(name: str) -> str:
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
     return name
+
+
+def check_stresses(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of STRESSES, each once. Raises UnknownName."""
+    for name in names:
+        if name not in STRESSES:
+            raise unknown("stress", name, STRESSES)
+    return tuple(dict.fromkeys(names))
 
 
 def digest(value: Any) -> str:

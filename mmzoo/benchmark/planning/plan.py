@@ -132,7 +132,7 @@ def _asked(planned: Planned, bench: BenchSpec) -> Planned:
     """A run with what the bench wants of it besides its row."""
     return replace(
         planned,
-        keep=planned.keep or bench.keep_weights,
+        keep=planned.keep or bench.keeps,
         peers=bench.protocol == "peers",
         track=bench.track,
         teachers=tuple(_asked(t, bench) for t in planned.teachers),

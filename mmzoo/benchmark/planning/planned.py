@@ -146,9 +146,7 @@ def to_do(plan: Plan, store: Store) -> list[Planned]:
     """The runs that the store does not have yet, teachers whose weights are wanted and gone among them."""
     ids = {p.spec.run_id: p for p in plan.runs}
     missing = {
-        run_id
-        for run_id, p in ids.items()
-        if store.finished(run_id, weights=plan.bench.keep_weights, peers=p.peers) is None
+        run_id for run_id, p in ids.items() if store.finished(run_id, weights=plan.bench.keeps, peers=p.peers) is None
     }
     teachers = {t.spec.run_id for run_id in missing for t in ids[run_id].teachers}
     missing |= {run_id for run_id in teachers if store.finished(run_id, weights=True) is None}
