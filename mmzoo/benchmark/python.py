@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmzoo.benchmark.execution.building import check_encoders
 from mmzoo.benchmark.execution.torchrun import processes
 from mmzoo.benchmark.planning.data_defaults import make_missing
 from mmzoo.benchmark.planning.plan import make_plan
@@ -129,6 +130,7 @@ def bench(
     store.prepare()
     make_missing(spec, catalogue())
     plan = make_plan(spec, catalogue(), device=device)
+    check_encoders(plan, catalogue())
     if tune is not None:
         plan = tuned_plan(plan, catalogue(), store, tune, device=device)
     store.note_bench(plan.methods(), [vars(r) for r in plan.refused])

@@ -163,6 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_trackers(catalogue(), plan.bench.track)
     if spec.tune is not None:
         plan = tune(plan, store, spec.tune, arguments.device, dry=arguments.plan)
+    _check_encoders(plan, chosen=arguments.plan)
     missing = to_do(plan, store)
     if arguments.plan:
         _print_plan(plan, len(missing), store)
@@ -178,6 +179,21 @@ def run(arguments: argparse.Namespace) -> int:
     store.note_bench(plan.methods(), [vars(r) for r in plan.refused])
     failed = _work(missing, store, arguments) if missing else {}
     return _print_report(plan, store, failed)
+
+
+def _check_encoders(plan: Plan, *, chosen: bool) -> None:
+    """Refuse encoders that cannot be built. chosen: those that are likely to fail only, and torch is not loaded for others."""
+    from mmzoo.registry import ENCODER_OPTIONS
+    from mmzoo.registry.plugins import catalogue
+
+    used = {(name, tuple(params)) for p in plan.runs for name, params in p.spec.encoders.values()}
+    risky = [
+        n for n, given in used if catalogue().get("encoders", n).extra.get("files") or set(given) & set(ENCODER_OPTIONS)
+    ]
+    if risky or not chosen:
+        from mmzoo.benchmark.execution.building import check_encoders
+
+        check_encoders(plan, catalogue(), chosen=chosen)
 
 
 def _check_work(arguments: argparse.Namespace) -> None:
