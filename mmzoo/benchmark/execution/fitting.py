@@ -16,7 +16,7 @@ from mmzoo.benchmark.execution.team import Alone
 from mmzoo.core.model import MultimodalModel
 from mmzoo.errors import MmzooError
 from mmzoo.training.config import Training
-from mmzoo.training.loop import Selection, fit
+from mmzoo.training.loop import Selection
 from mmzoo.training.run import Run
 
 Saved = Mapping[str, Any]
@@ -79,9 +79,9 @@ class Fitting:
             state |= saved["others"][self.team.rank - 1]
         return self.kit.run(self.training, teachers=teachers, state=state), Selection(**saved["selection"])
 
-    def train(self, run: Run, selection: Selection, watcher: Watcher) -> None:
-        """To the end. Raises what `fit` raises, MmzooError where the processes' weights come apart."""
-        holdout = self.kit.loader("holdout", batch_size=self.eval_batch).part(*self.team.share)
+    def loop(self, run: Run, selection: Selection, watcher: Watcher) -> dict[str, Any]:
+        """The arguments of `fit` for this training. It raises MmzooError where the processes' weights come apart."""
+        validation = self.kit.loader("holdout", batch_size=self.eval_batch).part(*self.team.share)
 
         def epoch_done(record: dict[str, Any], chosen: Selection) -> None:
             self.team.check_same(
@@ -94,15 +94,14 @@ class Fitting:
                 watcher.save(run, chosen, [unpacked(each) for each in self.team.told(packed(own))[1:]])
             watcher.settled(run)
 
-        fit(
-            run,
-            holdout.batches,
-            metric=self.kit.data.metric,
-            selection=selection,
-            on_epoch=epoch_done,
-            on_candidate=lambda epoch: watcher.candidate(run, epoch),
-            pooled=self.team.size > 1,
-        )
+        return {
+            "holdout": validation.batches,
+            "metric": self.kit.data.metric,
+            "selection": selection,
+            "on_epoch": epoch_done,
+            "on_candidate": lambda epoch: watcher.candidate(run, epoch),
+            "pooled": self.team.size > 1,
+        }
 
     def _facts(self) -> dict[str, str]:
         whole = self.kit.whole
