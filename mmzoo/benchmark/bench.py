@@ -19,6 +19,7 @@ from mmzoo.benchmark.scheduling.worker_loop import Order, Progress
 from mmzoo.benchmark.tune import check_tuning, tuned_plan
 from mmzoo.config.spec import BenchSpec
 from mmzoo.errors import BadValue
+from mmzoo.registry import ENCODER_OPTIONS
 from mmzoo.registry.plugins import catalogue
 from mmzoo.trackers.base import check_trackers
 
@@ -187,7 +188,9 @@ def prepared_plan(spec: BenchSpec, store: Store, execution: Execution, events: E
     make_plan(spec, found, stores=False, device=execution.planned_device)
     store.prepare()
     make_missing(spec, found, events.preparing, events.prepared)
-    return make_plan(spec, found, device=execution.planned_device)
+    plan = make_plan(spec, found, device=execution.planned_device)
+    check_encoders(plan, all_of_them=True)
+    return plan
 
 
 def dry_plan(spec: BenchSpec, execution: Execution) -> tuple[Plan, list[str]]:
@@ -195,7 +198,24 @@ def dry_plan(spec: BenchSpec, execution: Execution) -> tuple[Plan, list[str]]:
     found = catalogue()
     check_trackers(found, spec.track)
     unmade = to_make(spec.datasets, found, spec.settings)
-    return make_plan(spec, found, stores=not unmade, device=execution.planned_device), unmade
+    plan = make_plan(spec, found, stores=not unmade, device=execution.planned_device)
+    check_encoders(plan, all_of_them=False)
+    return plan, unmade
+
+
+def check_encoders(plan: Plan, *, all_of_them: bool) -> None:
+    """Raise MmzooError for an encoder that cannot be built, or that gives one feature for all inputs.
+
+    Args:
+        all_of_them: Otherwise only those that read files or are given an option, and torch is not loaded for others.
+    """
+    found = catalogue()
+    used = {(name, tuple(params)) for p in plan.runs for name, params in p.spec.encoders.values()}
+    entries = [(found.get("encoders", name), given) for name, given in used]
+    if all_of_them or any(e.extra.get("files") or set(given) & set(ENCODER_OPTIONS) for e, given in entries):
+        from mmzoo.benchmark.execution import building
+
+        building.check_encoders(plan, found, chosen=not all_of_them)
 
 
 def tune(plan: Plan, store: Store, trials: int, device: str, events: Events) -> Plan:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.core.encoder import Encoder, InputSpec
+from mmzoo.core.probing import blind
 from mmzoo.encoders.loading import load
 from mmzoo.encoders.planar import Temporal
-from mmzoo.encoders.tokens import check_text, masked_mean
+from mmzoo.encoders.tokens import check_text, last_token, masked_mean
 from mmzoo.errors import BadValue, Incompatible, MmzooError, undefined
 
-Pooling = Literal["cls", "mean", "pooler"]
+Pooling = Literal["cls", "mean", "last", "pooler"]
 
 
 class Inside(NamedTuple):
@@ -52,7 +53,7 @@ class Layered(Encoder):
 
     `begin` runs the model's forward up to the first layer and keeps what that was called with (masks, positions). A stage
     calls a layer with the same. `finish` runs the forward again with every layer replaced by what the last has given. That
-    this composes to the model is tried on one item; where it does not, there are no stages.
+    this composes to the model is tried on two items; where it does not, there are no stages.
     """
 
     model: Any
@@ -158,7 +159,9 @@ class Transformer(Layered):
     model's own tokenizer, which the data's recipe names; a vocabulary larger than the model's is refused. Segments reach a
     model that has them; others tell pairs apart by their separator.
     config: values of the model's configuration to change, where the weights are random.
-    pooling: the first token ("cls"), the mean over tokens, or the model's own ("pooler").
+    pooling: the first token ("cls"), the mean over tokens, the last token, or the model's own ("pooler"). Where attention
+    looks back only (GPT, Llama), the first token knows nothing of the text, and "cls" is the last one. Of a model with
+    encoder and decoder (T5, BART) the encoder is taken.
 
     Raises Incompatible where the input does not fit, and MmzooError, naming what is missing and the next step, where the
     model cannot be found.
@@ -188,8 +191,11 @@ class Transformer(Layered):
         if pooling != "pooler" and getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
         length = self.spec.shape[0]
-        ids = torch.arange(length)[None] % vocabulary
-        self.cut({"ids": ids, "mask": torch.arange(length)[None] <= length // 2}, model)
+        places = torch.arange(length)
+        ids = torch.stack([places % vocabulary, (places + 1) % vocabulary])
+        self.cut({"ids": ids, "mask": torch.stack([places <= length // 2, places <= length // 3])}, model)
+        if pooling == "cls" and blind(self, self.spec):
+            self.pooling = "last"
 
     def begin(self, x: Mapping[str, Tensor]) -> Inside:
         config, mask = self.model.config, x["mask"]
@@ -209,7 +215,10 @@ class Transformer(Layered):
             found: Tensor = out.pooler_output
             return found
         assert state.mask is not None
-        return out.last_hidden_state[:, 0] if self.pooling == "cls" else masked_mean(out.last_hidden_state, state.mask)
+        tokens: Tensor = out.last_hidden_state
+        if self.pooling == "mean":
+            return masked_mean(tokens, state.mask)
+        return tokens[:, 0] if self.pooling == "cls" else tokens[torch.arange(len(tokens)), last_token(state.mask)]
 
 
 class ClipText(Transformer):
@@ -259,7 +268,8 @@ class ClipImage(Layered):
             raise Incompatible(
                 f"{model} reads {self.model.config.num_channels} channels and the input has {channels}: set weights to none."
             )
-        self.cut(torch.randn(1, *self.spec.shape), model)
+        one = torch.randn(1, *self.spec.shape)
+        self.cut(torch.cat([one, -one]), model)
 
     def begin(self, x: Tensor) -> Inside:
         x = x.to(next(self.parameters()).dtype)
