@@ -120,7 +120,7 @@ def _example(trained: Trained, n: int) -> dict[str, Any]:
 
 def _flat(inputs: dict[str, Any]) -> dict[str, Tensor]:
     """Tensor by name: the modality, and after a dot the part where there are several."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for m, x in inputs.items():
         found |= {m: x} if isinstance(x, Tensor) else {f"{m}.{part}": t for part, t in x.items()}
     return found

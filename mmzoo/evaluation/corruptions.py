@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,12 +107,16 @@ class Corruption:
     apply: Callable[[Any, float, Scale | None, torch.Generator], Any]
 
 
+def _row(row: int, values: Tensor) -> Tensor:
+    return values[row].cpu()
+
+
 def corrupted(batch: Batch, modality: str, corruption: Corruption, level: float, scale: Scale | None) -> Batch:
     """The batch with one modality spoilt in every sample that has it."""
     x, column = batch.inputs[modality], list(batch.inputs).index(modality)
     spoilt = []
     for row, number in enumerate(batch.index.tolist()):
-        one = map_tensors(x, lambda t, row=row: t[row].cpu())
+        one = map_tensors(x, partial(_row, row))
         if batch.present is None or bool(batch.present[row, column]):
             one = corruption.apply(one, level, scale, stream(0, "stress", corruption.name, modality, number))
         spoilt.append(one)

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmzoo.data.fields.files import decoding, head
 from mmzoo.data.fields.pixels import LEAST_LEVELS, Range, check_range, deep, stretched, to_8_bits
@@ -107,8 +107,8 @@ def _cut_colour(picture: Picture, start: bytes) -> str:
     """In words, that a PNG of 16-bit colours, of which Pillow reads the upper 8 bits, has its content in the lower ones."""
     if not (start.startswith(b"\x89PNG") and start[24:25] == b"\x10" and start[25:26] in (b"\x02", b"\x06")):
         return ""
-    bands = picture.getextrema() if picture.mode == "RGB" else (picture.getextrema(),)
-    highest = max(int(most) for _, most in bands)  # type: ignore[misc]
+    bands: Any = picture.getextrema() if picture.mode == "RGB" else (picture.getextrema(),)
+    highest = max(int(most) for _, most in bands)
     if highest >= LEAST_LEVELS:
         return ""
     return f"16-bit colours that fill {highest + 1} of 256 levels: save them with 8 bits, or each channel as a grey picture"

@@ -22,10 +22,9 @@ def check_range(given: object) -> None:
     """Raise BadValue unless it is None or two different numbers, the lower first."""
     if given is None:
         return
-    pair = isinstance(given, tuple) and len(given) == 2
-    if not (
-        pair and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in given) and given[0] < given[1]
-    ):
+    bounds = given if isinstance(given, tuple) else ()
+    numbers = [v for v in bounds if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if not (len(bounds) == len(numbers) == 2 and numbers[0] < numbers[1]):
         raise BadValue(f"range must be [LOW, HIGH], the values that become black and white, not {given!r}.")
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mmzoo.benchmark.reporting import charts
+from mmzoo.benchmark.reporting.figures import charts
 from mmzoo.benchmark.reporting import significance as sig
 from mmzoo.benchmark.reporting.comparison import comparison_tables, rank_methods, right_items
 from mmzoo.benchmark.reporting.figures.drawing import convert

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmzoo.benchmark.reporting import charts, collect
+from mmzoo.benchmark.reporting.figures import charts, collect
 from mmzoo.benchmark.reporting.figures.map_cells import find_maps
 from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, main_metric, main_score

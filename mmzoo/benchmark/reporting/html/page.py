@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo import __version__
-from mmzoo.benchmark.reporting import charts, collect
+from mmzoo.benchmark.reporting.figures import charts, collect
 from mmzoo.benchmark.reporting.figures.drawing import rank_chart
 from mmzoo.benchmark.reporting.figures.map_cells import find_maps
 from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram

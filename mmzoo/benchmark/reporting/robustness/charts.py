@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mmzoo.benchmark.reporting.charts import COLUMN, Methods, Records, Spec, below, chart, colour, dash
+from mmzoo.benchmark.reporting.figures.charts import COLUMN, Methods, Records, Spec, below, chart, colour, dash
 from mmzoo.benchmark.reporting.robustness.curves import Stressed
 
 _AXES = {"missing": "share of the samples that lack it (%)", "noise": "strength of the corruption"}
