@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,15 @@ def tables(
     return found
 
 
+def json_pieces(rows: Iterable[Row]) -> Iterator[str]:
+    """The rows as one JSON object, piece by piece: no more than one row is in memory as text."""
+    yield '{\n "rows": ['
+    for n, row in enumerate(rows):
+        text = json.dumps(row, indent=1, sort_keys=True).replace("\n", "\n  ")
+        yield f"{',' if n else ''}\n  {text}"
+    yield f'\n ],\n "schema": {SCHEMA}\n}}\n'
+
+
 def render(
     rows: Sequence[Row],
     bench: Mapping[str, Any],
@@ -81,7 +90,7 @@ def render(
         out: the file that an HTML page is written to, for its links to the files of a run.
     """
     if fmt == "json":
-        return json.dumps({"schema": SCHEMA, "rows": list(rows)}, indent=1, sort_keys=True) + "\n"
+        return "".join(json_pieces(rows))
     if fmt == "csv":
         return to_csv(rows)
     if fmt == "html":

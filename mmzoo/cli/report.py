@@ -62,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise BadValue(f"{flag} is empty: name a folder.")
     views = _views(arguments)
     store = Store(Path(arguments.folder))
+    if arguments.format == "json" and arguments.output is None and arguments.figures is None and not views:
+        return _stream(store, arguments.folder)
     rows, errors = store.rows()
     if not rows and not errors:
         where = arguments.folder
@@ -77,6 +79,23 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"mmzoo: wrote {', '.join(map(str, files)) or 'no figure: no run has scores'}", file=sys.stderr)
     if (fault := store.bench_fault()) is not None:
         errors.append(fault)
+    for error in errors:
+        print(f"mmzoo: {error}", file=sys.stderr)
+    return 2 if errors else 0
+
+
+def _stream(store: Store, where: str) -> int:
+    """Print the rows as JSON, each as it is read."""
+    from itertools import chain
+
+    from mmzoo.benchmark.report import json_pieces
+
+    errors: list[CorruptFile] = []
+    rows = store.each_row(errors)
+    first = next(rows, None)
+    if first is None and not errors:
+        raise BadValue(f"there are no results in the folder {where}: mmzoo bench --method NAME --out {where}")
+    sys.stdout.writelines(json_pieces(chain([] if first is None else [first], rows)))
     for error in errors:
         print(f"mmzoo: {error}", file=sys.stderr)
     return 2 if errors else 0

@@ -167,7 +167,11 @@ class Store:
 
     def rows(self) -> tuple[list[dict[str, Any]], list[CorruptFile]]:
         """All rows by run_id, and an error for each that cannot be read."""
-        rows, errors = [], []
+        errors: list[CorruptFile] = []
+        return list(self.each_row(errors)), errors
+
+    def each_row(self, errors: list[CorruptFile]) -> Iterator[dict[str, Any]]:
+        """The rows by run_id, one at a time. errors: takes an error for each that cannot be read."""
         for name in self.run_ids():
             try:
                 row = self.row(name)
@@ -175,8 +179,7 @@ class Store:
                 errors.append(error)
                 continue
             if row is not None:
-                rows.append(row)
-        return rows, errors
+                yield row
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Keep the row of a run. Raises MmzooError with the next step when the disk does not take it."""
