@@ -23,6 +23,7 @@ COMMANDS = (
     "runs",
     "status",
     "predict",
+    "export",
     "data",
     "new",
     "check",

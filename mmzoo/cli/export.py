@@ -37,8 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     given = arguments.run
     if len(given) > 2:
         raise BadValue(f"RUN is DIR/runs/ID, or DIR and ID: {len(given)} arguments were given.")
-    alone = len(given) == 1 and is_pretrained(given[0])
-    trained = from_pretrained(given[0]) if alone else load_run(find_run(*given))
+    folder = Path(given[0])
+    alone = len(given) == 1 and is_pretrained(folder)
+    trained = from_pretrained(folder) if alone else load_run(find_run(*given))
     out = Path(arguments.out or NAMES[arguments.to])
     if arguments.to == "folder":
         print(f"mmzoo: wrote {save_pretrained(trained, out, license=arguments.license)}")

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     root = None if arguments.root is None else Path(arguments.root)
     if root is not None and not root.is_dir():
         raise BadValue(f"there is no folder {root}: --root is the folder that paths in the table are relative to.")
-    if len(arguments.run) == 1 and is_pretrained(arguments.run[0]):
+    if len(arguments.run) == 1 and is_pretrained(arguments.run[0]):  # a folder of mmzoo export
         trained = from_pretrained(arguments.run[0])
     else:
         trained = load_run(find_run(*arguments.run), trust=arguments.trust_code)
