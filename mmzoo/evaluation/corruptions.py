@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,11 +112,15 @@ def corrupted(batch: Batch, modality: str, corruption: Corruption, level: float,
     x, column = batch.inputs[modality], list(batch.inputs).index(modality)
     spoilt = []
     for row, number in enumerate(batch.index.tolist()):
-        one = map_tensors(x, lambda t, row=row: t[row].cpu())
+        one = map_tensors(x, partial(_row, row=row))
         if batch.present is None or bool(batch.present[row, column]):
             one = corruption.apply(one, level, scale, stream(0, "stress", corruption.name, modality, number))
         spoilt.append(one)
     return replace(batch, inputs={**batch.inputs, modality: _stacked(spoilt, x)})
+
+
+def _row(x: Tensor, row: int) -> Tensor:
+    return x[row].cpu()
 
 
 def _stacked(samples: list[Any], like: Any) -> Any:
