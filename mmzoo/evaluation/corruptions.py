@@ -107,20 +107,20 @@ class Corruption:
     apply: Callable[[Any, float, Scale | None, torch.Generator], Any]
 
 
-def _row(row: int, values: Tensor) -> Tensor:
-    return values[row].cpu()
-
-
 def corrupted(batch: Batch, modality: str, corruption: Corruption, level: float, scale: Scale | None) -> Batch:
     """The batch with one modality spoilt in every sample that has it."""
     x, column = batch.inputs[modality], list(batch.inputs).index(modality)
     spoilt = []
     for row, number in enumerate(batch.index.tolist()):
-        one = map_tensors(x, partial(_row, row))
+        one = map_tensors(x, partial(_row, row=row))
         if batch.present is None or bool(batch.present[row, column]):
             one = corruption.apply(one, level, scale, stream(0, "stress", corruption.name, modality, number))
         spoilt.append(one)
     return replace(batch, inputs={**batch.inputs, modality: _stacked(spoilt, x)})
+
+
+def _row(x: Tensor, row: int) -> Tensor:
+    return x[row].cpu()
 
 
 def _stacked(samples: list[Any], like: Any) -> Any:
