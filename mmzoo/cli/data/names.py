@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.config.datasets import is_manifest
+from mmzoo.config.datasets import is_manifest, is_table, table_given
 from mmzoo.errors import BadValue, UnknownName, near_miss
 from mmzoo.registry.plugins import catalogue
 
@@ -34,6 +34,8 @@ def _published(entry: Entry) -> Source:
 
 def _nobody(text: str) -> Any:
     names = [e.name for e in catalogue().entries("datasets")]
+    if is_table(text):
+        raise table_given(text)
     hint = " A manifest of your own ends in .yaml." if Path(text).exists() else ""
     raise UnknownName(f"no data set {text!r}.{near_miss(text, names)}{hint} All that there are: mmzoo data list")
 
