@@ -46,7 +46,6 @@ def render_page(
     Raises:
         MmzooError: without jinja2 or vl-convert-python.
     """
-    environment = _environment()
     overview = make_overview(rows, bench)
     datasets = by_dataset(rows, bench)
     palette = charts.palette(overview)
@@ -54,8 +53,7 @@ def render_page(
     sections = _sections(datasets, short_tables(rows, bench), store, specs, palette)
     if chart := rank_chart(overview):
         specs["ranks"] = chart
-    maps = {f"map{i}": phase_diagram(each, palette) for i, each in enumerate(find_maps(rows, bench))}
-    specs |= maps
+    specs |= (maps := {f"map{i}": phase_diagram(each, palette) for i, each in enumerate(find_maps(rows, bench))})
     context = {
         "version": __version__,
         "live": live,
@@ -76,7 +74,7 @@ def render_page(
         "style": (HERE / "report.css").read_text(encoding="utf-8"),
         "script": (HERE / "report.js").read_text(encoding="utf-8"),
     }
-    return environment.get_template("report.html.j2").render(context) + "\n"
+    return _environment().get_template("report.html.j2").render(context) + "\n"
 
 
 def _sections(
