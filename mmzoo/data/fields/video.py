@@ -250,7 +250,7 @@ def _stream(path: Path) -> Iterator[tuple[Any, Any]]:
 def _upright(frame: Any, channels: int) -> Picture:
     from PIL import Image as pil
 
-    picture = frame.to_image()
+    picture: Picture = frame.to_image()
     turns = {90: pil.Transpose.ROTATE_90, 180: pil.Transpose.ROTATE_180, 270: pil.Transpose.ROTATE_270}
     turn = turns.get(round(frame.rotation) % 360)
     picture = picture if turn is None else picture.transpose(turn)

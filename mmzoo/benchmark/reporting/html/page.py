@@ -74,7 +74,7 @@ def render_page(
         "style": (HERE / "report.css").read_text(encoding="utf-8"),
         "script": (HERE / "report.js").read_text(encoding="utf-8"),
     }
-    return _environment().get_template("report.html.j2").render(context) + "\n"
+    return f"{_environment().get_template('report.html.j2').render(context)}\n"
 
 
 def _sections(
