@@ -62,6 +62,7 @@ EXCEPTIONS = {
     "plugins/mmzoo-later/tests/test_later.py": "the tests of one plugin file, beside it",
     "tests/data/datasets/test_published_lists.py:test_published_kinetics_sounds": _TABLE,
     "tests/data/own/test_manifest.py:test_from_a_manifest_to_a_table_of_results": "one story from a manifest to a report",
+    "tests/helpers/faulty_strategies.py": "a table of faulty strategies, a few lines each",
     "tests/registry/test_reading.py:test_all_faults_of_a_registry_are_told_at_once_with_their_lines": _TABLE,
 }
 FOLDERS = ("mmzoo", "plugins", "benchmarks", "tests")
