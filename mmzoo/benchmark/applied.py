@@ -16,7 +16,7 @@ from mmzoo.benchmark.trained import Trained
 from mmzoo.data.fields.rebuilt import rebuilt
 from mmzoo.data.loading.transforms import transform_for
 from mmzoo.data.own.cells import Wanted
-from mmzoo.data.own.new_rows import Decoded, decoded, read_rows
+from mmzoo.data.own.new_rows import Decoded, NewRow, decoded, read_rows
 from mmzoo.data.sources.field import Field
 from mmzoo.errors import BadValue
 
@@ -123,24 +123,7 @@ def predict_table(
         BadValue: A column is missing, or rows cannot be read and `drop` is not given.
     """
     fields = fields_of(trained)
-    preparation = trained.form.preparation
-    assert preparation is not None
-    rows = read_rows(
-        table,
-        {
-            m: Wanted(
-                f.kind,
-                tuple(preparation.columns.get(m, [m])),
-                preparation.levels.get(m, {}),
-                getattr(f, "fill", None) is not None,
-            )
-            for m, f in fields.items()
-        },
-        id_column=preparation.id or "id",
-        delimiter=preparation.delimiter,
-        quotes=preparation.quotes,
-        root=root,
-    )
+    rows = _read(trained, table, fields, root)
     answers: list[Answer] = []
     faults: list[str] = []
     notes: list[str] = []
@@ -165,6 +148,29 @@ def predict_table(
             if n
         ]
     return answers, notes
+
+
+def _read(trained: Trained, table: Path, fields: Mapping[str, Field], root: Path | None) -> list[NewRow]:
+    """The rows of a table, read as that of the training data was."""
+    preparation = trained.form.preparation
+    assert preparation is not None
+    wanted = {
+        m: Wanted(
+            f.kind,
+            tuple(preparation.columns.get(m, [m])),
+            preparation.levels.get(m, {}),
+            getattr(f, "fill", None) is not None,
+        )
+        for m, f in fields.items()
+    }
+    return read_rows(
+        table,
+        wanted,
+        id_column=preparation.id or "id",
+        delimiter=preparation.delimiter,
+        quotes=preparation.quotes,
+        root=root,
+    )
 
 
 def _answers(trained: Trained, chunk: Decoded, good: list[int], fields: Mapping[str, Field]) -> Iterator[Answer]:

@@ -34,35 +34,28 @@ def evaluate(
     batch_size: int = EVAL_BATCH,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """The scores of any torch module on a split, by the metrics of the bench, on every item.
+    """Score any torch module on a split, on every sample, by the metrics of the benchmark.
 
-    model: what it returns for `model(inputs)`, inputs a mapping of modality -> (B, ...), is logits (B, n_classes) or
-    Outputs; `call(model, batch)` where it wants something else. It is put into eval mode, and back. dataset: as --datasets
-    names it, or a DataModule. device: where it is run, by default where its first parameter lies; it is put back. Returns acc,
-    macro_f1, map, loss, n_scored, n_total, and what they rest on.
+    Args:
+        model: Returns logits (B, n_classes) or Outputs for `model(inputs)`, with inputs a mapping of modality -> (B, ...).
+            It is scored in eval mode; its mode and device are restored.
+        dataset: A data set as `--datasets` names it, or a DataModule.
+        split: "test" or "holdout". Score test once; select models on holdout.
+        call: Called as `call(model, batch)` in place of `model(inputs)`.
+        settings: Parameters of the data set by dotted name.
+        batch_size: Samples per batch.
+        device: Where the model is run; None for the device of its first parameter.
 
-    Test is there to be scored once: choose on holdout. Raises BadValue for outputs that are no logits of this data set.
+    Returns:
+        `acc`, `macro_f1`, `map`, `loss`, `n_scored`, `n_total`, and the hashes of data and split.
+
+    Raises:
+        BadValue: The outputs are no finite logits of this data set.
     """
     data = dataset if isinstance(dataset, DataModule) else _named_data(dataset, settings or {})
     if split not in ("test", "holdout"):
         raise BadValue(f"split must be test or holdout, not {split!r}: training items say nothing of a model.")
-    asked = call or (lambda model, batch: model(batch.inputs))
-    home = next((p.device for p in model.parameters()), torch.device("cpu"))
-    where = home if device is None else torch.device(check_device(device))
-    pieces, targets = [], []
-    with contextlib.ExitStack() as stack:
-        if where != home:
-            stack.callback(model.to, home)
-            model.to(where)
-        stack.enter_context(evaluating(model))
-        for batch in data.loader(split, batch_size=batch_size).batches():
-            out = asked(model, batch.to(where))
-            logits = out.logits if isinstance(out, Outputs) else out
-            scores = out.scores if isinstance(out, Outputs) else _softmax(out, len(batch), data.n_classes)
-            pieces.append((logits.cpu(), scores.cpu()))
-            targets.append(batch.target)
-    target = torch.cat(targets).cpu()
-    logits, scores = (torch.cat(parts) for parts in zip(*pieces))
+    logits, scores, target = _outputs(model, data, split, call or (lambda m, b: m(b.inputs)), batch_size, device)
     found = classification(scores, target, logits)
     if not all(map(math.isfinite, (*found.values(), float(scores.sum())))):
         raise BadValue("the model's outputs are not finite for every item, so that it has no scores.")
@@ -75,6 +68,32 @@ def evaluate(
         "n_total": len(data.splits[split]),
         "hashes": {"split": data.split_hash, "recipe": data.recipe_hash},
     }
+
+
+def _outputs(
+    model: nn.Module,
+    data: DataModule,
+    split: str,
+    call: Callable[[nn.Module, Batch], Tensor | Outputs],
+    batch_size: int,
+    device: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, C), scores (N, C) and targets (N,) of a split, on the CPU."""
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    where = home if device is None else torch.device(check_device(device))
+    pieces: list[tuple[Tensor, Tensor, Tensor]] = []
+    with contextlib.ExitStack() as stack:
+        if where != home:
+            stack.callback(model.to, home)
+            model.to(where)
+        stack.enter_context(evaluating(model))
+        for batch in data.loader(split, batch_size=batch_size).batches():
+            out = call(model, batch.to(where))
+            logits = out.logits if isinstance(out, Outputs) else out
+            scores = out.scores if isinstance(out, Outputs) else _softmax(out, len(batch), data.n_classes)
+            pieces.append((logits.cpu(), scores.cpu(), batch.target.cpu()))
+    logits, scores, target = (torch.cat(parts) for parts in zip(*pieces))
+    return logits, scores, target
 
 
 def _softmax(out: Any, n: int, n_classes: int) -> Tensor:

@@ -108,7 +108,7 @@ class RunSpec:
         for name in ("tuning", "floor"):
             if given[name] is None:
                 del given[name]
-        return plain({**given, "engine": ENGINE_VERSION})
+        return dict(plain({**given, "engine": ENGINE_VERSION}))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:

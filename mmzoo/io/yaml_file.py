@@ -6,14 +6,17 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from mmzoo.errors import BadValue
 from mmzoo.io.regular import read_regular
 
-_PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is about seven times faster
+if TYPE_CHECKING:
+    _PARSER = yaml.SafeLoader
+else:
+    _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is about seven times faster
 Key = tuple[Any, ...]
 #: bytes of the largest file, and values that its aliases may make of it
 LARGEST, MOST_VALUES = 1 << 26, 5_000_000
@@ -28,7 +31,7 @@ class TooMuch(BadValue):
 class _Loader(_PARSER):
     """Keys are texts as they are written: a modality may be called on, and a class no. Numbers have a limit."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         self.flatten_mapping(node)
         return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
 

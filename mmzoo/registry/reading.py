@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,29 +163,11 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
         for extra in body:
             if extra not in _PARAM_KEYS:
                 document.fault((*here, extra), f"unknown key.{near_miss(str(extra), _PARAM_KEYS)}")
-        limits, choices = body.get("range"), body.get("choices")
-        usable = True
-        base = str(body["type"]).removesuffix("?")
-        for part, right, wanted in (
-            ("type", base in TYPES, f"one of {', '.join(TYPES)}"),
-            (
-                "range",
-                limits is None or (is_range(limits) and base in ("float", "int", "ints", "numbers")),
-                "two numbers, the lower first, and only for numbers",
-            ),
-            ("choices", choices is None or (isinstance(choices, list) and choices), "a list of values"),
-            (
-                "when",
-                "when" not in body or (is_condition(body["when"]) and set(body["when"]) <= set(raw)),
-                "a mapping of parameters of the entry to lists of values",
-            ),
-            ("added_later", isinstance(body.get("added_later", False), bool), "true or false"),
-        ):
-            if not right:
+        if faults := [(part, wanted) for part, right, wanted in _param_rules(body, raw) if not right]:
+            for part, wanted in faults:
                 document.fault((*here, part), f"must be {wanted}, not {short(body[part])}")
-                usable = False
-        if not usable:
             continue
+        limits, choices = body.get("range"), body.get("choices")
         param = Param(
             str(name),
             body["type"],
@@ -202,6 +184,20 @@ def _params(document: Document, key: Key, raw: Any) -> dict[str, Param]:
         except BadValue as error:
             document.fault((*here, "default"), str(error))
     return params
+
+
+def _param_rules(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[tuple[str, bool, str]]:
+    """key, whether its value is right, and what it must be, of a parameter among those of its entry"""
+    limits, choices = body.get("range"), body.get("choices")
+    base = str(body["type"]).removesuffix("?")
+    numeric = base in ("float", "int", "ints", "numbers")
+    yield "type", base in TYPES, f"one of {', '.join(TYPES)}"
+    right = limits is None or (is_range(limits) and numeric)
+    yield "range", right, "two numbers, the lower first, and only for numbers"
+    yield "choices", choices is None or (isinstance(choices, list) and bool(choices)), "a list of values"
+    right = "when" not in body or (is_condition(body["when"]) and set(body["when"]) <= set(parameters))
+    yield "when", right, "a mapping of parameters of the entry to lists of values"
+    yield "added_later", isinstance(body.get("added_later", False), bool), "true or false"
 
 
 def _search(document: Document, key: Key, body: Mapping[str, Any]) -> Search | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,74 @@ def test_no_unsafe_loading_and_nothing_left_for_later() -> None:
         for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             for pattern, why in banned.items():
                 assert not re.search(pattern, line), f"{path.relative_to(ROOT)}:{n}: {why}"
+
+
+# ---------------------------------------------------------------------- small parts
+#: lines of a file and of a function, public methods of a class, parameters of a constructor
+LINES, BODY, METHODS, PARAMETERS = 350, 50, 25, 10
+#: tables of data: as many fields as there are settings or keys, each documented, none of them hidden in a group
+RECORDS = 20
+#: what may be larger, and why
+_SCRIPT = "a measurement that is read from top to bottom; its helpers are used once"
+_TABLE = "a table of data"
+EXCEPTIONS = {
+    "mmzoo/benchmark/python.py:bench": "the reference of `mmzoo.bench`: a line for each option, and its description",
+    "mmzoo/benchmark/reporting/details.py:_scores": "columns and their cells are kept side by side",
+    "mmzoo/data/datasets/cremad.py:_recipes": _TABLE,
+    "mmzoo/data/loading/prepared.py:open_module": "one keyword for each field of a DataModule",
+    "benchmarks/dynamic_gap_study.py": _SCRIPT,
+    "benchmarks/fuzz_data.py": _SCRIPT,
+    "benchmarks/own_data.py": _SCRIPT,
+    "benchmarks/read_store.py:measure": _SCRIPT,
+    "benchmarks/solver_cost.py": _SCRIPT,
+    "benchmarks/step_cost.py:measure": _SCRIPT,
+    "benchmarks/survive.py": _SCRIPT,
+    "benchmarks/survive.py:kills": _SCRIPT,
+    "plugins/mmzoo-later/tests/test_later.py": "the tests of one plugin file, beside it",
+    "tests/data/datasets/test_published_lists.py:test_published_kinetics_sounds": _TABLE,
+    "tests/data/own/test_manifest.py:test_from_a_manifest_to_a_table_of_results": "one story from a manifest to a report",
+    "tests/helpers/faulty_strategies.py": "a table of faulty strategies, a few lines each",
+    "tests/registry/test_reading.py:test_all_faults_of_a_registry_are_told_at_once_with_their_lines": _TABLE,
+}
+FOLDERS = ("mmzoo", "plugins", "benchmarks", "tests")
+
+
+def _parsed() -> Iterator[tuple[str, str, ast.Module]]:
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            yield path.relative_to(ROOT).as_posix(), text, ast.parse(text)
+
+
+def _is_record(node: ast.ClassDef) -> bool:
+    marks = [ast.unparse(x) for x in (*node.decorator_list, *node.bases)]
+    return any(mark.startswith("dataclass") or mark == "NamedTuple" for mark in marks)
+
+
+def _sizes(name: str, text: str, tree: ast.Module) -> Iterator[tuple[str, str, int, int]]:
+    """what it is, its name, its size, the limit"""
+    yield "lines", name, text.count("\n"), LINES
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield "lines", f"{name}:{node.name}", (node.end_lineno or 0) - node.lineno + 1, BODY
+            if node.name == "__init__":
+                given = node.args
+                parameters = len([*given.posonlyargs, *given.args, *given.kwonlyargs]) - 1
+                yield "parameters", f"{name}:{node.lineno}", parameters, PARAMETERS
+        elif isinstance(node, ast.ClassDef):
+            methods = [x for x in node.body if isinstance(x, ast.FunctionDef) and not x.name.startswith("_")]
+            yield "public methods", f"{name}:{node.name}", len(methods), METHODS
+            if _is_record(node):
+                fields = [x for x in node.body if isinstance(x, ast.AnnAssign)]
+                yield "fields", f"{name}:{node.name}", len(fields), RECORDS
+
+
+def test_no_part_is_larger_than_the_house_allows() -> None:
+    sizes = {f"{name}, {what}": (n, most) for each in _parsed() for what, name, n, most in _sizes(*each)}
+    over = {key: n for key, (n, most) in sizes.items() if n > most}
+    assert {key.partition(",")[0] for key in over} == set(EXCEPTIONS), over
+
+
+def test_the_formatter_is_never_switched_off() -> None:
+    mark = "# fmt: " + "skip"
+    assert [name for name, text, _ in _parsed() if mark in text or mark.replace("skip", "off") in text] == []

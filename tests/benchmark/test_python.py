@@ -85,7 +85,7 @@ def test_a_call_gives_the_rows_of_the_command(mmzoo: Command, tmp_path: Path) ->
     )
     assert again == rows and "again" not in told
     assert rows.report() == mmzoo("report", tmp_path / "a").out
-    assert "items" in rows.report(stats=True)
+    assert "tests over seeds" in rows.report(stats=True)
 
 
 def test_a_frame_has_one_line_a_run(kept: Path) -> None:

@@ -94,7 +94,7 @@ def _f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     import numpy as np
 
     right = counts.diagonal().astype(float)
-    return 2 * right / np.maximum(counts.sum(0) + counts.sum(1), 1)
+    return np.asarray(2 * right / np.maximum(counts.sum(0) + counts.sum(1), 1), dtype=np.float64)
 
 
 def _confusion(dataset: str, counted: Counted) -> Table:

@@ -61,21 +61,8 @@ def comparison_tables(
 def _over_seeds(dataset: str, pairs: Sequence[tuple[Group, Group]], metric: str) -> Table:
     from mmzoo.benchmark.reporting.significance import effect_size, holm, sign_flip, t_interval, wilcoxon
 
-    table = Table(
-        f"{dataset}: tests over seeds, differences in {metric}, points",
-        [
-            "difference",
-            "mean ± std",
-            "95 % interval",
-            "g",
-            "sign-flip p",
-            "Wilcoxon p",
-            "Holm p",
-            "detectable",
-            "seeds",
-            "verdict",
-        ],
-    )
+    header = "difference|mean ± std|95 % interval|g|sign-flip p|Wilcoxon p|Holm p|detectable|seeds|verdict"
+    table = Table(f"{dataset}: tests over seeds, differences in {metric}, points", header.split("|"))
     found = [_differences(a, b) for a, b in pairs]
     p = [sign_flip(d) for d in found]
     for (a, b), d, raw, adjusted in zip(pairs, found, p, holm(p)):

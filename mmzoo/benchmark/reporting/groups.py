@@ -73,7 +73,7 @@ def at(*path: str) -> Callable[[Row], float]:
 
 def main_score(row: Row) -> float:
     """The score that a run is known by."""
-    return row["metrics"][row["metrics"]["main_metric"]]
+    return float(row["metrics"][row["metrics"]["main_metric"]])
 
 
 def main_metric(groups: Sequence[Group]) -> str:

@@ -205,7 +205,7 @@ def _difference(mine: Mapping[str, Group], found: Mapping[str, Sequence[Group]],
 
 def passes(row: Row) -> float:
     """The cost of a run in forwards of the whole model; a backward counts as two."""
-    return row["cost"]["forward"] + 2 * row["cost"]["backward"]
+    return float(row["cost"]["forward"] + 2 * row["cost"]["backward"])
 
 
 def _cost(mine: Mapping[str, Group], found: Mapping[str, Sequence[Group]]) -> float | None:

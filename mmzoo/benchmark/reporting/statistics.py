@@ -32,7 +32,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Spread:
 
 def smallest_p(n: int) -> float:
     """The smallest two-sided p that a paired permutation of signs over n seeds can give."""
-    return min(1.0, 2.0 / 2**n)
+    return min(1.0, math.ldexp(2.0, -n))
 
 
 def enough_seeds(level: float, comparisons: int = 1) -> int:

@@ -55,12 +55,12 @@ class Kept:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """(N,) the class with the highest score."""
-        return self.scores.argmax(1)
+        return np.asarray(self.scores.argmax(1))
 
     @property
     def right(self) -> NDArray[np.bool_]:
         """(N,) whether the predicted class is the sample's."""
-        return self.predicted == self.target
+        return np.asarray(self.predicted == self.target)
 
     def confusion(self) -> NDArray[np.int64]:
         """(C, C) test samples by true class (row) and predicted class (column)."""

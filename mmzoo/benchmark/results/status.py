@@ -98,5 +98,5 @@ def _work_left(s: dict[str, Any], ok: Sequence[dict[str, Any]]) -> float:
     ):
         if like:
             pace = sum(d["seconds"] for d in like) / sum(d["epochs"] for d in like)
-            return pace * max(0, s["epochs"] - s.get("epoch", 0))
+            return float(pace * max(0, s["epochs"] - s.get("epoch", 0)))
     return 0.0

@@ -92,8 +92,7 @@ class Progress:
 def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | None = None) -> dict[str, str]:
     """Do the runs of an order that nobody else does, until all have their rows.
 
-    Returns, by run, why its row could not be kept. Raises MmzooError when the store as a whole cannot be written to any
-    more: nothing else would be kept either.
+    Returns, by run, why its row could not be kept. Raises MmzooError when the store cannot be written to any more.
     """
     from mmzoo.benchmark.execution import runner
     from mmzoo.benchmark.execution.building import is_small
@@ -104,6 +103,11 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
     on_gpu = device.startswith("cuda")
     card = Card(store, CudaGauge(device)) if order.packed and on_gpu else Unshared()
     small_only = order.small_only and not on_gpu
+    shared: dict[str, Any] = {
+        "device": device,
+        "checkpoint_every": order.checkpoint_every,
+        "bench": order.bench,
+    }
     waiting = {p.spec.run_id: p for p in order.runs}
     others: set[str] = set()
     pause = PAUSE[0]
@@ -122,16 +126,8 @@ def work(order: Order, store: Store, catalogue: Catalogue, progress: Progress | 
                 continue
             try:
                 with (card if planned.spec.floor is None else Unshared()).seat(planned):  # a floor needs no card
-                    row = runner.run_one(
-                        planned,
-                        catalogue,
-                        store,
-                        device=device,
-                        checkpoint_every=order.checkpoint_every,
-                        bench=order.bench,
-                        on_epoch=partial(_epoch, progress, card, planned),
-                        crowded=card.crowded,
-                    )
+                    told = partial(_epoch, progress, card, planned)
+                    row = runner.run_one(planned, catalogue, store, on_epoch=told, crowded=card.crowded, **shared)
                 progress.settled(planned, row)
             except Claimed:
                 continue

@@ -55,13 +55,8 @@ def load(
         raise BadValue(
             f"map: items={items} are fewer than five a class ({classes} classes). Give at least {5 * classes}."
         )
-    sizes = [round(TRAIN_SHARE * items), items - round(TRAIN_SHARE * items), VALIDATION, TEST]
-    ends = np.cumsum(sizes)
-    splits = {
-        name: list(range(end - size, end))
-        for name, size, end in zip(("train", "slice", "holdout", "test"), sizes, ends.tolist())
-    }
-    drawn = planted.draw(int(ends[-1]), draw)
+    splits = _splits(items)
+    drawn = planted.draw(sum(map(len, splits.values())), draw)
     recipe = json.dumps({"planted": _facts(planted), "items": items, "draw": draw, "version": 1}, sort_keys=True)
     return DataModule(
         name="map",
@@ -74,6 +69,14 @@ def load(
         present=None if drawn.present is None else torch.from_numpy(drawn.present),
         bayes=planted.all_bayes(),
     )
+
+
+def _splits(items: int) -> dict[str, list[int]]:
+    """The samples of each split, one split after the other."""
+    train = round(TRAIN_SHARE * items)
+    sizes = {"train": train, "slice": items - train, "holdout": VALIDATION, "test": TEST}
+    ends = np.cumsum(list(sizes.values())).tolist()
+    return {name: list(range(end - size, end)) for (name, size), end in zip(sizes.items(), ends)}
 
 
 def _strengths(views: Sequence[str], strength: Mapping[str, float] | None) -> dict[str, float]:

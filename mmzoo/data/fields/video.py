@@ -298,7 +298,7 @@ def _upright(frame: Any, channels: int, values: Range | None) -> tuple[Picture, 
     from PIL import Image as pil
 
     grey16 = frame.format.name.startswith("gray16")
-    picture = pil.fromarray(frame.to_ndarray()) if grey16 else frame.to_image()
+    picture: Picture = pil.fromarray(frame.to_ndarray()) if grey16 else frame.to_image()
     turns = {90: pil.Transpose.ROTATE_90, 180: pil.Transpose.ROTATE_180, 270: pil.Transpose.ROTATE_270}
     turn = turns.get(round(frame.rotation) % 360)
     picture = picture if turn is None else picture.transpose(turn)

@@ -36,31 +36,29 @@ def open_module(
 ) -> DataModule:
     """The data set of a store. Its arrays stay on disk.
 
-    split: one of the store's (None: its first). frames, size, crop, flip: see Pixels; for all modalities of pictures.
-    content: the hash that the store must have. Raises CorruptFile for a store that is not as it was written, MmzooError for
-    another content, UnknownName for a split that it has not, BadValue for a value out of range.
+    Args:
+        folder: The store.
+        content: The hash that it must have; None for any.
+        metric: The main metric.
+        split: One of the store's splits; None for its first.
+        frames, size, crop, flip: See Pixels; for all modalities of pictures.
+
+    Raises:
+        CorruptFile: The store is not as it was written.
+        MmzooError: It has another content.
+        UnknownName: It lacks the split.
+        BadValue: A value is out of range.
     """
-    store = DataStore(folder)
-    if content is not None and store.content != content:
-        raise MmzooError(
-            f"the store {folder} holds {store.content}, not {content}: it was prepared anew in the meantime. Run the same bench again."
-        )
+    store = _store(folder, content)
     index = store.index
     name = store.split_name(split)
     used = [r for r in index if r.sides[name] != "-"]
     ids, labels = [r.id for r in used], [r.label for r in used]
-    splits = completed_split(
-        ids,
-        labels,
-        [r.sides[name] for r in used],
-        [r.groups[name] for r in used],
-        salt=store.name,
-        meta_set=store.meta["recipe"]["options"].get("meta_set", True),
-    )
+    sides, groups = [r.sides[name] for r in used], [r.groups[name] for r in used]
+    meta_set = store.meta["recipe"]["options"].get("meta_set", True)
+    splits = completed_split(ids, labels, sides, groups, salt=store.name, meta_set=meta_set)
     classes = store.meta["classes"]
-    counts = {
-        part: np.bincount([labels[r] for r in at], minlength=len(classes)).tolist() for part, at in splits.items()
-    }
+    counts = {k: np.bincount([labels[r] for r in at], minlength=len(classes)).tolist() for k, at in splits.items()}
     rows = np.array([r.row for r in used], dtype=np.int64)
     inputs = {m: Mapped({p: store.array(m, p) for p in store.parts(m)}, rows) for m in store.modalities}
     transforms = {
@@ -85,17 +83,32 @@ def open_module(
         notes=set_remarks(classes, counts),
         ids=ids,
         classes=classes,
-        preparation=Preparation(
-            fields={m: store.fitted(m) for m in store.modalities},
-            reading={"frames": frames, "size": size},
-            columns={m: store.table["columns"].get(m, [m]) for m in store.modalities},
-            id=store.table["id"],
-            delimiter=store.table["delimiter"],
-            tokenizers=store.table["tokenizers"],
-            quotes=store.table["quotes"],
-            levels=store.table["levels"],
-        ),
+        preparation=_preparation(store, {"frames": frames, "size": size}),
         readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
+    )
+
+
+def _store(folder: Path, content: str | None) -> DataStore:
+    store = DataStore(folder)
+    if content is not None and store.content != content:
+        raise MmzooError(
+            f"the store {folder} holds {store.content}, not {content}: it was prepared again in the meantime. Run the same "
+            "bench again."
+        )
+    return store
+
+
+def _preparation(store: DataStore, reading: dict[str, int | None]) -> Preparation:
+    """What a trained model needs to read new rows as the store was read."""
+    return Preparation(
+        fields={m: store.fitted(m) for m in store.modalities},
+        reading=reading,
+        columns={m: store.table["columns"].get(m, [m]) for m in store.modalities},
+        id=store.table["id"],
+        delimiter=store.table["delimiter"],
+        tokenizers=store.table["tokenizers"],
+        quotes=store.table["quotes"],
+        levels=store.table["levels"],
     )
 
 

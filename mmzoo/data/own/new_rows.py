@@ -77,16 +77,7 @@ def read_rows(
     if not path.is_file():
         raise BadValue(f"there is no table {path}.")
     rows = Rows(path, delimiter, quotes=quotes, likely={c for w in wanted.values() for c in w.columns})
-    columns = Columns(rows)
-    for m, w in wanted.items():
-        for column in w.columns:
-            try:
-                columns.one(column)
-            except BadValue as error:
-                raise BadValue(
-                    f"modality {m!r} is read from the column {column!r}: {error} Columns are named as in the table of the training "
-                    "data; of a modality that no row has, leave the cells empty."
-                ) from None
+    _check_columns(Columns(rows), wanted)
     place = Place.of((path.parent if root is None else root).absolute())
     places = {m: [rows.places[c] for c in w.columns] for m, w in wanted.items()}
     at = rows.places.get(id_column, len(rows.header)) if id_column else len(rows.header)
@@ -103,6 +94,19 @@ def read_rows(
     if not found:
         raise BadValue(f"the table {path} has no rows below its header.")
     return found
+
+
+def _check_columns(columns: Columns, wanted: Mapping[str, Wanted]) -> None:
+    """Raise BadValue where a column of the training data is missing."""
+    for m, w in wanted.items():
+        for column in w.columns:
+            try:
+                columns.one(column)
+            except BadValue as error:
+                raise BadValue(
+                    f"modality {m!r} is read from the column {column!r}: {error} Columns are named as in the table of the training "
+                    "data; of a modality that no row has, leave the cells empty."
+                ) from None
 
 
 def decoded(rows: Sequence[NewRow], fields: Mapping[str, Field], *, jobs: int) -> Iterator[Decoded]:

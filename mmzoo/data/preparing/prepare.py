@@ -1,8 +1,7 @@
 """From a data set in its published layout to a packed store: resumable after a kill, and never half there. No torch.
 
-While it is made, a store lies under `<target>.part` with plan.json (what it is to become), the growing arrays and
-journal.jsonl (what was found in each chunk of items that is safely on disk). A killed prepare goes on after the last line of
-its journal; the arrays are cut back to there. So an interrupted store ends bit for bit as one that was not.
+While it is made, a store is below `<target>.part`: plan.json, the growing arrays, and journal.jsonl (what was found in each
+chunk of samples on disk). A killed prepare resumes after the last line of its journal, and ends bit-identical.
 """
 
 from __future__ import annotations

@@ -134,7 +134,8 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """All that decides which bytes are stored; the order of modalities is part of it, name and doc are not."""
         fields = [[m, f.as_dict()] for m, f in self.fields.items()]
-        return json.loads(json.dumps({"fields": fields, "options": dict(self.options)}))
+        found: dict[str, Any] = json.loads(json.dumps({"fields": fields, "options": dict(self.options)}))
+        return found
 
     @property
     def hash(self) -> str:

@@ -179,7 +179,7 @@ class DataStore:
     def split_name(self, wanted: str | None) -> str:
         """A split of this store, by default its first. Raises UnknownName with why it is not here."""
         if wanted is None:
-            return next(iter(self.meta["splits"]))
+            return str(next(iter(self.meta["splits"])))
         if wanted not in self.meta["splits"]:
             why = self.meta.get("unavailable", {}).get(wanted, "")
             raise unknown(f"split of the prepared {self.name}", wanted, self.meta["splits"], see=why)
@@ -197,7 +197,7 @@ class DataStore:
 
         self.check_file(name)
         try:
-            mapped = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+            mapped: np.ndarray = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
             same = mapped.shape == shape and mapped.dtype == np.dtype(dtype)
         except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
             raise _corrupt(self.folder, name, str(error)) from None

@@ -127,7 +127,7 @@ def bump(y: np.ndarray, x: np.ndarray, radius: float, size: int) -> np.ndarray:
     at = np.arange(size) + 0.5
     down = np.exp(-((at - np.asarray(y)[:, None]) ** 2) / (2 * radius**2))
     across = np.exp(-((at - np.asarray(x)[:, None]) ** 2) / (2 * radius**2))
-    return down[:, :, None] * across[:, None, :]
+    return np.asarray(down[:, :, None] * across[:, None, :])
 
 
 def tint(rng: np.random.Generator) -> tuple[int, int]:
@@ -137,4 +137,4 @@ def tint(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _bytes(levels: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(levels), 0, 255), dtype=np.uint8)

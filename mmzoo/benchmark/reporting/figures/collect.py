@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.reporting.groups import Group, Row, alone_of, at, main_metric, main_score
@@ -237,7 +237,7 @@ def rank_records(overview: Overview) -> tuple[list[Record], list[Record]]:
 def held_equal(rows: Sequence[Row]) -> list[Record]:
     """For each data set what all of its runs share and what they do not: name, value or number of values, equal."""
     ok = [r for r in rows if r["status"] == "ok" and not is_floor(r)]
-    facts = {
+    facts: Mapping[str, Callable[[Row], str]] = {
         "test split": lambda r: r["hashes"]["split"],
         "data recipe": lambda r: r["hashes"]["recipe"],
         "epochs": lambda r: str(r["spec"]["training"]["epochs"]),

@@ -29,7 +29,23 @@ def phase_diagram(found: Map, palette: Mapping[str, int]) -> Spec:
     if len(set(colours)) < len(winners):  # a report of many methods repeats its colours; a map does not
         colours = [COLOURS[i % len(COLOURS)] for i in range(len(winners))]
     axes = {"x": _axis(x, values), "y": _axis(y, values)}
-    layer = [
+    layer = _layers(axes, winners, colours)
+    size = {"width": SIDE * len(values[found.knobs[0]]), "height": SIDE * (len(values[y]) if y else 1)}
+    title = f"{found.name}: the best method by what the modalities share"
+    text = (
+        "Colour: the method with the highest mean; number and shade: its lead over the second in points; hatched: the 95 % "
+        "interval of the lead holds zero."
+    )
+    if panel is None:
+        return chart(title, text, [*cells, *hatches], {**size, "layer": layer})
+    facet = {"field": "panel", "type": "nominal", "title": None, "sort": [f"{panel} = {v:g}" for v in values[panel]]}
+    body = {"facet": facet, "columns": len(values[panel]), "spec": {**size, "layer": layer}}
+    return chart(title, text, [*cells, *hatches], body)
+
+
+def _layers(axes: Mapping[str, Any], winners: Sequence[str], colours: Sequence[str]) -> list[Spec]:
+    """The cells, the hatches over them, and the numbers in them."""
+    return [
         {
             "mark": {"type": "rect", "stroke": "white", "strokeWidth": 1.5},
             "encoding": {
@@ -66,17 +82,6 @@ def phase_diagram(found: Map, palette: Mapping[str, int]) -> Spec:
             "transform": [{"filter": "!datum.hatch"}],
         },
     ]
-    size = {"width": SIDE * len(values[found.knobs[0]]), "height": SIDE * (len(values[y]) if y else 1)}
-    title = f"{found.name}: the best method by what the modalities share"
-    text = (
-        "Colour: the method with the highest mean; number and shade: its lead over the second in points; hatched: the 95 % "
-        "interval of the lead holds zero."
-    )
-    if panel is None:
-        return chart(title, text, [*cells, *hatches], {**size, "layer": layer})
-    facet = {"field": "panel", "type": "nominal", "title": None, "sort": [f"{panel} = {v:g}" for v in values[panel]]}
-    body = {"facet": facet, "columns": len(values[panel]), "spec": {**size, "layer": layer}}
-    return chart(title, text, [*cells, *hatches], body)
 
 
 def _cell(

@@ -40,8 +40,7 @@ def render_page(
     """The report as one HTML file.
 
     Args:
-        rows: rows as the store has them.
-        bench: order and roles of the methods, as `Store.bench` gives them.
+        rows, bench: as the store has them, see `Store.bench`.
         store: where histories and predictions of the rows are.
         out: where the page will be written; links to the files of a run are relative to it.
         tables: further tables to show, such as those of `--stats`.
@@ -50,19 +49,14 @@ def render_page(
     Raises:
         MmzooError: without jinja2 or vl-convert-python.
     """
-    environment = _environment()
     overview = make_overview(rows, bench)
     datasets = by_dataset(rows, bench)
     palette = charts.palette(overview)
     specs: dict[str, Any] = {}
-    sections = []
-    for i, ((name, groups), short) in enumerate(zip(datasets.items(), short_tables(rows, bench), strict=True)):
-        shown = _charts(groups, store, f"d{i}", specs, palette)
-        sections.append({"id": f"d{i}", "name": name, "table": short, "charts": shown, "notes": _notes(groups)})
+    sections = _sections(datasets, short_tables(rows, bench), store, specs, palette)
     if chart := rank_chart(overview):
         specs["ranks"] = chart
-    maps = {f"map{i}": phase_diagram(each, palette) for i, each in enumerate(find_maps(rows, bench))}
-    specs |= maps
+    specs |= (maps := {f"map{i}": phase_diagram(each, palette) for i, each in enumerate(find_maps(rows, bench))})
     context = {
         "version": __version__,
         "live": live,
@@ -83,7 +77,22 @@ def render_page(
         "style": (HERE / "report.css").read_text(encoding="utf-8"),
         "script": (HERE / "report.js").read_text(encoding="utf-8"),
     }
-    return environment.get_template("report.html.j2").render(context) + "\n"
+    return f"{_environment().get_template('report.html.j2').render(context)}\n"
+
+
+def _sections(
+    datasets: Mapping[str, Sequence[Group]],
+    tables: Sequence[Table],
+    store: Store,
+    specs: dict[str, Any],
+    palette: Mapping[str, int],
+) -> list[dict[str, Any]]:
+    """A section for each data set. Its charts are added to `specs`."""
+    found = []
+    for i, ((name, groups), short) in enumerate(zip(datasets.items(), tables, strict=True)):
+        shown = _charts(groups, store, f"d{i}", specs, palette)
+        found.append({"id": f"d{i}", "name": name, "table": short, "charts": shown, "notes": _notes(groups)})
+    return found
 
 
 def _environment() -> Any:
