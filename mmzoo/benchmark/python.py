@@ -17,7 +17,7 @@ from mmzoo.benchmark.scheduling.launchers import launch
 from mmzoo.benchmark.scheduling.worker_loop import Order, Progress
 from mmzoo.benchmark.tune import tuned_plan
 from mmzoo.config.grammar import parse_seeds
-from mmzoo.config.spec import BenchSpec, check_protocol
+from mmzoo.config.spec import BenchSpec
 from mmzoo.errors import BadValue, MmzooError
 from mmzoo.registry.plugins import catalogue
 from mmzoo.trackers.base import check_trackers
@@ -75,7 +75,8 @@ def bench(
     settings: Mapping[str, Any] | None = None,
     heads: Sequence[str] = (),
     overrides: Sequence[Mapping[str, Any]] = (),
-    protocol: str = "holdout",
+    selection: str = "holdout",
+    protocol: str | None = None,
     references: bool = True,
     floor: bool | None = None,
     keep_weights: bool = False,
@@ -87,7 +88,7 @@ def bench(
     checkpoint_every: float = 30.0,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Rows:
-    """What `mmzoo bench` does with the flags of the same names, without printing.
+    """What `mmzoo bench` does with the flags of the same names, without printing. protocol: an older name of selection.
 
     Data that can be made without asking is made first. settings: what --set takes, e.g. {"ogm.alpha": 0.8}. on_row is told of every row that was missing and is there now.
     What is in `out` already is not run again. One worker is this process; more are processes of their own. Raises
@@ -114,6 +115,7 @@ def bench(
         floor=floor,
         heads=tuple(heads),
         overrides=tuple(tuple(o.items()) for o in overrides),
+        selection=selection,
         protocol=protocol,
         keep_weights=keep_weights,
         tune=tune,
@@ -121,7 +123,6 @@ def bench(
     )
     if tune is not None and tune < 1:
         raise BadValue(f"tuning takes at least 1 trial, not {tune}.")
-    check_protocol(protocol)
     check_trackers(catalogue(), spec.track)
     device = check_device(device)
     make_plan(spec, catalogue(), stores=False, device=device)  # what is wrong with it is told before anything is made

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.execution.torchrun import processes
 from mmzoo.config.grammar import METHOD_GRAMMAR, dataset_names, parse_override, parse_seeds, parse_setting
-from mmzoo.config.spec import PROTOCOLS, BenchSpec, check_protocol
+from mmzoo.config.spec import SELECTIONS, BenchSpec, check_selection
 from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue
 
@@ -40,10 +40,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_spec_options(parser)
     add = parser.add_argument
     add(
+        "--selection",
         "--protocol",
         metavar="NAME",
-        help=f"{' or '.join(PROTOCOLS)}: peers also reports, in a column of its own, the "
-        "epoch chosen on test, to measure how much that flatters (default: holdout)",
+        help=f"how the epoch is chosen: {', '.join(SELECTIONS)}. last: no holdout is cut off, and the last epoch is scored; test "
+        "(or peers): also, in a column of its own, the epoch chosen on test, to measure how much that flatters (default: "
+        "holdout)",
     )
     add("--keep-weights", action="store_true", help="keep the weights of every run, for mmzoo.load_run")
     add(
@@ -261,8 +263,8 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     if arguments.overrides:
         fields["overrides"] = tuple(map(parse_override, arguments.overrides))
     given = vars(arguments)  # `mmzoo tune` has no say in what follows
-    if given.get("protocol") is not None:
-        fields["protocol"] = check_protocol(given["protocol"])
+    if given.get("selection") is not None:
+        fields["selection"] = check_selection(given["selection"])
     if given.get("keep_weights"):
         fields["keep_weights"] = True
     if given.get("track"):

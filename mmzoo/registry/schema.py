@@ -39,6 +39,7 @@ KEYS: Mapping[str, set[str]] = {
         "untuned",
         "family",
         "reach",
+        "without_slice",
         *CONDITIONS,
     },
     "heads": COMMON
@@ -179,6 +180,7 @@ _FORMS: Mapping[str, Kind] = {
     "reach": Kind("a mapping of if, moves, step, limit, every, typical and least (see `refusals.inert`)", _is_reach),
     **dict.fromkeys(("version", "n_classes"), _COUNT),
     **dict.fromkeys(CONDITIONS, _CONDITION),
+    "without_slice": Kind("a mapping of parameters to values", is_object),
 }
 _LIMITS = Kind("whole numbers for min and max", _is_limits)
 _BY_KIND: Mapping[tuple[str, str], Kind] = {

@@ -52,17 +52,19 @@ class Selection:
 
 def fit(
     run: Run,
-    holdout: Callable[[], Iterable[Batch]],
+    holdout: Callable[[], Iterable[Batch]] | None,
     *,
     metric: str = "acc",
     selection: Selection | None = None,
     on_epoch: Callable[[dict[str, Any], Selection], None] = lambda record, selection: None,
     on_candidate: Callable[[int], None] = lambda epoch: None,
     pooled: bool = False,
+    choose: bool = True,
 ) -> Selection:
     """Train to the end, choosing the epoch on holdout, and let the strategy finish (`Strategy.finish`).
 
-    holdout: gives the holdout batches; the run itself never sees them. on_epoch is called after every epoch with its
+    holdout: gives the holdout batches; the run itself never sees them. None: there is none, and a schedule that watches its loss
+    watches that of training. choose: False for the last epoch, whatever holdout says. on_epoch is called after every epoch with its
     record, on_candidate with its number whenever the weights at hand are about to be offered for selection. pooled: the batches
     of holdout are one process's part, and scores are over those of all. A run that was
     stopped before its first epoch is scored as it stands, as epoch -1. Raises Diverged, naming epoch and loss term, at
@@ -77,7 +79,8 @@ def fit(
     offer = partial(offer_to, selection)
 
     def scored() -> dict[str, Any]:
-        return evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()), pooled=pooled)
+        batches = () if holdout is None else holdout()
+        return evaluate(run.model, run.strategy, (b.to(run.device) for b in batches), pooled=pooled)
 
     while run.epoch < run.n_epochs and not run.stopped:
         epoch = run.epoch
@@ -88,18 +91,22 @@ def fit(
             if run.finite():
                 raise
             raise Diverged(f"epoch {epoch}: a loss is not finite. {_CURE}") from error
-        scores = scored()
+        scores = {} if holdout is None else scored()
         # Before the epoch ends: a strategy may put other weights in place then, and those have not been scored.
-        offer(epoch, scores)
-        logged = run.end_epoch(scores["loss"])
-        for name, value in {**logged, "holdout loss": scores["loss"]}.items():
+        if choose:
+            offer(epoch, scores)
+        watched = scores["loss"] if scores else run.training_loss()
+        logged = run.end_epoch(watched)
+        for name, value in {**logged, "holdout loss" if scores else "training loss": watched}.items():
             if not math.isfinite(value):
                 raise Diverged(f"epoch {epoch}: {name} is {value}. {_CURE}")
         last = run.stopped or run.epoch >= run.n_epochs
-        if last and any(name.startswith("edit/") for name in logged):
+        if choose and last and any(name.startswith("edit/") for name in logged):
             offer(epoch, scored())  # what the last epoch's end put in place is a candidate too, in a checkpoint as well
-        on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
-    if not selection.weights:
+        on_epoch({"epoch": epoch, "train": logged, **({"holdout": scores} if scores else {})}, selection)
+    if not choose:
+        selection.offer(run.epoch - 1, 0.0, 0.0, run)
+    elif not selection.weights:
         offer(run.epoch - 1, scored())
     _choose_finish(run, selection, scored, offer_to)
     return selection

@@ -81,7 +81,8 @@ class Fitting:
 
     def train(self, run: Run, selection: Selection, watcher: Watcher) -> None:
         """To the end. Raises what `fit` raises, MmzooError where the processes' weights come apart."""
-        holdout = self.kit.loader("holdout", batch_size=self.eval_batch).part(*self.team.share)
+        kit = self.kit
+        held = kit.loader("holdout", batch_size=self.eval_batch).part(*self.team.share) if kit.held_out else None
 
         def epoch_done(record: dict[str, Any], chosen: Selection) -> None:
             self.team.check_same(
@@ -96,12 +97,13 @@ class Fitting:
 
         fit(
             run,
-            holdout.batches,
+            held.batches if held else None,
             metric=self.kit.data.metric,
             selection=selection,
             on_epoch=epoch_done,
             on_candidate=lambda epoch: watcher.candidate(run, epoch),
             pooled=self.team.size > 1,
+            choose=kit.spec.selection != "last",
         )
 
     def _facts(self) -> dict[str, str]:

@@ -32,6 +32,7 @@ class DataPlan:
         training: The protocol that all its runs share.
         seeds: The seeds of the bench.
         fixed: `train.KEY` that the user has set, so that tuning leaves it alone.
+        selection: How the epoch of its runs is chosen, as `RunSpec.selection` has it.
     """
 
     label: str
@@ -42,6 +43,7 @@ class DataPlan:
     training: Training
     seeds: tuple[int, ...]
     fixed: frozenset[str]
+    selection: str = "holdout"
 
     def runs(self, method: Method, role: Role) -> Iterator[Planned]:
         """The runs of a method, one for each seed, and for each modality where it trains them one by one."""
@@ -61,6 +63,7 @@ class DataPlan:
                     seed=seed,
                     versions={**method.versions, self.entry.id: self.entry.version, **used},
                     encoders={m: (self.encoders[m][0].id.partition("/")[2], self.encoders[m][1]) for m in seen},
+                    selection=self.selection,
                 )
                 yield Planned(
                     spec,
@@ -89,7 +92,18 @@ def plan_data(
     encoders = {m: _encoder(catalogue, entry, m, settings) for m in modalities}
     fixed = {key for key, _ in bench.settings if key.startswith(f"{TRAIN}.")}
     fixed |= {rest for key, _ in bench.settings if of_training(rest := key.partition(".")[2])}
-    return DataPlan(label, entry, params, modalities, encoders, training, bench.seeds, frozenset(fixed))
+    last = bench.selection == "last"
+    return DataPlan(
+        f"{label} (last epoch)" if last else label,
+        entry,
+        params,
+        modalities,
+        encoders,
+        training,
+        bench.seeds,
+        frozenset(fixed),
+        "last" if last else "holdout",
+    )
 
 
 def _check_shares(training: Training) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmzoo.config.grammar import MethodText, parse_method, shown
-from mmzoo.config.methods import acts_after, canonical, renamed, resolve_method
+from mmzoo.config.methods import acts_after, canonical, renamed, resolve_method, without_slice
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec, Method, Role
 from mmzoo.registry import Catalogue
@@ -31,6 +31,8 @@ def wanted_methods(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -
     measure the missing labels, plain and control then come once more, without the meta set too.
     """
     asked = [Wanted(resolve_method(catalogue, text, settings), role) for text, role in bench.asked]
+    if bench.selection == "last":  # all published training samples, for whatever can be learned from them
+        asked = [replace(w, method=without_slice(catalogue, w.method)) for w in asked]
     if not bench.references:
         return _unique(asked)
     joint = [w.method for w in asked if not w.method.each_modality]

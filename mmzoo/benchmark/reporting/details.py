@@ -18,6 +18,7 @@ from mmzoo.benchmark.reporting.groups import (
     main_metric,
     main_score,
     plain_of,
+    selection_note,
 )
 from mmzoo.benchmark.reporting.overview import by_dataset
 from mmzoo.benchmark.reporting.short import closed
@@ -174,8 +175,7 @@ def _blind(group: Group) -> list[str]:
 def _reading(groups: Sequence[Group]) -> list[str]:
     counts = [len(g.by_seed(main_score)) for g in groups]
     notes = [
-        "The epoch is chosen on holdout (ties: lower holdout loss); test is scored on every item. "
-        "items: training items. seconds: training, evaluation on holdout included. Forwards and backwards count "
+        f"{selection_note([r for g in groups for r in g.rows])} items: training items. seconds: training, evaluation on holdout included. Forwards and backwards count "
         "whole-model passes over a batch. Δ is to plain training with the same head, budget and items; "
         f"{DASH} where there is none, or nothing to compare."
     ]

@@ -31,7 +31,8 @@ class DataModule:
     different token ids, of texts. transforms: modality -> what is done to rows as they are read. bayes: modalities, joined by
     "+" in their order -> the accuracy that nothing can exceed on them in the long run, where the data is made so that it is known.
     notes: what a reader of any score on it should know.
-    readers: modality -> what turns a batch of its tokens back into texts, where the tokenizer is known.
+    readers: modality -> what turns a batch of its tokens back into texts, where the tokenizer is known. given_holdout: whether
+    somebody has published the holdout as such, so that its items are no training items.
     """
 
     name: str
@@ -49,6 +50,7 @@ class DataModule:
     bayes: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
     readers: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = field(default_factory=dict)
+    given_holdout: bool = False
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -83,6 +83,7 @@ def open_module(
         bayes=store.bayes,
         notes=set_remarks(classes, counts),
         readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
+        given_holdout=any(r.sides[name] == "holdout" for r in used),
     )
 
 
