@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmzoo.benchmark.reporting.classes import class_tables
 from mmzoo.benchmark.reporting.comparison import comparison_tables
 from mmzoo.benchmark.reporting.details import detail_tables
 from mmzoo.benchmark.reporting.figures.map_cells import map_tables
@@ -47,7 +48,7 @@ def tables(
         if view == "overview":
             found += [overview_table(make_overview(rows, bench)), *short_tables(rows, bench)]
         elif view == "details":
-            found += detail_tables(rows, bench)
+            found += [*detail_tables(rows, bench), *class_tables(rows, bench, store)]
         elif view == "modalities":
             found += modality_tables(rows, bench)
         elif view == "map":

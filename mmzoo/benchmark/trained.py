@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mmzoo.benchmark.execution.artifacts import weights_hash
+from mmzoo.benchmark.execution.artifacts import INPUTS, inputs_hash, weights_hash
 from mmzoo.benchmark.execution.building import build_model, build_strategy, load_data
 from mmzoo.benchmark.execution.teachers import Row
 from mmzoo.benchmark.results.predictions import digest_of
@@ -21,29 +21,54 @@ from mmzoo.config.identity import check_identity, refuse_code
 from mmzoo.config.spec import RunSpec
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.modes import evaluating
-from mmzoo.core.values import Outputs
+from mmzoo.core.values import Outputs, map_tensors
+from mmzoo.data.loading.complete import completed
 from mmzoo.data.loading.datamodule import DataModule
+from mmzoo.data.loading.inputs import InputForm
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
 from mmzoo.io.files import read_bytes
+from mmzoo.io.json_file import checksum_fault, read_json
 from mmzoo.registry.plugins import catalogue
 from mmzoo.training.strategy import Strategy
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's model at the epoch chosen on holdout, in eval mode, with the strategy that decides how it predicts."""
+    """A run's model at the epoch chosen on validation, in eval mode, with the strategy that decides how it predicts.
+
+    form: what the model takes for input, and the names of its classes. folder: that of the run.
+    """
 
     model: MultimodalModel
     strategy: Strategy
     row: Row
+    form: InputForm
+    folder: Path
 
-    def predict(self, inputs: Mapping[str, Any], present: Tensor | None = None) -> Outputs:
-        """Outputs for inputs, modality -> (B, ...); `scores` are ranked, by the strategy's decision rule. No graph."""
+    def predict(self, inputs: Mapping[str, Any], present: Tensor | Literal["all"] | None = None) -> Outputs:
+        """Score samples. No graph.
+
+        Args:
+            inputs: modality -> (B, ...) tensor or array, or for texts a mapping of `ids` and `mask`. None: no sample has the
+                modality. Of floating-point inputs, a sample that is NaN throughout lacks the modality.
+            present: (B, M) bool, which modalities each sample has, in the order of `form.modalities`; "all": every sample has
+                all of them. None: as the inputs say by None and NaN.
+
+        Returns:
+            The outputs; `scores` are the probabilities by the strategy's decision rule.
+
+        Raises:
+            BadValue: A modality is missing and nothing says that the samples lack it; or samples of the training data lacked
+                modalities, and neither `present` nor the inputs say which are there.
+        """
+        full, mask = completed(self.form, inputs, present)
+        device = next(self.model.parameters()).device
+        full = {m: map_tensors(x, lambda t: t.to(device)) for m, x in full.items()}
         with evaluating(self.model):
-            return self.strategy.predict(self.model(inputs, present))
+            return self.strategy.predict(self.model(full, None if mask is None else mask.to(device)))
 
     def data(self) -> DataModule:
-        """The data set that it was trained on, with its splits."""
+        """The data set that it was trained on, with its splits. Raises Unprepared where its store is gone."""
         return _run_data(self.row)
 
 
@@ -79,8 +104,8 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Trained:
     try:
         spec = RunSpec.from_dict(row["spec"])
         check_identity(catalogue(), spec)
-        data = _run_data(row)
-        model = build_model(catalogue(), spec, data)
+        form = _form(folder, row)
+        model = build_model(catalogue(), spec, form)
         strategy = build_strategy(catalogue(), spec.parts)
         tensors = _tensors(folder / WEIGHTS)
         if weights_hash(tensors) != row["hashes"].get("weights"):
@@ -95,7 +120,21 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Trained:
         raise CorruptFile(
             f"run {folder.name}: its weights cannot be used ({type(error).__name__}: {error})."
         ) from error
-    return Trained(model.eval(), strategy, row)
+    return Trained(model.eval(), strategy, row, form, folder)
+
+
+def _form(folder: Path, row: Row) -> InputForm:
+    """What the model takes: as kept beside the weights; of a run of an earlier version, as its data set says."""
+    path = folder / INPUTS
+    if not path.exists() and "inputs" not in row["hashes"]:
+        return _run_data(row).form
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise CorruptFile(f"{INPUTS} cannot be used: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(found, dict) or checksum_fault(found) or row["hashes"].get("inputs") != inputs_hash(found):
+        raise CorruptFile(f"{INPUTS} is not the one that was written beside the weights")
+    return InputForm.from_dict(found)
 
 
 def _run_data(row: Row) -> DataModule:

@@ -14,6 +14,7 @@ from mmzoo.benchmark.execution import torchrun
 from mmzoo.errors import BadValue, MmzooError, said
 from mmzoo.io.streams import open_missing, patient_stdout, silence
 
+#: modules with commands; that of `predict` has `predictions` too, that of `status` has `watch`
 COMMANDS = (
     "bench",
     "tune",
@@ -21,7 +22,7 @@ COMMANDS = (
     "compare",
     "runs",
     "status",
-    "watch",
+    "predict",
     "data",
     "new",
     "check",

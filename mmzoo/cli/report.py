@@ -29,7 +29,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "json, csv: one row per run (default: auto)",
     )
     add("-o", "--output", metavar="FILE", help="write to FILE instead of the standard output")
-    add("--details", action="store_true", help="scores and cost, each modality inside and alone, paired differences")
+    add(
+        "--details",
+        action="store_true",
+        help="scores and cost, modalities inside and alone, paired differences, classes",
+    )
     add(
         "--modalities", action="store_true", help="each modality by every measure, its contribution, sizes of the parts"
     )

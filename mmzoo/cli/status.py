@@ -1,4 +1,4 @@
-"""mmzoo status: what is running in a folder of results, done, failed and waiting."""
+"""mmzoo status: what is running in a folder of results, done, failed and waiting; mmzoo watch: its report in a browser."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("folder", metavar="DIR", help="what was given to bench as --out")
     parser.add_argument("--json", action="store_true", help="as JSON, every run one by one")
     parser.set_defaults(command=run)
+
+    parser = commands.add_parser(
+        "watch",
+        help="serve the report of a folder while a bench writes it",
+        description="Serves the HTML report on the loopback address. The page reloads when a run ends. Nothing is written.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="the folder given to bench as --out")
+    parser.add_argument("--port", type=int, default=8765, help="0: any free one (default: 8765)")
+    parser.set_defaults(command=watch)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,3 +90,18 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def watch(arguments: argparse.Namespace) -> int:
+    """Serve the report until Ctrl-C."""
+    from mmzoo.benchmark.reporting.html.server import serve
+
+    if not Path(arguments.folder).is_dir():
+        raise BadValue(f"there is no folder {arguments.folder}: name the folder given to bench as --out.")
+    if not 0 <= arguments.port < 65536:
+        raise BadValue(f"--port must be from 0 to 65535, not {arguments.port}.")
+    try:
+        serve(Path(arguments.folder), arguments.port, lambda url: print(f"{url} (Ctrl-C stops)", flush=True))
+    except KeyboardInterrupt:
+        print()
+    return 0

@@ -16,6 +16,7 @@ from mmzoo.config.spec import Part, RunSpec
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.seeding import seeded
 from mmzoo.data.loading.datamodule import DataModule, Loader
+from mmzoo.data.loading.inputs import InputForm
 from mmzoo.errors import Incompatible
 from mmzoo.registry import ENCODER_OPTIONS, Catalogue
 from mmzoo.training.composition import Chain, Window
@@ -58,8 +59,8 @@ def data_of(catalogue: Catalogue, spec: RunSpec) -> DataModule:
 
 
 # ---------------------------------------------------------------------------------------------- model and strategy
-def build_model(catalogue: Catalogue, spec: RunSpec, data: DataModule) -> MultimodalModel:
-    """Encoders and head of a run, every part initialised from a stream of its own name."""
+def build_model(catalogue: Catalogue, spec: RunSpec, data: DataModule | InputForm) -> MultimodalModel:
+    """Encoders and head of a run, every part initialised from a stream of its own name. data: what they are built for."""
     encoders = {}
     for m in data.modalities:
         name, params = spec.encoders[m]

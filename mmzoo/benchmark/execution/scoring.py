@@ -137,7 +137,7 @@ def floor_row(planned: Planned, catalogue: Catalogue, store: Store) -> dict[str,
     samples = [floor_samples(data, loader) for loader in (train, validation, test)]
     found = linear_floor(*samples, n_classes=data.n_classes, metric=data.metric)
     arrays = {"index": test.index.numpy(), "target": samples[2].target, "scores": found.scores.float().numpy()}
-    written = write_arrays(store, spec.run_id, arrays)
+    written = write_arrays(store, spec.run_id, arrays, data)
     return {
         "metrics": {
             **found.test,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmzoo.benchmark.execution import memory
-from mmzoo.benchmark.execution.artifacts import model_hash, order_hash, write_predictions, write_weights
+from mmzoo.benchmark.execution.artifacts import model_hash, order_hash, write_inputs, write_predictions, write_weights
 from mmzoo.benchmark.execution.building import Kit, data_of, set_threads
 from mmzoo.benchmark.execution.checkpoint import Checkpoint
 from mmzoo.benchmark.execution.device import environment
@@ -180,11 +180,12 @@ class Session(Watcher):
         run, selection = self.team.together(lambda: self._fit(fitting, models, saved), self.device)
         differs = per_process(run, kit, self.team.size)
         metrics, chosen = score(run, kit, selection, batch_size=self.eval_batch)
-        kept = write_predictions(self.store, spec.run_id, chosen)
         data = kit.data
+        files = {"predictions": write_predictions(self.store, spec.run_id, chosen, data)}
         if self.planned.peers:
             metrics["peers"] = peers_scores(self.watched, data.metric, metrics)
-        files = {"predictions": kept, **(write_weights(self.store, spec.run_id, run) if self.planned.keep else {})}
+        if self.planned.keep:
+            files |= write_weights(self.store, spec.run_id, run) | write_inputs(self.store, spec.run_id, data)
         for note in inert(self.catalogue, spec.parts, spec.training):
             run.warn(note)
         if limited:

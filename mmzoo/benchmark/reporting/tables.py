@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmzoo.benchmark.reporting.statistics import Spread
+from mmzoo.io.csv_file import write_rows
 
 DASH = "–"  # noqa: RUF001
 
@@ -98,9 +98,8 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     first = ["run_id", "dataset", "label", "seed", "status"]
     names = first + sorted({k for r in flat for k in r} - set(first))
     out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
+    write_rows(out, [names])
+    write_rows(out, ([r.get(name, "") for name in names] for r in flat))
     return out.getvalue()
 
 

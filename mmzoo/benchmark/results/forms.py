@@ -96,7 +96,7 @@ _SCORED: Form = {
         "n_scored": whole(1),
         "n_total": optional(whole(1)),
         "n_seen": optional(whole(0)),
-        "selected_epoch": optional(whole(0)),
+        "selected_epoch": optional(whole(-1)),  # -1: nothing was trained
         "epochs": optional(whole(0)),
         "peers": optional({**_SCORES, "selected_epoch": WHOLE, "flatters": _DIFFERENCE}),
         "shapley": optional(each({"none": NUMBER, "all": NUMBER, "imbalance": NUMBER, "word": TEXT})),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ _FAULTS = (
     MemoryError,
     NotImplementedError,
     RuntimeError,
+    RecursionError,
     zlib.error,
     zipfile.BadZipFile,
 )
@@ -46,6 +48,9 @@ class Kept:
     index: NDArray[np.int64]
     target: NDArray[np.int64]
     scores: NDArray[np.float32]
+    #: the names of the samples, and of the classes; of runs of earlier versions their numbers
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -102,10 +107,15 @@ def _unpacked(data: bytes, n: int) -> Kept:
         raise ValueError(f"unpacked they take {size:,} bytes, which is too much for {n:,} test samples")
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         index, target, scores = arrays["index"], arrays["target"], arrays["scores"]
+        names = json.loads(arrays["names"].tobytes()) if "names" in arrays else {"ids": [], "classes": []}
     shapes = index.shape == target.shape == (n,) and scores.ndim == 2 and len(scores) == n
     if not shapes or index.dtype.kind != "i" or target.dtype.kind != "i" or scores.dtype.kind != "f":
         raise ValueError(f"they are not the predictions of {n:,} test samples")
     if not np.isfinite(scores).all() or not ((target >= 0) & (target < scores.shape[1])).all():
         raise ValueError("they hold scores that are not finite, or targets that are no class")
+    ids, classes = (tuple(map(str, names[k])) for k in ("ids", "classes"))
+    ids, classes = ids or tuple(map(str, index.tolist())), classes or tuple(map(str, range(scores.shape[1])))
+    if len(ids) != n or len(classes) != scores.shape[1]:
+        raise ValueError(f"they name {len(ids):,} samples and {len(classes):,} classes")
     order = np.argsort(index)
-    return Kept(index[order], target[order], scores[order])
+    return Kept(index[order], target[order], scores[order], tuple(ids[i] for i in order), classes)

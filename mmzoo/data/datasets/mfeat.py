@@ -47,6 +47,8 @@ def load(*, views: Sequence[str] = ("fou", "zer"), labels: int | None = None) ->
         splits=splits,
         split_hash=split_hash(items, splits),
         recipe_hash=hashlib.sha256(recipe.encode()).hexdigest()[:16],
+        ids=items,
+        classes=tuple(map(str, range(10))),
     )
 
 

@@ -107,6 +107,10 @@ class Tokens(Field):
         out["ids"][0], out["mask"][0] = (SPECIALS.index("[UNK]") if self.tokenizer == OWN else 0), 1
         return out
 
+    def content(self) -> str:
+        """The tokenizer as JSON, for a tokenizer.json elsewhere. Raises MmzooError where it cannot be read."""
+        return str(self._loaded().to_str())
+
     def _loaded(self) -> Any:
         if self.tokenizer == OWN:
             if not self.vocabulary:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmzoo.core.encoder import InputSpec
 from mmzoo.core.values import Batch, batch_bounds, map_tensors
 from mmzoo.data.loading.columns import Buffers, Column, Mapped, column
+from mmzoo.data.loading.inputs import InputForm, Preparation
 from mmzoo.data.loading.transforms import Draws, Transform
 from mmzoo.errors import BadValue, unknown
 
@@ -33,6 +34,8 @@ class DataModule:
     notes: what a reader of any score on it should know.
     readers: modality -> what turns a batch of its tokens back into texts, where the tokenizer is known. given_holdout: whether
     somebody has published the holdout as such, so that its items are no training items.
+    ids: the name of each row, where rows have names. classes: the names of the classes in order, where they have some.
+    preparation: how rows of a table become its inputs, where it was made from a table or from files.
     """
 
     name: str
@@ -50,6 +53,9 @@ class DataModule:
     bayes: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
     readers: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = field(default_factory=dict)
+    ids: Sequence[str] = ()
+    classes: Sequence[str] = ()
+    preparation: Preparation | None = None
     given_holdout: bool = False
 
     @property
@@ -73,6 +79,18 @@ class DataModule:
         shape = self.shape(modality)
         kind = self.kinds.get(modality) or InputSpec.of(shape).kind
         return InputSpec(kind, shape, self.vocabulary.get(modality))
+
+    @property
+    def form(self) -> InputForm:
+        """What a model that is trained on it takes for input."""
+        return InputForm(
+            self.name,
+            {m: self.spec(m) for m in self.inputs},
+            self.n_classes,
+            tuple(self.classes),
+            self.present is not None,
+            self.preparation,
+        )
 
     def only(self, modalities: Sequence[str]) -> DataModule:
         """The same items with some of the modalities, in the data set's order."""

@@ -12,6 +12,7 @@ import torch
 from mmzoo.data.fields.text import reader
 from mmzoo.data.loading.columns import Mapped
 from mmzoo.data.loading.datamodule import DataModule
+from mmzoo.data.loading.inputs import Preparation
 from mmzoo.data.loading.transforms import transform_for
 from mmzoo.data.store.classes import set_remarks
 from mmzoo.data.store.splits import completed_split, split_hash
@@ -82,6 +83,16 @@ def open_module(
         transforms=transforms,
         bayes=store.bayes,
         notes=set_remarks(classes, counts),
+        ids=ids,
+        classes=classes,
+        preparation=Preparation(
+            fields={m: store.fitted(m) for m in store.modalities},
+            reading={"frames": frames, "size": size},
+            columns={m: store.table["columns"].get(m, [m]) for m in store.modalities},
+            id=store.table["id"],
+            delimiter=store.table["delimiter"],
+            tokenizers=store.table["tokenizers"],
+        ),
         readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
         given_holdout=any(r.sides[name] == "holdout" for r in used),
     )

@@ -28,6 +28,7 @@ from mmzoo.data.own.table import Table, Wanted, npy_width
 from mmzoo.data.sources.field import Field
 from mmzoo.data.sources.source import Listing, Recipe, Source
 from mmzoo.errors import BadValue, MmzooError, near_miss
+from mmzoo.io.weights import is_path
 from mmzoo.io.yaml_file import Document, read
 from mmzoo.registry import Catalogue, Entry, Param
 from mmzoo.training.config import FIELDS, Training
@@ -78,6 +79,7 @@ class Own(Source):
         self._data = data
         self._columns(document)
         self._fields_given = {m: _given(document, m, body) for m, body in self._modalities.items()}
+        self.table_form = self._table_form()
         document.raise_faults()
         said = "the column " + str(self.wanted.split) if self.wanted.split else "a hash of each row"
         grouped = f", groups of the column {self.wanted.group} kept together" if self.wanted.group else ""
@@ -120,6 +122,17 @@ class Own(Source):
                 )
         document.raise_faults()
         self.wanted = Wanted(media=media, classes=tuple(self._data.get("classes", ())), **chosen)  # type: ignore[arg-type]
+
+    def _table_form(self) -> dict[str, Any]:
+        given = {m: values.get("tokenizer") for m, (_, values) in self._fields_given.items()}
+        return {
+            "columns": {m: list(columns) for m, (_, columns) in self.wanted.media.items()},
+            "id": self.wanted.id,
+            "delimiter": self._data.get("delimiter"),
+            "tokenizers": {
+                m: str(Path(name).expanduser().absolute()) for m, name in given.items() if name and is_path(str(name))
+            },
+        }
 
     def recipes(self) -> Mapping[str, Recipe]:  # type: ignore[override]
         return {"own": Recipe("own", self._fields, doc=f"as {self.path.name} says")}

@@ -132,7 +132,7 @@ class Table:
             ]
             media: dict[str, Media] = {}
             for m, (kind, columns) in wanted.media.items():
-                found = _media(kind, [line.cells[c] for c in columns], columns, root, inside)
+                found = media_of(kind, [line.cells[c] for c in columns], columns, root, inside)
                 if isinstance(found, tuple):
                     told.append(Fault(found[0], found[1], item_id, m, where))
                 elif found is not None:
@@ -164,7 +164,7 @@ def npy_width(table: Table, column: str, root: Path) -> int:
 
     inside = root.resolve()
     for n, line in enumerate(table.lines()):
-        found = _media("vector", [line.cells[column]], (column,), root, inside)
+        found = media_of("vector", [line.cells[column]], (column,), root, inside)
         if isinstance(found, File):
             try:
                 if size := int(np.load(found.path, mmap_mode="r", allow_pickle=False).size):
@@ -201,7 +201,7 @@ def _side(line: Line, wanted: Wanted) -> str:
     return line.cells[wanted.split].lower() if wanted.split else ""
 
 
-def _media(
+def media_of(
     kind: str, cells: Sequence[str], columns: Sequence[str], root: Path, inside: Path
 ) -> Media | tuple[str, str] | None:
     """What the cells of one modality mean: None where it is missing; kind and message of a fault."""

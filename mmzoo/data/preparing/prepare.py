@@ -141,6 +141,7 @@ class _Work:
         )
         if store is not None:
             self._clean()
+            store.note_table(self.source.table_form)
             return Prepared(store, False, recorded(store), self.judge.report)
         self.judge.faults += [*listed.faults, *scan(listed.items)]
         items = self.judge.admitted(listed.items)
@@ -155,6 +156,7 @@ class _Work:
             "root": str(self.root),
             "seconds": round(time.monotonic() - started, 1),
             "mmzoo": __version__,
+            "table": self.source.table_form,
         }
         store = self._publish(noted)
         return Prepared(store, True, recorded(store), self.judge.report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from mmzoo.data.sources.source import FAULTS, Fault, File, Files, Item
 from mmzoo.errors import BadValue, unknown
+from mmzoo.io.csv_file import write_rows
 from mmzoo.io.files import write_bytes
 
 #: keep: as it is; drop: leave the item out; blank: zeros in place of the content; absent: the modality counts as missing;
@@ -81,10 +81,8 @@ def _file_fault(path: Path) -> tuple[str, str] | None:
 def write_report(path: Path, faults: Sequence[tuple[Fault, str]]) -> None:
     """One line a fault, with what became of it."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["item", "modality", "kind", "action", "message", "where"])
-    for fault, action in faults:
-        writer.writerow([fault.item or "", fault.modality or "", fault.kind, action, fault.message, fault.where])
+    write_rows(text, [("item", "modality", "kind", "action", "message", "where")])
+    write_rows(text, ((f.item or "", f.modality or "", f.kind, action, f.message, f.where) for f, action in faults))
     write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 

@@ -148,11 +148,13 @@ class Source:
     licence. recipes: name -> recipe. splits: name -> what it is; the first is the default. root: where the files lie, of a
     data set that knows it itself (a user's own, one that a package ships); such a one is prepared without being asked for.
     place: what parts the stores of several sources of one name, part of a folder's name; empty where a name means one thing.
+    table_form: of one that is made from a table, how it is read: see `DataStore.table`.
     """
 
     name: ClassVar[str]
     root: Path | None = None
     place: str = ""
+    table_form: Mapping[str, Any] | None = None
     layout: ClassVar[str] = ""
     obtain: ClassVar[str] = ""
     splits: ClassVar[Mapping[str, str]] = {"hash": "a hash of each item's id decides, stratified by class"}

@@ -19,7 +19,12 @@ _META: Form = {
     "rows": WHOLE,
     "items": WHOLE,
     "modalities": each(
-        {"kind": TEXT, "arrays": each(_ARRAY), "facts": optional({"vocabulary": optional(whole(1))})},
+        {
+            "kind": TEXT,
+            "arrays": each(_ARRAY),
+            "facts": optional({"vocabulary": optional(whole(1))}),
+            "fitted": optional(OBJECT),
+        },
     ),
     "splits": each(OBJECT),
     "files": each({"bytes": WHOLE, "sha256": TEXT}),

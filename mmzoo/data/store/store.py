@@ -9,6 +9,7 @@ prepared.json              when and from where; not part of the content
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -24,6 +25,7 @@ from mmzoo.data.store.home import store_folders
 from mmzoo.data.store.meta import content_hash, meta_fault
 from mmzoo.errors import CorruptFile, unknown
 from mmzoo.io.files import write_json
+from mmzoo.io.schema import TEXT, Form, each, items, misfit, or_null
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +34,7 @@ META, INDEX, PRESENT, PREPARED = "meta.json", "index.csv", "present.npy", "prepa
 #: how the columns of a split are called in index.csv, and what stands there for an item that the split does not use
 SPLIT, GROUP, UNUSED = "split:", "group:", "-"
 SIDES = ("train", "holdout", "test", "", UNUSED)
+_TABLE: Form = {"columns": each(items(TEXT)), "id": or_null(TEXT), "delimiter": or_null(TEXT), "tokenizers": each(TEXT)}
 
 
 def array_name(modality: str, part: str = "") -> str:
@@ -125,6 +128,17 @@ class DataStore:
         return dict(self.meta["modalities"][modality].get("fitted") or self.field(modality))
 
     @cached_property
+    def table(self) -> dict[str, Any]:
+        """How the table was read that it was made from: `columns` by modality, column of the `id`, `delimiter`, and
+        `tokenizers`, folders by modality. Empty where nothing is noted. No part of the content."""
+        usual: dict[str, Any] = {"columns": {}, "id": None, "delimiter": None, "tokenizers": {}}
+        try:
+            noted = json.loads((self.folder / PREPARED).read_text(encoding="utf-8"))["table"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return usual
+        return usual if misfit(noted, _TABLE) else {k: noted[k] for k in usual}
+
+    @cached_property
     def index(self) -> Sequence[Row]:
         self.check_file(INDEX)
         try:
@@ -208,16 +222,21 @@ class DataStore:
 
     def note_stamps(self) -> None:
         """Remember that the files are as they should be. A folder that cannot be written to is hashed every time."""
+        self._note("stamps", {name: _stamp(self.folder / name) for name in self.meta["files"]})
+
+    def note_table(self, table: Mapping[str, Any] | None) -> None:
+        """Remember how the table is read, see `table`; None: it was made from none."""
+        if table is not None and table != self.table:
+            self._note("table", table)
+            del self.table
+
+    def _note(self, key: str, value: Any) -> None:
         try:
             noted = json.loads((self.folder / PREPARED).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             noted = {}
-        noted = noted if isinstance(noted, dict) else {}
-        try:
-            noted["stamps"] = {name: _stamp(self.folder / name) for name in self.meta["files"]}
-            write_json(self.folder / PREPARED, noted)
-        except OSError:
-            return
+        with contextlib.suppress(OSError):
+            write_json(self.folder / PREPARED, {**(noted if isinstance(noted, dict) else {}), key: value})
 
 
 def find_stores(name: str, *, mini: bool = False) -> Iterator[DataStore]:

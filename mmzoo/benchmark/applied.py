@@ -1,0 +1,174 @@
+"""A trained model applied to new rows of a table, as `mmzoo predict` does it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmzoo.benchmark.execution.artifacts import TOKENIZERS
+from mmzoo.benchmark.results.store import WEIGHTS, Store
+from mmzoo.benchmark.trained import Trained
+from mmzoo.data.fields.rebuilt import rebuilt
+from mmzoo.data.loading.transforms import transform_for
+from mmzoo.data.own.new_rows import Decoded, decoded, read_rows
+from mmzoo.data.sources.field import Field
+from mmzoo.errors import BadValue
+
+#: faults of rows that are shown one by one
+MOST_FAULTS = 10
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of one row. scores: (C,) probability of each class, as the method ranks them."""
+
+    id: str
+    scores: np.ndarray
+
+    @property
+    def predicted(self) -> int:
+        """The class with the highest score."""
+        return int(self.scores.argmax())
+
+
+def find_run(given: str, run_id: str | None = None) -> Path:
+    """The folder of a run.
+
+    Args:
+        given: `DIR/runs/ID`, `DIR/ID`, or DIR where one of its runs alone has kept weights.
+        run_id: The id of the run in DIR, or the beginning of one.
+
+    Raises:
+        BadValue: There is no such run, or several.
+    """
+    path = Path(given)
+    if run_id is None and not (path / "runs").is_dir():
+        if path.parent.name == "runs" and path.is_dir():
+            return path
+        path, run_id = path.parent, path.name
+    if not (path / "runs").is_dir():
+        raise BadValue(
+            f"there is no run {given}: name DIR/runs/ID, or DIR and ID, where DIR was given to bench as --out."
+        )
+    ids = Store(path).run_ids()
+    if run_id is not None:
+        found = [i for i in ids if i == run_id] or [i for i in ids if i.startswith(run_id)]
+        if len(found) != 1:
+            raise BadValue(
+                f"{'several runs begin' if found else 'no run begins'} with {run_id!r} in {path}: mmzoo runs {path}"
+            )
+        return path / "runs" / found[0]
+    kept = [i for i in ids if (path / "runs" / i / WEIGHTS).is_file()]
+    if len(kept) != 1:
+        what = f"{len(kept)} runs with weights" if kept else "no run that kept its weights (bench --keep-weights)"
+        raise BadValue(f"{path} has {what}: name one by its id (mmzoo runs {path}).")
+    return path / "runs" / kept[0]
+
+
+def fields_of(trained: Trained) -> dict[str, Field]:
+    """modality -> the fitted field that reads it.
+
+    Raises:
+        BadValue: Nothing says how the inputs of the model were made.
+    """
+    preparation = trained.form.preparation
+    if preparation is None:
+        raise BadValue(
+            f"{trained.form.dataset} is made by code, and nothing says how the columns of a table become its inputs. Give the "
+            "model arrays: mmzoo.load_run(...).predict({modality: array})."
+        )
+    found = {}
+    for m in trained.form.modalities:
+        values = preparation.fields.get(m)
+        if values is None:
+            raise BadValue(f"nothing says how modality {m!r} is read.")
+        try:
+            found[m] = rebuilt(values, _tokenizer(trained, m, str(values.get("tokenizer", ""))))
+        except BadValue as error:
+            raise BadValue(f"modality {m!r} cannot be read: {error}") from None
+    return found
+
+
+def _tokenizer(trained: Trained, modality: str, name: str) -> Path | None:
+    kept = trained.folder / TOKENIZERS / modality
+    if (kept / "tokenizer.json").is_file():
+        return kept
+    if name.startswith("sha256:"):
+        raise BadValue(f"its tokenizer is not kept beside the weights: {kept / 'tokenizer.json'} is missing.")
+    return None
+
+
+def predict_table(
+    trained: Trained, table: Path, *, root: Path | None = None, drop: bool = False, jobs: int | None = None
+) -> tuple[list[Answer], list[str]]:
+    """Score the rows of a table.
+
+    Args:
+        trained: The model.
+        table: CSV with the columns of the training data; a label is not looked at.
+        root: The folder that paths are relative to; None: that of the table.
+        drop: Leave out rows that cannot be read.
+        jobs: Worker processes that decode; None: one a core.
+
+    Returns:
+        The answers in the order of the rows, and notes in words.
+
+    Raises:
+        BadValue: A column is missing, or rows cannot be read and `drop` is not given.
+    """
+    fields = fields_of(trained)
+    preparation = trained.form.preparation
+    assert preparation is not None
+    rows = read_rows(
+        table,
+        {m: f.kind for m, f in fields.items()},
+        {m: preparation.columns.get(m, [m]) for m in fields},
+        id_column=preparation.id or "id",
+        delimiter=preparation.delimiter,
+        root=root,
+    )
+    answers: list[Answer] = []
+    faults: list[str] = []
+    notes: list[str] = []
+    lacking = dict.fromkeys(fields, 0)
+    for chunk in decoded(rows, fields, jobs=os.cpu_count() or 1 if jobs is None else jobs):
+        good = [i for i, found in enumerate(chunk.faults) if not found]
+        faults += [text for found in chunk.faults for text in found]
+        notes += [text for found in chunk.notes for text in found]
+        for i in good:
+            for m, there in zip(fields, chunk.present[i]):
+                lacking[m] += not there
+        answers += _answers(trained, chunk, good, fields)
+    if faults and not drop:
+        more = f"\n  and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        listed = "".join(f"\n  {text}" for text in faults[:MOST_FAULTS])
+        raise BadValue(f"{len(faults)} rows of {table} cannot be read; --on-bad drop leaves them out:{listed}{more}")
+    notes = [f"left out: {text}" for text in faults] + notes
+    if not trained.form.partial:
+        notes += [
+            f"{n} rows lack {m}, which every sample of the training data had: their answers rest on the others alone"
+            for m, n in lacking.items()
+            if n
+        ]
+    return answers, notes
+
+
+def _answers(trained: Trained, chunk: Decoded, good: list[int], fields: Mapping[str, Field]) -> Iterator[Answer]:
+    if not good:
+        return
+    preparation = trained.form.preparation
+    reading = {} if preparation is None else {k: v for k, v in preparation.reading.items() if k in ("frames", "size")}
+    inputs = {}
+    for m, f in fields.items():
+        raw = {part: torch.from_numpy(array[good]) for part, array in chunk.arrays[m].items()}
+        transform = transform_for(f.kind, {part: tuple(t.shape[1:]) for part, t in raw.items()}, **reading)
+        inputs[m] = transform(raw[""] if list(raw) == [""] else raw, None)
+    present = torch.tensor([chunk.present[i] for i in good])
+    out = trained.predict(inputs, "all" if bool(present.all()) else present)
+    for i, scores in zip(good, out.scores.float().numpy()):
+        yield Answer(chunk.rows[i].id, scores)

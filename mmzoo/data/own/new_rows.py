@@ -1,0 +1,129 @@
+"""Rows without labels, read as the table that a model was trained on. No torch, no numpy at import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmzoo.data.own.table import Table, media_of
+from mmzoo.data.preparing.workers import Chunk, decode
+from mmzoo.data.sources.field import Field
+from mmzoo.data.sources.source import Faulty, Media
+from mmzoo.data.store.store import array_name
+from mmzoo.errors import BadValue, near_miss
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: rows that are decoded at once
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class NewRow:
+    """One row. id: its cell in the column of ids, or `line N`. where: file and line. media: modality -> what its cells mean."""
+
+    id: str
+    where: str
+    media: Mapping[str, Media]
+
+
+@dataclass
+class Decoded:
+    """Some consecutive rows as arrays.
+
+    Args:
+        rows: The rows.
+        arrays: modality -> part -> (n, ...) array.
+        present: For each row, whether it has each modality.
+        faults: For each row, what is wrong with it, in words.
+        notes: For each row, what is wrong with it and does not matter to reading it.
+    """
+
+    rows: Sequence[NewRow]
+    arrays: Mapping[str, Mapping[str, np.ndarray]]
+    present: list[list[bool]]
+    faults: list[list[str]] = field(default_factory=list)
+    notes: list[list[str]] = field(default_factory=list)
+
+
+def read_rows(
+    path: Path,
+    kinds: Mapping[str, str],
+    columns: Mapping[str, Sequence[str]],
+    *,
+    id_column: str | None,
+    delimiter: str | None = None,
+    root: Path | None = None,
+) -> list[NewRow]:
+    """The rows of a table.
+
+    Args:
+        path: The table.
+        kinds: modality -> kind of its field: text, vector, or any that is read from files.
+        columns: modality -> its columns.
+        id_column: The column of the ids; where the table has none, rows are called by their line.
+        delimiter: What parts the columns; None: it is found out.
+        root: The folder that paths are relative to and must stay in; None: that of the table.
+
+    Raises:
+        BadValue: The table cannot be read, has no rows, or lacks a column.
+    """
+    if not path.is_file():
+        raise BadValue(f"there is no table {path}.")
+    table = Table(path, delimiter)
+    header = table.header
+    for m, needed in columns.items():
+        if lacking := [c for c in needed if c not in header]:
+            raise BadValue(
+                f"{path.name} has no column {lacking[0]!r}, which modality {m!r} is read from.{near_miss(lacking[0], header)} "
+                f"It has {', '.join(header[:30])}{' ...' if len(header) > 30 else ''}. Columns are named as in the table of the "
+                "training data; of a modality that no row has, leave the cells empty."
+            )
+    folder = (path.parent if root is None else root).absolute()
+    inside = folder.resolve()
+    found = []
+    for line in table.lines():
+        media: dict[str, Media] = {}
+        for m, names in columns.items():
+            one = media_of(kinds[m], [line.cells[c] for c in names], names, folder, inside)
+            if isinstance(one, tuple):
+                one = Faulty(*one)
+            if one is not None:
+                media[m] = Faulty("annotation", line.fault) if line.fault else one
+        name = line.cells.get(id_column, "") if id_column else ""
+        found.append(NewRow(name or f"line {line.number}", f"{path.name}, line {line.number}", media))
+    if not found:
+        raise BadValue(f"the table {path} has no rows below its header.")
+    return found
+
+
+def decoded(rows: Sequence[NewRow], fields: Mapping[str, Field], *, jobs: int) -> Iterator[Decoded]:
+    """The rows as arrays, some at a time, in order. fields: modality -> its fitted field. jobs: worker processes; 0: none."""
+    chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    tasks = [(n, [row.media for row in chunk]) for n, chunk in enumerate(chunks)]
+    jobs = 0 if len(chunks) == 1 else min(jobs, len(chunks))
+    for chunk in decode(fields, tasks, jobs=jobs, on_item=lambda: None):
+        yield _decoded(chunks[chunk.number], chunk, fields)
+
+
+def _decoded(rows: Sequence[NewRow], chunk: Chunk, fields: Mapping[str, Field]) -> Decoded:
+    import numpy as np
+
+    arrays = {
+        m: {
+            part: np.frombuffer(chunk.arrays[array_name(m, part)], form.dtype).reshape(len(rows), *form.shape)
+            for part, form in f.arrays().items()
+        }
+        for m, f in fields.items()
+    }
+    found = Decoded(rows, arrays, [[m in row.media for m in fields] for row in rows])
+    for row, faults in zip(rows, chunk.faults):
+        said = [(f"{row.where}, {m}: {message}", content) for m, _, message, content in faults]
+        found.faults.append([text for text, content in said if not content])
+        found.notes.append([text for text, content in said if content])
+        if not row.media:
+            found.faults[-1].append(f"{row.where}: no modality of this row has content")
+    return found
