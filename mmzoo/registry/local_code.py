@@ -134,7 +134,7 @@ def _is_installed(path: Path) -> bool:
 def _find(name: str, places: Sequence[Path]) -> Source | None:
     """The source of a local module; None for a module from elsewhere, and for what is no module."""
     *parents, last = name.split(".")
-    if name.partition(".")[0] in sys.stdlib_module_names:
+    if name.partition(".")[0] in {HERE.name, *sys.stdlib_module_names}:  # also where another checkout is on the path
         return None
     for place in places:
         folder = place.joinpath(*parents)

@@ -11,7 +11,7 @@ from pathlib import Path
 PROGRAM = """
 import os, signal, sys
 from dataclasses import replace
-from mmzoo.evaluation import scores
+from mmzoo.evaluation import predictions
 from mmzoo.benchmark.execution import building
 from mmzoo.training.run import Run
 
@@ -27,7 +27,7 @@ def train_epoch(run):
     epoch(run)
 
 building.load_data, building.build_model = load_data, lambda *given: build(*given).double()
-scores.fit_probe = lambda features, target, n: lambda z: z.new_zeros(len(z), n)
+predictions.fit_probe = lambda features, target, n: lambda z: z.new_zeros(len(z), n)
 Run.train_epoch = train_epoch
 from mmzoo.cli import main
 if __name__ == "__main__":

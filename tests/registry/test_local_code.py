@@ -33,7 +33,7 @@ def factor() -> float:
 def write(imports: str, files: Mapping[str, str] | None = None) -> None:
     Path("mine.py").write_text(MINE.format(imports=imports))
     for name, text in (files or {}).items():
-        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text)
 
 
@@ -115,3 +115,12 @@ def test_a_name_of_code_executes_nothing_where_no_class_is_meant() -> None:
     assert not Path("ran").exists()
     with pytest.raises(BadValue, match=r"cannot read gone\.py"):
         local_code.read("gone.py")
+
+
+def test_another_checkout_of_mmzoo_on_the_path_is_no_local_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("FACTOR = 1")
+    alone = version()
+    write("FACTOR = 1", {"elsewhere/mmzoo/__init__.py": ""})
+    Path("elsewhere/mmzoo/api.py").write_text("raise RuntimeError('another checkout')\n")
+    monkeypatch.setenv("PYTHONPATH", str(Path("elsewhere").resolve()))
+    assert version() == alone and factor() == 1

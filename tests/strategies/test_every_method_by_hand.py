@@ -44,6 +44,7 @@ WHERE = {
         "gblend": "strategies/test_gblend:test_the_online_estimates_and_the_training_between_them",
         "mses": "strategies/test_mses:test_a_step_adds_the_losses_of_the_modalities_that_move",
         "mslr": "strategies/test_mslr:test_dynamic_rates_follow_the_accuracies_on_the_slice",
+        "refit": "strategies/test_refit:test_ridge_is_that_of_scikit_learn",
         "umt": "strategies/test_umt:test_umt_step_by_hand",
         "ume": "strategies/test_every_method_by_hand:test_ume",
         "dynamic_gap": "strategies/test_steps_by_hand:test_dynamic_gap",

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.catching import is_caught
+from helpers.faulty_finishes import DrawsAfterTraining, FinishesNothing, FinishesOnce
 from helpers.faulty_strategies import (
     AloneOnly,
     BatchRanking,
@@ -126,6 +127,9 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_company", ForgetfulOutputs, "exactly like this strategy alone"),
     ("check_alternating_company", EveryModality, "KeyError"),
     ("check_window", TrainsInSetup, "differs by up to"),
+    ("check_finish", DrawsAfterTraining, "torch differs"),
+    ("check_finish", FinishesNothing, "yielded nothing"),
+    ("check_finish", FinishesOnce, "logits"),
     ("check_ablations", RankedByNorm, "with none kept the model's answers are not finite"),
 ]
 

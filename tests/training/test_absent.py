@@ -154,5 +154,6 @@ def test_a_bench_with_absent_modalities_says_what_was_counted(
     assert rows["concat"]["metrics"]["n_seen"] == 500 and rows["concat"]["cost"]["train_items"] == 1000
     blind = 500 - rows["unimodal: fou"]["metrics"]["n_seen"]
     assert (
-        f"unimodal: fou: {blind} of 500 test items lack what it sees" in done.out and "unimodal: zer:" not in done.out
+        f"unimodal: fou: {blind} of 500 test samples miss every modality that it reads" in done.out
+        and "unimodal: zer:" not in done.out
     )

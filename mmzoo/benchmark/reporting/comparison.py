@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, compared, grouped, main_metric, main_score
+from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, compared, main_metric, main_score
+from mmzoo.benchmark.reporting.overview import by_dataset
 from mmzoo.benchmark.reporting.statistics import detectable, enough_seeds, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
 from mmzoo.benchmark.results.predictions import read_predictions
@@ -41,8 +42,7 @@ def comparison_tables(
     right, rows = _with_predictions(rows, store, faults)
     tables: list[Table] = []
     per_dataset: dict[str, list[Group]] = {}
-    for dataset in dict.fromkeys(r["dataset"] for r in rows):
-        groups = grouped([r for r in rows if r["dataset"] == dataset], bench["methods"])
+    for dataset, groups in by_dataset(rows, bench).items():
         per_dataset[dataset] = [g for g in groups if not g.alone and g.by_seed(main_score)]
         pairs = compared(groups)
         if pairs:
@@ -65,7 +65,7 @@ def _over_seeds(dataset: str, pairs: Sequence[tuple[Group, Group]], metric: str)
         f"{dataset}: tests over seeds, differences in {metric}, points",
         [
             "difference",
-            "mean ± dev.",
+            "mean ± std",
             "95 % interval",
             "g",
             "sign-flip p",
@@ -73,7 +73,7 @@ def _over_seeds(dataset: str, pairs: Sequence[tuple[Group, Group]], metric: str)
             "Holm p",
             "detectable",
             "seeds",
-            "says",
+            "verdict",
         ],
     )
     found = [_differences(a, b) for a, b in pairs]
@@ -97,16 +97,16 @@ def _over_seeds(dataset: str, pairs: Sequence[tuple[Group, Group]], metric: str)
         table.body.append([Cell(c) for c in cells])
     n = min(len(d) for d in found)
     table.notes.append(
-        "The seeds are the sample. 95 % interval: Student's t. g: Hedges' g of the paired differences. sign-flip: exact "
-        "permutation of signs; Wilcoxon: exact signed ranks; Holm: sign-flip, corrected over the lines of this table. "
-        "detectable: the true difference that a paired t-test at 5 % would find in four of five tries."
+        "Tests over seeds. 95 % interval: Student's t. g: Hedges' g of the paired differences. sign-flip: exact "
+        "permutation of signs; Wilcoxon: exact signed ranks; Holm: sign-flip p, corrected over the lines of this table. "
+        "detectable: the difference that a paired t-test at 5 % detects with 80 % power."
     )
     least = min(1.0, len(pairs) * smallest_p(n))
     if least > LEVEL:
         table.notes.append(
-            f"{n} seed{'s' if n > 1 else ''} cannot decide: over {len(pairs)} comparison{'s' if len(pairs) > 1 else ''} "
-            f"no outcome has a Holm p below {least:g} (alone: {smallest_p(n):g}). At 5 % it takes "
-            f"{enough_seeds(LEVEL, len(pairs))} seeds, or {enough_seeds(LEVEL)} for one comparison that was named before."
+            f"{n} seed{'s' if n > 1 else ''} cannot decide: over {len(pairs)} comparison{'s' if len(pairs) > 1 else ''}, "
+            f"no outcome has a Holm p below {least:g} (one comparison: {smallest_p(n):g}). A decision at 5 % takes "
+            f"{enough_seeds(LEVEL, len(pairs))} seeds, or {enough_seeds(LEVEL)} for one planned comparison."
         )
     return table
 
@@ -122,9 +122,9 @@ def _verdict(p: float, mean: float, n: int, comparisons: int) -> str:
     return "undecided" if p > LEVEL else "higher" if mean > 0 else "lower"
 
 
-# ---------------------------------------------------------------------------------------------- items
+# -------------------------------------------------------------------------------------------- samples
 def right_items(row: Row, store: Store) -> NDArray[np.bool_]:
-    """(N,) whether each test item was classified rightly, in the order of the items' numbers.
+    """(N,) whether each test sample is classified correctly, in the order of the samples' indices.
 
     Raises CorruptFile for a file that is missing, that cannot be read, or whose accuracy is not the row's.
     """
@@ -159,8 +159,8 @@ def _intervals(dataset: str, groups: Sequence[Group], items: Mapping[int, Mappin
     from mmzoo.benchmark.reporting.significance import bootstrap
 
     table = Table(
-        f"{dataset}: ACC in % with intervals over test items",
-        ["method", "mean ± dev. over seeds", "95 % over items", "items", "seeds"],
+        f"{dataset}: ACC in % with intervals over test samples",
+        ["method", "mean ± std over seeds", "95 % over samples", "samples", "seeds"],
     )
     for group in groups:
         right = np.stack(list(items[id(group)].values()))
@@ -174,8 +174,8 @@ def _intervals(dataset: str, groups: Sequence[Group], items: Mapping[int, Mappin
         ]
         table.body.append([Cell(c) for c in cells])
     table.notes.append(
-        "Two error bars: the deviation is over seeds; the interval is a bootstrap over the test items, the trained "
-        "models taken as given. Neither holds the other's share."
+        "Two sources of error: the std is over seeds; the interval is a bootstrap over the test samples for fixed "
+        "models. Neither includes the other."
     )
     return table
 
@@ -188,8 +188,8 @@ def _over_items(
     from mmzoo.benchmark.reporting.significance import bootstrap, holm, item_test
 
     table = Table(
-        f"{dataset}: tests over shared test items, differences in ACC, points",
-        ["difference", "mean", "95 % over items", "won : lost", "items p", "Holm p", "seeds"],
+        f"{dataset}: tests over shared test samples, differences in ACC, points",
+        ["difference", "mean", "95 % over samples", "won : lost", "samples p", "Holm p", "seeds"],
     )
     found = []
     for a, b in pairs:
@@ -211,10 +211,10 @@ def _over_items(
         ]
         table.body.append([Cell(c) for c in cells])
     table.notes.append(
-        "The test items are the sample, the trained models taken as given: a small p says that these models differ, not "
-        "that other seeds would. items p: exact, the signs of the items' differences (summed over the common seeds) "
-        "at random; with one seed it is McNemar's exact test. won : lost: items that one side has right more often. Holm: "
-        "over the lines of this table."
+        "Tests over test samples for fixed models: a small p says that these models differ, not that models of other "
+        "seeds do. samples p: exact sign test of the per-sample differences, summed over the common seeds; with one seed "
+        "it is McNemar's exact test. won : lost: samples that one side classifies correctly more often. Holm: over the "
+        "lines of this table."
     )
     return table
 
@@ -242,7 +242,8 @@ def rank_methods(per_dataset: Mapping[str, Sequence[Group]]) -> tuple[list[str],
 def _over_datasets(labels: Sequence[str], datasets: Sequence[str], found: Ranking) -> Table:
     best = min(found.ranks)
     table = Table(
-        f"average ranks over {found.n} data sets", ["method", "average rank", "behind the best", "told apart from it"]
+        f"average ranks over {found.n} data sets",
+        ["method", "average rank", "behind the best", "differs from the best"],
     )
     for i in sorted(range(len(labels)), key=lambda i: found.ranks[i]):
         behind = found.ranks[i] - best
@@ -250,20 +251,19 @@ def _over_datasets(labels: Sequence[str], datasets: Sequence[str], found: Rankin
         table.body.append([Cell(labels[i]), Cell(f"{found.ranks[i]:.2f}"), Cell(f"{behind:.2f}"), Cell(apart)])
     table.notes.append(
         f"Friedman's test: p = {_p(found.p)}, Kendall's W = {found.w:.2f}. Nemenyi's critical difference at 5 %: "
-        f"{found.critical:.2f} ranks; methods closer than that are not told apart. Ranks are of the mean over seeds."
+        f"{found.critical:.2f} ranks; methods closer than that do not differ significantly. Ranks are of the mean over seeds."
     )
     k = len(labels)
     if found.critical > k - 1:
         table.notes.append(
-            f"{found.n} data sets cannot decide: with {k} methods no two average ranks can lie {found.critical:.2f} apart."
+            f"{found.n} data sets cannot decide: with {k} methods no two average ranks can differ by {found.critical:.2f}."
         )
     if found.n < 10:
         table.notes.append("p is the chi-square approximation, which is rough below about ten data sets.")
     sources = [d.partition(":")[0].partition("[")[0] for d in datasets]
     if shared := sorted({s for s in sources if sources.count(s) > 1}):
         table.notes.append(
-            f"Presets of one data set share items and are not independent, as the test takes them to be: "
-            f"{', '.join(shared)}."
+            f"Presets of one data set share samples; the test assumes independent data sets: {', '.join(shared)}."
         )
     return table
 

@@ -1,4 +1,4 @@
-"""Detailed tables: scores and cost, each modality inside and alone, paired differences. No torch at import."""
+"""Detailed tables: scores and cost, branches and unimodal baselines, paired differences. No torch at import."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from mmzoo.benchmark.reporting.groups import (
     selection_note,
 )
 from mmzoo.benchmark.reporting.overview import by_dataset
-from mmzoo.benchmark.reporting.short import closed
+from mmzoo.benchmark.reporting.short import blind, closed, excuses
 from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
 
-#: the columns of `--protocol peers`
-PEERS = ("peers' protocol: epoch chosen on test", "flatters by")
-TUNED = ("tuned: trials", "tuning seconds", "tuning backwards")
+#: the columns where test scores of every epoch are kept as well, see `PROTOCOLS`
+TEST_SELECTION = ("test-set selection", "optimism")
+TUNED = ("tuning trials", "tuning seconds", "tuning backwards")
 
 
 def detail_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
-    """For each data set: scores and cost, each modality inside and alone, and paired differences."""
+    """For each data set: scores and cost, branches beside unimodal baselines, and paired differences."""
     tables = []
     for dataset, groups in by_dataset(rows, bench).items():
         refused = [r for r in bench["refused"] if r["dataset"] == dataset]
@@ -52,16 +52,16 @@ def _scores(
     watched = any("peers" in r["metrics"] for g in groups for r in g.rows)
     planted = any("bayes" in r for g in groups for r in g.rows)
     table = Table(
-        f"{dataset}: test scores in %, mean ± deviation over seeds",
+        f"{dataset}: test scores in %, mean ± std over seeds",
         [
             "method",
             *(METRICS[m] for m in metrics),
             f"last-epoch {METRICS[main]}",
             f"Δ {METRICS[main]} to plain",
             *(("Bayes", "closed") if planted else ()),
-            *(PEERS if watched else ()),
+            *(TEST_SELECTION if watched else ()),
             *(TUNED if tuned else ()),
-            "items",
+            "samples",
             "seconds",
             "forwards",
             "backwards",
@@ -95,8 +95,8 @@ def _scores(
         cells += [Cell(number(group.spread(at("timing", "seconds"))))]
         cells += [Cell(number(group.spread(at("cost", k)), 0)) for k in ("forward", "backward")]
         table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(main_score))))])
-        table.notes += _excuses(group)
-        table.notes += _blind(group)
+        table.notes += excuses(group)
+        table.notes += blind(group)
     for r in refused:
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
         table.notes.append(f"{r['method']}: {r['reason']}")
@@ -110,7 +110,7 @@ def _scores(
 
 
 def _still_improving(groups: Sequence[Group]) -> list[str]:
-    """Which rows more epochs may have helped, and how it shows."""
+    """Which rows more epochs may help, and the evidence."""
     said, epochs = [], 0
     for group in groups:
         found = [r for r in group.rows if r.get("still_improving")]
@@ -127,91 +127,64 @@ def _floor_columns(header: Sequence[str], metrics: Sequence[str]) -> dict[str, C
     columns: dict[str, Callable[[Row], str]] = {name: lambda row: DASH for name in header[1:]}
     for m in metrics:
         columns[METRICS[m]] = lambda row, m=m: percent(spread([row["metrics"][m]]))  # type: ignore[misc]
-    columns["items"] = lambda row: str(row["cost"]["train_items"])
+    columns["samples"] = lambda row: str(row["cost"]["train_items"])
     columns["seconds"] = lambda row: f"{row['timing']['seconds']:.1f}"
     columns["seeds"] = lambda row: "1"
     return columns
 
 
-def _excuses(group: Group) -> list[str]:
-    notes = [
-        f"{group.label}, seed {r['seed']}: {r['status']}, {r['reason']}" for r in group.rows if r["status"] != "ok"
-    ]
-    for message in dict.fromkeys(m for r in group.rows for m in r.get("warnings", {})):
-        counts = ", ".join(
-            f"{r['warnings'][message]} (seed {r['seed']})" for r in group.rows if message in r.get("warnings", {})
-        )
-        notes.append(f"{group.label}: {message}; times: {counts}")
-    return notes
-
-
 def _together(groups: Sequence[Group]) -> list[str]:
-    """What is otherwise in rows that several processes have trained."""
+    """How multi-process runs differ from single-process ones."""
     said: dict[str, list[str]] = {}
     for group in groups:
         for row in group.rows:
             for text in row.get("per_process", []):
-                said.setdefault(f"trained by {row['processes']} processes together: {text}", []).append(group.label)
+                said.setdefault(f"trained by {row['processes']} processes: {text}", []).append(group.label)
     return [f"{', '.join(dict.fromkeys(labels))}: {text}" for text, labels in said.items()]
-
-
-def _blind(group: Group) -> list[str]:
-    """How many test items a row scores without seeing anything of them."""
-    counts = {
-        (m["n_scored"] - m["n_seen"], m["n_scored"])
-        for r in group.rows
-        if r["status"] == "ok"
-        for m in [r["metrics"]]
-        if "n_seen" in m
-    }
-    return [
-        f"{group.label}: {blind} of {scored} test items lack what it sees, get its bias for an answer, and count; training, "
-        "the choice of the epoch and `alone` leave such items out"
-        for blind, scored in sorted(counts)
-        if blind
-    ]
 
 
 def _reading(groups: Sequence[Group]) -> list[str]:
     counts = [len(g.by_seed(main_score)) for g in groups]
     notes = [
-        f"{selection_note([r for g in groups for r in g.rows])} items: training items. seconds: training, evaluation on holdout included. Forwards and backwards count "
-        "whole-model passes over a batch. Δ is to plain training with the same head, budget and items; "
-        f"{DASH} where there is none, or nothing to compare."
+        f"{selection_note([r for g in groups for r in g.rows])} "
+        "samples: training samples. seconds: training time, holdout evaluation included. forwards, backwards: "
+        "whole-model passes over a batch. Δ: difference to plain training with the same head, budget and samples; "
+        f"{DASH} where there is no such run."
     ]
     if any("peers" in r["metrics"] for g in groups for r in g.rows):
         notes.append(
-            "peers' protocol: the epoch of the same runs chosen on test, as much of the field does. It is no estimate of "
-            "anything: it flatters by as much as the last of its two columns says. No other number here knows of it."
+            "test-set selection: the same runs, with the epoch selected on the test split, as is common in the field. It "
+            "is biased upwards; optimism is the difference to the reported score. No other number here uses it."
         )
     if any("bayes" in r for g in groups for r in g.rows):
         notes.append(
-            "Generated data. Bayes: the accuracy that nothing can exceed in the long run on the modalities of the row, known "
-            "exactly from how the data is made. closed: the share of the way from plain training to it, (ACC - plain) / "
-            "(Bayes - plain)."
+            "Synthetic data. Bayes: the accuracy of the optimal classifier on the modalities of the row, known from the "
+            "generator. closed: the fraction of the gap between plain training and Bayes accuracy that the method closes, "
+            "(ACC - plain) / (Bayes - plain)."
         )
     if any("tuning" in r for g in groups for r in g.rows):
         notes.append(
-            "tuned: settings chosen on holdout over so many trials, the same number of them and of epochs for every method, "
-            "under a seed that is not reported; what that cost is not in the other columns. `mmzoo tune` and the rows name "
-            "the settings."
+            "tuning trials: settings were selected on the holdout split, with the same number of trials and epochs for every "
+            "method and a seed that is not reported. The other columns do not include the cost of tuning. `mmzoo tune` and "
+            "the rows list the settings."
         )
     if taught := [g.label for g in groups if any(r.get("teachers") for r in g.rows)]:
         notes.append(
-            f"{', '.join(taught)}: seconds, forwards and backwards include the training of the teachers, which "
-            "is counted in each row that learns from them and done once."
+            f"{', '.join(taught)}: seconds, forwards and backwards include the training of the teachers. Teachers are "
+            "trained once and counted in each row that uses them."
         )
     items = {r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"}
     if items:
         notes.append(
-            f"{max(items)} test items: a score near 90 % has a sampling error of about "
-            f"{100 * math.sqrt(0.09 / max(items)):.1f} points by itself, whatever the seeds say."
+            f"{max(items)} test samples: a score near 90 % has a standard error of about "
+            f"{100 * math.sqrt(0.09 / max(items)):.1f} points from the choice of test samples, in addition to the std over "
+            "seeds."
         )
     n = min((c for c in counts if c), default=0)
     if n and smallest_p(n) > 0.05:
         notes.append(
-            f"With {n} seed{'s' if n > 1 else ''} no sign or permutation test over them can give p below {smallest_p(n):g}: "
-            "differences here are a description, not evidence."
+            f"With {n} seed{'s' if n > 1 else ''}, no sign or permutation test can give p below {smallest_p(n):g}: the "
+            "differences describe these runs and are no evidence beyond them."
         )
     return notes
 
@@ -225,13 +198,13 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
     )
     modalities += [m for m in alone if m not in modalities]
     table = Table(
-        f"{dataset}: each modality's {METRICS[main]} in %, inside the joint model and alone",
+        f"{dataset}: each modality's {METRICS[main]} in %: branch of the joint model, linear probe, unimodal baseline",
         [
             "method",
-            *(f"{m} {what}" for m in modalities for what in ("own", "probe", "alone")),
-            "gap own",
-            "gap probe",
-            "own logits",
+            *(f"{m} {what}" for m in modalities for what in ("branch", "probe", "unimodal")),
+            "branch gap",
+            "probe gap",
+            "branch logits",
         ],
     )
     for group in inside:
@@ -247,21 +220,22 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
         table.body.append([*cells, Cell(how)])
     if inside:
         table.notes.append(
-            "own: the modality's own logits inside the joint model; the last column says how they arise (exact: the head "
-            "computes them; slice: a part of the joint classifier; ablated: the other features set to zero). probe: a "
-            "linear classifier fitted on the frozen encoder. alone: the modality trained by itself, on all items. A low own with a "
-            "high probe means that the head neglects the branch; a low probe means that the encoder starves."
+            "branch: the logits of one modality inside the joint model; the last column gives their source (exact: computed "
+            "by the head; slice: its part of the joint classifier; ablated: the other features set to zero). probe: a "
+            "linear classifier on the frozen encoder. unimodal: the modality trained by itself, on all samples. A low "
+            "branch score with a high probe means that the head neglects the branch; a low probe means that the encoder is "
+            "under-trained."
         )
         missing = [g.label for g in groups if not g.alone and g not in inside]
         if missing:
-            table.notes.append(f"not here, for the reasons above: {', '.join(missing)}")
+            table.notes.append(f"not listed, for the reasons above: {', '.join(missing)}")
     return table
 
 
 def _differences(dataset: str, groups: Sequence[Group]) -> Table | None:
     main = main_metric(groups)
     table = Table(
-        f"{dataset}: paired differences in {METRICS[main]}, points, mean ± deviation over common seeds",
+        f"{dataset}: paired differences in {METRICS[main]}, points, mean ± std over common seeds",
         ["difference", METRICS[main], "wins", "seeds"],
     )
     found = []
@@ -282,7 +256,7 @@ def _differences(dataset: str, groups: Sequence[Group]) -> Table | None:
 
 
 def _detectable(differences: Sequence[Spread]) -> list[str]:
-    """What so many seeds can show at all, where the differences spread as they do here."""
+    """The smallest difference that a paired t-test over so many seeds detects with 80 % power, at the median std here."""
     spreads = [(s.n, s.deviation) for s in differences if s.deviation is not None]
     if not spreads:
         return []
@@ -290,8 +264,8 @@ def _detectable(differences: Sequence[Spread]) -> list[str]:
     if not deviation:
         return []
     return [
-        f"Detectable: with {n} seeds and the median deviation of these differences ({100 * deviation:.1f}), a paired "
-        f"t-test at 5 % finds a true difference of {100 * detectable(n) * deviation:.1f} points in four of five tries."
+        f"Power: with {n} seeds and the median std of these differences ({100 * deviation:.1f}), a paired t-test at 5 % "
+        f"has 80 % power to detect a difference of {100 * detectable(n) * deviation:.1f} points."
     ]
 
 

@@ -138,15 +138,15 @@ def _budget(group: Group) -> str:
 def selection_note(rows: Sequence[Row]) -> str:
     """How the epoch of the rows of a table was chosen, in words."""
     last = [r["spec"].get("selection") == "last" for r in rows if not is_floor(r)]
-    chosen = "The epoch is chosen on holdout (ties: lower holdout loss); test is scored once for it, on every item."
+    chosen = "The epoch is selected on the holdout split (ties: lower holdout loss). Test scores cover every sample."
     final = (
-        "Runs on data marked (last epoch) have no choice of an epoch: they are trained on every published training item, with no "
-        "holdout cut off, and test is scored once, after the last epoch. They are not compared with runs under another selection."
+        "(last epoch): trained on every published training sample, no holdout split off, and scored on test once, after the last "
+        "epoch. Not compared with runs under another selection."
     )
     found = [*([] if last and all(last) else [chosen]), *([final] if any(last) else [])]
     if any("peers" in r["metrics"] for r in rows):
         found.append(
-            "--selection test: test was also scored after every epoch; what that flatters stands under --details, and no other "
-            "number knows of it."
+            "--selection test: the test split was also scored after every epoch; --details shows by how much selecting on it "
+            "flatters."
         )
     return " ".join(found)

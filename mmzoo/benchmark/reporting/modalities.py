@@ -1,11 +1,12 @@
-"""Tables of all that the rows say of each modality: every measure with its word, contributions, sizes. No torch at import."""
+"""Tables about each modality: every measure and its source, contributions, sizes. No torch at import."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, alone_of, at, grouped, main_metric, main_score
+from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, alone_of, at, main_metric, main_score
+from mmzoo.benchmark.reporting.overview import by_dataset
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
 from mmzoo.benchmark.results.forms import ABLATIONS
 
@@ -15,8 +16,7 @@ WORDS = {key: key.replace("_", "-") for key in ABLATIONS}
 def modality_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
     """For each data set: the scores of each modality by every measure, what it contributes, and the size of the parts."""
     tables = []
-    for dataset in dict.fromkeys(r["dataset"] for r in rows):
-        groups = grouped([r for r in rows if r["dataset"] == dataset], bench["methods"])
+    for dataset, groups in by_dataset(rows, bench).items():
         inside = [g for g in groups if not g.alone and g.by_seed(main_score)]
         tables.append(_measures(dataset, inside, groups))
         if inside:
@@ -34,10 +34,10 @@ def _lines(inside: Sequence[Group]) -> Iterator[tuple[Group, str]]:
 
 def _measures(dataset: str, inside: Sequence[Group], groups: Sequence[Group]) -> Table:
     main = main_metric(groups)
-    measures = {"own": "own", **WORDS, "probe": "probe"}
+    measures = {"own": "branch", **WORDS, "probe": "probe"}
     table = Table(
-        f"{dataset}: each modality's {METRICS[main]} in % by every measure, mean ± deviation over seeds",
-        ["method", "modality", *measures.values(), "alone", "own logits"],
+        f"{dataset}: each modality's {METRICS[main]} in % by every measure, mean ± std over seeds",
+        ["method", "modality", *measures.values(), "unimodal", "branch logits"],
     )
     for group, m in _lines(inside):
         cells = [Cell(group.label), Cell(m)]
@@ -48,11 +48,11 @@ def _measures(dataset: str, inside: Sequence[Group], groups: Sequence[Group]) ->
         )
         table.body.append([*cells, Cell(", ".join(dict.fromkeys(_own_words(group, m))))])
     table.notes.append(
-        "Over the test items that have the modality. own: its own logits inside the joint model; the last column says "
-        "how they arise (exact: the head computes them; slice: a part of the joint classifier; ablated: as "
-        "zero-feature). zero-feature, zero-input, mean-feature: the joint model's answer, decision rule included, with "
-        "the features of the others set to zero, their inputs set to zero, or their features set to the training mean. "
-        "probe: a linear classifier fitted on the frozen encoder. alone: the modality trained by itself."
+        "Over the test samples that have the modality. branch: its logits inside the joint model; the last column gives "
+        "their source (exact: computed by the head; slice: its part of the joint classifier; ablated: as zero-feature). "
+        "zero-feature, zero-input, mean-feature: the prediction of the joint model, decision rule included, with the "
+        "features of the other modalities set to zero, their inputs set to zero, or their features set to the training "
+        "mean. probe: a linear classifier on the frozen encoder. unimodal: the modality trained by itself."
     )
     table.notes += _absent(inside, groups)
     return table
@@ -72,15 +72,15 @@ def _absent(inside: Sequence[Group], groups: Sequence[Group]) -> list[str]:
             reasons = row["metrics"].get("undefined", {}) if row["status"] == "ok" else {}
             notes += [f"{group.label}: no {WORDS.get(k, k)}: {why}" for k, why in reasons.items()]
     if any(r["status"] == "ok" and "shapley" not in r["metrics"] for g in inside for r in g.rows):
-        notes.append("Rows that an earlier version wrote hold no ablations, contributions and operations.")
+        notes.append("Rows of an earlier version have no ablations, contributions and FLOPs.")
     if missing := [g.label for g in groups if not g.alone and g not in inside]:
-        notes.append(f"not here, since none of their runs has scores: {', '.join(missing)}")
+        notes.append(f"not listed, since none of their runs has scores: {', '.join(missing)}")
     return list(dict.fromkeys(notes))
 
 
 def _contributions(dataset: str, inside: Sequence[Group]) -> Table:
     table = Table(
-        f"{dataset}: what each modality gives to the joint ACC",
+        f"{dataset}: contribution of each modality to the joint ACC",
         ["method", "modality", *(f"φ {w}" for w in WORDS.values()), *(f"u {w}" for w in WORDS.values())],
     )
     for group, m in _lines(inside):
@@ -91,9 +91,9 @@ def _contributions(dataset: str, inside: Sequence[Group]) -> Table:
         ]
         table.body.append([Cell(group.label), Cell(m), *cells])
     table.notes.append(
-        "φ: Shapley contribution in points of ACC over every test item; they add up to ACC minus the ACC with nothing "
-        "kept. u: conditional utilisation in %, the share of the ACC that is lost when this modality alone is taken "
-        "away. The words say how modalities are taken away."
+        "φ: Shapley value in points of ACC over all test samples; the values add up to ACC minus the ACC with every "
+        "modality removed. u: conditional utilization in %, the fraction of ACC that is lost when this modality is "
+        "removed. The suffix says how modalities are removed."
     )
     return table
 
@@ -110,8 +110,9 @@ def _imbalance(dataset: str, inside: Sequence[Group]) -> Table:
         words = (w for r in group.rows if r["status"] == "ok" for w in _how(r))
         table.body.append([Cell(group.label), *cells, Cell(", ".join(dict.fromkeys(words)) or DASH)])
     table.notes.append(
-        "imbalance: (largest - smallest) / sum of |φ|: 0 where all modalities give the same, 1 where one gives all. none: "
-        "the ACC in % with every modality taken away. The last column: whether φ is exact or from sampled orders."
+        "imbalance: (largest - smallest) / sum of |φ|: 0 where all modalities contribute equally, 1 where one contributes "
+        "everything. none: the ACC in % with every modality removed. The last column: whether φ is exact or from sampled "
+        "permutations."
     )
     return table
 
@@ -131,7 +132,7 @@ def _place(part: str) -> tuple[int, bool, str]:
 def _sizes(dataset: str, inside: Sequence[Group]) -> Table:
     """Methods whose models have the same parts share the lines of these."""
     table = Table(
-        f"{dataset}: parameters, and operations of one item's forward, by part",
+        f"{dataset}: parameters, and FLOPs of one sample's forward pass, by part",
         ["model of", "part", "parameters", "FLOPs"],
     )
     models: dict[tuple[tuple[str, int, int], ...], list[str]] = {}
@@ -147,8 +148,8 @@ def _sizes(dataset: str, inside: Sequence[Group]) -> Table:
             cells = [Cell(", ".join(labels)), Cell(name), Cell(f"{parameters:,}"), Cell(f"{operations:,}")]
             table.body.append(cells)
     table.notes.append(
-        "FLOPs: matrix products, convolutions and attention on the way of one item to its prediction, two for a "
-        "multiplication with its addition. head:NAME: what reads parameters of that modality alone; head:shared: all "
-        "else after the encoders, coupling between their stages included."
+        "FLOPs: matrix products, convolutions and attention in the forward pass of one sample; a multiply-add counts as "
+        "two. head:NAME: operations with parameters of that modality only; head:shared: everything else after the "
+        "encoders, coupling between their stages included."
     )
     return table

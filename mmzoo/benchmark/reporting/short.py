@@ -51,6 +51,7 @@ def _short(name: str, groups: Sequence[Group], floors: Sequence[Row]) -> Table:
             cells.append(Cell(closed(group, plain)))
         cells.append(Cell(_whole(group.spread(at("cost", "train_items")))))
         table.body.append([*cells, Cell(str(len(group.by_seed(main_score))))])
+        table.notes += excuses(group) + blind(group)
     columns_of: dict[str, Callable[[Row], str]] = {heading: lambda row: DASH for heading in header[1:]}
     columns_of |= {METRICS[m]: lambda row, m=m: percent(spread([row["metrics"][m]])) for m in metrics}  # type: ignore[misc]
     table.body += floor_lines(floors, columns_of, DASH)
@@ -85,3 +86,33 @@ def closed(group: Group, plain: Group | None) -> str:
     residual = spread([g - ratio * w for g, w in zip(gains, gaps)])
     error = (residual.deviation or 0.0) / math.sqrt(len(seeds)) / statistics.fmean(gaps)
     return f"{100 * ratio:.0f} ± {100 * error:.0f} %"
+
+
+def excuses(group: Group) -> list[str]:
+    """Which runs of a method failed and why, and the warnings of the others with how often each was given."""
+    notes = [
+        f"{group.label}, seed {r['seed']}: {r['status']}, {r['reason']}" for r in group.rows if r["status"] != "ok"
+    ]
+    for message in dict.fromkeys(m for r in group.rows for m in r.get("warnings", {})):
+        counts = ", ".join(
+            f"{r['warnings'][message]} (seed {r['seed']})" for r in group.rows if message in r.get("warnings", {})
+        )
+        notes.append(f"{group.label}: {message}; count: {counts}")
+    return notes
+
+
+def blind(group: Group) -> list[str]:
+    """How many test samples a row scores without any modality of them."""
+    counts = {
+        (m["n_scored"] - m["n_seen"], m["n_scored"])
+        for r in group.rows
+        if r["status"] == "ok"
+        for m in [r["metrics"]]
+        if "n_seen" in m
+    }
+    return [
+        f"{group.label}: {unseen} of {scored} test samples miss every modality that it reads: they are predicted from "
+        "the bias, and counted; training, selection of the epoch and unimodal baselines leave them out"
+        for unseen, scored in sorted(counts)
+        if unseen
+    ]

@@ -69,18 +69,24 @@ def _marked(text: str, cell: Cell) -> str:
 
 
 def latex(table: Table) -> str:
-    """A tabular with booktabs rules."""
+    """A `table*` with booktabs rules, no wider than the page. It needs the packages booktabs and graphicx."""
     body = [" & ".join(_tex_marked(c) for c in row) + r" \\" for row in table.body]
     return "\n".join(
         [
-            f"% {one_line(table.title)}",
+            r"% \usepackage{booktabs,graphicx}",
+            r"\begin{table*}[t]",
+            r"\centering",
+            rf"\caption{{{_tex(table.title)}}}",
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{{'l' * table.words}{'r' * (len(table.header) - table.words)}}}",
             r"\toprule",
             " & ".join(map(_tex, table.header)) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}%",
+            "}",
+            r"\end{table*}",
             *(f"% {one_line(note)}" for note in table.notes),
             "",
         ]
@@ -139,7 +145,8 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in one_line(text))
+    """Text for any engine: what pdfTeX has no letter for is written as its code point."""
+    return "".join(_TEX.get(c, c if ord(c) < 0x180 else f"U+{ord(c):04X}") for c in one_line(text))
 
 
 def one_line(text: str) -> str:

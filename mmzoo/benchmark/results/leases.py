@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import platform
 import re
@@ -188,7 +189,7 @@ def _claim(folder: Path, bench: str) -> Claim:
         "pid": os.getpid(),
         "started": start_of(os.getpid()),
         "bench": bench,
-        "since": time.time(),
+        "since": _moment(),
         "clock": time.monotonic(),
     }
     handle, name = tempfile.mkstemp(dir=folder, prefix=".claim.", suffix=".tmp")
@@ -200,13 +201,25 @@ def _claim(folder: Path, bench: str) -> Claim:
             held = Claim(folder, 1 if before is None else before.number + 1, facts, before)
             facts["deaths"] = held.deaths
             file.write(json.dumps(facts))
+        _HELD.add(held.lease)  # before the file appears: a claim of this process that is not held counts as given up
         if not _made(name, folder / f"claim.{held.number}"):
+            _HELD.discard(held.lease)
             raise Claimed(f"another process was faster to claim {folder.name}.")
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
-    _HELD.add(held.lease)
     return held
+
+
+def _moment() -> float:
+    """The unix time, later than at the call before: it tells the claims of one process apart."""
+    global _LAST
+    with _MOMENTS:
+        _LAST = max(time.time(), math.nextafter(_LAST, math.inf))
+        return _LAST
+
+
+_LAST, _MOMENTS = 0.0, threading.Lock()
 
 
 def _rewrite(path: Path, data: bytes) -> None:

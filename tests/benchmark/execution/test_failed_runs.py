@@ -73,7 +73,7 @@ def test_a_run_that_fails_is_logged_and_tried_again(
     assert done.code == 1 and "1 run failed" in done.err and "Traceback" not in done.err
     failed = next(r for r in rows_of(tmp_path).values() if r["label"] == "ogm")
     assert failed["status"] == "failed" and re.fullmatch(
-        r"RuntimeError: out of <paper> \| ink \(tests/benchmark/execution/test_failed_runs\.py:\d+\)", failed["reason"]
+        r"RuntimeError: out of <paper> \| ink \(execution/test_failed_runs\.py:\d+\)", failed["reason"]
     )
     assert "Traceback" in (tmp_path / "runs" / failed["run_id"] / "log.txt").read_text()
     assert r"out of &lt;paper&gt; \| ink" in done.out
@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_stops_with_the_rows_kept(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = contents(copied / "runs")
-    monkeypatch.setattr("mmzoo.benchmark.results.store.write_json", full)
+    monkeypatch.setattr("mmzoo.benchmark.results.store.write_sealed", full)
     monkeypatch.setattr(session.Session, "train_and_score", lambda self: {})
     done = mmzoo("bench", "--method", "sum", "--no-references", *SMALL, "--out", copied)
     assert done.code == 2 and "No space left on device" in done.err and "All finished rows are kept" in done.err

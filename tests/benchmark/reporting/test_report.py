@@ -7,7 +7,9 @@ import csv
 import io
 import json
 import math
+import shutil
 import statistics
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,7 @@ def test_means_deviations_and_differences_by_hand(row: Callable[..., Row]) -> No
     assert cells(scores, "concat")[scores.header.index("Δ ACC to plain")] == DASH
     assert cells(differences, "new minus concat")[1:] == [wanted, "2/3", "3"]
     assert line[-1] == "3" and any("below 0.25" in n for n in scores.notes)
-    assert any("500 test items" in n and "1.3 points" in n for n in scores.notes)
+    assert any("500 test samples" in n and "1.3 points" in n for n in scores.notes)
 
 
 def test_seeds_are_paired_and_never_mixed(row: Callable[..., Row]) -> None:
@@ -140,7 +142,25 @@ def test_latex_is_a_tabular_a_table(results: Path, mmzoo: Command) -> None:
     assert r"dynamic\_gap\_lb" in text and r"\textbf{" in text
     assert not any("±" in line or "Δ" in line for line in text.splitlines() if not line.startswith("%"))
     for line in text.splitlines():
-        assert line.startswith(("%", "\\")) or line.endswith(r" \\") or not line
+        assert line.startswith(("%", "\\", "}")) or line.endswith(r" \\") or not line
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex to compile with")
+def test_latex_compiles_and_fits_a_page_of_two_columns(
+    row: Callable[..., Row], results: Path, mmzoo: Command, tmp_path: Path
+) -> None:
+    texts = [mmzoo("report", results, "--format", "latex", *more).out for more in ((), ("--details", "--modalities"))]
+    nasty = [row(f"{NASTY} é 中 😀", 0, 0.5, dataset=NASTY, status="ok"), row("concat", 0, 0.4, dataset=NASTY)]
+    texts.append(render(nasty, {"methods": {}, "refused": []}, Store(results), "latex", ["overview", "details"]))
+    packages = r"\usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}"
+    (tmp_path / "page.tex").write_text(
+        rf"\documentclass[twocolumn]{{article}}{packages}\begin{{document}}" + "\n".join(texts) + r"\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300)
+    log = done.stdout.decode("latin-1")
+    assert done.returncode == 0 and (tmp_path / "page.pdf").is_file(), log[-2000:]
+    assert "Overfull \\hbox" not in log, log
 
 
 NASTY = "a|b <script>alert(1)</script> `x` *y* [z](javascript:1) \\ & \x1b[31m \u202e \u2028 \r\n## title % $ # ~ ^ {}"
@@ -159,7 +179,7 @@ def test_names_are_no_markup(row: Callable[..., Row], results: Path) -> None:
     assert "\x1b" not in tex and "\n## title" not in tex and "\u202e" not in tex
     assert r"a\textbar{}b" in tex and r"\textbackslash{}" in tex and r"\& " in tex
     for line in tex.splitlines():
-        assert line.startswith(("%", "\\")) or line.endswith(r" \\") or not line, line
+        assert line.startswith(("%", "\\", "}")) or line.endswith(r" \\") or not line, line
 
 
 def test_nasty_names_come_back_from_json_and_csv(row: Callable[..., Row], results: Path) -> None:
