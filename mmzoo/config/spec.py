@@ -234,10 +234,9 @@ def _with_heads(method: MethodText, heads: tuple[str, ...]) -> list[MethodText]:
 
 def check_selection(name: str) -> str:
     """One of SELECTIONS, by its present name. Raises UnknownName."""
-    name = _FORMER.get(name, name)
-    if name not in SELECTIONS:
-        raise unknown("selection", name, SELECTIONS)
-    return name
+    if name not in (*SELECTIONS, *_FORMER):
+        raise unknown("selection", name, (*SELECTIONS, *_FORMER))
+    return _FORMER.get(name, name)
 
 
 def digest(value: Any) -> str:
