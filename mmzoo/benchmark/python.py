@@ -26,11 +26,12 @@ Row = dict[str, Any]
 
 
 class Rows(list[Row]):
-    """The rows of a bench, each as `result.json` holds it. asked: order and roles of the methods, for the tables."""
+    """The rows of a bench, each as `result.json` holds it. asked: order and roles of the methods,
+    for the tables, and under `refused` what could not be run."""
 
     def __init__(self, rows: Sequence[Row], asked: Mapping[str, Any], store: Store) -> None:
         super().__init__(rows)
-        self._asked, self.store = asked, store
+        self.asked, self.store = asked, store
 
     def frame(self) -> Any:
         """A pandas DataFrame, one line a run, nested values as dotted columns. Raises MmzooError without pandas."""
@@ -50,7 +51,7 @@ class Rows(list[Row]):
             views: "overview" (default), "details", "modalities", "stats".
             stats: the same as the view "stats".
         """
-        return render(self, self._asked, self.store, fmt, [*views, *(["stats"] if stats else [])])
+        return render(self, self.asked, self.store, fmt, [*views, *(["stats"] if stats else [])])
 
 
 class _Told(Progress):

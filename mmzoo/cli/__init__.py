@@ -19,6 +19,7 @@ COMMANDS = (
     "bench",
     "tune",
     "report",
+    "reproduce",
     "compare",
     "runs",
     "status",
@@ -32,7 +33,7 @@ COMMANDS = (
 )
 
 #: commands that make rows: what they print is of less worth
-LASTING = ("bench", "tune")
+LASTING = ("bench", "tune", "reproduce")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.planning.refusals import check_options
-from mmzoo.config.datasets import resolve_dataset, resolve_training
+from mmzoo.config.datasets import is_manifest, resolve_dataset, resolve_training
 from mmzoo.config.grammar import TRAIN, of_training, shown
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec, Method, Role, RunSpec
@@ -85,11 +85,12 @@ def plan_data(
         text: As --datasets names it.
         stores: False where the data is not prepared yet: the name is checked only.
     """
+    text, setup = with_setup(catalogue, text, bench.preset)
     label, entry, params = resolve_dataset(catalogue, text, settings, stores=stores)
     training = resolve_training(entry, bench.preset, bench.epochs, settings).replace(processes=bench.processes)
     _check_shares(training)
     modalities = _modalities(entry, params)
-    encoders = {m: _encoder(catalogue, entry, m, settings) for m in modalities}
+    encoders = {m: _encoder(catalogue, entry, m, settings, setup.get("encoders", {})) for m in modalities}
     fixed = {key for key, _ in bench.settings if key.startswith(f"{TRAIN}.")}
     fixed |= {rest for key, _ in bench.settings if of_training(rest := key.partition(".")[2])}
     last = bench.selection == "last"
@@ -104,6 +105,18 @@ def plan_data(
         frozenset(fixed),
         "last" if last else "holdout",
     )
+
+
+def with_setup(catalogue: Catalogue, text: str, preset: str) -> tuple[str, Mapping[str, Any]]:
+    """A data set as a training preset wants it, `NAME:DATA`, and that setup: its `data` and `encoders`. As it is, and nothing, where
+    the preset has none or the text names other data, its generated twin say."""
+    name, _, rest = text.strip().partition(":")
+    if is_manifest(text) or not catalogue.has("datasets", name):
+        return text, {}
+    setup: Mapping[str, Any] = catalogue.get("datasets", name).extra.get("setups", {}).get(preset, {})
+    if not setup or rest not in ("", setup["data"]):
+        return text, {}
+    return f"{name}:{setup['data']}", setup
 
 
 def _check_shares(training: Training) -> None:
@@ -131,10 +144,13 @@ def _modalities(entry: Entry, params: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(m for m in every if m in chosen)
 
 
-def _encoder(catalogue: Catalogue, entry: Entry, modality: str, settings: Settings) -> tuple[Entry, Mapping[str, Any]]:
-    """The encoder of a modality and its parameters: the usual one of the data set, or the one that is asked for."""
+def _encoder(
+    catalogue: Catalogue, entry: Entry, modality: str, settings: Settings, of_setup: Mapping[str, Any]
+) -> tuple[Entry, Mapping[str, Any]]:
+    """The encoder of a modality and its parameters: the usual one of the data set, that of the training preset, or the one that is
+    asked for."""
     kind = entry.extra["modalities"][modality]
-    choices = entry.extra["encoders"]
+    choices = {**entry.extra["encoders"], **of_setup}
     choice = choices[modality] if modality in choices else choices[kind]
     usual = catalogue.get("encoders", choice["name"], entry.package)
     name, asked = settings.take_encoder(entry, modality)
