@@ -15,6 +15,7 @@ from mmzoo.benchmark.results.store import WEIGHTS, Store
 from mmzoo.benchmark.trained import Trained
 from mmzoo.data.fields.rebuilt import rebuilt
 from mmzoo.data.loading.transforms import transform_for
+from mmzoo.data.own.cells import Wanted
 from mmzoo.data.own.new_rows import Decoded, decoded, read_rows
 from mmzoo.data.sources.field import Field
 from mmzoo.errors import BadValue
@@ -126,10 +127,18 @@ def predict_table(
     assert preparation is not None
     rows = read_rows(
         table,
-        {m: f.kind for m, f in fields.items()},
-        {m: preparation.columns.get(m, [m]) for m in fields},
+        {
+            m: Wanted(
+                f.kind,
+                tuple(preparation.columns.get(m, [m])),
+                preparation.levels.get(m, {}),
+                getattr(f, "fill", None) is not None,
+            )
+            for m, f in fields.items()
+        },
         id_column=preparation.id or "id",
         delimiter=preparation.delimiter,
+        quotes=preparation.quotes,
         root=root,
     )
     answers: list[Answer] = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from mmzoo.errors import BadValue, CorruptFile, UnknownName, near_miss
 
 if TYPE_CHECKING:
     from mmzoo.data.preparing.prepare import Progress
-    from mmzoo.data.sources.source import Source
+    from mmzoo.data.sources.source import Fault, Source
     from mmzoo.registry import Entry
 
 
@@ -167,8 +168,9 @@ def _check(arguments: argparse.Namespace) -> int:
     source = _source_of(arguments.data)
     if arguments.root is None and source.root is None:
         return _check_stores(source.name)
+    from mmzoo.data.preparing.balance import class_lines
     from mmzoo.data.preparing.check import check
-    from mmzoo.data.sources.faults import FAULTS, told
+    from mmzoo.data.sources.faults import told
 
     root, splits, recipe = _files(arguments, source)
     with Bar() as progress:
@@ -177,16 +179,29 @@ def _check(arguments: argparse.Namespace) -> int:
         )
     for fault in faults:
         print(f"{fault.kind}: {told(fault)}")
-    kinds = [
-        f"{sum(f.kind == k for f in faults)} {k} ({FAULTS[k]})" for k in FAULTS if any(f.kind == k for f in faults)
-    ]
+    recipes = source.recipes()
+    classes, odd = class_lines(listed, recipes[recipe or next(iter(recipes))])
     print(
-        f"{source.name}: {len(listed.items):,} items, {len(listed.classes)} classes, splits {', '.join(listed.split_sources)}. "
-        + (f"{len(faults)} faults: {'; '.join(kinds)}." if faults else "Nothing is wrong.")
+        f"{source.name}: {len(listed.items):,} items, {len(listed.classes)} classes, "
+        f"splits {', '.join(listed.split_sources)}. {_verdict(faults, odd)}"
     )
+    for line in (classes, *odd):
+        if line:
+            print(f"  {line}")
     if is_manifest(arguments.data):
         _print_choices(arguments.data)
     return 1 if faults else 0
+
+
+def _verdict(faults: Sequence[Fault], odd: Sequence[str]) -> str:
+    """In words, what was found: faults by kind, and whether something about the classes looks odd."""
+    from mmzoo.data.sources.faults import FAULTS
+
+    counts = Counter(f.kind for f in faults)
+    if counts:
+        kinds = "; ".join(f"{counts[k]} {k} ({FAULTS[k]})" for k in FAULTS if counts[k])
+        return f"{len(faults)} faults: {kinds}."
+    return "No item is faulty. But look at the classes:" if odd else "Nothing is wrong."
 
 
 def _print_choices(manifest: str) -> None:

@@ -75,8 +75,7 @@ def _of_classes(store: DataStore) -> list[str]:
 
     classes = store.meta["classes"]
     counts = {split: body["counts"] for split, body in store.meta["splits"].items() if "counts" in body}
-    totals = [sum(s[c] for s in next(iter(counts.values())).values()) for c in range(len(classes))] if counts else []
-    return [listed_classes(classes, totals), *remarks(classes, counts)] if counts else []
+    return [listed_classes(classes, counts), *remarks(classes, counts)] if counts else []
 
 
 def store_line(store: DataStore) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,14 @@ class Document:
         line = next((self.lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in self.lines), 1)
         where = ".".join(map(str, key))
         self.faults.append((line, f"{where + ': ' if where else ''}{message}"))
+
+    @contextlib.contextmanager
+    def faults_at(self, key: Key) -> Iterator[None]:
+        """A block whose BadValue is noted as a fault of a key."""
+        try:
+            yield
+        except BadValue as error:
+            self.fault(key, str(error))
 
     def raise_faults(self) -> None:
         """Raise BadValue that lists every fault with its line, if there is any."""

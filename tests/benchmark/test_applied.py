@@ -95,7 +95,7 @@ def test_tables_that_do_not_fit_are_refused_in_words(
     renamed = tmp_path / "renamed.csv"
     renamed.write_text(pictures.new.read_text().replace("picture", "pictur"))
     said = refused("predict", pictures.run, renamed)
-    assert "no column 'picture', which modality 'first' is read from. Did you mean 'pictur'?" in said
+    assert "modality 'first' is read from the column 'picture'" in said and "Did you mean 'pictur'?" in said
     assert "there is no table" in refused("predict", pictures.run, tmp_path / "none.csv")
     (tmp_path / "empty.csv").write_text("name,picture,title\n")
     assert "no rows" in refused("predict", pictures.run, tmp_path / "empty.csv")

@@ -30,6 +30,8 @@ _FORM: Form = {
             "id": or_null(TEXT),
             "delimiter": or_null(TEXT),
             "tokenizers": optional(each(TEXT)),
+            "quotes": optional(FLAG),
+            "levels": optional(each(each(items(TEXT)))),
         }
     ),
 }
@@ -46,6 +48,8 @@ class Preparation:
         id: The column of the samples' ids, None where there is none.
         delimiter: What parts the columns; None: it is found out.
         tokenizers: modality -> folder of its tokenizer, where it is one of a folder.
+        quotes: Whether cells may stand in quotation marks.
+        levels: modality -> column -> the words that it may hold.
     """
 
     fields: Mapping[str, Mapping[str, Any]]
@@ -54,6 +58,8 @@ class Preparation:
     id: str | None = None
     delimiter: str | None = None
     tokenizers: Mapping[str, str] = field(default_factory=dict)
+    quotes: bool = True
+    levels: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

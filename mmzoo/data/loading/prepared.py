@@ -92,6 +92,8 @@ def open_module(
             id=store.table["id"],
             delimiter=store.table["delimiter"],
             tokenizers=store.table["tokenizers"],
+            quotes=store.table["quotes"],
+            levels=store.table["levels"],
         ),
         readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
         given_holdout=any(r.sides[name] == "holdout" for r in used),

@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from mmzoo.data.store.store import DataStore
@@ -82,12 +81,6 @@ def training_samples(items: int, sides: Mapping[str, int]) -> int:
     rest -= 0 if sides.get("test") else rest / 5
     rest -= 0 if sides.get("holdout") else rest / 10
     return max(1, round(rest))
-
-
-def rows_of(table: Path) -> int:
-    """About how many rows a table has, while there is no store to ask."""
-    with table.open("rb") as file:
-        return max(1, sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b"")) - 1)
 
 
 def of_own_store(entry: E, store: DataStore) -> E:

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmzoo.data.own.table import Table, media_of
+from mmzoo.data.own.cells import Place, Wanted
+from mmzoo.data.own.cells import media as media_of
+from mmzoo.data.own.columns import Columns
+from mmzoo.data.own.reading import Rows
 from mmzoo.data.preparing.workers import Chunk, decode
 from mmzoo.data.sources.field import Field
 from mmzoo.data.sources.source import Faulty, Media
 from mmzoo.data.store.store import array_name
-from mmzoo.errors import BadValue, near_miss
+from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,21 +54,21 @@ class Decoded:
 
 def read_rows(
     path: Path,
-    kinds: Mapping[str, str],
-    columns: Mapping[str, Sequence[str]],
+    wanted: Mapping[str, Wanted],
     *,
     id_column: str | None,
     delimiter: str | None = None,
+    quotes: bool = True,
     root: Path | None = None,
 ) -> list[NewRow]:
     """The rows of a table.
 
     Args:
         path: The table.
-        kinds: modality -> kind of its field: text, vector, or any that is read from files.
-        columns: modality -> its columns.
+        wanted: What each modality is read from.
         id_column: The column of the ids; where the table has none, rows are called by their line.
         delimiter: What parts the columns; None: it is found out.
+        quotes: Whether cells may stand in quotation marks.
         root: The folder that paths are relative to and must stay in; None: that of the table.
 
     Raises:
@@ -73,28 +76,30 @@ def read_rows(
     """
     if not path.is_file():
         raise BadValue(f"there is no table {path}.")
-    table = Table(path, delimiter)
-    header = table.header
-    for m, needed in columns.items():
-        if lacking := [c for c in needed if c not in header]:
-            raise BadValue(
-                f"{path.name} has no column {lacking[0]!r}, which modality {m!r} is read from.{near_miss(lacking[0], header)} "
-                f"It has {', '.join(header[:30])}{' ...' if len(header) > 30 else ''}. Columns are named as in the table of the "
-                "training data; of a modality that no row has, leave the cells empty."
-            )
-    folder = (path.parent if root is None else root).absolute()
-    inside = folder.resolve()
+    rows = Rows(path, delimiter, quotes=quotes, likely={c for w in wanted.values() for c in w.columns})
+    columns = Columns(rows)
+    for m, w in wanted.items():
+        for column in w.columns:
+            try:
+                columns.one(column)
+            except BadValue as error:
+                raise BadValue(
+                    f"modality {m!r} is read from the column {column!r}: {error} Columns are named as in the table of the training "
+                    "data; of a modality that no row has, leave the cells empty."
+                ) from None
+    place = Place.of((path.parent if root is None else root).absolute())
+    places = {m: [rows.places[c] for c in w.columns] for m, w in wanted.items()}
+    at = rows.places.get(id_column, len(rows.header)) if id_column else len(rows.header)
     found = []
-    for line in table.lines():
-        media: dict[str, Media] = {}
-        for m, names in columns.items():
-            one = media_of(kinds[m], [line.cells[c] for c in names], names, folder, inside)
-            if isinstance(one, tuple):
-                one = Faulty(*one)
-            if one is not None:
-                media[m] = Faulty("annotation", line.fault) if line.fault else one
-        name = line.cells.get(id_column, "") if id_column else ""
-        found.append(NewRow(name or f"line {line.number}", f"{path.name}, line {line.number}", media))
+    for row in rows:
+        padded = [*row.cells, *[""] * (len(rows.header) - len(row.cells)), ""]
+        media = {m: media_of(w, [padded[i] for i in places[m]], place) for m, w in wanted.items()}
+        if any(row.cells[len(rows.header) :]):
+            fault = Faulty("annotation", f"{len(row.cells)} cells where the header has {len(rows.header)}")
+            media = dict.fromkeys(wanted, fault)
+        name = padded[at] if at < len(rows.header) else ""
+        there = {m: one for m, one in media.items() if one is not None}
+        found.append(NewRow(name or f"line {row.first}", f"{path.name}, line {row.first}", there))
     if not found:
         raise BadValue(f"the table {path} has no rows below its header.")
     return found

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from mmzoo.data.preparing.listing import Listed
 from mmzoo.data.sources.source import Fault, Item, Recipe
-from mmzoo.data.store.classes import Counts
+from mmzoo.data.store.classes import Counts, listed_classes, remarks
 from mmzoo.data.store.splits import SPLITS, completed_split
 from mmzoo.data.store.store import UNUSED
+from mmzoo.errors import BadValue
 
 
 def with_meta_set(recipe: Recipe) -> bool:
@@ -44,6 +45,15 @@ def class_counts(listed: Listed, items: Sequence[Item], meta_set: bool) -> dict[
             of_class = Counter(items[r].label for r in parts[name])
             counts[split][name] = [of_class[label] for label in range(len(listed.classes))]
     return counts
+
+
+def class_lines(listed: Listed, recipe: Recipe) -> tuple[str, list[str]]:
+    """The classes of what is listed with their counts in a line, and what about them looks wrong."""
+    try:
+        counts = class_counts(listed, listed.items, with_meta_set(recipe))
+    except BadValue:  # too few for a split, which is told as an error
+        return "", []
+    return listed_classes(listed.classes, counts), remarks(listed.classes, counts)
 
 
 def untrained(listed: Listed, items: Sequence[Item], counts: Counts) -> list[Fault]:

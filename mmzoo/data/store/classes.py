@@ -14,8 +14,9 @@ NAMED = 5
 WORDS = {"train": "training", "slice": "meta-set", "holdout": "validation", "test": "test"}
 
 
-def listed_classes(classes: Sequence[str], totals: Sequence[int]) -> str:
+def listed_classes(classes: Sequence[str], counts: Counts) -> str:
     """The classes with how many samples each has, the most frequent first, in a line."""
+    totals = _totals(classes, counts)
     order = sorted(range(len(classes)), key=lambda c: (-totals[c], c))
     shown = [f"{_short(classes[c])} {totals[c]:,}" for c in order[:20]]
     if len(order) > 20:

@@ -25,7 +25,7 @@ from mmzoo.data.store.home import store_folders
 from mmzoo.data.store.meta import content_hash, meta_fault
 from mmzoo.errors import CorruptFile, unknown
 from mmzoo.io.files import write_json
-from mmzoo.io.schema import TEXT, Form, each, items, misfit, or_null
+from mmzoo.io.schema import FLAG, TEXT, Form, each, items, misfit, optional, or_null
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,14 @@ META, INDEX, PRESENT, PREPARED = "meta.json", "index.csv", "present.npy", "prepa
 #: how the columns of a split are called in index.csv, and what stands there for an item that the split does not use
 SPLIT, GROUP, UNUSED = "split:", "group:", "-"
 SIDES = ("train", "holdout", "test", "", UNUSED)
-_TABLE: Form = {"columns": each(items(TEXT)), "id": or_null(TEXT), "delimiter": or_null(TEXT), "tokenizers": each(TEXT)}
+_TABLE: Form = {
+    "columns": each(items(TEXT)),
+    "id": or_null(TEXT),
+    "delimiter": or_null(TEXT),
+    "tokenizers": each(TEXT),
+    "quotes": optional(FLAG),
+    "levels": optional(each(each(items(TEXT)))),
+}
 
 
 def array_name(modality: str, part: str = "") -> str:
@@ -129,14 +136,22 @@ class DataStore:
 
     @cached_property
     def table(self) -> dict[str, Any]:
-        """How the table was read that it was made from: `columns` by modality, column of the `id`, `delimiter`, and
-        `tokenizers`, folders by modality. Empty where nothing is noted. No part of the content."""
-        usual: dict[str, Any] = {"columns": {}, "id": None, "delimiter": None, "tokenizers": {}}
+        """How the table was read that it was made from: `columns` by modality, column of the `id`, `delimiter`,
+        `quotes`, `levels`, words of columns by modality, and `tokenizers`, folders by modality. Empty where nothing is
+        noted. No part of the content."""
+        usual: dict[str, Any] = {
+            "columns": {},
+            "id": None,
+            "delimiter": None,
+            "tokenizers": {},
+            "quotes": True,
+            "levels": {},
+        }
         try:
             noted = json.loads((self.folder / PREPARED).read_text(encoding="utf-8"))["table"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return usual
-        return usual if misfit(noted, _TABLE) else {k: noted[k] for k in usual}
+        return usual if misfit(noted, _TABLE) else {k: noted.get(k, v) for k, v in usual.items()}
 
     @cached_property
     def index(self) -> Sequence[Row]:

@@ -179,7 +179,7 @@ def test_split_and_group_columns(folder: Path) -> None:
         ("length: 8", "lenght: 8", "Did you mean 'length'"),
         ("length: 8", "length: many", "must be a whole number"),
         ("length: 8", "length: 1", "from 4 to"),
-        ("columns: [x, y]", "columns: x", "list of different columns"),
+        ("columns: [x, y]", "columns: [x, x]", "list of different columns"),
         ("features: vector", "features: 3", "kind must be one of"),
         ("name: mine", "name: mine\nclasses: [a]", "two or more"),
         ("name: mine", "name: mine\nreading: {sise: 3}", "Did you mean 'size'"),
@@ -202,7 +202,7 @@ def test_faults_of_a_manifest(folder: Path, old: str, new: str, part: str) -> No
     [
         (b"", "is empty"),
         (b"\n\n", "is empty"),
-        (b"id,label,label\n", "is there twice"),
+        (b"id,label,label\n", "the column 'label' more than once"),
         (b"\xff\xfea", "not UTF-8"),
         (b'id,label,title,more,x,y,features\n1,a,"open', "line 2: cannot be read as a row"),
         (b"id,label,title,more,x,y,features\n", "0 classes"),

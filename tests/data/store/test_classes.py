@@ -52,5 +52,7 @@ def test_sets_that_lack_classes() -> None:
 
 
 def test_classes_are_listed_with_their_counts() -> None:
-    assert listed_classes(["a", "b"], [3, 1200]) == "2 classes: 'b' 1,200, 'a' 3"
-    assert listed_classes([f"c{i}" for i in range(30)], list(range(30))).endswith("and 10 more, down to 'c0' 0")
+    assert listed_classes(["a", "b"], {"hash": {"train": [3, 1200]}}) == "2 classes: 'b' 1,200, 'a' 3"
+    assert listed_classes([f"c{i}" for i in range(30)], {"hash": {"test": list(range(30))}}).endswith(
+        "and 10 more, down to 'c0' 0"
+    )
