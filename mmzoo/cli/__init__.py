@@ -20,6 +20,7 @@ COMMANDS = (
     "tune",
     "report",
     "reproduce",
+    "gradcam",
     "compare",
     "runs",
     "status",

@@ -39,6 +39,10 @@ class Document:
 
 
 def table_document(printed: Printed, cells: Sequence[Compared], found: Mapping[str, Found]) -> Document:
+    if not found:
+        return Document(
+            printed.name, printed.place, notes=["None of its data sets is among those that were asked for."]
+        )
     shown = [paper_table(printed, cells, found)]
     shown += [comparison_table(printed, cells, d, f) for d, f in found.items() if d in printed.columns]
     notes = [*printed.notes]
