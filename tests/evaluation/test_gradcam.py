@@ -60,9 +60,12 @@ def test_the_closed_form_of_a_mean_under_a_linear_classifier() -> None:
     inputs = {"image": torch.randn(2, 3, 8, 8).double(), "other": torch.randn(2, 3).double()}
     target = torch.tensor([1, 3])
     maps = model.encoders["image"].block(0, inputs["image"]).detach()
-    weight = next(p for p in model.head.parameters() if p.shape == (4, 5 + model.encoders["other"].out_dim))[
-        :, :5
-    ].detach()
+    weight = torch.autograd.functional.jacobian(  # of the logits by the features of the image
+        lambda z: model.outputs({"image": z, "other": torch.zeros(1, model.encoders["other"].out_dim).double()}).logits[
+            0
+        ],
+        torch.zeros(1, 5).double(),
+    )[:, 0]
     # The derivative of the logit by each position is the weight of the channel over the number of positions.
     expected = torch.einsum("bk,bkhw->bhw", weight[target] / 16, maps).relu()
     expected = torch.nn.functional.interpolate(expected[:, None], (8, 8), mode="bilinear", align_corners=False)[:, 0]
