@@ -190,7 +190,7 @@ def wait(process: subprocess.Popen[bytes], out: Path, draw: random.Random) -> No
 
 def starts(out: Path) -> dict[str, list[int]]:
     """By run: the epoch at which each session began."""
-    found = logged(out, r"process \d+ on \S+ (?:starts at|goes on after) epoch (\d+)")
+    found = logged(out, r"process \d+ on \S+ (?:starts at|resumes after) epoch (\d+)")
     return {run_id: [int(e) for e in epochs] for run_id, epochs in found.items()}
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmzoo.benchmark.bench import Events, Execution, run_bench
 from mmzoo.benchmark.execution.torchrun import processes
-from mmzoo.benchmark.planning.data_defaults import make_missing
-from mmzoo.benchmark.planning.plan import make_plan
-from mmzoo.benchmark.planning.planned import Planned, to_do
+from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.report import render
 from mmzoo.benchmark.reporting.tables import to_csv
 from mmzoo.benchmark.results.store import Store
-from mmzoo.benchmark.scheduling.launchers import launch
-from mmzoo.benchmark.scheduling.worker_loop import Order, Progress
-from mmzoo.benchmark.tune import tuned_plan
+from mmzoo.benchmark.scheduling.progress import display
+from mmzoo.benchmark.scheduling.worker_loop import Progress
 from mmzoo.config.grammar import parse_seeds
 from mmzoo.config.spec import BenchSpec
 from mmzoo.errors import BadValue, MmzooError
-from mmzoo.registry.plugins import catalogue
-from mmzoo.trackers.base import check_trackers
 
 Row = dict[str, Any]
 
@@ -54,15 +52,31 @@ class Rows(list[Row]):
         return render(self, self.asked, self.store, fmt, [*views, *(["stats"] if stats else [])])
 
 
-class _Told(Progress):
-    """Tells a function of every row."""
+class _Notified(Progress):
+    """Passes on to another listener, and calls a function with every row."""
 
-    def __init__(self, on_row: Callable[[Row], None]) -> None:
+    def __init__(self, to: Progress, on_row: Callable[[Row], None]) -> None:
         super().__init__()
-        self._on_row = on_row
+        self._to, self._on_row = to, on_row
+
+    def epoch(self, planned: Planned, done: int) -> None:
+        self._to.epoch(planned, done)
 
     def settled(self, planned: Planned, row: Row) -> None:
+        self._to.settled(planned, row)
         self._on_row(row)
+
+
+class _Calling(Events):
+    """The events of a call from Python. show: display the progress of the runs as the command does."""
+
+    def __init__(self, on_row: Callable[[Row], None], show: bool) -> None:
+        self._on_row, self._show = on_row, show
+
+    @contextlib.contextmanager
+    def progress(self, runs: Sequence[Planned]) -> Iterator[Progress]:
+        with display(runs, quiet=not self._show) as shown:
+            yield _Notified(shown, self._on_row)
 
 
 def bench(
@@ -74,6 +88,7 @@ def bench(
     epochs: int | None = None,
     preset: str = "default",
     settings: Mapping[str, Any] | None = None,
+    encoders: Mapping[str, str] | None = None,
     heads: Sequence[str] = (),
     overrides: Sequence[Mapping[str, Any]] = (),
     selection: str = "holdout",
@@ -87,31 +102,62 @@ def bench(
     device: str = "auto",
     workers: int = 1,
     checkpoint_every: float = 30.0,
+    progress: bool = False,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Rows:
-    """What `mmzoo bench` does with the flags of the same names, without printing. protocol: an older name of selection.
+    """Train and compare methods, as `mmzoo bench` does with the options of the same names.
 
-    Data that can be made without asking is made first. settings: what --set takes, e.g. {"ogm.alpha": 0.8}. on_row is told of every row that was missing and is there now.
-    What is in `out` already is not run again. One worker is this process; more are processes of their own. Raises
-    MmzooError for what the command refuses, and for a row that could not be kept; a run that fails is a row that says so.
+    Data sets that need no decision of yours are prepared first. Runs that are in `out` are not trained again.
+
+    Args:
+        method: The method that the benchmark is about, e.g. "ogm" or "dynamic_gap_lb+refit@sum".
+        baselines: Methods to compare it with.
+        datasets: Data sets, NAME or NAME:PRESET, or the path of a manifest of your own data.
+        seeds: A number of seeds, a list of seeds, or a text such as "5-14".
+        epochs: Epochs of every run; None for those of the data set.
+        preset: Training protocol of the data set: "default", "paper", "release" ...
+        settings: Parameters by dotted name, e.g. {"ogm.alpha": 0.8, "train.lr": 0.01}.
+        encoders: Modality -> encoder, e.g. {"audio": "resnet18"}, for other encoders than the data set's.
+        heads: Fusion heads. Each method that names no head is trained with each of them.
+        overrides: Sets of settings on top of `settings`. The benchmark is run under each.
+        selection: "holdout" (select the epoch on validation), "last" (train on all of training and take the last epoch) or "test"
+            (report test-set selection as well).
+        protocol: An older name of selection.
+        references: Whether to add unimodal baselines, plain joint training and the control.
+        floor: Whether to add linear baselines; None for data of your own only.
+        keep_weights: Whether to keep the weights of every run, for `mmzoo.load_run`.
+        tune: Trials of tuning for each method before its runs; None for no tuning.
+        track: Trackers, NAME or NAME:TARGET.
+        out: The results folder.
+        device: "auto", "cpu", "cuda", "cuda:1" ...
+        workers: Runs at a time. One is this process; more are processes of their own.
+        checkpoint_every: Seconds between two checkpoints of a run.
+        progress: Whether to display the progress of the runs on standard output.
+        on_row: Called with every row that this call adds.
+
+    Returns:
+        The rows of all runs of this benchmark, those included that were in `out`. A run that fails is a row with
+        the status "failed".
+
+    Raises:
+        MmzooError: The benchmark is faulty, or a row could not be written.
     """
-    from mmzoo.benchmark.execution.device import check_device
-
+    given = locals()
     if isinstance(baselines, str) or isinstance(datasets, str) or isinstance(heads, str):
         raise BadValue("baselines, datasets and heads are lists of names: ['ogm'], not 'ogm'.")
     if processes() > 1:
         raise BadValue(
             "mmzoo.bench is for one process. Under torchrun call the command: torchrun ... -m mmzoo bench ..."
         )
-    chosen = tuple(seeds) if not isinstance(seeds, (int, str)) else parse_seeds(str(seeds))
+    chosen = {**{f"encoder.{modality}": name for modality, name in (encoders or {}).items()}, **(settings or {})}
     spec = BenchSpec(
         method=method,
         baselines=tuple(baselines),
         datasets=tuple(datasets),
-        seeds=chosen,
+        seeds=tuple(seeds) if not isinstance(seeds, (int, str)) else parse_seeds(str(seeds)),
         epochs=epochs,
         preset=preset,
-        settings=tuple((settings or {}).items()),
+        settings=tuple(chosen.items()),
         references=references,
         floor=floor,
         heads=tuple(heads),
@@ -122,21 +168,16 @@ def bench(
         tune=tune,
         track=tuple(track),
     )
-    if tune is not None and tune < 1:
-        raise BadValue(f"tuning takes at least 1 trial, not {tune}.")
-    check_trackers(catalogue(), spec.track)
-    device = check_device(device)
-    make_plan(spec, catalogue(), stores=False, device=device)  # what is wrong with it is told before anything is made
+    execution = Execution(device, workers=workers, checkpoint_every=checkpoint_every, command=_call(given))
     store = Store(Path(out))
-    store.prepare()
-    make_missing(spec, catalogue())
-    plan = make_plan(spec, catalogue(), device=device)
-    if tune is not None:
-        plan = tuned_plan(plan, catalogue(), store, tune, device=device)
-    store.note_bench(plan.methods(), [vars(r) for r in plan.refused])
-    order = Order.of(to_do(plan, store), store, device=device, checkpoint_every=checkpoint_every)
-    progress = _Told(on_row)
-    launch(order, store, progress, workers=workers)
-    for message in progress.unsaved.values():
+    done = run_bench(spec, store, _Calling(on_row, progress), execution)
+    for message in done.unsaved.values():
         raise MmzooError(message)
-    return Rows(plan.rows(store), plan.asked(), store)
+    return Rows(done.plan.rows(store), done.plan.asked(), store)
+
+
+def _call(given: Mapping[str, Any]) -> str:
+    """The call of `bench` with these arguments, without those that are the default."""
+    defaults = {name: p.default for name, p in inspect.signature(bench).parameters.items()}
+    said = [f"{name}={value!r}" for name, value in given.items() if name != "on_row" and value != defaults[name]]
+    return f"mmzoo.bench({', '.join(said)})"

@@ -31,6 +31,7 @@ COMMANDS = (
     "list",
     "show",
     "plugins",
+    "docs",
 )
 
 #: commands that make rows: what they print is of less worth
@@ -92,6 +93,7 @@ def _main(argv: Sequence[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
         arguments = build_parser().parse_args(argv)
+        arguments.argv = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a module here
         if not hasattr(arguments, "command"):
             raise BadValue(f"the command {arguments.name!r} of a plugin sets no function: set_defaults(command=...).")
         if arguments.name in LASTING:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmzoo.cli.bench import add_spec_options, device_of, prepared_plan, spec_of, tune
+from mmzoo.benchmark.bench import Execution, prepared_plan, tune
+from mmzoo.cli.bench.listeners import Text
+from mmzoo.cli.bench.options import add_spec_options, spec_of
 from mmzoo.errors import BadValue
 
 
@@ -32,8 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise BadValue("--out is empty: name the folder of the results.")
     spec = spec_of(arguments)
     store = Store(Path(arguments.out))
-    plan = prepared_plan(spec, store, device_of(arguments.device))
-    tuned = tune(plan, store, arguments.tune, arguments.device)
+    execution, listener = Execution(arguments.device), Text()
+    execution.check()
+    plan = prepared_plan(spec, store, execution, listener)
+    tuned = tune(plan, store, arguments.tune, arguments.device, listener)
     table = Table(
         f"settings chosen on holdout over {arguments.tune} trials",
         ["data set", "method", "holdout as asked", "holdout chosen", "seconds", "backwards", "settings"],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from mmzoo.core.values import Batch
 from mmzoo.errors import Diverged, Incompatible
 from mmzoo.evaluation.scores import evaluate
 from mmzoo.training.run import Run, on_device
+from mmzoo.training.verbs import Phase
 
 _CURE = "A smaller learning rate (--set train.lr=...) or gradient clipping (--set train.clip=1) usually helps."
 
@@ -61,14 +63,21 @@ def fit(
     pooled: bool = False,
     choose: bool = True,
 ) -> Selection:
-    """Train to the end, choosing the epoch on holdout, and let the strategy finish (`Strategy.finish`).
+    """Train to the end, select the epoch on validation, and let the strategy finish (`Strategy.finish`).
 
-    holdout: gives the holdout batches; the run itself never sees them. None: there is none, and a schedule that watches its loss
-    watches that of training. choose: False for the last epoch, whatever holdout says. on_epoch is called after every epoch with its
-    record, on_candidate with its number whenever the weights at hand are about to be offered for selection. pooled: the batches
-    of holdout are one process's part, and scores are over those of all. A run that was
-    stopped before its first epoch is scored as it stands, as epoch -1. Raises Diverged, naming epoch and loss term, at
-    the end of an epoch with a value that is not finite.
+    Args:
+        run: The run. One that was stopped before its first epoch is scored as it stands, as epoch -1.
+        holdout: Gives the validation batches, which the run never sees. None: there are none, and a schedule that watches their loss
+            watches that of training.
+        metric: The score that selects.
+        selection: The selection so far, of a run that resumes.
+        on_epoch: Called after every epoch with its record and the selection.
+        on_candidate: Called with the epoch whenever the present weights are about to be offered for selection.
+        choose: False for the last epoch, whatever validation says.
+        pooled: Whether the batches are this process's part, and scores are over those of all processes.
+
+    Raises:
+        Diverged: A value is not finite at the end of an epoch; names epoch and loss term.
     """
     selection = Selection() if selection is None else selection
 
@@ -84,24 +93,15 @@ def fit(
 
     while run.epoch < run.n_epochs and not run.stopped:
         epoch = run.epoch
-        try:
+        with _divergence_named(run):
             run.train_epoch()
-        except Incompatible as error:
-            # A method that checks what it is handed may notice first that training has blown up.
-            if run.finite():
-                raise
-            raise Diverged(f"epoch {epoch}: a loss is not finite. {_CURE}") from error
         scores = {} if holdout is None else scored()
-        # Before the epoch ends: a strategy may put other weights in place then, and those have not been scored.
         if choose:
-            offer(epoch, scores)
+            offer(epoch, scores)  # before the epoch ends: a strategy may then put weights in place that have no scores
         watched = scores["loss"] if scores else run.training_loss()
         logged = run.end_epoch(watched)
-        for name, value in {**logged, "holdout loss" if scores else "training loss": watched}.items():
-            if not math.isfinite(value):
-                raise Diverged(f"epoch {epoch}: {name} is {value}. {_CURE}")
-        last = run.stopped or run.epoch >= run.n_epochs
-        if choose and last and any(name.startswith("edit/") for name in logged):
+        _check_finite(epoch, {**logged, "holdout loss" if scores else "training loss": watched})
+        if choose and run.phase is Phase.ENDED and any(name.startswith("edit/") for name in logged):
             offer(epoch, scored())  # what the last epoch's end put in place is a candidate too, in a checkpoint as well
         on_epoch({"epoch": epoch, "train": logged, **({"holdout": scores} if scores else {})}, selection)
     if not choose:
@@ -110,6 +110,23 @@ def fit(
         offer(run.epoch - 1, scored())
     _choose_finish(run, selection, scored, offer_to)
     return selection
+
+
+@contextlib.contextmanager
+def _divergence_named(run: Run) -> Iterator[None]:
+    """A method that checks what it is handed may notice first that training has diverged: say that it has."""
+    try:
+        yield
+    except Incompatible as error:
+        if run.finite():
+            raise
+        raise Diverged(f"epoch {run.epoch}: a loss is not finite. {_CURE}") from error
+
+
+def _check_finite(epoch: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise Diverged(f"epoch {epoch}: {name} is {value}. {_CURE}")
 
 
 def _choose_finish(

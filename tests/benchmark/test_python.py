@@ -252,3 +252,14 @@ def test_files_of_a_run_from_outside_do_no_harm(how: str, kept: Path, tmp_path: 
     with pytest.raises((CorruptFile, MmzooError), match=folder.name):
         load_run(folder)
     assert not marker.exists()
+
+
+def test_a_call_can_show_its_progress_and_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given: dict[str, Any] = {**QUICK, "out": tmp_path / "r", "encoders": {"fou": "mlp"}}
+    (row,) = package.bench("ogm", progress=True, **given)  # type: ignore[operator]
+    assert capsys.readouterr().out.startswith("[1/1] mfeat ogm seed 0: ")
+    command = Store(tmp_path / "r").bench()["command"]
+    assert command.startswith("mmzoo.bench(method='ogm', seeds=1, epochs=2, encoders={'fou': 'mlp'}, ")
+    assert package.bench("ogm", **given) == [row] and capsys.readouterr().out == ""  # type: ignore[operator]
+    with pytest.raises(Incompatible, match="fou is vector, and encoder cnn takes image"):
+        package.bench("ogm", **{**given, "encoders": {"fou": "cnn"}})  # type: ignore[operator]

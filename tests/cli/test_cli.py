@@ -194,7 +194,10 @@ def test_bad_input_is_named_with_the_next_step(
 )
 def test_seeds_that_are_none(refused: Refused, given: str) -> None:
     message = refused("bench", *METHOD, "--plan", f"--seeds={given}")
-    assert message.startswith(f"seeds {given!r}: write how many (3), a list (0,4 or 7,) or a range (5-14)")
+    assert (
+        message.startswith(f"seeds {given[:20]!r}"[:-1])
+        and "write how many (3), a list (0,4 or 7,) or a range" in message
+    )
 
 
 @pytest.mark.parametrize("given", ["10001", "0-99999999999999", "123456789012"])

@@ -16,7 +16,7 @@ from mmzoo.benchmark.execution.team import Alone
 from mmzoo.core.model import MultimodalModel
 from mmzoo.errors import MmzooError
 from mmzoo.training.config import Training
-from mmzoo.training.loop import Selection, fit
+from mmzoo.training.loop import Selection
 from mmzoo.training.run import Run
 
 Saved = Mapping[str, Any]
@@ -79,8 +79,8 @@ class Fitting:
             state |= saved["others"][self.team.rank - 1]
         return self.kit.run(self.training, teachers=teachers, state=state), Selection(**saved["selection"])
 
-    def train(self, run: Run, selection: Selection, watcher: Watcher) -> None:
-        """To the end. Raises what `fit` raises, MmzooError where the processes' weights come apart."""
+    def loop(self, run: Run, selection: Selection, watcher: Watcher) -> dict[str, Any]:
+        """The arguments of `fit` for this training. It raises MmzooError where the processes' weights come apart."""
         kit = self.kit
         held = kit.loader("holdout", batch_size=self.eval_batch).part(*self.team.share) if kit.held_out else None
 
@@ -95,16 +95,15 @@ class Fitting:
                 watcher.save(run, chosen, [unpacked(each) for each in self.team.told(packed(own))[1:]])
             watcher.settled(run)
 
-        fit(
-            run,
-            held.batches if held else None,
-            metric=self.kit.data.metric,
-            selection=selection,
-            on_epoch=epoch_done,
-            on_candidate=lambda epoch: watcher.candidate(run, epoch),
-            pooled=self.team.size > 1,
-            choose=kit.spec.selection != "last",
-        )
+        return {
+            "holdout": held.batches if held else None,
+            "metric": self.kit.data.metric,
+            "selection": selection,
+            "on_epoch": epoch_done,
+            "on_candidate": lambda epoch: watcher.candidate(run, epoch),
+            "pooled": self.team.size > 1,
+            "choose": kit.spec.selection != "last",
+        }
 
     def _facts(self) -> dict[str, str]:
         whole = self.kit.whole

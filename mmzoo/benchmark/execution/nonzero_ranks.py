@@ -1,10 +1,9 @@
-"""A process after the first of those that train together: it trains what that one hands out, and keeps nothing."""
+"""The non-zero ranks of a distributed run: they train what rank 0 hands out, and write nothing."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from mmzoo.benchmark.execution import memory
@@ -17,12 +16,13 @@ from mmzoo.config.spec import RunSpec
 from mmzoo.core.precision import tf32
 from mmzoo.registry import Catalogue
 from mmzoo.registry.plugins import catalogue
+from mmzoo.training.loop import fit
 
 
 def job_of(
     spec: RunSpec, teachers: Mapping[str, RunSpec], *, device: str, micro_batch: int | None, eval_batch: int
 ) -> dict[str, Any]:
-    """All that a follower has to be told of a run, as plain data."""
+    """All that a non-zero rank needs to know of a run, as plain data."""
     return {
         "spec": spec.as_dict(),
         "teachers": {m: t.as_dict() for m, t in teachers.items()},
@@ -36,8 +36,8 @@ def follow(team: Team) -> int:
     """Do jobs until the first process has no more. Returns its exit code."""
     while "end" not in (job := team.next_order()):
         device = check_device(job["device"])
-        with contextlib.suppress(Exception):  # the first process says what came of it
-            team.together(partial(_train, team, catalogue(), job, device), device)
+        with contextlib.suppress(Exception), team.together(device):  # rank 0 says what came of it
+            _train(team, catalogue(), job, device)
         memory.free(device)
     return int(job["end"])
 
@@ -53,4 +53,4 @@ def _train(team: Team, catalogue: Catalogue, job: Mapping[str, Any], device: str
     with tf32(spec.training.tf32):
         fitting = Fitting(kit, training, team, eval_batch=job["eval_batch"])
         run, selection, _ = fitting.begin(teachers, None, Watcher())
-        fitting.train(run, selection, Watcher())
+        fit(run, **fitting.loop(run, selection, Watcher()))

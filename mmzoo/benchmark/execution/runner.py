@@ -38,18 +38,23 @@ def run_one(
     bench: str = "",
     crowded: Callable[[], bool] = lambda: False,
 ) -> Row:
-    """Train and score one run and write its row; the row alone if it is there already.
+    """Train and score one run and write its row; return the row alone where it is in the store.
 
-    Continues from the run's checkpoint where there is one. checkpoint_every: seconds between checkpoints, which are
-    taken between epochs: a kill costs at most that and the epoch under way, with what a strategy tries out in it.
-    on_epoch is told how many epochs are done, and of how many. bench: which bench asks. A run that diverges, that turns
-    out not to be possible, or that has taken several processes of this bench down with it, gives a row that says so. The
-    runs that it learns from are done first where the store lacks them or their weights.
+    Resumes from the checkpoint where there is one. Teachers that the store lacks are trained first. A run that diverges,
+    turns out to be impossible, or has repeatedly killed its process gives a row that says so.
 
-    crowded: whether other processes may take of the device's memory, so that a smaller micro-batch is not the first cure.
+    Args:
+        planned, catalogue, store: The run, where its parts come from, and where its row goes.
+        device: Where it is trained.
+        checkpoint_every: Seconds between checkpoints, taken between epochs: a kill costs at most that and one epoch.
+        on_epoch: Called with the number of epochs done and of all.
+        bench: Name of the benchmark that asks.
+        crowded: Whether other processes may use the device's memory, so that waiting may help where it runs out.
 
-    Raises Claimed while another process works on it or on one that it learns from, Crowded where memory runs out and is
-    crowded, MmzooError where the store cannot be written to.
+    Raises:
+        Claimed: Another process works on it, or on one of its teachers.
+        Crowded: Memory ran out while others used the device.
+        MmzooError: The store cannot be written to.
     """
     run_id = planned.spec.run_id
     row = store.finished(run_id, weights=planned.keep, peers=planned.peers)
@@ -61,65 +66,24 @@ def run_one(
         row = store.finished(run_id, weights=planned.keep, peers=planned.peers)  # another may have ended it meanwhile
         if row is None:
             stack.enter_context(_warnings_logged(lambda text: store.log(run_id, text)))
-            teach = partial(
-                run_one,
-                catalogue=catalogue,
-                store=store,
-                device=device,
-                checkpoint_every=checkpoint_every,
-                bench=bench,
-                crowded=crowded,
-            )
-            row = _run(
-                Session(
-                    planned,
-                    catalogue,
-                    store,
-                    device=device,
-                    checkpoint_every=checkpoint_every,
-                    on_epoch=on_epoch,
-                    held=held,
-                    teach=teach,
-                    crowded=crowded,
-                )
-            )
+            shared: dict[str, Any] = {"device": device, "checkpoint_every": checkpoint_every, "crowded": crowded}
+            teach = partial(run_one, catalogue=catalogue, store=store, bench=bench, **shared)
+            row = _run(Session(planned, catalogue, store, on_epoch=on_epoch, held=held, teach=teach, **shared))
         held.release(done=True)
     return row
 
 
 def _run(session: Session) -> Row:
     """The row of a run, written."""
-    planned, store = session.planned, session.store
-    spec = planned.spec
-    before = store.finished(spec.run_id)
+    before = session.store.finished(session.planned.spec.run_id)
     started = time.time()
     forget_peak(session.device)
-    row: Row = {
-        "schema": SCHEMA,
-        "run_id": spec.run_id,
-        "config_id": spec.config_id,
-        "dataset": planned.dataset,
-        "method": planned.method,
-        "label": planned.label,
-        "modality": planned.modality,
-        "seed": spec.seed,
-        "status": "ok",
-        "reason": "",
-        "metrics": {},
-        "cost": {},
-        "hashes": {},
-        "teachers": {},
-        "warnings": {},
-        "record": {},
-        "spec": spec.as_dict(),
-    }
-    if spec.tuning is not None:
-        row["tuning"] = summary(store.tuning(spec.tuning["study"]), spec.tuning["trials"])
+    row = _unscored(session)
     session.trackers.start(row)
     try:
         session.check_deaths()
         with local_code.frozen():
-            check_identity(session.catalogue, spec)
+            check_identity(session.catalogue, session.planned.spec)
             row |= session.train_and_score()
         check_finite(row["metrics"], "test")
     except Claimed:
@@ -137,9 +101,39 @@ def _run(session: Session) -> Row:
             raise
         row |= {"status": "failed", "reason": f"{told(error)}: code must not end its process"}
         session.log(traceback.format_exc())
-    if before is not None and row["status"] not in FINAL:
-        session.trackers.end(row)
-        return row  # only the weights or the peers' protocol were wanted: what was scored stays
+    # Where only the weights or the test-set selection were wanted, what was scored before stays.
+    if before is None or row["status"] in FINAL:
+        _write(session, row, started)
+    session.trackers.end(row)
+    if row["status"] in FINAL:
+        session.checkpoint.forget()
+    return row
+
+
+def _unscored(session: Session) -> Row:
+    """The row of a run before it has begun."""
+    planned, spec = session.planned, session.planned.spec
+    row: Row = {
+        "schema": SCHEMA,
+        "run_id": spec.run_id,
+        "config_id": spec.config_id,
+        "dataset": planned.dataset,
+        "method": planned.method,
+        "label": planned.label,
+        "modality": planned.modality,
+        "seed": spec.seed,
+        "status": "ok",
+        "reason": "",
+        **{key: {} for key in ("metrics", "cost", "hashes", "teachers", "warnings", "record")},
+        "spec": spec.as_dict(),
+    }
+    if spec.tuning is not None:
+        row["tuning"] = summary(session.store.tuning(spec.tuning["study"]), spec.tuning["trials"])
+    return row
+
+
+def _write(session: Session, row: Row, started: float) -> None:
+    """Add times and environment to a row, and write it."""
     session.write_history()
     row["timing"] = {
         "seconds": session.train_seconds + session.teacher_seconds,
@@ -149,12 +143,8 @@ def _run(session: Session) -> Row:
     if row["teachers"]:
         row["timing"]["seconds_teachers"] = session.teacher_seconds
     row["environment"] = environment(session.device)
-    store.write(row)
+    session.store.write(row)
     session.log(f"ends: {row['status']}{row['reason'] and ': '}{row['reason']}")
-    session.trackers.end(row)
-    if row["status"] in FINAL:
-        session.checkpoint.forget()
-    return row
 
 
 @contextlib.contextmanager

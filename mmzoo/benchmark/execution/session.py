@@ -7,7 +7,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from mmzoo.benchmark.execution import memory
@@ -28,14 +28,13 @@ from mmzoo.benchmark.execution.scoring import (
     score,
     still_improving,
 )
-from mmzoo.benchmark.execution.teachers import Row, taught
+from mmzoo.benchmark.execution.teachers import Row, Teachers, load_teachers
 from mmzoo.benchmark.execution.team import Alone
 from mmzoo.benchmark.execution.torchrun import team
 from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.planning.refusals import inert
 from mmzoo.benchmark.results.leases import Claim
 from mmzoo.benchmark.results.store import Store
-from mmzoo.core.model import MultimodalModel
 from mmzoo.core.precision import tf32
 from mmzoo.data.loading.datamodule import DataModule, Loader
 from mmzoo.errors import MmzooError
@@ -44,7 +43,7 @@ from mmzoo.evaluation.metrics import classification
 from mmzoo.evaluation.predictions import EVAL_BATCH
 from mmzoo.registry import Catalogue
 from mmzoo.trackers.base import Trackers
-from mmzoo.training.loop import Selection
+from mmzoo.training.loop import Selection, fit
 from mmzoo.training.run import Run
 
 #: processes of one bench that may die in a row while they run the same run, no epoch done
@@ -156,7 +155,8 @@ class Session(Watcher):
         self.store.note_micro_batch(spec.data_id, run.training.micro_batch or spec.training.batch_size, facts)
 
     # ------------------------------------------------------------------ one attempt
-    def _attempt(self, whole: DataModule, saved: dict[str, Any] | None, micro: int | None) -> Row:
+    def _attempt(self, whole: DataModule, saved: Saved | None, micro: int | None) -> Row:
+        """Train and score, and gather the row. `fit` is called here, so that a step is few frames away from `run_one`."""
         spec = self.planned.spec
         kit = Kit(self.catalogue, spec, whole, self.device, share=self.team.share)
         initial = model_hash(kit.model)
@@ -164,40 +164,21 @@ class Session(Watcher):
         micro = spec.training.micro_batch if self._least is None else micro
         limited = micro != spec.training.micro_batch
         self.eval_batch = min(EVAL_BATCH, micro) if limited and micro else EVAL_BATCH
-        with_teachers = "teachers" in kit.requires
-        teachers = taught(self.planned, self.catalogue, self.store, whole, self.teach) if with_teachers else {}
-        rows = [row for _, row in teachers.values()]
-        self.teacher_seconds = sum(row["timing"]["seconds"] for row in rows)
-        # A pass over one of M modalities is 1/M of one over the whole model.
-        lessons = {k: sum(row["cost"][k] for row in rows) / len(kit.model.modalities) for k in ("forward", "backward")}
-        set_threads(kit.model, self.device)  # after the teachers, which may have been trained here
-
-        models = {m: teacher for m, (teacher, _) in teachers.items()}
-        training = spec.training.replace(micro_batch=micro)
-        fitting = Fitting(kit, training, self.team, eval_batch=self.eval_batch)
-        learned_from = {str(t.modality): t.spec for t in self.planned.teachers if str(t.modality) in models}
-        self.team.order(job_of(spec, learned_from, device=self.device, micro_batch=micro, eval_batch=self.eval_batch))
-        run, selection = self.team.together(lambda: self._fit(fitting, models, saved), self.device)
+        teachers = self._teachers(kit)
+        fitting = Fitting(kit, spec.training.replace(micro_batch=micro), self.team, eval_batch=self.eval_batch)
+        sources = {str(t.modality): t.spec for t in self.planned.teachers if str(t.modality) in teachers.models}
+        self.team.order(job_of(spec, sources, device=self.device, micro_batch=micro, eval_batch=self.eval_batch))
+        with self.team.together(self.device):
+            run, selection, saved = fitting.begin(teachers.models, saved, self)
+            self._begin(run, saved, kit)
+            fit(run, **fitting.loop(run, selection, self))
+            self._count_seconds()
         differs = per_process(run, kit, self.team.size)
-        metrics, chosen = score(run, kit, selection, batch_size=self.eval_batch)
-        data = kit.data
-        files = {"predictions": write_predictions(self.store, spec.run_id, chosen, data)}
-        if self.planned.peers:
-            metrics["peers"] = peers_scores(self.watched, data.metric, metrics)
-        if self.planned.keep:
-            files |= write_weights(self.store, spec.run_id, run) | write_inputs(self.store, spec.run_id, data)
-        for note in inert(self.catalogue, spec.parts, spec.training):
-            run.warn(note)
-        if limited:
-            run.warn(memory.note(kit.model, micro))
-        for note in whole.notes:
-            run.warn(note)
-        size = complexity(run.model, run.strategy, next(on_device(kit.train, run.device)))
-        if reason := size.pop("uncounted", None):
-            run.warn(f"the operations of this model could not be counted ({reason})")
+        scored = self._scored(run, kit, selection)
+        size = self._warned(run, kit, micro if limited else None)
         return {
-            "metrics": metrics,
-            **({"bayes": data.best} if data.best is not None and data.metric == "acc" else {}),
+            **scored,
+            **({"bayes": kit.data.best} if kit.data.best is not None and kit.data.metric == "acc" else {}),
             "micro_batch": micro,
             "processes": self.team.size,
             **({"per_process": differs} if differs else {}),
@@ -206,40 +187,69 @@ class Session(Watcher):
                 self.history, selection.epoch if spec.selection != "last" else None, run.n_epochs
             ),
             "record": ends(self.history),
-            "cost": {
-                "train_items": kit.train.n_seen,
-                "forward": round(run.cost.forward + lessons["forward"], 6),
-                "backward": round(run.cost.backward + lessons["backward"], 6),
-                **size,
-                **({"teachers": {k: round(v, 6) for k, v in lessons.items()}} if teachers else {}),
-            },
-            "hashes": {
-                "split": whole.split_hash,
-                "recipe": whole.recipe_hash,
-                "initial_weights": initial,
-                "weights": model_hash(run.model),
-                "batch_order": order_hash(kit.train, spec.seed),
-                **files,
-            },
+            "cost": {"train_items": kit.train.n_seen, **size, **teachers.cost(run.cost)},
+            "hashes": {**self._hashes(run, kit), "initial_weights": initial, **scored["hashes"]},
             "teachers": {
-                m: {"run_id": row["run_id"], "weights": row["hashes"]["weights"]} for m, (_, row) in teachers.items()
+                m: {"run_id": r["run_id"], "weights": r["hashes"]["weights"]} for m, r in teachers.rows.items()
             },
         }
 
-    def _fit(
-        self, fitting: Fitting, teachers: Mapping[str, MultimodalModel], saved: Saved | None
-    ) -> tuple[Run, Selection]:
-        run, selection, saved = fitting.begin(teachers, saved, self)
+    def _teachers(self, kit: Kit) -> Teachers:
+        """The teachers of the run, trained first where the store lacks them."""
+        wants = "teachers" in kit.requires
+        found = load_teachers(self.planned, self.catalogue, self.store, kit.whole, self.teach) if wants else {}
+        set_threads(kit.model, self.device)  # after the teachers, which may have been trained here
+        models = {m: model for m, (model, _) in found.items()}
+        teachers = Teachers(models, {m: row for m, (_, row) in found.items()}, len(kit.model.modalities))
+        self.teacher_seconds = teachers.seconds
+        return teachers
+
+    def _begin(self, run: Run, saved: Saved | None, kit: Kit) -> None:
+        """Take up the records of the checkpoint, if there is one, and note that the run is at work."""
         self.history = [] if saved is None else list(saved["history"])
         self.watched = [] if saved is None else list(saved["watched"])
         self.train_seconds = 0.0 if saved is None else float(saved["seconds"])
         self._started(
-            run, "starts at epoch 0" if saved is None else f"goes on after epoch {run.epoch} of {run.n_epochs}"
+            run, "starts at epoch 0" if saved is None else f"resumes after epoch {run.epoch} of {run.n_epochs}"
         )
-        self._test = fitting.kit.loader("test", batch_size=self.eval_batch) if self.planned.peers else None
-        fitting.train(run, selection, self)
-        self._count_seconds()
-        return run, selection
+        self._test = kit.loader("test", batch_size=self.eval_batch) if self.planned.peers else None
+
+    def _scored(self, run: Run, kit: Kit, selection: Selection) -> Row:
+        """The scores of the selected epoch; predictions and weights are written, with their hashes."""
+        metrics, chosen = score(run, kit, selection, batch_size=self.eval_batch)
+        hashes = {"predictions": write_predictions(self.store, self.planned.spec.run_id, chosen, kit.data)}
+        if self.planned.peers:
+            metrics["peers"] = peers_scores(self.watched, kit.data.metric, metrics)
+        if self.planned.keep:
+            hashes |= write_weights(self.store, self.planned.spec.run_id, run)
+            hashes |= write_inputs(self.store, self.planned.spec.run_id, kit.data)
+        return {"metrics": metrics, "hashes": hashes}
+
+    def _warned(self, run: Run, kit: Kit, limit: int | None) -> Row:
+        """The size and operations of the model. Warns the run of all that a reader of its row has to know.
+
+        Args:
+            limit: The micro-batch that memory has forced; None where it has not.
+        """
+        spec = self.planned.spec
+        for note in inert(self.catalogue, spec.parts, spec.training):
+            run.warn(note)
+        if limit is not None:
+            run.warn(memory.note(kit.model, limit))
+        for note in kit.whole.notes:
+            run.warn(note)
+        size = complexity(run.model, run.strategy, next(on_device(kit.train, run.device)))
+        if reason := size.pop("uncounted", None):
+            run.warn(f"the operations of this model could not be counted ({reason})")
+        return size
+
+    def _hashes(self, run: Run, kit: Kit) -> Row:
+        return {
+            "split": kit.whole.split_hash,
+            "recipe": kit.whole.recipe_hash,
+            "weights": model_hash(run.model),
+            "batch_order": order_hash(kit.train, self.planned.spec.seed),
+        }
 
     def _count_seconds(self) -> None:
         """The seconds of training so far, without those spent on the test set for the column of the peers' protocol."""

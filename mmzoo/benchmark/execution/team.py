@@ -6,7 +6,8 @@ import contextlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -42,9 +43,9 @@ class Alone:
     def order(self, job: Mapping[str, Any]) -> None:
         """Have the others do a job with this process, which then calls `together`."""
 
-    def together(self, work: Callable[[], T], device: str) -> T:
-        """work(), done by all at once; what it raises in any process is raised in all."""
-        return work()
+    def together(self, device: str) -> AbstractContextManager[None]:
+        """A block that all processes do at once; what it raises in any of them is raised in all."""
+        return contextlib.nullcontext()
 
     def handed(self, value: T) -> T:
         """What the first process has, in all."""
@@ -93,12 +94,13 @@ class Team(Alone):
             self._wait([f"heard/{r}" for r in range(1, self.size)], FAREWELL)
 
     # ------------------------------------------------------------------ a job
-    def together(self, work: Callable[[], T], device: str) -> T:
+    @contextlib.contextmanager
+    def together(self, device: str) -> Iterator[None]:
         key = f"done/{self._job}"
         error: BaseException | None = None
         try:
             self._form(device)
-            result = work()
+            yield
         except BaseException as raised:
             if is_stop(raised):
                 raise
@@ -112,7 +114,7 @@ class Team(Alone):
         self._store.set(f"{key}/{self.rank}", "")
         self._wait([f"{key}/{r}" for r in range(self.size)], PATIENCE + 60)
         if not self._store.add(f"{key}/failed", 0):
-            return result
+            return
         self._wait([f"{key}/why"], PATIENCE)
         why = json.loads(self._store.get(f"{key}/why"))
         # Being left gives no MmzooError: one that is raised here is what this process says of the same matter.

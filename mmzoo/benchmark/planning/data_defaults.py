@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterable
@@ -63,24 +62,18 @@ def to_make(texts: Iterable[str], catalogue: Catalogue, settings: tuple[tuple[st
 def make_missing(
     bench: BenchSpec,
     catalogue: Catalogue,
-    progress: Callable[[], AbstractContextManager[Progress]] | None = None,
-    on_made: Callable[[Prepared], None] = lambda made: None,
+    progress: Callable[[], AbstractContextManager[Progress]],
+    on_made: Callable[[Prepared], None],
 ) -> None:
     """Make what the data sets of a bench lack and can be made without asking, before it is planned with its run ids.
 
-    progress: opens what is told of each as it goes (None: nobody is). on_made is told of what was not there before.
+    progress: opens what is told of each as it goes. on_made is told of what was not there before.
     """
     for text in to_make(bench.datasets, catalogue, bench.settings):
-        with _silent() if progress is None else progress() as telling:
+        with progress() as telling:
             made = make(text, catalogue, bench.settings, telling)
         if made.made:
             on_made(made)
-
-
-def _silent() -> AbstractContextManager[Progress]:
-    from mmzoo.data.preparing.prepare import Progress
-
-    return contextlib.nullcontext(Progress())
 
 
 def make(text: str, catalogue: Catalogue, settings: tuple[tuple[str, Any], ...], progress: Progress) -> Prepared:

@@ -11,9 +11,10 @@ from mmzoo.benchmark.planning.planned import Plan, Planned, Refused
 from mmzoo.benchmark.planning.refusals import chooses_after, lacks_meta_set, obstacle
 from mmzoo.benchmark.planning.wanted import UNIMODAL, Wanted, wanted_methods
 from mmzoo.config.datasets import register_manifests
+from mmzoo.config.grammar import MethodText
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
-from mmzoo.config.spec import BenchSpec, Method
+from mmzoo.config.spec import BenchSpec, Method, Role
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.registry import Catalogue, Entry
 from mmzoo.training.config import open_epochs
@@ -42,8 +43,9 @@ def make_plan(bench: BenchSpec, catalogue: Catalogue, *, stores: bool = True, de
         Incompatible: The method that the bench is about cannot work on any of the data sets.
     """
     register_manifests(catalogue, bench.datasets)
+    asked = bench.asked  # a method's text is parsed here, and only here
     variants = [
-        _plan_variant(replace(bench, settings=(*bench.settings, *override)), catalogue, stores=stores, device=device)
+        _plan_variant(replace(bench, settings=(*bench.settings, *override)), asked, catalogue, stores, device)
         for override in bench.overrides or ((),)
     ]
     _check_training([v.settings for v in variants])
@@ -57,10 +59,12 @@ def make_plan(bench: BenchSpec, catalogue: Catalogue, *, stores: bool = True, de
     return plan
 
 
-def _plan_variant(bench: BenchSpec, catalogue: Catalogue, *, stores: bool, device: str) -> _Variant:
+def _plan_variant(
+    bench: BenchSpec, asked: Sequence[tuple[MethodText, Role]], catalogue: Catalogue, stores: bool, device: str
+) -> _Variant:
     settings = Settings(catalogue, bench.settings)
-    wanted = wanted_methods(bench, catalogue, settings)
     last = bench.selection == "last"
+    wanted = wanted_methods(asked, catalogue, settings, references=bench.references, without_meta_set=last)
     runs: list[Planned] = []
     refused: list[Refused] = []
     entries: dict[str, Entry] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from mmzoo.config.grammar import MethodText, parse_method, shown
 from mmzoo.config.methods import acts_after, canonical, renamed, resolve_method, without_slice
 from mmzoo.config.settings import Settings
-from mmzoo.config.spec import BenchSpec, Method, Role
+from mmzoo.config.spec import Method, Role
 from mmzoo.registry import Catalogue
 
 #: the references of every bench; the last two with each head that a method of the bench uses
@@ -24,21 +24,29 @@ class Wanted:
     spared: bool = False
 
 
-def wanted_methods(bench: BenchSpec, catalogue: Catalogue, settings: Settings) -> list[Wanted]:
-    """The methods in the order of the tables, each once.
+def wanted_methods(
+    asked: Sequence[tuple[MethodText, Role]],
+    catalogue: Catalogue,
+    settings: Settings,
+    *,
+    references: bool,
+    without_meta_set: bool = False,
+) -> list[Wanted]:
+    """The methods in the order of the tables, each once: those of `BenchSpec.asked`, and the references.
 
     A method that learns from the meta set is not trained on it. So that its difference to plain training does not
-    measure the missing labels, plain and control then come once more, without the meta set too.
+    measure the missing labels, plain and control then come once more, without the meta set too. without_meta_set: what can learn
+    from training samples instead does so.
     """
-    asked = [Wanted(resolve_method(catalogue, text, settings), role) for text, role in bench.asked]
-    if bench.selection == "last":  # all published training samples, for whatever can be learned from them
-        asked = [replace(w, method=without_slice(catalogue, w.method)) for w in asked]
-    if not bench.references:
-        return _unique(asked)
-    joint = [w.method for w in asked if not w.method.each_modality]
+    named = [Wanted(resolve_method(catalogue, text, settings), role) for text, role in asked]
+    if without_meta_set:
+        named = [replace(w, method=without_slice(catalogue, w.method)) for w in named]
+    if not references:
+        return _unique(named)
+    joint = [w.method for w in named if not w.method.each_modality]
     joint = joint or [resolve_method(catalogue, PLAIN, settings)]
-    references = [*_references(joint, catalogue, settings), resolve_method(catalogue, UNIMODAL, settings)]
-    every = [*asked, *(Wanted(method, "reference") for method in references)]
+    compared = [*_references(joint, catalogue, settings), resolve_method(catalogue, UNIMODAL, settings)]
+    every = [*named, *(Wanted(method, "reference") for method in compared)]
     learning = [w.method for w in every if w.method.uses_slice]
     spared = [Wanted(method, "reference", spared=True) for method in _references(learning, catalogue, settings)]
     return [*_unique(every), *_unique(spared)]

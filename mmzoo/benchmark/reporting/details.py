@@ -25,7 +25,7 @@ from mmzoo.benchmark.reporting.short import blind, closed, excuses
 from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
 
-#: the columns where test scores of every epoch are kept as well, see `PROTOCOLS`
+#: the columns where test scores of every epoch are kept as well, see `SELECTIONS`
 TEST_SELECTION = ("test-set selection", "optimism")
 TUNED = ("tuning trials", "tuning seconds", "tuning backwards")
 

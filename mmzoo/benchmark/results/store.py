@@ -22,6 +22,8 @@ STRATEGY_STATE = "strategy.pt"
 ROOM = 4096
 #: in place of a peak of memory: a run of this kind ran out of it beside others
 ALONE: Literal["alone"] = "alone"
+#: what `Store.bench` gives where nothing was kept
+_NO_BENCH: Mapping[str, Any] = {"methods": {}, "datasets": [], "refused": [], "command": ""}
 
 
 class Store:
@@ -254,13 +256,26 @@ class Store:
         with self.guard():
             write_sealed(self.root / "tuning" / study / "record.json", record)
 
-    def note_bench(self, methods: Mapping[str, str], refused: list[dict[str, str]]) -> None:
-        """Keep the order and roles of the methods for the report: those of this bench, then those of earlier ones."""
-        before = self.bench()
+    def note_bench(self, asked: Mapping[str, Any], command: str = "") -> None:
+        """Keep what a benchmark asked for, for the report; what earlier ones asked for comes after it.
+
+        Args:
+            asked: `Plan.asked`: order and roles of the methods, order of the data sets, refusals.
+            command: The command that asked for it.
+        """
+        before, methods = self.bench(), asked["methods"]
         merged = {**methods, **{label: role for label, role in before["methods"].items() if label not in methods}}
-        told = {(r["dataset"], r["method"]) for r in refused}
-        kept = [r for r in before["refused"] if (r["dataset"], r["method"]) not in told and r["method"] not in methods]
-        value = {"schema": SCHEMA, "methods": list(merged.items()), "refused": [*refused, *kept]}
+        refused = {(r["dataset"], r["method"]) for r in asked["refused"]}
+        earlier = [
+            r for r in before["refused"] if (r["dataset"], r["method"]) not in refused and r["method"] not in methods
+        ]
+        value = {
+            "schema": SCHEMA,
+            "methods": list(merged.items()),
+            "datasets": list(dict.fromkeys([*asked["datasets"], *before["datasets"]])),
+            "refused": [*asked["refused"], *earlier],
+            "command": command,
+        }
         with self.guard():
             write_sealed(self.root / "bench.json", value)
 
@@ -269,7 +284,7 @@ class Store:
         try:
             return self._read_bench()
         except CorruptFile:
-            return {"methods": {}, "refused": []}
+            return dict(_NO_BENCH)
 
     def bench_fault(self) -> CorruptFile | None:
         """Why bench.json is not used; None where it is, and where there is none."""
@@ -283,11 +298,15 @@ class Store:
         path = self.root / "bench.json"
         try:
             data = read_json(path)
-            pairs = {str(label): str(role) for label, role in data["methods"]}
-            refused = [{k: str(r[k]) for k in ("dataset", "method", "role", "reason")} for r in data["refused"]]
+            found = {
+                "methods": {str(label): str(role) for label, role in data["methods"]},
+                "datasets": [str(name) for name in data.get("datasets", ())],  # absent in folders of version 0.1
+                "refused": [{k: str(r[k]) for k in ("dataset", "method", "role", "reason")} for r in data["refused"]],
+                "command": str(data.get("command", "")),
+            }
             fault = checksum_fault(data)
         except (FileNotFoundError, NotADirectoryError):
-            return {"methods": {}, "refused": []}
+            return dict(_NO_BENCH)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             fault = str(getattr(error, "strerror", None) or error)
         if fault:
@@ -295,7 +314,7 @@ class Store:
                 f"{path} cannot be used: {fault}. Methods are shown without their order and roles; the next bench into this "
                 "folder writes it anew."
             )
-        return {"methods": pairs, "refused": refused}
+        return found
 
 
 def _corrupt(path: Path, why: str) -> CorruptFile:

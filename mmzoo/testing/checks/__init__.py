@@ -7,10 +7,25 @@ from mmzoo.testing.checks import (
     evaluation,
     finishing,
     head,
+    head_samples,
     hooks,
     imports,
     processes,
+    requirements,
     strategy,
 )
 
-MODULES = (strategy, imports, hooks, behaviour, head, encoder, evaluation, finishing, processes, device)
+MODULES = (
+    strategy,
+    requirements,
+    imports,
+    hooks,
+    behaviour,
+    head,
+    head_samples,
+    encoder,
+    evaluation,
+    finishing,
+    processes,
+    device,
+)

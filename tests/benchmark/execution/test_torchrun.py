@@ -123,7 +123,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_same_command_goes_on(
     (row,) = rows_of(place / "killed").values()
     folder = place / "killed" / "runs" / row["run_id"]
     log = (folder / "log.txt").read_text()
-    assert "starts at epoch 0" in log and "goes on after epoch 1 of 2" in log and log.count("ends: ok") == 1
+    assert "starts at epoch 0" in log and "resumes after epoch 1 of 2" in log and log.count("ends: ok") == 1
     assert not (folder / "checkpoint.pt").exists()
     whole = rows_of(place / "two")["dynamic_gap_lb"]
     for key in row.keys() - {"timing", "environment"}:

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.benchmark.planning.planned import Plan, planned_runs
 from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.scheduling.worker_loop import Order
-from mmzoo.config.spec import RunSpec
+from mmzoo.config import methods, spec
+from mmzoo.config.spec import BenchSpec, RunSpec
 from mmzoo.errors import CorruptFile
+from mmzoo.registry import Catalogue
 
 MakePlan = Callable[..., Plan]
 
@@ -67,3 +70,15 @@ def test_a_plan_that_was_tampered_with_is_not_run(tmp_path: Path, plan: MakePlan
         planned_runs(store, [run_id])
     store.note_planned(run_id, planned.as_dict())  # the next bench writes it anew
     assert planned_runs(store, [run_id])[0].spec == RunSpec.from_dict(planned.spec.as_dict())
+
+
+def test_the_text_of_a_method_is_parsed_once(monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> None:
+
+    parsed: list[str] = []
+    parse = spec.parse_method
+    for module in (spec, methods):
+        monkeypatch.setattr(module, "parse_method", lambda text: parsed.append(text) or parse(text))
+    overrides = ((("ogm.alpha", 0.1),), (("ogm.alpha", 0.2),))
+    bench = BenchSpec("umt", ("ogm:0-2+refit@sum",), epochs=4, overrides=overrides)
+    assert make_plan(bench, catalogue, stores=False).runs and make_plan(bench, catalogue).runs
+    assert parsed == ["umt", "ogm:0-2+refit@sum"]

@@ -111,7 +111,8 @@ def test_a_result_that_is_a_folder_is_named(copied: Path) -> None:
 )
 def test_the_note_of_the_last_bench_may_be_lost(copied: Path, mmzoo: Command, text: str) -> None:
     (copied / "bench.json").write_text(text, encoding="latin-1")
-    assert Store(copied).bench() == {"methods": {}, "refused": []}
+    empty = {"methods": {}, "datasets": [], "refused": [], "command": ""}
+    assert Store(copied).bench() == empty
     assert "| dynamic_gap_lb " in mmzoo("report", copied).out
 
 

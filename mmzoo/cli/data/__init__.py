@@ -1,0 +1,96 @@
+"""mmzoo data: prepare, check, mini, list, show. Nothing here imports torch, numpy only where files are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from mmzoo.cli.data.check import run_check
+from mmzoo.cli.data.prepare import run_mini, run_prepare
+from mmzoo.cli.data.show import run_list, run_show
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "data",
+        help="prepare, check, generate and show data sets",
+        description="Turns a data set in its published layout, or one of your own (a YAML manifest and a CSV file), into a packed "
+        "store below MMZOO_HOME, from which any bench reads it. NAME is a data set (mmzoo data list) or FILE.yaml.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))
+    _add_prepare(actions.add_parser)
+    _add_check(actions.add_parser)
+    _add_mini(actions.add_parser)
+    listed = actions.add_parser("list", help="which data sets there are, and which are prepared")
+    listed.set_defaults(command=run_list)
+    shown = actions.add_parser(
+        "show", help="layout, source, recipes, splits and stores of a data set; NAME:KEY=VALUE for one that is bundled"
+    )
+    _add_name(shown, run_show)
+
+
+def _add_prepare(add_parser: Callable[..., Any]) -> None:
+    parser = add_parser(
+        "prepare",
+        help="make the store of a data set",
+        description="Makes the store, with one worker process per core. Resumes where it was stopped, and does nothing where all "
+        "is done.",
+    )
+    _add_name(parser, run_prepare)
+    _add_files(parser)
+    parser.add_argument("--mini", action="store_true", help="the synthetic set below MMZOO_HOME (mmzoo data mini NAME)")
+    parser.add_argument(
+        "--on-bad",
+        metavar="[KIND=]ACTION,...",
+        action="append",
+        default=[],
+        help="what is done with samples that cannot be used: error (default), drop, blank (zeros), and keep for "
+        "KIND duplicate, mislabelled, silent, short; e.g. drop, or missing=drop,silent=keep",
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave out missing samples: short for --on-bad missing=drop"
+    )
+
+
+def _add_check(add_parser: Callable[..., Any]) -> None:
+    parser = add_parser(
+        "check",
+        help="what is wrong with a data set or its store",
+        description="With --root, or for FILE.yaml: reads and decodes everything and names each fault. Otherwise: checks that the "
+        "stores of NAME are as they were written. Exit code 1 when something is wrong.",
+    )
+    _add_name(parser, run_check)
+    _add_files(parser)
+    parser.add_argument(
+        "--quick", action="store_true", help="check annotations and that the files exist; decode nothing"
+    )
+
+
+def _add_mini(add_parser: Callable[..., Any]) -> None:
+    parser = add_parser(
+        "mini",
+        help="generate a small synthetic set in the published layout of a data set",
+        description="Writes a small synthetic set with planted imbalance and known Bayes accuracies, in the layout and file formats "
+        "of the real data set. Its rows are marked (mini) everywhere.",
+    )
+    _add_name(parser, run_mini)
+    parser.add_argument("--root", metavar="DIR", help="the folder to write (default: below MMZOO_HOME)")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="another seed gives other samples (default: 0)"
+    )
+
+
+def _add_name(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument("data", metavar="NAME", help="a data set, or FILE.yaml")
+    parser.set_defaults(command=command)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """The options for which files are read, and how."""
+    parser.add_argument("--root", metavar="DIR", help="the folder of the published files")
+    parser.add_argument("--splits", metavar="DIR", help="the folder of the split lists, if not below --root")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="how files become arrays (default: the first; mmzoo data show NAME)"
+    )
+    parser.add_argument("--jobs", metavar="N", type=int, help="worker processes (default: one per core; 0: none)")

@@ -1,0 +1,44 @@
+"""mmzoo docs: the pages of the documentation that come with the package. No torch at import."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+from mmzoo.errors import unknown
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "docs",
+        help="print a page of the documentation",
+        description="Prints a page of the documentation as Markdown; without NAME, lists the pages.",
+    )
+    parser.add_argument("page", metavar="NAME", nargs="?", help="the name of a page, e.g. methods")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    found = pages()
+    if arguments.page is None:
+        width = max(map(len, found))
+        for name, page in found.items():
+            print(f"{name:{width}}  {_title(page)}")
+        print("Print one: mmzoo docs NAME")
+        return 0
+    name = arguments.page.removesuffix(".md")
+    if name not in found:
+        raise unknown("page", arguments.page, found)
+    print(found[name].read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def pages() -> dict[str, Traversable]:
+    """name -> file, of all pages, in alphabetical order."""
+    files = (f for f in resources.files("mmzoo").joinpath("docs").iterdir() if f.name.endswith(".md"))
+    return {f.name.removesuffix(".md"): f for f in sorted(files, key=lambda f: f.name)}
+
+
+def _title(page: Traversable) -> str:
+    return page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
