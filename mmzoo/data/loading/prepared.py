@@ -96,6 +96,7 @@ def open_module(
             levels=store.table["levels"],
         ),
         readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
+        given_holdout=any(r.sides[name] == "holdout" for r in used),
     )
 
 
