@@ -24,11 +24,12 @@ Row = dict[str, Any]
 
 
 class Rows(list[Row]):
-    """The rows of a bench, each as `result.json` holds it. asked: order and roles of the methods, for the tables."""
+    """The rows of a bench, each as `result.json` holds it. asked: order and roles of the methods,
+    for the tables, and under `refused` what could not be run."""
 
     def __init__(self, rows: Sequence[Row], asked: Mapping[str, Any], store: Store) -> None:
         super().__init__(rows)
-        self._asked, self.store = asked, store
+        self.asked, self.store = asked, store
 
     def frame(self) -> Any:
         """A pandas DataFrame, one line a run, nested values as dotted columns. Raises MmzooError without pandas."""
@@ -48,7 +49,7 @@ class Rows(list[Row]):
             views: "overview" (default), "details", "modalities", "stats".
             stats: the same as the view "stats".
         """
-        return render(self, self._asked, self.store, fmt, [*views, *(["stats"] if stats else [])])
+        return render(self, self.asked, self.store, fmt, [*views, *(["stats"] if stats else [])])
 
 
 class _Notified(Progress):
@@ -90,7 +91,8 @@ def bench(
     encoders: Mapping[str, str] | None = None,
     heads: Sequence[str] = (),
     overrides: Sequence[Mapping[str, Any]] = (),
-    protocol: str = "holdout",
+    selection: str = "holdout",
+    protocol: str | None = None,
     references: bool = True,
     floor: bool | None = None,
     keep_weights: bool = False,
@@ -119,7 +121,9 @@ def bench(
         encoders: Modality -> encoder, e.g. {"audio": "resnet18"}, for other encoders than the data set's.
         heads: Fusion heads. Each method that names no head is trained with each of them.
         overrides: Sets of settings on top of `settings`. The benchmark is run under each.
-        protocol: "holdout" (select the epoch on validation) or "peers" (report test-set selection as well).
+        selection: "holdout" (select the epoch on validation), "last" (train on all of training and take the last epoch) or "test"
+            (report test-set selection as well).
+        protocol: An older name of selection.
         references: Whether to add unimodal baselines, plain joint training and the control.
         floor: Whether to add linear baselines; None for data of your own only.
         keep_weights: Whether to keep the weights of every run, for `mmzoo.load_run`.
@@ -160,6 +164,7 @@ def bench(
         floor=floor,
         heads=tuple(heads),
         overrides=tuple(tuple(o.items()) for o in overrides),
+        selection=selection,
         protocol=protocol,
         keep_weights=keep_weights,
         tune=tune,

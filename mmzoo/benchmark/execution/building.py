@@ -222,7 +222,10 @@ class Kit:
         apart = "slice" in self.requires
         if apart and not self.data.splits["slice"]:
             raise Incompatible(f"{self.data.name} has no meta set, and this strategy learns from the labels of one.")
-        parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
+        parts: tuple[str, ...] = ("train",) if apart or spec.spare_slice else ("train", "slice")
+        #: whether there is a holdout that nothing is trained on
+        self.held_out = spec.selection != "last" or self.data.given_holdout
+        parts += () if self.held_out else ("holdout",)
         self.train = self.loader(*parts).shared(*share)
         self.slice = self.loader("slice").shared(*share) if apart else None
         self.model = build_model(catalogue, spec, self.data)

@@ -20,7 +20,7 @@ from mmzoo.cli.bench.listeners import Lines, Silent, Text, emit_end, emit_plan, 
 from mmzoo.cli.bench.options import add_spec_options, spec_of
 from mmzoo.cli.bench.plan import count, plan_lines, time_lines
 from mmzoo.config.grammar import parse_setting
-from mmzoo.config.spec import PROTOCOLS, STRESSES, BenchSpec
+from mmzoo.config.spec import SELECTIONS, STRESSES, BenchSpec
 from mmzoo.errors import BadValue
 
 
@@ -51,10 +51,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_run_options(add: Callable[..., Any]) -> None:
     add(
+        "--selection",
         "--protocol",
         metavar="NAME",
-        help=f"{' or '.join(PROTOCOLS)}: peers also reports test-set (oracle) selection, in a column of its own, to measure "
-        "how optimistic it is (default: holdout)",
+        help=f"how the epoch is selected: {', '.join(SELECTIONS)}. last: trained on all of training, scored after the last epoch; "
+        "test (or peers): also test-set (oracle) selection, in a column of its own, to measure how optimistic it is (default: "
+        "holdout)",
     )
     add(
         "--stress",
