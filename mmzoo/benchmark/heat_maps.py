@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,7 +122,7 @@ def figure_png(lines: Sequence[Maps]) -> bytes:
     return out.getvalue()
 
 
-def _image(picture: Tensor) -> object:
+def _image(picture: Tensor) -> Any:
     from PIL import Image
 
     colours = picture if len(picture) == 3 else picture.mean(0, keepdim=True).expand(3, -1, -1)

@@ -16,6 +16,9 @@ from mmzoo.encoders.tokens import check_text, last_token, masked_mean
 from mmzoo.errors import BadValue, Incompatible, MmzooError, undefined
 
 Pooling = Literal["cls", "mean", "last", "pooler"]
+#: mean and deviation of the channels
+IMAGENET_SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_SCALE = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class Inside(NamedTuple):
@@ -241,10 +244,17 @@ class ClipText(Transformer):
         super().__init__(spec, model=model, weights=weights, pooling=pooling, config=config)
 
 
+def clip_pixels(x: Tensor) -> Tensor:
+    """Pictures (..., 3, H, W) scaled by ImageNet's mean and deviation, scaled by CLIP's instead."""
+    mean, deviation, clip_mean, clip_deviation = (x.new_tensor(v).view(3, 1, 1) for v in (*IMAGENET_SCALE, *CLIP_SCALE))
+    return x * (deviation / clip_deviation) + (mean - clip_mean) / clip_deviation
+
+
 class ClipImage(Layered):
     """The image tower of CLIP (Radford et al., ICML 2021), frame by frame on a video.
 
-    model, weights, config: see Transformer. Position embeddings are interpolated where the input has another size than the
+    model, weights, config: see Transformer. pixels: by which mean and deviation they are scaled; "clip" takes those of ImageNet, which
+    data comes with, off again and those that CLIP was trained with on. Position embeddings are interpolated where the input has another size than the
     model was made for. The feature is that of the class token after the last normalisation.
     """
 
@@ -255,9 +265,11 @@ class ClipImage(Layered):
         model: str = "openai/clip-vit-base-patch32",
         weights: str = "pretrained",
         temporal: Temporal = "mean",
+        pixels: Literal["imagenet", "clip"] = "imagenet",
         config: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        self._rescaled = pixels == "clip"
         self.spec = InputSpec.of(spec).of_kind("image", "video")
         if temporal != "mean" and self.spec.kind != "video":
             raise BadValue(f"temporal pools over the frames of a video; this input is {self.spec.kind}. Leave it out.")
@@ -275,6 +287,7 @@ class ClipImage(Layered):
         x = x.to(next(self.parameters()).dtype)
         frames = x.shape[1] if self.spec.kind == "video" else None
         x = x if frames is None else x.flatten(0, 1)
+        x = clip_pixels(x) if self._rescaled else x
         made_for = self.model.config.image_size
         inputs = {"pixel_values": x, "interpolate_pos_encoding": tuple(x.shape[-2:]) != (made_for, made_for)}
         return self.enter(Inside(inputs, x, frames=frames))

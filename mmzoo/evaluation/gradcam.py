@@ -49,7 +49,8 @@ def gradcam(
     """
     if modality not in model.modalities:
         raise unknown("modality of the model", modality, model.modalities)
-    encoder, x = model.encoders[modality], inputs[modality]
+    encoder: Any = model.encoders[modality]
+    x = inputs[modality]
     if not encoder.n_stages or not isinstance(x, Tensor) or x.ndim < 3:
         raise Incompatible(
             f"Grad-CAM needs a map: {type(encoder).__name__}, the encoder of {modality}, has no stages with one. Take a "
@@ -121,5 +122,6 @@ def _planes(map_: Tensor, x: Tensor, modality: str) -> Tensor:
     for prefix in range(min(n, 8)):
         rows = math.sqrt((n - prefix) * height / width)
         if rows >= 1 and abs(rows - round(rows)) < 1e-6 and (n - prefix) % round(rows) == 0:
-            return map_[..., prefix:].unflatten(-1, (round(rows), -1))
+            grid: Tensor = map_[..., prefix:].unflatten(-1, (round(rows), -1))
+            return grid
     raise Incompatible(f"the {n} tokens of {modality} are no grid of patches of a {height} x {width} input.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from mmzoo.benchmark.paper.runs import FAST_EPOCHS, HEAT, Budget, is_prepared
 from mmzoo.benchmark.planning.data_defaults import make_missing
 from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.config.spec import BenchSpec
+from mmzoo.data.preparing.prepare import Progress
 from mmzoo.io.files import write_bytes
 from mmzoo.registry import Catalogue
 from mmzoo.training.loop import fit
@@ -40,7 +42,7 @@ def heat_document(catalogue: Catalogue, budget: Budget) -> Document:
         references=False,
         selection="last",
     )
-    make_missing(bench, catalogue)
+    make_missing(bench, catalogue, lambda: contextlib.nullcontext(Progress()), lambda made: None)
     plan = make_plan(bench, catalogue)
     maps: list[Maps] = []
     for run in sorted(plan.runs, key=lambda r: list(METHODS).index(r.method)):

@@ -166,7 +166,7 @@ def _encoder(
     check_options(encoder, given)
     # An option that is off leaves the run what it is without it.
     given = {k: v for k, v in given.items() if k not in ENCODER_OPTIONS or v != ENCODER_OPTIONS[k].default}
-    return encoder, {**encoder.defaults(), **given}
+    return encoder, encoder.spelled({**encoder.defaults(), **given})
 
 
 def _versions(encoder: Entry, params: Mapping[str, Any]) -> dict[str, int | str]:
