@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pluggy
 
@@ -268,4 +268,4 @@ def _in_time(call: Callable[[], T], seconds: float) -> T:
     value, error = outcome[0]
     if error is not None:
         raise error
-    return value
+    return cast("T", value)

@@ -101,7 +101,8 @@ def build_model(catalogue: Catalogue, spec: RunSpec, data: DataModule | InputFor
 def _encoder(catalogue: Catalogue, name: str, params: Mapping[str, Any], what: InputSpec) -> Encoder:
     options = {k: v for k, v in params.items() if k in ENCODER_OPTIONS}
     own = {k: v for k, v in params.items() if k not in options}
-    return catalogue.get("encoders", name).load()(what, **own).configure(what, **options)
+    encoder: Encoder = catalogue.get("encoders", name).load()(what, **own).configure(what, **options)
+    return encoder
 
 
 def _promised(plan: Plan, planned: Planned, modality: str) -> InputSpec | None:

@@ -100,7 +100,7 @@ def value(row: Row, column: str, gap: str) -> float:
     metrics = row["metrics"]
     if column == "gap":
         own = [m["own"][gap] for m in metrics["modalities"].values()]
-        return max(own) - min(own)
+        return float(max(own) - min(own))
     metric, _, modality = column.partition(" ")
     scores = metrics["modalities"].get(modality, {}).get("own", {}) if modality else metrics
     return float(scores.get(metric, math.nan))

@@ -72,9 +72,9 @@ class Flow(Field):
     def _bytes(self, flow: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        return np.rint((np.clip(flow, -self.bound, self.bound) + self.bound) * (255 / (2 * self.bound))).astype(
-            np.uint8
-        )
+        scaled = (np.clip(flow, -self.bound, self.bound) + self.bound) * (255 / (2 * self.bound))
+        levels: np.ndarray = np.rint(scaled).astype(np.uint8)
+        return levels
 
     def _computed(self, media: Media) -> tuple[np.ndarray, str, str]:
         import numpy as np

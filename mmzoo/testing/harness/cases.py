@@ -51,7 +51,9 @@ class StrategyCase:
         encoder: EncoderBuilder = TinyEncoder,
         draws: int = 10,
     ) -> None:
-        self._make = (lambda: copy.deepcopy(strategy)) if isinstance(strategy, Strategy) else strategy
+        self._make: Callable[[], Any] = (
+            (lambda: copy.deepcopy(strategy)) if isinstance(strategy, Strategy) else strategy
+        )
         self.first = self.new()
         self.label = _label(self.first)
         self._head = head

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import torch
@@ -63,7 +63,7 @@ class Elsewhere(torch.Tensor):
             requires_grad=False,
         )
         made.there = there
-        return made
+        return cast("Elsewhere", made)
 
     def tolist(self) -> Any:
         for noted in _noted:
@@ -118,7 +118,7 @@ class _Draws(TorchFunctionMode):
 def device() -> Iterator[torch.device]:
     """The device, in a block. Raises Skipped where this torch cannot have one."""
     _register()
-    with _Operations(), _Draws(), mock.patch.object(torch, "Generator", _Generator):
+    with _Operations(), _Draws(), mock.patch.object(torch, "Generator", _Generator):  # type: ignore[no-untyped-call]
         yield torch.device(NAME, 0)
 
 

@@ -49,10 +49,12 @@ class TinyEncoder(Encoder):
         return x
 
     def run_stage(self, stage: int, state: Tensor) -> Tensor:
-        return self.stages[stage](state)
+        done: Tensor = self.stages[stage](state)
+        return done
 
     def finish(self, state: Tensor) -> Tensor:
-        return self.project(state)
+        done: Tensor = self.project(state)
+        return done
 
 
 class CoupledConcat(Concat):
