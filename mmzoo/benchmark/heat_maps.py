@@ -104,15 +104,15 @@ def _pictured(data: DataModule) -> str:
 
 def figure_png(lines: Sequence[Maps]) -> bytes:
     """A grid: a line for each of the maps, for each item the picture and the heat over it."""
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     n = max(len(line.pictures) for line in lines)
     sheet = Image.new("RGB", (_LABEL + 2 * n * (_SIDE + 4), len(lines) * (_SIDE + 4)), "white")
-    draw = ImageDraw.Draw(sheet)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for row, line in enumerate(lines):
         top = row * (_SIDE + 4)
         for part, text in enumerate(line.label.split(", ")):
-            draw.text((4, top + 40 + 14 * part), text, fill="black")
+            draw.text((4, top + 36 + 18 * part), text, fill="black", font=font)
         for i, (picture, heat) in enumerate(zip(line.pictures, line.heat)):
             left = _LABEL + 2 * i * (_SIDE + 4)
             sheet.paste(_image(picture), (left, top))

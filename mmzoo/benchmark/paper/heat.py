@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.benchmark.execution.building import Kit, data_of
+from mmzoo.benchmark.execution.building import Kit, answers_of, data_of
 from mmzoo.benchmark.heat_maps import Maps, drawn_items, figure_png, heat_of
 from mmzoo.benchmark.paper.documents import Document
 from mmzoo.benchmark.paper.runs import FAST_EPOCHS, HEAT, Budget, is_prepared
 from mmzoo.benchmark.planning.data_defaults import make_missing
 from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.config.spec import BenchSpec
+from mmzoo.data.loading.datamodule import DataModule
 from mmzoo.data.preparing.prepare import Progress
 from mmzoo.io.files import write_bytes
 from mmzoo.registry import Catalogue
@@ -47,10 +48,11 @@ def heat_document(catalogue: Catalogue, budget: Budget) -> Document:
     maps: list[Maps] = []
     for run in sorted(plan.runs, key=lambda r: list(METHODS).index(r.method)):
         kit = Kit(catalogue, run.spec, data_of(catalogue, run.spec), _device(budget))
-        items = drawn_items(kit.data, N_ITEMS, seed=0)
+        answers = answers_of(catalogue, run.spec)  # for the true class; training sees the data without
+        items = drawn_items(answers, N_ITEMS, seed=0)
         maps += [
             Maps(f"{METHODS[run.method]}, epoch {epoch + 1}", pictures, heat)
-            for epoch, (pictures, heat) in _followed(kit, items).items()
+            for epoch, (pictures, heat) in _followed(kit, answers, items).items()
         ]
     png = figure_png(maps)
     write_bytes(budget.out / "paper" / "fig4.png", png)
@@ -74,7 +76,7 @@ def _device(budget: Budget) -> str:
     return check_device(budget.device)
 
 
-def _followed(kit: Kit, items: list[int]) -> dict[int, tuple[Tensor, Tensor]]:
+def _followed(kit: Kit, answers: DataModule, items: list[int]) -> dict[int, tuple[Tensor, Tensor]]:
     """epoch -> pictures and heat, after the first, a middle and the last epoch of one training."""
     run = kit.run()
     wanted = sorted({0, (run.n_epochs - 1) // 2, run.n_epochs - 1})
@@ -83,7 +85,7 @@ def _followed(kit: Kit, items: list[int]) -> dict[int, tuple[Tensor, Tensor]]:
     def looked(record: Mapping[str, Any], _: Any) -> None:
         if record["epoch"] in wanted:
             with torch.random.fork_rng(devices=[]):
-                found[record["epoch"]] = heat_of(run.model, kit.data, items, MODALITY)
+                found[record["epoch"]] = heat_of(run.model, answers, items, MODALITY)
 
     fit(run, None, choose=False, on_epoch=looked)
     return found

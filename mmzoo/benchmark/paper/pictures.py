@@ -59,7 +59,7 @@ def _write(budget: Budget, file: str, data: bytes) -> None:
 def _marks(dataset: str, found: Found) -> list[str]:
     said = [f"{dataset}: {method} was not run: {reason}" for method, reason in found.refused.items()]
     if found.synthetic:
-        said.append(f"{dataset} is not prepared here: its generated twin stands in for it.")
+        said.append(f"{dataset} is not prepared here: its generated twin stands in for it (* in a legend).")
     if found.fast:
         said.append("(fast): one seed and a few epochs.")
     return said
@@ -101,7 +101,7 @@ def label_figure(found: Mapping[str, Found], store: Store) -> tuple[list[Record]
                 "color": {"field": "output", "type": "nominal", "scale": colours, "sort": outputs, "title": None},
             },
         }
-        title = f"{name(dataset, each)}: joint and branches by label"
+        title = name(dataset, each)
         specs[title] = charts.chart(
             title, "Accuracy of the joint answer and of each branch, by what labels are fitted.", mine, body
         )
@@ -121,7 +121,11 @@ def alpha_figure(found: Mapping[str, Found], store: Store) -> tuple[list[Record]
             epochs = max(epochs, row["spec"]["training"]["epochs"])
         n = max(values, default=1)
         records += [
-            {"curve": name(dataset, each), "progress": round(t / n, 5), "alpha": round(sum(v) / len(v), 6)}
+            {
+                "curve": f"{dataset}{'*' if each.synthetic else ''}",
+                "progress": round(t / n, 5),
+                "alpha": round(sum(v) / len(v), 6),
+            }
             for t, v in sorted(values.items())
         ]
     heuristic = "1 - exp(-1/t)"
