@@ -27,7 +27,8 @@ _PUBLIC = (
     "Window",
 )
 _BENCHMARK = {"bench": "python", "evaluate": "foreign", "load_run": "trained"}
-__all__ = ["__version__", *_BENCHMARK, *_PUBLIC]
+_LOOPS = {"Branches": "branches", "attach": "attached"}
+__all__ = ["__version__", *_BENCHMARK, *_LOOPS, *_PUBLIC]
 
 install()
 
@@ -37,6 +38,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("mmzoo.api"), name)
     if name in _BENCHMARK:
         return getattr(importlib.import_module(f"mmzoo.benchmark.{_BENCHMARK[name]}"), name)
+    if name in _LOOPS:
+        return getattr(importlib.import_module(f"mmzoo.loops.{_LOOPS[name]}"), name)
     raise AttributeError(f"module 'mmzoo' has no attribute {name!r}")
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmzoo.core.model import MultimodalModel
-from mmzoo.core.values import Batch
+from mmzoo.core.values import Batch, Outputs
 from mmzoo.errors import BadValue
 from mmzoo.training.backprop import Backprop
 from mmzoo.training.gradients import Grads
 from mmzoo.training.optim import Optimization
 from mmzoo.training.step import Step
-from mmzoo.training.strategy import Strategy
+from mmzoo.training.strategy import Strategy, Terms
 
 
 @dataclass(frozen=True)
@@ -27,27 +27,35 @@ class Parts:
 
 def train_pass(parts: Parts, strategy: Strategy, step: Step) -> None:
     """One pass over one batch: the whole of what training does."""
-    model, optimization, run = parts.model, parts.optimization, step.run
+    optimization, run = parts.optimization, step.run
     optimization.clear()
-    step.batch = with_inputs(step.batch, strategy.inputs(step, step.batch.inputs))
-    feats = strategy.features(step, parts.backprop.encode(step))
-    if step.is_empty():
+    if (found := forward_pass(parts, strategy, step)) is None:
         return
-    out = strategy.outputs(step, model.outputs(feats, step.batch.present))
-    task = step.loss(step.kept(out.logits))
-    terms = strategy.losses(step, out, {"task": task})
-    for name, value in terms.items():
-        if value.ndim:
-            raise BadValue(f"the loss term {name!r} has the shape {tuple(value.shape)}; a term is a single number.")
-        run.log(f"loss/{name}", value)
+    out, terms = found
     strategy.backward(step, terms)
     optimization.average()
-    strategy.gradients(step, out, Grads(model, step.pass_, optimization.groups))
+    strategy.gradients(step, out, Grads(parts.model, step.pass_, optimization.groups))
     norm = optimization.clip()
     if norm is not None:
         run.log("grad_norm", norm)
     optimization.update(run.global_step)
     strategy.updated(step, out, terms)
+
+
+def forward_pass(parts: Parts, strategy: Strategy, step: Step) -> tuple[Outputs, Terms] | None:
+    """The half of a pass before its backward: the outputs and the loss terms. None where no sample is in the loss."""
+    step.batch = with_inputs(step.batch, strategy.inputs(step, step.batch.inputs))
+    feats = strategy.features(step, parts.backprop.encode(step))
+    if step.is_empty():
+        return None
+    out = strategy.outputs(step, parts.model.outputs(feats, step.batch.present))
+    task = step.loss(step.kept(out.logits))
+    terms = strategy.losses(step, out, {"task": task})
+    for name, value in terms.items():
+        if value.ndim:
+            raise BadValue(f"the loss term {name!r} has the shape {tuple(value.shape)}; a term is a single number.")
+        step.run.log(f"loss/{name}", value)
+    return out, terms
 
 
 def with_inputs(batch: Batch, inputs: Mapping[str, Any]) -> Batch:

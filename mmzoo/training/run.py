@@ -124,18 +124,18 @@ class Run(Verbs):
             self.strategy.load_state_dict(on_device(state["strategy"], self.device))
             self._teachers.load(self, state["teachers"] if "teachers" in state else self._teachers.state_dict())
         self.strategy.setup(self)
-        self._optimization = Optimization(
-            self.model,
-            self.strategy,
-            self.training,
-            build=self._build,
-            steps_per_epoch=self.steps_per_epoch,
-            scales=self._lr_scale,
-        )
+        self._optimization = self._optimize()
         self._parts = Parts(self.model, self._backprop, self._optimization)
         self._phase = Phase.BETWEEN_EPOCHS
         if state is not None:
             self._load(state)
+
+    def _optimize(self) -> Optimization:
+        """The updates of this run."""
+        steps = self.steps_per_epoch
+        return Optimization(
+            self.model, self.strategy, self.training, build=self._build, steps_per_epoch=steps, scales=self._lr_scale
+        )
 
     # ------------------------------------------------------------------ facts
     @property

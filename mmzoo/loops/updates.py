@@ -1,0 +1,91 @@
+"""The updates of a loop that owns its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.core.model import MultimodalModel
+from mmzoo.errors import BadValue, Incompatible
+from mmzoo.training.config import Training
+from mmzoo.training.optim import Optimization, Schedule
+from mmzoo.training.strategy import Group, Strategy
+
+
+class ForeignUpdates(Optimization):
+    """An optimizer that somebody else has made and steps. Rates and schedule are theirs.
+
+    Args:
+        model: the model that is trained.
+        strategy: the strategy. One that changes rate or weight decay of a group is refused.
+        on_step: called after each step of the optimizer.
+
+    Raises:
+        Incompatible: The strategy changes rate or weight decay of a group.
+    """
+
+    def __init__(self, model: MultimodalModel, strategy: Strategy, on_step: Callable[[], None]) -> None:
+        self._model, self._on_step = model, on_step
+        self.schedule = Schedule(Training(), 1)
+        self._outer: Any = None
+        before = {name: Group(params) for name, params in model.groups().items()}
+        if any(strategy.param_groups(dict(before))[name] != group for name, group in before.items()):
+            raise Incompatible(
+                f"{type(strategy).__name__} sets the learning rate or the weight decay of parameter groups, and those of this "
+                "loop are its own. Train it with mmzoo.Run."
+            )
+        self.refresh()
+
+    def watch(self, optimizer: Any) -> None:
+        """Follow an optimizer, or a wrapper around one that holds it as `.optimizer`. Extra modules of the strategy join it.
+
+        Raises:
+            BadValue: It is no optimizer, or holds none of the model's parameters.
+        """
+        inner = optimizer
+        while not isinstance(inner, torch.optim.Optimizer) or hasattr(inner, "optimizer"):
+            if not hasattr(inner, "optimizer"):
+                raise BadValue(f"attach follows one torch optimizer, not {type(inner).__name__}.")
+            inner = inner.optimizer
+        held = {id(p) for group in inner.param_groups for p in group["params"]}
+        if not any(id(p) in held for p in self._model.parameters()):
+            raise BadValue(
+                "the optimizer holds none of the model's parameters: make it from those of the same network."
+            )
+        for module in self._model.extra.values():
+            if new := [p for p in module.parameters() if id(p) not in held]:
+                inner.add_param_group({"params": new})
+        if self._outer is None or inner is not self.optimizer:
+            inner.register_step_post_hook(lambda *args: self._on_step() if inner is self.optimizer else None)
+        self._outer, self.optimizer = optimizer, inner
+
+    @property
+    def watched(self) -> bool:
+        """Whether there is an optimizer yet."""
+        return self._outer is not None
+
+    def clear(self) -> None:
+        self._outer.zero_grad(set_to_none=True)
+
+    def average(self) -> None:
+        """Nothing: there is one process."""
+
+    def clip(self) -> Tensor | None:
+        return None
+
+    def update(self, global_step: int) -> None:
+        self._outer.step()
+
+    def add(self, name: str, params: list[nn.Parameter]) -> None:
+        if self.watched and params:
+            self.optimizer.add_param_group({"params": params})
+        self.refresh()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Nothing: the loop keeps the state of its optimizer."""
