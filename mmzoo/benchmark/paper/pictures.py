@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmzoo.benchmark.paper.cells import Found, name, value
 from mmzoo.benchmark.paper.documents import Document
 from mmzoo.benchmark.paper.runs import Budget, run_suite
-from mmzoo.benchmark.reporting import charts
+from mmzoo.benchmark.reporting.figures import charts
 from mmzoo.benchmark.reporting.figures.drawing import FORMS, convert
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import BadValue

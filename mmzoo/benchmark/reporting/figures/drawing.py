@@ -11,9 +11,9 @@ from typing import Any
 from mmzoo.benchmark.reporting.figures import charts, collect
 from mmzoo.benchmark.reporting.figures.map_cells import find_maps
 from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
+from mmzoo.benchmark.reporting.figures.stress_chart import stress_chart, stress_records
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview
-from mmzoo.benchmark.reporting.robustness.charts import stress_chart, stress_records
 from mmzoo.benchmark.reporting.robustness.curves import stressed
 from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.store import Store

@@ -14,9 +14,9 @@ from mmzoo.benchmark.reporting.figures import charts, collect
 from mmzoo.benchmark.reporting.figures.drawing import rank_chart
 from mmzoo.benchmark.reporting.figures.map_cells import find_maps
 from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
+from mmzoo.benchmark.reporting.figures.stress_chart import stress_chart, stress_records
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, at, main_metric
 from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview, overview_table
-from mmzoo.benchmark.reporting.robustness.charts import stress_chart, stress_records
 from mmzoo.benchmark.reporting.robustness.curves import stressed
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.statistics import spread
