@@ -47,19 +47,8 @@ def gradcam(
         Incompatible: Its encoder has no stages, or no map with two spatial axes.
         BadValue: There is no such stage, or a target is no class.
     """
-    if modality not in model.modalities:
-        raise unknown("modality of the model", modality, model.modalities)
-    encoder: Any = model.encoders[modality]
+    encoder: Any = _encoder_of(model, inputs, modality)
     x = inputs[modality]
-    if not encoder.n_stages or not isinstance(x, Tensor) or x.ndim < 3:
-        raise Incompatible(
-            f"Grad-CAM needs a map: {type(encoder).__name__}, the encoder of {modality}, has no stages with one. Take a "
-            "convolutional network or a vision transformer."
-        )
-    if model.head.couples:
-        raise Incompatible(
-            f"head {type(model.head).__name__} acts between the stages of the encoders: no map is one encoder's alone."
-        )
     with evaluating(model), torch.no_grad():
         features = model.encode(inputs)
         state, states = encoder.begin(x), []
@@ -76,6 +65,24 @@ def gradcam(
         target = _target(target, logits)
         (gradient,) = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), map_)
     return cam(_planes(map_.detach(), x, modality), _planes(gradient, x, modality), _size(x))
+
+
+def _encoder_of(model: MultimodalModel, inputs: Mapping[str, Any], modality: str) -> Any:
+    """The encoder of a modality. Raises UnknownName or Incompatible where it has no map of its own."""
+    if modality not in model.modalities:
+        raise unknown("modality of the model", modality, model.modalities)
+    encoder: Any = model.encoders[modality]
+    x = inputs[modality]
+    if not encoder.n_stages or not isinstance(x, Tensor) or x.ndim < 3:
+        raise Incompatible(
+            f"Grad-CAM needs a map: {type(encoder).__name__}, the encoder of {modality}, has no stages with one. Take a "
+            "convolutional network or a vision transformer."
+        )
+    if model.head.couples:
+        raise Incompatible(
+            f"head {type(model.head).__name__} acts between the stages of the encoders: no map is one encoder's alone."
+        )
+    return encoder
 
 
 def cam(maps: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:

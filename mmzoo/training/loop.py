@@ -85,31 +85,43 @@ def fit(
         on_candidate(epoch)
         chosen.offer(epoch, scores[metric], scores["loss"], run, name)
 
-    offer = partial(offer_to, selection)
-
     def scored() -> dict[str, Any]:
         batches = () if holdout is None else holdout()
         return evaluate(run.model, run.strategy, (b.to(run.device) for b in batches), pooled=pooled)
 
+    offer = partial(offer_to, selection)
     while run.epoch < run.n_epochs and not run.stopped:
-        epoch = run.epoch
-        with _divergence_named(run):
-            run.train_epoch()
-        scores = {} if holdout is None else scored()
-        if choose:
-            offer(epoch, scores)  # before the epoch ends: a strategy may then put weights in place that have no scores
-        watched = scores["loss"] if scores else run.training_loss()
-        logged = run.end_epoch(watched)
-        _check_finite(epoch, {**logged, "holdout loss" if scores else "training loss": watched})
-        if choose and run.phase is Phase.ENDED and any(name.startswith("edit/") for name in logged):
-            offer(epoch, scored())  # what the last epoch's end put in place is a candidate too, in a checkpoint as well
-        on_epoch({"epoch": epoch, "train": logged, **({"holdout": scores} if scores else {})}, selection)
+        on_epoch(_epoch(run, None if holdout is None else scored, offer if choose else None), selection)
     if not choose:
         selection.offer(run.epoch - 1, 0.0, 0.0, run)
     elif not selection.weights:
         offer(run.epoch - 1, scored())
     _choose_finish(run, selection, scored, offer_to)
     return selection
+
+
+def _epoch(
+    run: Run, scored: Callable[[], dict[str, Any]] | None, offer: Callable[[int, Mapping[str, Any]], None] | None
+) -> dict[str, Any]:
+    """Train for an epoch and offer its weights. Returns the record of the epoch.
+
+    Args:
+        scored: Gives the scores of the present model on the validation set; None where there is none.
+        offer: (epoch, scores) offers the present model for selection; None where nothing is selected.
+    """
+    epoch = run.epoch
+    with _divergence_named(run):
+        run.train_epoch()
+    scores = {} if scored is None else scored()
+    if offer is not None:
+        offer(epoch, scores)  # before the epoch ends: a strategy may then put weights in place that have no scores
+    watched = scores["loss"] if scores else run.training_loss()
+    logged = run.end_epoch(watched)
+    _check_finite(epoch, {**logged, "holdout loss" if scores else "training loss": watched})
+    edited = run.phase is Phase.ENDED and any(name.startswith("edit/") for name in logged)
+    if offer is not None and scored is not None and edited:
+        offer(epoch, scored())  # what the last epoch's end put in place is a candidate too, in a checkpoint as well
+    return {"epoch": epoch, "train": logged, **({"holdout": scores} if scores else {})}
 
 
 @contextlib.contextmanager

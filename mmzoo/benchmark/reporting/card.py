@@ -19,20 +19,11 @@ def model_card(row: Mapping[str, Any], inputs: Mapping[str, Any], license: str =
         license: SPDX name of the licence of the weights; empty: to be filled in.
     """
     spec, metrics = row["spec"], row["metrics"]
-    front = {
-        "library_name": "mmzoo",
-        "license": license or "other",
-        "license_name": license or "to be filled in",
-        "datasets": [row["dataset"]],
-        "tags": ["multimodal", row["label"]],
-    }
     named = inputs["classes"] or [str(i) for i in range(inputs["n_classes"])]
     scores = [f"| {k} | {metrics[k]:.4f} |" for k in SHOWN if isinstance(metrics.get(k), (int, float))]
     shapes = [f"| {m} | {b['kind']} | {tuple(b['shape'])} |" for m, b in inputs["modalities"].items()]
     lines = [
-        "---",
-        *(f"{k}: {json.dumps(v)}" for k, v in front.items()),
-        "---",
+        *_front_matter(row, license),
         "",
         f"# {row['label']} on {row['dataset']}",
         "",
@@ -68,3 +59,14 @@ def model_card(row: Mapping[str, Any], inputs: Mapping[str, Any], license: str =
         "",
     ]
     return "\n".join(lines)
+
+
+def _front_matter(row: Mapping[str, Any], license: str) -> list[str]:
+    facts = {
+        "library_name": "mmzoo",
+        "license": license or "other",
+        "license_name": license or "to be filled in",
+        "datasets": [row["dataset"]],
+        "tags": ["multimodal", row["label"]],
+    }
+    return ["---", *(f"{name}: {json.dumps(fact)}" for name, fact in facts.items()), "---"]
