@@ -163,7 +163,12 @@ def planned(dataset: str, method: str, settings: Mapping[str, Any], seeds: Seque
     from mmzoo.benchmark.planning.plan import make_plan
     from mmzoo.config.spec import BenchSpec
 
-    given = dict(settings)
+    # the strategy by itself, which is what these names meant when the settings were chosen
+    method = "+".join(f"{m}_h" if m == "dynamic_gap" else m for m in method.split("+"))
+    given = {
+        k.replace("dynamic_gap.", "dynamic_gap_h.") if k.startswith("dynamic_gap.") else k: v
+        for k, v in settings.items()
+    }
     spare = given.pop(SPARE, False)
     if factor := given.pop("train.lr_factor", None):
         entry = catalogue().get("datasets", dataset.partition(":")[0])

@@ -9,7 +9,7 @@ loss is the derivative of the true bi-level objective. Every solver is then aske
 where the derivative exceeds CLEAR times the upper loss. One line a solver in results/solver_signs.csv: how many problems
 are clear and in how many of them alpha should rise and fall, how often the solver was usable, how often a usable answer
 had the right sign, separately where alpha should rise and where it should fall, and the median relative error of the value.
-No data set is read; about a minute.
+No data set is read; about twelve minutes of processor time.
 """
 
 from __future__ import annotations

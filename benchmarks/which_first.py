@@ -55,13 +55,12 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dynamic_gap_lb": ("dynamic_gap_lb", {}),
 }
 #: what the chosen one is confirmed beside
-BESIDE = ("plain", "control", "ogm", "pmr")
-BASELINES: Mapping[str, tuple[str, Mapping[str, Any]]] = {"ogm": ("ogm", {}), "pmr": ("pmr", {})}
+BESIDE = ("plain", "control")
 FORMS = ("as trained", "refit", "keep better")
 
 
 def runs_of(dataset: str, name: str, seeds: Sequence[int]) -> list[Any]:
-    method, params = {**CANDIDATES, **BASELINES}[name]
+    method, params = CANDIDATES[name]
     return planned(dataset, f"{method}+refit", {f"{method}.{k}": v for k, v in params.items()}, seeds)
 
 
@@ -94,12 +93,12 @@ def measured(datasets: Sequence[str], names: Sequence[str], seeds: Sequence[int]
         print(f"done: {dataset}", flush=True)
 
 
-def write(path: Path, lines: Sequence[Mapping[str, Any]], seen: Sequence[str]) -> None:
-    """The table with the lines of these data sets replaced."""
-    kept = []
+def write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """The table with the lines of these methods on these data sets replaced."""
+    seen, kept = {(r["dataset"], r["method"]) for r in lines}, []
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
-            kept = [r for r in csv.DictReader(file) if r["dataset"] not in seen]
+            kept = [r for r in csv.DictReader(file) if (r["dataset"], r["method"]) not in seen]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
@@ -108,9 +107,10 @@ def write(path: Path, lines: Sequence[Mapping[str, Any]], seen: Sequence[str]) -
 
 
 def overview(lines: Sequence[Mapping[str, Any]], score: str) -> str:
-    """One line a method and form, sorted by mean rank over the data sets, plain in its three forms included."""
-    methods = list(dict.fromkeys((r["method"], r["form"]) for r in lines))
+    """One line a method and form that every data set has, sorted by mean rank over the data sets."""
     datasets = list(dict.fromkeys(r["dataset"] for r in lines))
+    every = dict.fromkeys((r["method"], r["form"]) for r in lines)
+    methods = [m for m in every if {r["dataset"] for r in lines if (r["method"], r["form"]) == m} == set(datasets)]
     mean: dict[Any, dict[str, float]] = {m: {} for m in methods}
     for m in methods:
         for d in datasets:
@@ -137,19 +137,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phase", choices=("choose", "confirm", "tables"))
     parser.add_argument("--datasets", default=";".join(DATASETS), help="separated by semicolons")
-    parser.add_argument("--methods", help="names separated by semicolons; confirm: besides " + ", ".join(BESIDE))
+    parser.add_argument("--methods", help="separated by semicolons; confirm: besides " + ", ".join(BESIDE))
     parser.add_argument("--runs", type=Path, default=Path.home() / ".cache" / "mmzoo-which-first")
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     if given.phase != "tables":
-        names = list(CANDIDATES) if given.phase == "choose" else list(BESIDE)
-        names += given.methods.split(";") if given.methods else []
+        asked = given.methods.split(";") if given.methods else []
+        names = asked or list(CANDIDATES) if given.phase == "choose" else [*BESIDE, *asked]
         seeds = CHOOSING if given.phase == "choose" else CONFIRMING
         for dataset in given.datasets.split(";"):
             lines = list(measured([dataset], names, seeds, given.runs, given.jobs))
             if given.phase == "choose":  # test scores are nobody's business here
                 lines = [{k: v for k, v in line.items() if k != "test"} for line in lines]
-            write(RESULTS / f"{given.phase}.csv", lines, [dataset])
+            write(RESULTS / f"{given.phase}.csv", lines)
     for phase in ("choose", "confirm"):
         path = RESULTS / f"{phase}.csv"
         if path.is_file():

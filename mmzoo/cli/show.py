@@ -53,6 +53,7 @@ def _text(catalogue: Catalogue, e: Entry) -> str:
         given = {**e.extra.get("args", {}), **{f"head.{k}": v for k, v in e.extra.get("head_args", {}).items()}}
         chosen = f" with {_pairs(given)}" if given else ""
         lines.append(f"  is: strategy {e.extra['strategy']}{chosen}, head {e.extra['head']}")
+        lines += [f"  then: {name}{f' with {_pairs(p)}' if p else ''}" for name, p in e.extra.get("then", {}).items()]
     if "equation" in e.extra:
         lines += ["  equation:", *(f"    {line}" for line in e.extra["equation"].rstrip().splitlines())]
     if e.accepted:

@@ -64,6 +64,7 @@ def resolve_method(catalogue: Catalogue, method: str | MethodText, settings: Set
     """
     text = parse_method(method) if isinstance(method, str) else method
     members = [_member(catalogue, part) for part in text.parts]
+    members += _after(catalogue, members)
     _check_chain(text, members)
     head = catalogue.get("heads", text.head) if text.head else _agreed_head(text, members)
     over_head = settings.take(head, only=head.params)
@@ -108,6 +109,19 @@ def _member(catalogue: Catalogue, part: MethodPart) -> _Member:
         recipe = catalogue.get("methods", name)
     strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
     return _Member(recipe, strategy, catalogue.get("heads", recipe.extra["head"], recipe.package), part)
+
+
+def _after(catalogue: Catalogue, members: Sequence[_Member]) -> list[_Member]:
+    """What recipes name under `then`: strategies that act after training, each where nothing of the text has it."""
+    found: dict[str, _Member] = {}
+    for member in members:
+        for name, args in member.recipe.extra.get("then", {}).items():
+            strategy = catalogue.get("strategies", name, member.recipe.package)
+            extra = {"strategy": name, "head": member.head.qualified, "args": args}
+            recipe = dataclasses.replace(strategy, kind="methods", extra=extra)
+            if all(m.strategy is not strategy for m in members):
+                found.setdefault(strategy.id, _Member(recipe, strategy, member.head, MethodPart(name)))
+    return list(found.values())
 
 
 def _resolve_part(member: _Member, head: Entry, settings: Settings) -> _Resolved:
@@ -255,7 +269,7 @@ def holds(given: Any, params: Mapping[str, Any]) -> bool:
 
 def canonical(catalogue: Catalogue, method: Method) -> str | None:
     """The name of the recipe that is exactly this method, so that `ogm@concat` and `ogm` are one row."""
-    if len(method.parts) != 1 or method.parts[0].first is not None:
+    if any(part.first is not None for part in method.parts):
         return None
     for recipe in catalogue.entries("methods"):
         if _identity(catalogue, recipe) == plain(method.identity):
@@ -268,10 +282,13 @@ def _identity(catalogue: Catalogue, recipe: Entry) -> Any:
     strategy = catalogue.get("strategies", recipe.extra["strategy"], recipe.package)
     head = catalogue.get("heads", recipe.extra["head"], recipe.package)
     params = strategy.spelled({**strategy.defaults(), **recipe.extra.get("args", {})})
-    part = Part(strategy.id.partition("/")[2], params)
+    parts = [Part(strategy.id.partition("/")[2], params)]
+    for name, args in recipe.extra.get("then", {}).items():
+        after = catalogue.get("strategies", name, recipe.package)
+        parts.append(Part(after.id.partition("/")[2], after.spelled({**after.defaults(), **args})))
     return plain(
         {
-            "parts": [dataclasses.asdict(part)],
+            "parts": [dataclasses.asdict(part) for part in parts],
             "head": head.id.partition("/")[2],
             "head_params": {**head.defaults(), **recipe.extra.get("head_args", {})},
             "each_modality": bool(recipe.extra.get("each_modality")),

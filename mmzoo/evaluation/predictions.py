@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,10 @@ class Predictions:
             return torch.cat(list(pieces))[order]
 
         return Predictions(**{name: joined([p[name] for p in parts]) for name in own})
+
+    def answered(self, target: Tensor) -> Predictions:
+        """The same with the classes of the items, which were not known when they were made. target: of the whole data set."""
+        return replace(self, target=target[self.index.cpu()].to(self.target.device))
 
     def of(self, modality: str, values: Tensor) -> Tensor:
         """The rows of `values` whose items have a modality: what is made of zeros says nothing about it."""

@@ -78,19 +78,21 @@ class Catalogue:
             ("strategies", extra.get("strategy"), extra.get("args", {})),
             ("heads", extra.get("head"), extra.get("head_args", {})),
         ]
+        related += [("strategies", name, params) for name, params in extra.get("then", {}).items()]
         related += [("encoders", c["name"], c.get("params", {})) for c in extra.get("encoders", {}).values()]
         for kind, name, params in related:
             if name is not None:
                 self.get(kind, name, entry.package).check_params(params)
 
     def parts(self, entry: Entry) -> list[Entry]:
-        """The entry itself and, of a method, its strategy and its head."""
+        """The entry itself and, of a method, its strategy, its head, and the strategies that act after training."""
         if entry.kind != "methods":
             return [entry]
         return [
             entry,
             self.get("strategies", entry.extra["strategy"], entry.package),
             self.get("heads", entry.extra["head"], entry.package),
+            *(self.get("strategies", name, entry.package) for name in entry.extra.get("then", {})),
         ]
 
     def family(self, entry: Entry) -> str | None:

@@ -26,7 +26,7 @@ FAMILIES = (
 LINKS = ("paper", "code")
 COMMON = {"summary", "paper", "links", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 KEYS: Mapping[str, set[str]] = {
-    "methods": COMMON | {"strategy", "head", "args", "head_args", "each_modality", "family"},
+    "methods": COMMON | {"strategy", "head", "args", "head_args", "each_modality", "family", "then"},
     "strategies": COMMON
     | {
         "path",
@@ -127,6 +127,10 @@ def _is_reach(value: Any) -> bool:
     )
 
 
+def _is_then(value: Any) -> bool:
+    return is_object(value) and bool(value) and all(map(is_object, value.values()))
+
+
 def is_range(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
 
@@ -176,6 +180,7 @@ _FORMS: Mapping[str, Kind] = {
         ),
         FLAG,
     ),
+    "then": Kind("a mapping of strategies that act after training to their parameters", _is_then),
     "reach": Kind("a mapping of if, moves, step, limit, every, typical and least (see `refusals.inert`)", _is_reach),
     **dict.fromkeys(("version", "n_classes"), _COUNT),
     **dict.fromkeys(CONDITIONS, _CONDITION),

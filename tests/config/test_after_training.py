@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
-from mmzoo.config.spec import BenchSpec
+from mmzoo.config.spec import BenchSpec, Method
 from mmzoo.errors import Incompatible
 from mmzoo.registry.plugins import catalogue
 
@@ -61,3 +63,29 @@ def test_a_method_that_uses_the_meta_set_is_compared_with_both_on_its_own_sample
         "concat+refit",
         "joint_unimodal+refit",
     }
+
+
+def test_a_recipe_may_say_what_follows_training(resolve: Callable[..., Method]) -> None:
+    method = resolve("dynamic_gap")
+    assert [p.strategy for p in method.parts] == ["dynamic_gap", "refit"]
+    assert method.parts[1].params["keep_better"] is True
+    assert (method.label, method.name) == ("dynamic_gap", "dynamic_gap")
+    # what is named in the text stands in place of it, with its own parameters
+    written = resolve("dynamic_gap+refit")
+    assert [p.strategy for p in written.parts] == ["dynamic_gap", "refit"]
+    assert written.parts[1].params["keep_better"] is False
+    changed = resolve("dynamic_gap", ("refit.keep_better", False))
+    assert changed.parts[1].params["keep_better"] is False and changed.label == "dynamic_gap[keep_better=false]"
+    assert [p.strategy for p in resolve("dynamic_gap+ogm").parts] == ["dynamic_gap", "ogm", "refit"]
+
+
+def test_the_same_method_may_be_written_in_parts(resolve: Callable[..., Method]) -> None:
+    parts = resolve("dynamic_gap_class+refit", ("refit.keep_better", True)).parts
+    assert parts == resolve("dynamic_gap").parts
+
+
+def test_references_are_refitted_as_the_method_is() -> None:
+    plan = make_plan(BenchSpec("dynamic_gap", seeds=(0,)), catalogue())
+    refitted = {p.label: p.spec.parts for p in plan.runs if "refit" in p.label}
+    assert set(refitted) == {"concat+refit[keep_better=true]", "joint_unimodal+refit[keep_better=true]"}
+    assert all(parts[1].params["keep_better"] is True for parts in refitted.values())

@@ -53,7 +53,7 @@ def test_settings_show_in_the_label_only_where_they_change_something(resolve: Ca
             "dynamic_gap_h.alpha: it means nothing where schedule is heuristic, only with",
         ),
         ("dynamic_gap_const", (("dynamic_gap_const.solver", "hessian"),), "only with learned"),
-        ("dynamic_gap", (("dynamic_gap.alpha", 0.3),), "or set dynamic_gap.schedule too"),
+        ("dynamic_gap_h", (("dynamic_gap_h.alpha", 0.3),), "or set dynamic_gap_h.schedule too"),
         (
             "dynamic_gap_lb",
             (("dynamic_gap_lb.solver", "identity"), ("dynamic_gap_lb.damping", 0.1)),
@@ -70,22 +70,33 @@ def test_a_setting_that_means_nothing_is_refused(
         resolve(method, *settings)
 
 
+@pytest.fixture
+def bare(catalogue: Catalogue) -> Callable[..., Method]:
+    """Resolves where no method has the name of the strategy dynamic_gap."""
+    without = Catalogue()
+    for entry in catalogue:
+        if entry.id != "methods/dynamic_gap":
+            without.add(entry)
+    return lambda text, *given: resolve_method(without, text, Settings(without, given))
+
+
 def test_a_setting_for_all_methods_with_a_strategy_goes_to_those_that_it_means_something_to(
-    resolve: Callable[..., Method],
+    bare: Callable[..., Method],
 ) -> None:
     given = (("dynamic_gap.alpha", 0.3),)
-    assert resolve("dynamic_gap_h", *given) == resolve("dynamic_gap_h")
-    assert resolve("dynamic_gap_const", *given).parts[0].params["alpha"] == 0.3
-    assert resolve("dynamic_gap", *given, ("dynamic_gap.schedule", "constant")).parts[0].params["alpha"] == 0.3
+    assert bare("dynamic_gap_h", *given) == bare("dynamic_gap_h")
+    assert bare("dynamic_gap_const", *given).parts[0].params["alpha"] == 0.3
+    assert bare("dynamic_gap", *given, ("dynamic_gap.schedule", "constant")).parts[0].params["alpha"] == 0.3
 
 
-def test_a_setting_reaches_only_what_it_names(resolve: Callable[..., Method]) -> None:
+def test_a_setting_reaches_only_what_it_names(resolve: Callable[..., Method], bare: Callable[..., Method]) -> None:
     """A method's own head; a strategy under every recipe of it; a name that is both means the method."""
     pairs = (("ogm.head.reduce", "mean"), ("dynamic_gap.alpha", 0.2))
     assert resolve("ogm@sum", *pairs).head_params == {"reduce": "mean"}
     assert resolve("pmr@sum", *pairs).head_params == {"reduce": "sum"}
     for recipe in ("dynamic_gap_const", "dynamic_gap_lb"):
-        assert resolve(recipe, *pairs).parts[0].params["alpha"] == 0.2
+        assert bare(recipe, *pairs).parts[0].params["alpha"] == 0.2
+        assert resolve(recipe, *pairs).parts[0].params["alpha"] == 0.5
     assert resolve("ogm_ge", ("ogm.alpha", 0.7)).parts[0].params["alpha"] == 0.3
 
 
@@ -102,8 +113,8 @@ def test_no_text_breaks_the_parser(catalogue: Catalogue, text: str) -> None:
         assert str(error)
 
 
-def test_a_strategy_without_a_recipe_is_a_method_with_the_plain_head(resolve: Callable[..., Method]) -> None:
-    method = resolve("dynamic_gap")
+def test_a_strategy_without_a_recipe_is_a_method_with_the_plain_head(bare: Callable[..., Method]) -> None:
+    method = bare("dynamic_gap")
     assert method.head == "concat" and method.label == "dynamic_gap_h"
 
 

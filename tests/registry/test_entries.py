@@ -133,7 +133,12 @@ def test_a_recipe_claims_what_its_parts_claim(entry: Entry) -> None:
     head.check_params(entry.extra.get("head_args", {}))
     of_head = {"equal_dims"} if head.load().equal_dims else set()
     assert set(entry.requires) == set(made.requires) | of_head
-    assert dict(entry.cost) == dict(made.cost)
+    after = {}
+    for name, params in entry.extra.get("then", {}).items():
+        follower = BUILT_INS.get("strategies", name)
+        after |= follower.load()(**follower.check_params(params)).cost
+        assert "finish" in follower.extra["owns"]
+    assert dict(entry.cost) == after | dict(made.cost)
 
 
 @each_head

@@ -134,13 +134,21 @@ def test_matching_alone_leaves_the_classifier_without_gradient_and_no_matching_i
 
 
 @FIXED
-@given(st.lists(st.floats(-50, 50), min_size=1, max_size=6), st.floats(0, 1), st.floats(0.001, 10))
-def test_a_learned_alpha_never_leaves_the_box(derivatives: list[float], start: float, eta: float) -> None:
-    strategy: Any = DynamicGap(schedule="learned", alpha=start, eta=eta, normalize=False, max_change=1.0)
+@given(
+    st.lists(st.floats(-50, 50), min_size=1, max_size=6),
+    st.floats(0, 1),
+    st.floats(0.001, 10),
+    st.sampled_from(["eta", "rms"]),
+)
+def test_a_learned_alpha_never_leaves_the_box(derivatives: list[float], start: float, eta: float, step: Any) -> None:
+    strategy = DynamicGap(
+        schedule="learned", alpha=start, eta=eta, normalize=False, max_change=1.0, step=step, travel=5
+    )
+    rule: Any = strategy.learner.step  # type: ignore[attr-defined]
+    alpha = start
     for h in derivatives:
-        found = SimpleNamespace(value=h, cosine=0.0, usable=True)
-        strategy._move(SimpleNamespace(log=lambda *_: None, warn=lambda *_: None), found)
-        assert 0.0 <= strategy.current <= 1.0
+        alpha = rule(alpha, SimpleNamespace(value=h, direction=0.0, usable=True), 10)
+        assert 0.0 <= alpha <= 1.0
 
 
 @FIXED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -29,9 +29,8 @@ SMALL = 1_000_000
 
 
 # ---------------------------------------------------------------------------------------------- data
-@lru_cache(maxsize=4)
 def load_data(catalogue: Catalogue, name: str, params: str) -> DataModule:
-    """A data set, kept for the next run of the same process. params: as JSON; those of a store name it by its hashes."""
+    """A data set. params: as JSON; those of a store name it by its hashes."""
     given = json.loads(params)
     return open_prepared(given) if "store" in given else catalogue.get("datasets", name).load()(**given)
 
@@ -39,7 +38,7 @@ def load_data(catalogue: Catalogue, name: str, params: str) -> DataModule:
 def forget_data(device: str) -> None:
     """Let go of data sets that lie on a GPU, for the processes that train on it."""
     if device.startswith("cuda"):
-        load_data.cache_clear()
+        _unanswered.cache_clear()
         memory.free(device)
 
 
@@ -54,8 +53,24 @@ def open_prepared(given: Mapping[str, Any]) -> DataModule:
 
 
 def data_of(catalogue: Catalogue, spec: RunSpec) -> DataModule:
-    """The data set of a run, with all of its modalities."""
-    return load_data(catalogue, spec.dataset, json.dumps(spec.as_dict()["data_params"], sort_keys=True))
+    """The data set of a run, with all of its modalities and without the labels of its test samples, which are not in a process
+    that trains. It is kept for the next run of the same process."""
+    return _unanswered(load_data, catalogue, *_named(spec))
+
+
+def answers_of(catalogue: Catalogue, spec: RunSpec) -> DataModule:
+    """The same data set with the labels of its test samples, loaded anew, for predictions that are there already. Nothing
+    keeps it."""
+    return load_data(catalogue, *_named(spec))
+
+
+def _named(spec: RunSpec) -> tuple[str, str]:
+    return spec.dataset, json.dumps(spec.as_dict()["data_params"], sort_keys=True)
+
+
+@lru_cache(maxsize=4)
+def _unanswered(load: Callable[..., DataModule], catalogue: Catalogue, name: str, params: str) -> DataModule:
+    return load(catalogue, name, params).unanswered()
 
 
 # ---------------------------------------------------------------------------------------------- model and strategy

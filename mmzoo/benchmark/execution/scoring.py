@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from mmzoo.benchmark.execution.artifacts import write_arrays
-from mmzoo.benchmark.execution.building import Kit, data_of
+from mmzoo.benchmark.execution.building import Kit, answers_of
 from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.store import Store
 from mmzoo.core.values import Batch
-from mmzoo.data.loading.datamodule import Loader
+from mmzoo.data.loading.datamodule import DataModule, Loader
 from mmzoo.data.loading.floor_samples import floor_samples
 from mmzoo.errors import Diverged
 from mmzoo.evaluation.floors import linear_floor, words_for
@@ -29,9 +29,12 @@ from mmzoo.training.run import Run
 FLAT, FLAT_LOSS = 0.05, 0.005
 
 
-def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple[dict[str, Any], Predictions]:
+def score(
+    run: Run, kit: Kit, selection: Selection, *, batch_size: int
+) -> tuple[dict[str, Any], Predictions, DataModule]:
     """Test scores of the last and of the chosen epoch, each computed once, on every item; and those of holdout,
-    on which anything may be chosen. With the predictions of the chosen epoch, in which the run is left."""
+    on which anything may be chosen. With the predictions of the chosen epoch, in which the run is left, and the data set with
+    the labels of the test samples: they are loaded when all of these predictions are made."""
     data = kit.data
     test = kit.loader("test", batch_size=batch_size)
     last = predictions(run, test)
@@ -41,8 +44,11 @@ def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple
     fitted = Fitted.on(predictions(run, known), data.n_classes)
     held = predictions(run, kit.loader("holdout", batch_size=batch_size))
     chosen = predictions(run, test)
-    finish = _finish(run, selection, test)
-    return {
+    before = _as_trained(run, selection, test)
+    answers = answers_of(kit.catalogue, kit.spec)
+    last, chosen = last.answered(answers.target), chosen.answered(answers.target)
+    finish = {} if before is None else _finish(selection, before.answered(answers.target))
+    metrics = {
         **modality_scores(run.model, run.strategy, chosen, fitted, partial(on_device, test, run.device), data.metric),
         "last": classification(last.scores, last.target, last.logits),
         "holdout": branch_scores(run.model, held, fitted, data.metric),
@@ -55,17 +61,24 @@ def score(run: Run, kit: Kit, selection: Selection, *, batch_size: int) -> tuple
         "n_total": len(data.splits["test"]),
         "n_test_classes": len(chosen.target.unique()),
         "n_seen": len(chosen.seen(chosen.target)),
-    }, chosen
+    }
+    return metrics, chosen, answers
 
 
-def _finish(run: Run, selection: Selection, test: Loader) -> dict[str, Any]:
-    """Of a method that acts after training: what validation chose among, and the test scores of the epoch that
-    training alone would have chosen, without it. The run is left as it is."""
+def _as_trained(run: Run, selection: Selection, test: Loader) -> Predictions | None:
+    """Of a method that acts after training: the predictions of the epoch that training alone would have chosen, without it.
+    The run is left as it is."""
     if selection.as_trained is None:
-        return {}
+        return None
     selection.as_trained.restore(run)
     before = predictions(run, test)
     selection.restore(run)
+    return before
+
+
+def _finish(selection: Selection, before: Predictions) -> dict[str, Any]:
+    """What validation chose among, and the test scores of the method before it acted."""
+    assert selection.as_trained is not None
     scores = {**classification(before.scores, before.target, before.logits), "epoch": selection.as_trained.epoch}
     return {"finish": {"chosen": selection.candidate, "validation": selection.candidates, "as_trained": scores}}
 
@@ -127,7 +140,7 @@ def floor_row(planned: Planned, catalogue: Catalogue, store: Store) -> dict[str,
     """What the row of a floor says, its predictions written. Training samples are those of plain training, the meta set among
     them."""
     spec = planned.spec
-    whole = data_of(catalogue, spec)
+    whole = answers_of(catalogue, spec)  # no code of a method runs here
     data = whole if spec.modalities is None else whole.only(spec.modalities)
     train, validation, test = (
         data.loader(*splits, batch_size=EVAL_BATCH) for splits in (("train", "slice"), ("holdout",), ("test",))

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmzoo.benchmark.execution import memory
 from mmzoo.benchmark.execution.artifacts import model_hash, order_hash, write_inputs, write_predictions, write_weights
-from mmzoo.benchmark.execution.building import Kit, data_of, set_threads
+from mmzoo.benchmark.execution.building import Kit, answers_of, data_of, set_threads
 from mmzoo.benchmark.execution.checkpoint import Checkpoint
 from mmzoo.benchmark.execution.device import environment
 from mmzoo.benchmark.execution.fitting import Fitting, Saved, Watcher
@@ -214,8 +214,8 @@ class Session(Watcher):
 
     def _scored(self, run: Run, kit: Kit, selection: Selection) -> Row:
         """The scores of the selected epoch; predictions and weights are written, with their hashes."""
-        metrics, chosen = score(run, kit, selection, batch_size=self.eval_batch)
-        hashes = {"predictions": write_predictions(self.store, self.planned.spec.run_id, chosen, kit.data)}
+        metrics, chosen, answers = score(run, kit, selection, batch_size=self.eval_batch)
+        hashes = {"predictions": write_predictions(self.store, self.planned.spec.run_id, chosen, answers)}
         if self.planned.peers:
             metrics["peers"] = peers_scores(self.watched, kit.data.metric, metrics)
         if self.planned.keep:
@@ -297,6 +297,7 @@ class Session(Watcher):
         if self._test is not None:
             start = time.monotonic()
             p = predictions(run, self._test)
+            p = p.answered(answers_of(self.catalogue, self.planned.spec).target)
             self.watched.append({"epoch": epoch, **classification(p.scores, p.target, p.logits)})
             self.watch_seconds += time.monotonic() - start
 

@@ -62,8 +62,18 @@ def _references(methods: Sequence[Method], catalogue: Catalogue, settings: Setti
         after = [p.strategy for p in method.parts if acts_after(catalogue.get("strategies", p.strategy))]
         # A method that does nothing else is plain training with that already.
         texts = [PLAIN, CONTROL, *(t.with_parts(after) for t in (PLAIN, CONTROL) if 0 < len(after) < len(method.parts))]
-        found += [_like(text, method, catalogue, settings) for text in texts]
+        found += [_finished_like(_like(text, method, catalogue, settings), method) for text in texts]
     return found
+
+
+def _finished_like(reference: Method, method: Method) -> Method:
+    """A reference whose parts that act after training have the parameters that they have in a method."""
+    own = {p.strategy: p for p in method.parts}
+    parts = tuple(own.get(p.strategy, p) if i else p for i, p in enumerate(reference.parts))
+    changed = [
+        f"{k}={shown(v)}" for p, q in zip(reference.parts, parts) for k, v in q.params.items() if p.params.get(k) != v
+    ]
+    return replace(reference, parts=parts, label=f"{reference.label}[{','.join(changed)}]") if changed else reference
 
 
 def _like(text: MethodText, method: Method, catalogue: Catalogue, settings: Settings) -> Method:

@@ -1,4 +1,4 @@
-"""mmzoo data: prepare, check, mini, list, show. Nothing here imports torch, numpy only where files are read."""
+"""mmzoo data: prepare, check, mini, list, show, shared. Nothing here imports torch, numpy only where files are read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from mmzoo.cli.data.check import run_check
 from mmzoo.cli.data.prepare import run_mini, run_prepare
+from mmzoo.cli.data.shared import add_shared
 from mmzoo.cli.data.show import run_list, run_show
 
 
@@ -28,6 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "show", help="layout, source, recipes, splits and stores of a data set; NAME:KEY=VALUE for one that is bundled"
     )
     _add_name(shown, run_show)
+    add_shared(actions.add_parser)
 
 
 def _add_prepare(add_parser: Callable[..., Any]) -> None:

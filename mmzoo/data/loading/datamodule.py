@@ -19,6 +19,8 @@ from mmzoo.errors import BadValue, unknown
 
 #: a data set is copied to a GPU as a whole where it takes no more than this share of the memory that is free there
 RESIDENT_SHARE = 0.4
+#: in place of the label of a test sample while there is training
+UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,13 @@ class DataModule:
             self.present is not None,
             self.preparation,
         )
+
+    def unanswered(self) -> DataModule:
+        """The same data set without what only the test samples' scores may use: their labels are UNKNOWN, and no row has a
+        name, which may hold its label."""
+        target = self.target.clone()
+        target[torch.as_tensor(list(self.splits["test"]), dtype=torch.int64)] = UNKNOWN
+        return replace(self, target=target, ids=())
 
     def only(self, modalities: Sequence[str]) -> DataModule:
         """The same items with some of the modalities, in the data set's order."""

@@ -13,12 +13,14 @@ from mmzoo.testing.checks import (
     processes,
     requirements,
     strategy,
+    tripwire,
 )
 
 MODULES = (
     strategy,
     requirements,
     imports,
+    tripwire,
     hooks,
     behaviour,
     head,

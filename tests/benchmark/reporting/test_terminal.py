@@ -68,4 +68,4 @@ def test_a_name_is_neither_markup_nor_an_escape() -> None:
 def test_elsewhere_than_on_a_terminal_it_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
     terminal.show([WIDE], out)
-    assert out.getvalue() == markdown(WIDE) + "\n"
+    assert out.getvalue() == markdown(WIDE)
