@@ -224,7 +224,7 @@ def test_from_a_manifest_to_a_table_of_results(
     planned = mmzoo("bench", "--method", "ogm", "--datasets", manifest, "--plan", *out)
     assert (
         planned.code == 0
-        and "made, or checked for changes, first" in planned.out
+        and "prepared or re-checked first" in planned.out
         and not (tmp_path / "home" / "stores").exists()
     )
     done = mmzoo(
