@@ -55,11 +55,15 @@ class Kept:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """(N,) the class with the highest score."""
+        import numpy as np
+
         return np.asarray(self.scores.argmax(1))
 
     @property
     def right(self) -> NDArray[np.bool_]:
         """(N,) whether the predicted class is the sample's."""
+        import numpy as np
+
         return np.asarray(self.predicted == self.target)
 
     def confusion(self) -> NDArray[np.int64]:
