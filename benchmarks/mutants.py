@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,6 +92,14 @@ def with_others(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     return [found[name] for name in every if name in found]
 
 
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["mutant", "file", "what", "outcome", "tests"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a word that name, file or description must hold")
@@ -114,20 +123,18 @@ def main() -> None:
             if run_tests(trees[0], list(tests)):
                 raise SystemExit(f"{' '.join(tests)}: fails without any mutant")
         rows: list[dict[str, Any]] = []
+        lock = threading.Lock()
 
         def share(i: int) -> None:
             for mutant in mutants[i :: given.jobs]:
-                rows.append(attempt(mutant, trees[i]))
-                print(f"{rows[-1]['outcome']:9} {rows[-1]['mutant']}: {rows[-1]['what']}", flush=True)
+                row = attempt(mutant, trees[i])
+                with lock:  # each stays, also where the rest is cut off
+                    rows.append(row)
+                    write(with_others(rows, given.out), given.out)
+                print(f"{row['outcome']:9} {row['mutant']}: {row['what']}", flush=True)
 
         with ThreadPoolExecutor(given.jobs) as pool:
             list(pool.map(share, range(given.jobs)))
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    kept = with_others(rows, given.out)
-    with given.out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["mutant", "file", "what", "outcome", "tests"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
     killed = sum(r["outcome"] == "killed" for r in rows)
     print(f"{killed} of {len(rows)} killed")
     sys.exit(killed != len(rows))
