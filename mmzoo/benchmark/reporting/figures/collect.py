@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from mmzoo.benchmark.reporting.groups import Group, Row, alone_of, at, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import Overview, passes
 from mmzoo.benchmark.reporting.statistics import spread
 from mmzoo.benchmark.results.comparable import is_floor
-from mmzoo.benchmark.results.predictions import read_predictions
+from mmzoo.benchmark.results.predictions import Kept, read_predictions
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import CorruptFile
 from mmzoo.io.files import read_bytes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 Record = dict[str, Any]
 BINS = 10
@@ -150,39 +147,42 @@ def costs(groups: Sequence[Group]) -> list[Record]:
     return found
 
 
-def predictions(row: Row, store: Store) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-    """(N,) true classes and (N, C) scores of the chosen epoch on the test set; None where they cannot be used."""
-    try:
-        kept = read_predictions(row, store)
-    except CorruptFile:
-        return None  # a chart less, not a report less
-    return kept.target, kept.scores.astype(float)
+def predicted(groups: Sequence[Group], store: Store) -> dict[str, list[Kept]]:
+    """Label of each joint method -> the test predictions of its runs; those that cannot be used are left out."""
+    found = {}
+    for group in joint_of(groups):
+        kept = []
+        for row in group.rows:
+            if row["status"] == "ok":
+                with contextlib.suppress(CorruptFile):  # a chart less, not a report less
+                    kept.append(read_predictions(row, store))
+        if kept and len({each.scores.shape[1] for each in kept}) == 1:
+            found[group.label] = kept
+    return found
 
 
-def class_records(groups: Sequence[Group], store: Store, names: Sequence[str] | None) -> tuple[list[Record], Record]:
-    """Confusion matrices of each joint method, summed over seeds, and what `charts.confusion` needs beside them."""
+def class_records(predictions: Mapping[str, Sequence[Kept]]) -> tuple[list[Record], Record]:
+    """Confusion matrices of each method, summed over seeds, and what `charts.confusion` needs beside them."""
     import numpy as np
 
     records: list[Record] = []
     classes: list[str] = []
-    for group, pairs in _predicted(groups, store):
-        n = pairs[0][1].shape[1]
+    for label, kept in predictions.items():
+        n = kept[0].scores.shape[1]
         if n > MOST_CLASSES:
             return [], {}
-        classes = list(names) if names and len(names) == n else [str(i) for i in range(n)]
-        counts = np.zeros((n, n), dtype=int)
-        for target, scores in pairs:
-            np.add.at(counts, (target, scores.argmax(1)), 1)
+        classes = list(kept[0].classes)
+        counts = sum((each.confusion() for each in kept), np.zeros((n, n), dtype=int))
         total = counts.sum(1)
         for i, j in zip(*counts.nonzero(), strict=True):
             share = round(100 * counts[i, j] / total[i], 1)
             pair = {"true": classes[i], "predicted": classes[j]}
-            records.append({"method": group.label, **pair, "count": int(counts[i, j]), "share": share})
+            records.append({"method": label, **pair, "count": int(counts[i, j]), "share": share})
     return records, {"classes": classes, "methods": list(dict.fromkeys(r["method"] for r in records))}
 
 
-def reliability(groups: Sequence[Group], store: Store) -> tuple[list[Record], dict[str, float]]:
-    """Accuracy and mean confidence in BINS bins of equal width for each joint method; and its expected calibration error.
+def reliability(predictions: Mapping[str, Sequence[Kept]]) -> tuple[list[Record], dict[str, float]]:
+    """Accuracy and mean confidence in BINS bins of equal width for each method; and its expected calibration error.
 
     ECE = sum over bins of (share of the samples) |accuracy - confidence| (Guo et al., ICML 2017, eq. 3), in %, all seeds
     together. Methods whose scores are no probabilities are left out.
@@ -191,9 +191,9 @@ def reliability(groups: Sequence[Group], store: Store) -> tuple[list[Record], di
 
     records: list[Record] = []
     errors: dict[str, float] = {}
-    for group, pairs in _predicted(groups, store):
-        right = np.concatenate([scores.argmax(1) == target for target, scores in pairs])
-        every = np.concatenate([scores for _, scores in pairs])
+    for label, kept in predictions.items():
+        right = np.concatenate([each.right for each in kept])
+        every = np.concatenate([each.scores.astype(float) for each in kept])
         if (every < -1e-6).any() or not np.allclose(every.sum(1), 1, atol=1e-3):
             continue
         confidence = every.max(1)
@@ -205,18 +205,9 @@ def reliability(groups: Sequence[Group], store: Store) -> tuple[list[Record], di
                 accuracy, mean = float(right[inside].mean()), float(confidence[inside].mean())
                 error += n / len(bins) * abs(accuracy - mean)
                 point = {"confidence": round(100 * mean, 2), "accuracy": round(100 * accuracy, 2), "samples": n}
-                records.append({"method": group.label, **point})
-        errors[group.label] = 100 * error
+                records.append({"method": label, **point})
+        errors[label] = 100 * error
     return records, errors
-
-
-def _predicted(
-    groups: Sequence[Group], store: Store
-) -> Iterator[tuple[Group, list[tuple[NDArray[np.int64], NDArray[np.float64]]]]]:
-    for group in joint_of(groups):
-        kept = [p for r in group.rows if r["status"] == "ok" and (p := predictions(r, store)) is not None]
-        if kept and len({scores.shape[1] for _, scores in kept}) == 1:
-            yield group, kept
 
 
 def rank_records(overview: Overview) -> tuple[list[Record], list[Record]]:
@@ -234,6 +225,9 @@ def rank_records(overview: Overview) -> tuple[list[Record], list[Record]]:
 
 
 # ---------------------------------------------------------------------------------------------- what was held equal
+_SELECTED = {"holdout": "best epoch on the validation set", "last": "last epoch, without a validation set"}
+
+
 def held_equal(rows: Sequence[Row]) -> list[Record]:
     """For each data set what all of its runs share and what they do not: name, value or number of values, equal."""
     ok = [r for r in rows if r["status"] == "ok" and not is_floor(r)]
@@ -241,7 +235,7 @@ def held_equal(rows: Sequence[Row]) -> list[Record]:
         "test split": lambda r: r["hashes"]["split"],
         "data recipe": lambda r: r["hashes"]["recipe"],
         "epochs": lambda r: str(r["spec"]["training"]["epochs"]),
-        "selection": lambda r: "best epoch on the validation set",
+        "selection": lambda r: _SELECTED[r["spec"].get("selection", "holdout")],
         "optimizer": lambda r: r["spec"]["training"]["optimizer"],
         "learning rate": lambda r: f"{r['spec']['training']['lr']:g}",
         "batch size": lambda r: str(r["spec"]["training"]["batch_size"]),
@@ -256,7 +250,9 @@ def held_equal(rows: Sequence[Row]) -> list[Record]:
             values = list(dict.fromkeys(get(r) for r in here))
             found.append({"dataset": name, "fact": fact, "values": values, "equal": len(values) == 1})
         for fact in ("initial_weights", "batch_order"):
-            per_seed = {s: {r["hashes"].get(fact) for r in joint if r["seed"] == s} for s in {r["seed"] for r in joint}}
+            per_seed: dict[int, set[str]] = {}
+            for r in joint:
+                per_seed.setdefault(r["seed"], set()).add(r["hashes"].get(fact))
             equal = all(len(values) == 1 for values in per_seed.values())
             shown = "the same for all joint methods of a seed" if equal else "differs between methods of a seed"
             found.append({"dataset": name, "fact": fact.replace("_", " "), "values": [shown], "equal": equal})

@@ -83,7 +83,7 @@ def _of(groups: Sequence[Group], store: Store, palette: Mapping[str, int]) -> di
         "alpha": charts.logged(alpha, joint, ["alpha"], choose=False),
         "gap": charts.gap(collect.gaps(groups), joint, metric),
         "cost": charts.cost(collect.costs(groups), joint, metric),
-        "calibration": charts.calibration(collect.reliability(groups, store)[0], joint),
+        "calibration": charts.calibration(collect.reliability(collect.predicted(groups, store))[0], joint),
         **{kind: stress_chart(stress_records(curved, kind), joint, metric, kind) for kind in STRESSES},
     }
 

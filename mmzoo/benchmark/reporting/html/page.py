@@ -136,8 +136,9 @@ def _charts(
     found = collect.histories(groups, store)
     logged = collect.logged_values(found)
     names = list(dict.fromkeys(v["name"] for v in logged))
-    matrices, axes = collect.class_records(groups, store, None)
-    bins, errors = collect.reliability(groups, store)
+    predictions = collect.predicted(groups, store)
+    matrices, axes = collect.class_records(predictions)
+    bins, errors = collect.reliability(predictions)
     curved = [each for each in stressed(groups, store) if each.group.label in joint]
     drawn = {
         "scores": charts.scores(collect.seed_scores(groups), every, metric),
