@@ -1,7 +1,8 @@
-"""Linear systems A x = b where A is known by its products with vectors alone, and the size of A.
+"""Matrix-free iterative solvers for A x = b, and an estimate of the spectral norm of A.
 
-All of them take flat vectors (P,), start from zero or from a given `x0`, and say how far they came. Inner products
-of float32 vectors are summed in float64: with 1e7 parameters the rounding of a float32 sum is what limits a solve.
+Used by the hypergradients of `mmzoo.bilevel`; independent of models and strategies. Solvers take flat vectors (P,),
+start from zero or from `x0`, and return the residual that they reached. Inner products of float32 vectors are
+accumulated in float64: with 1e7 parameters, float32 rounding would limit the accuracy of a solve.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Solution:
-    """x with A x = b.
+    """An approximate solution x of A x = b.
 
     residual: |b - A x| / |b| (0 for b = 0). iterations: steps taken. curvature: the smallest Rayleigh quotient
-    p^T A p / p^T p met on the way (nan: none taken); a negative one proves that A is indefinite. products: how often
-    A was applied.
+    p^T A p / p^T p encountered (nan: no step taken); a negative value proves that A is indefinite. products: number of
+    products with A.
     """
 
     x: Tensor
@@ -157,7 +158,7 @@ def power_iteration(a: Operator, v: Tensor, *, iterations: int) -> tuple[float, 
 
 
 def largest_eigenvalue(a: Operator, like: Tensor, generator: torch.Generator, *, iterations: int = 6) -> float:
-    """The same, from a random vector of the shape of `like`, and without the vector."""
+    """As above, from a random start vector of the shape of `like`; returns only the value."""
     return power_iteration(a, random_vector(like, generator), iterations=iterations)[0]
 
 

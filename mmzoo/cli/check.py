@@ -1,4 +1,4 @@
-"""mmzoo check: the contract checks on a part, read as a report."""
+"""`mmzoo check`: run the contract checks on a strategy, head or encoder and print a report. No torch at import."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "check",
         help="run the contract checks on a strategy, head or encoder",
-        description="Runs the checks that every part of the zoo passes. Exit code 0 where all pass, 1 where one fails, 2 "
-        "where there is nothing to check.",
+        description="Runs the checks that every component of the zoo passes. Exit code 0 if all pass, 1 if any fails, "
+        "2 if there is nothing to check.",
     )
     parser.add_argument(
         "target", metavar="TARGET", help="a name, KIND/NAME, FILE.py:CLASS, FILE.py, or an installed package"
     )
-    parser.add_argument("--only", metavar="CHECK,...", default="", help="these checks alone, e.g. purity,resume")
-    parser.add_argument("--json", action="store_true", help="a list with one object a part")
-    parser.add_argument("--quiet", action="store_true", help="only what did not pass")
+    parser.add_argument("--only", metavar="CHECK,...", default="", help="run only these checks, e.g. purity,resume")
+    parser.add_argument("--json", action="store_true", help="print a JSON list with one object per component")
+    parser.add_argument("--quiet", action="store_true", help="print only checks that did not pass")
     parser.set_defaults(command=run)
 
 

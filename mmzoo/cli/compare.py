@@ -13,9 +13,9 @@ from mmzoo.errors import BadValue
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "compare",
-        help="what differs between two folders of results, or two methods",
-        description="Compares scores paired by seed, says whether the difference is decided, and lists what differs in the "
-        "specifications, hashes and environments.",
+        help="show what differs between two results folders, or two methods",
+        description="Compares scores paired by seed, reports whether the difference is significant, and lists "
+        "what differs in the specifications, hashes and environments.",
     )
     parser.add_argument("a", metavar="A", help="a folder of results, or a method with --in")
     parser.add_argument("b", metavar="B", help="another folder, or another method")

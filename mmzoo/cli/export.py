@@ -1,4 +1,4 @@
-"""mmzoo export: a trained model as a folder of its own, or as a graph that runs without mmzoo."""
+"""`mmzoo export`: save a trained model as a portable folder, or as a graph that runs without mmzoo."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ NAMES = {"folder": "model", "torch": "model.pt2", "onnx": "model.onnx"}
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "export",
-        help="take a trained model away: a portable folder, torch.export or ONNX",
-        description="The run must have kept its weights (bench --keep-weights). The folder has weights, configuration, class names, "
-        "preprocessing, tokenizers and a model card; mmzoo.from_pretrained loads it. The graphs take a tensor for each input, "
-        "give the scores of each class, and are checked against the model before they are kept.",
+        help="export a trained model: a portable folder, torch.export or ONNX",
+        description="The run must have kept its weights (bench --keep-weights). The folder contains weights, "
+        "configuration, class names, preprocessing, tokenizers and a model card; mmzoo.from_pretrained loads it. The "
+        "graphs take a tensor for each input, return the scores of each class, and are checked against the model "
+        "before they are saved.",
     )
     add = parser.add_argument
     add("run", metavar="RUN", nargs="+", help="DIR/runs/ID, or DIR and ID; or a folder that --to folder wrote")
-    add("--to", choices=tuple(NAMES), default="folder", help="the form (default: folder)")
-    add("-o", "--out", metavar="PATH", help="where to (default: model, model.pt2 or model.onnx)")
-    add("--license", default="", metavar="SPDX", help="the licence of the weights, for the card of a folder")
+    add("--to", choices=tuple(NAMES), default="folder", help="output format (default: folder)")
+    add("-o", "--out", metavar="PATH", help="output path (default: model, model.pt2 or model.onnx)")
+    add("--license", default="", metavar="SPDX", help="licence of the weights, for the model card of a folder")
     parser.set_defaults(command=run)
 
 

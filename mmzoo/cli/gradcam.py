@@ -1,4 +1,4 @@
-"""mmzoo gradcam: where an encoder of a kept run looks."""
+"""`mmzoo gradcam`: Grad-CAM heat maps of one encoder of a run with saved weights."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from mmzoo.errors import BadValue
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "gradcam",
-        help="Grad-CAM pictures of a kept run",
-        description="Grad-CAM of one modality of a run that kept its weights (mmzoo bench --keep-weights), for items of its test "
-        "split and their true class, as a PNG: each item, and the heat over it.",
+        help="Grad-CAM images for a run with saved weights",
+        description="Grad-CAM of one modality of a run that kept its weights (mmzoo bench --keep-weights), for the "
+        "true class of test samples, as a PNG: each sample, and the heat map over it.",
     )
     add = parser.add_argument
     add("run_folder", metavar="RUN", help="the folder of the run: DIR/runs/RUN_ID")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--items", metavar="N,...", help="positions in the test split, from 0")
-    chosen.add_argument("--draw", metavar="N", type=int, default=4, help="so many items drawn by --seed (default: 4)")
-    add("--seed", metavar="N", type=int, default=0, help="of the draw (default: 0)")
+    chosen.add_argument(
+        "--draw", metavar="N", type=int, default=4, help="number of samples drawn at random (default: 4)"
+    )
+    add("--seed", metavar="N", type=int, default=0, help="seed for --draw (default: 0)")
     add("--modality", metavar="NAME", help="default: the first with images, else with video, else with spectrograms")
     add("--branch", action="store_true", help="explain the modality's own logits instead of the fused ones")
     add(
-        "--stage", metavar="N", type=int, help="the map after this stage of the encoder, from 0 (default: the last one)"
+        "--stage",
+        metavar="N",
+        type=int,
+        help="compute the map after this stage of the encoder, from 0 (default: the last one)",
     )
     add("--trust-code", action="store_true", help="execute the Python files that the run names")
     add("-o", "--output", metavar="FILE", default="gradcam.png", help="default: gradcam.png")

@@ -1,4 +1,4 @@
-"""mmzoo list: what exists."""
+"""`mmzoo list`: list the entries of the catalogue. No torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ UNKNOWN = {"year": "no paper", "family": "no family", "cost": "no cost"}
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("list", help="what exists: methods, strategies, heads, encoders, data sets")
-    parser.add_argument("kind", nargs="?", help=f"one of {', '.join(KINDS)}; all when left out")
-    parser.add_argument("--by", choices=GROUPINGS, help="the methods in groups; with a KIND, that kind")
-    parser.add_argument("--json", action="store_true", help="an object: kind -> list of entries")
-    parser.add_argument("--markdown", action="store_true", help="the methods as a table; KIND is then left out")
+    parser = commands.add_parser("list", help="list methods, strategies, heads, encoders and data sets")
+    parser.add_argument("kind", nargs="?", help=f"one of {', '.join(KINDS)}; default: all")
+    parser.add_argument("--by", choices=GROUPINGS, help="group the methods, or the entries of KIND")
+    parser.add_argument("--json", action="store_true", help="print a JSON object: kind -> list of entries")
+    parser.add_argument("--markdown", action="store_true", help="print the methods as a Markdown table")
     parser.set_defaults(command=run)
 
 

@@ -1,4 +1,4 @@
-"""mmzoo new: write a package of one's own that passes its own tests at once."""
+"""mmzoo new: generate a plugin package whose tests pass as generated."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ PARTS = {
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "new",
-        help="write a package of your own, with tests that pass at once",
+        help="generate a plugin package, with tests that pass as generated",
         description="Writes a folder NAME with a complete package: a working example to change, its entry in a "
         "registry.yaml, and tests. " + "; ".join(f"{kind}: {what}" for kind, what in PARTS.items()) + ".",
     )
     parser.add_argument("kind", choices=PARTS, metavar="KIND", help=", ".join(PARTS))
-    parser.add_argument("name", metavar="NAME", help="lower_snake_case: what `mmzoo bench --method NAME` shall mean")
-    parser.add_argument("--dir", metavar="DIR", default=".", help="where the folder is made (default: here)")
+    parser.add_argument(
+        "name", metavar="NAME", help="name of the new entry, lower_snake_case, as in `mmzoo bench --method NAME`"
+    )
+    parser.add_argument("--dir", metavar="DIR", default=".", help="parent folder (default: the current directory)")
     parser.set_defaults(command=run)
 
 

@@ -1,4 +1,4 @@
-"""mmzoo plugins: which packages were found, and what became of them."""
+"""`mmzoo plugins`: list the plugin packages that were found, and whether they loaded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("plugins", help="what is loaded, from where, its version, what failed")
-    parser.add_argument("--json", action="store_true", help="a list of objects")
+    parser = commands.add_parser("plugins", help="list installed plugins: version, location, and errors")
+    parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
     parser.set_defaults(command=run)
 
 

@@ -15,24 +15,29 @@ from mmzoo.errors import BadValue
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "predict",
-        help="the classes of new rows of a table, by a trained model",
-        description="Reads a CSV table with the columns of the training data, without labels. Files, texts and numbers are read "
-        "as they were for training. The run must have kept its weights (bench --keep-weights); its data need not be there. "
-        "Writes CSV: id, predicted class, and the probability of each class.",
+        help="predict the classes of new table rows with a trained model",
+        description="Reads a CSV table with the columns of the training data, without labels. Files, texts and numbers "
+        "are preprocessed as in training. The run must have kept its weights (bench --keep-weights); its data is not "
+        "needed. Writes CSV: id, predicted class, and the probability of each class.",
     )
     add = parser.add_argument
     add(
         "run",
         metavar="RUN",
         nargs="+",
-        help="DIR/runs/ID, or DIR and ID; DIR alone where one of its runs kept weights; or a folder of mmzoo export",
+        help="DIR/runs/ID, or DIR and ID; DIR if only one of its runs kept weights; or a folder from mmzoo export",
     )
-    add("table", metavar="NEW.csv", help="the rows; a modality that a row lacks has empty cells")
+    add("table", metavar="NEW.csv", help="table of new rows; leave the cells of a missing modality empty")
     add("-o", "--out", metavar="FILE", help="write to FILE instead of the standard output")
     add("--root", metavar="DIR", help="the folder that paths in the table are relative to (default: that of the table)")
-    add("--on-bad", choices=("error", "drop"), default="error", help="rows that cannot be read (default: error)")
-    add("--jobs", type=int, metavar="N", help="processes that decode, 0: none (default: one a core)")
-    add("--trust-code", action="store_true", help="execute the Python files that the run names, if they have its hash")
+    add("--on-bad", choices=("error", "drop"), default="error", help="what to do with unreadable rows (default: error)")
+    add(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="number of decoding processes; 0: decode in the main process (default: one per core)",
+    )
+    add("--trust-code", action="store_true", help="execute the Python files that the run names, if their hash matches")
     parser.set_defaults(command=run)
 
     parser = commands.add_parser(

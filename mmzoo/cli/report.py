@@ -18,21 +18,21 @@ VIEWS = ("details", "modalities", "map", "stats", "stress")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("report", help="tables, pages and figures from a folder of results")
+    parser = commands.add_parser("report", help="make tables, an HTML page and figures from a results folder")
     add = parser.add_argument
     add("folder", metavar="DIR", help="the folder given to bench as --out")
     add(
         "--format",
         choices=FORMATS,
         default="auto",
-        help="auto: tables that fit the terminal, Markdown where the output is no terminal; html: one page with charts; "
-        "json, csv: one row per run (default: auto)",
+        help="auto: tables that fit the terminal, Markdown if the output is not a terminal; html: one page with "
+        "charts; json, csv: one row per run (default: auto)",
     )
     add("-o", "--output", metavar="FILE", help="write to FILE instead of the standard output")
     add(
         "--details",
         action="store_true",
-        help="scores and cost, modalities inside and alone, paired differences, classes",
+        help="scores and cost, modalities in the joint model and trained separately, paired differences, classes",
     )
     add(
         "--modalities", action="store_true", help="each modality by every measure, its contribution, sizes of the parts"
@@ -40,13 +40,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add(
         "--map",
         action="store_true",
-        help="who wins where, for a data set benched under several settings of its numbers",
+        help="the best method per cell, for a data set benched under several parameter settings",
     )
     add("--stats", action="store_true", help="tests and intervals over seeds, test samples and data sets")
     add(
         "--stress",
         action="store_true",
-        help="scores with modalities missing or corrupted, of runs benched with --stress",
+        help="scores with missing or corrupted modalities, for runs benched with --stress",
     )
     add("--all", action="store_true", help="the overview and all of the above")
     add("--figures", metavar="DIR", help="write the charts as PDF and SVG into DIR")

@@ -19,19 +19,29 @@ TARGETS = (*TABLES, *FIGURES, "all")
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "reproduce",
-        help="the tables and figures of the paper, beside its printed numbers",
+        help="reproduce the tables and figures of the paper and compare with its printed numbers",
         description="Runs what a table or figure of 'Facilitating Multimodal Classification via Dynamically Learning Modality "
-        "Gap' (NeurIPS 2024) needs, under its protocol, on real data that is prepared, else on the generated twins, and writes "
-        "our numbers beside the printed ones. What is in the output folder already is not run again.",
+        "Gap' (NeurIPS 2024) needs, under its protocol, on prepared real data, else on synthetic stand-ins, and writes "
+        "the results next to the printed numbers. Runs that are already in the output folder are not repeated.",
     )
     add = parser.add_argument
     add("target", metavar="TARGET", help=f"{', '.join(TARGETS)}")
     add("--datasets", metavar="NAME,...", help="only these data sets")
-    add("--seeds", metavar="N", type=int, help="how many seeds (default: those of the paper, three)")
-    add("--fast", action="store_true", help="one seed and two epochs, to see that all of it runs")
+    add("--seeds", metavar="N", type=int, help="number of seeds (default: three, as in the paper)")
+    add("--fast", action="store_true", help="one seed and two epochs, as a smoke test")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
-    add("--workers", metavar="N", type=int, help="how many runs at once (default: MMZOO_WORKERS, else the cores)")
-    add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of runs and documents (default: {DEFAULT_OUT})")
+    add(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="number of parallel runs (default: MMZOO_WORKERS, else the number of cores)",
+    )
+    add(
+        "--out",
+        metavar="DIR",
+        default=DEFAULT_OUT,
+        help=f"output folder for runs and documents (default: {DEFAULT_OUT})",
+    )
     parser.set_defaults(command=run)
 
 

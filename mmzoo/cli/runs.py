@@ -1,4 +1,7 @@
-"""mmzoo runs: the finished runs of a folder, one line each."""
+"""`mmzoo runs`: list the finished runs of a results folder, one per line.
+
+Read-only. No torch at import.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ FILTERS = ("dataset", "method", "status")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("runs", help="the finished runs of a folder, one line each")
+    parser = commands.add_parser("runs", help="list the finished runs of a folder, one per line")
     parser.add_argument("folder", metavar="DIR", help="the folder given to bench as --out")
     for name in FILTERS:
         parser.add_argument(f"--{name}", metavar="TEXT", help=f"only runs whose {name} contains TEXT")
@@ -52,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def facts(row: dict[str, Any]) -> dict[str, Any]:
-    """What a line says of a run."""
+    """The fields of one line of the listing."""
     metrics = row.get("metrics", {})
     return {
         "run": row["run_id"],
@@ -74,5 +77,5 @@ def _wanted(fact: dict[str, Any], arguments: argparse.Namespace) -> bool:
 
 
 def _by(name: str) -> Any:
-    """Highest first, runs without a value last."""
+    """Sort key: highest value first, runs without a value last."""
     return lambda fact: -fact[name] if fact[name] is not None else float("inf")

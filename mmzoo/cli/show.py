@@ -1,4 +1,4 @@
-"""mmzoo show: all that the catalogue says of one name."""
+"""`mmzoo show`: print the full catalogue entry of one name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmzoo.registry import KINDS, SINGULAR, Catalogue, Entry
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("show", help="one method, strategy, head, encoder or data set in full")
+    parser = commands.add_parser("show", help="show one method, strategy, head, encoder or data set in full")
     parser.add_argument("what", metavar="NAME", help="e.g. ogm, or KIND/NAME, e.g. heads/concat")
     parser.set_defaults(command=run)
 

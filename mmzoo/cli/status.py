@@ -16,20 +16,20 @@ MOST = 20
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "status",
-        help="what is running, done, failed and waiting",
-        description="Reads the folders of the runs; nothing is changed, and a bench at work is not disturbed.",
+        help="show running, finished, failed and waiting runs",
+        description="Reads the run folders. Read-only, and safe while a bench is running.",
     )
-    parser.add_argument("folder", metavar="DIR", help="what was given to bench as --out")
-    parser.add_argument("--json", action="store_true", help="as JSON, every run one by one")
+    parser.add_argument("folder", metavar="DIR", help="the folder given to bench as --out")
+    parser.add_argument("--json", action="store_true", help="print JSON with one object per run")
     parser.set_defaults(command=run)
 
     parser = commands.add_parser(
         "watch",
-        help="serve the report of a folder while a bench writes it",
+        help="serve the live report of a results folder",
         description="Serves the HTML report on the loopback address. The page reloads when a run ends. Nothing is written.",
     )
     parser.add_argument("folder", metavar="DIR", help="the folder given to bench as --out")
-    parser.add_argument("--port", type=int, default=8765, help="0: any free one (default: 8765)")
+    parser.add_argument("--port", type=int, default=8765, help="port; 0: any free port (default: 8765)")
     parser.set_defaults(command=watch)
 
 

@@ -1,4 +1,4 @@
-"""mmzoo tune: the settings that each method does best with on holdout."""
+"""`mmzoo tune`: tune the hyperparameters of each method on the validation set."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from mmzoo.errors import BadValue
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "tune",
-        help="choose settings on holdout, as many trials for every method",
+        help="tune hyperparameters on the validation set, with equal budgets for all methods",
         description="Gives every method of a bench, plain training included, the same number of trials and epochs over its "
         "declared search space, scores them on holdout, and prints the best. `mmzoo bench --tune N` with the same options "
-        "then runs them with the bench's seeds. Trials that are in the output folder already are not made again. Needs "
-        "Optuna: pip install 'mmzoo[tune]'.",
+        "then runs them with the bench's seeds. Trials that are already in the output folder are not repeated. "
+        "Requires Optuna: pip install 'mmzoo[tune]'.",
     )
     add_spec_options(parser)
-    parser.add_argument("--trials", metavar="N", type=int, required=True, dest="tune", help="trials of each method")
+    parser.add_argument(
+        "--trials", metavar="N", type=int, required=True, dest="tune", help="number of trials per method"
+    )
     parser.set_defaults(command=run)
 
 

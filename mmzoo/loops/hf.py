@@ -1,4 +1,7 @@
-"""A strategy in the Hugging Face Trainer: `StrategyTrainer`. Needs the extra `hf`."""
+"""`StrategyTrainer`: a Hugging Face `Trainer` that applies a strategy attached with `mmzoo.attach`.
+
+For user code only: nothing in mmzoo imports it. Requires transformers (the extra `hf`).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from mmzoo.loops.attached import Attached
 
 
 class StrategyTrainer(Trainer):
-    """The Hugging Face Trainer, with the loss and the gradients of a strategy.
+    """Hugging Face Trainer that trains with the loss and gradient modifications of a strategy.
 
-    Evaluation and prediction are the Trainer's own and call the model's `forward`.
+    Evaluation and prediction are unchanged and call the model's `forward`.
 
     Args:
-        attached: what `mmzoo.attach` gave for the Trainer's model.
+        attached: the return value of `mmzoo.attach` for the Trainer's model.
     """
 
     def __init__(self, *args: Any, attached: Attached, **kwargs: Any) -> None:
@@ -48,7 +51,7 @@ class StrategyTrainer(Trainer):
 
 
 class _Epochs(TrainerCallback):
-    """Begins and ends the epochs of the strategy with those of the Trainer, and logs what it logged."""
+    """Starts and ends the strategy's epochs with the Trainer's, and forwards its logged values."""
 
     def __init__(self, trainer: StrategyTrainer) -> None:
         self._trainer = trainer

@@ -1,4 +1,8 @@
-"""Every hook by which a package adds to mmzoo. They say what exists; training is done by plain objects."""
+"""The pluggy hooks through which packages extend mmzoo: catalogue entries, sub-commands and replays.
+
+Implemented by plugins and called by `mmzoo.registry.plugins`. Hooks only register; they take no part in training.
+Must not import torch.
+"""
 
 from __future__ import annotations
 

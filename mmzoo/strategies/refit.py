@@ -1,4 +1,7 @@
-"""Refit: after training, the classifier is fitted anew on frozen features."""
+"""Refit strategy: after training, refits a linear classifier on frozen features.
+
+Used as the method `refit`, or added to any method as `NAME+refit`. Leaves encoders and unimodal logits unchanged.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from torch import Tensor
 from mmzoo.api import Outputs, Run, Strategy
 from mmzoo.functional import RidgeClassifier, logistic_regression
 
-#: tried where none is given, strongest first: relative to the number of samples
+#: default grid of penalty strengths, strongest first, relative to the number of samples
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)
-#: the block of columns in place of the modalities' features, where a head has layers before its classifier
+#: name of the feature block used instead of per-modality features where a head has layers before its classifier
 PENULTIMATE = "penultimate"
-#: in front of a modality's name, the column that says whether it is there
+#: prefix of the indicator column of a modality: 1 where it is present
 PRESENT = "present:"
 
 

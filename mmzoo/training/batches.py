@@ -1,4 +1,7 @@
-"""What a run takes as its training data: a loader, or any iterable of batches."""
+"""Training data of a `Run`: the `Batches` protocol that loaders implement, and `as_batches`, which wraps any iterable.
+
+Used by `Run`, the training verbs, teachers and `mmzoo.attach`. A wrapped iterable cannot be sharded or resampled.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class Batches(Protocol):
 
 
 class _ListBatches:
-    """Any iterable of batches as a loader; its order is its own."""
+    """Wraps any iterable of batches; iterates in the order of the iterable and ignores the generator."""
 
     def __init__(self, source: Iterable[Batch]) -> None:
         self._source = source

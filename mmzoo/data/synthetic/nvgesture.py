@@ -1,4 +1,7 @@
-"""A twin of NVGesture: a faint spot that waves in the colour stream, a spot that stands still in the depth stream."""
+"""Synthetic stand-in for NVGesture: the colour stream shows a faint moving spot, the depth stream a stationary one.
+
+Used by `mmzoo data mini`, and by a bench where the real set is not prepared. Does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from mmzoo.data.synthetic import Streams, Twin, media, render
 from mmzoo.data.synthetic.planting import Drawn, Planting, Symbol
 
 SUBJECTS = {"train": (1, 2, 3, 4, 6, 7, 11, 12, 15, 16, 17, 18), "test": (5, 8, 9, 13, 14, 20)}
-#: items of each part whose label version 1 of the lists, and with it the folder, gives wrong
+#: number of samples per split that are mislabelled in version 1 of the lists, and so in the folder names
 RELABELLED = {"train": 15, "test": 8}
 #: frames of a clip, of the gesture within it, and of one wave
 FRAMES, SPAN, PERIOD = 90, 80, 9
@@ -22,8 +25,8 @@ AVI: Any = {"codec": "mpeg4", "rate": 30, "options": media.MPEG4}
 class NVGesture(Twin):
     """Video_data/class_XX/subjectK_rJ/ with sk_color.avi and sk_depth.avi (MPEG-4), and both versions of the lists.
 
-    Version 2 corrects some labels; the folders stay, as in the real set. There are no duo streams. The motion of the colour
-    stream lies also in Video_data/flow_data/, in the form that AMSS reads: so flow needs no OpenCV.
+    Version 2 corrects some labels; folder names are unchanged, as in the real set. There are no duo streams. Optical
+    flow of the colour stream is stored in Video_data/flow_data/, in the format that AMSS reads; OpenCV is not needed.
     """
 
     name = "nvgesture"

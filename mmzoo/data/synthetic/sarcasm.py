@@ -1,4 +1,7 @@
-"""A twin of the sarcasm tweets: the tone of the text, and a faint spot in the picture."""
+"""Synthetic stand-in for the sarcasm tweets: the class shows in the tone of the text and in a faint spot in the image.
+
+Used by `mmzoo data mini`, and by a bench where the real set is not prepared. Does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from mmzoo.data.synthetic import Streams, Twin, media, render
 from mmzoo.data.synthetic.planting import ERASED, Drawn, Planting, Symbol
 
-#: what gives a text away: value -> phrases
+#: planted value -> phrases that reveal it
 TONES = (
     (
         "thank you for",

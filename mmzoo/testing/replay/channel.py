@@ -1,4 +1,7 @@
-"""Replays of the channel head and of Greedy: its exchange between stages, its running means, and the schedule."""
+"""Replays for the channel (MMTM) head and Greedy: the exchange between stages, the running means and the schedule.
+
+Each function recomputes recorded vectors with the library's code. Used only by `mmzoo.testing.replay`; imports torch.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def _mmtm(case: Case) -> Iterator[Any]:
 
 
 def _exchange(case: Case, maps: Mapping[str, Tensor]) -> Exchange:
-    """An exchange in float64 with the weights of the file."""
+    """An exchange module in float64 with the weights from the file."""
     exchange = Exchange({m: x.shape[1] for m, x in maps.items()}, case.number("ratio")).double()
     blocks = param(case.params, "fc_squeeze.weight").split([x.shape[1] for x in maps.values()], dim=1)
     weights = {f"squeeze.{m}": block for m, block in zip(maps, blocks)}
@@ -72,7 +75,7 @@ def _running_mean(case: Case) -> Iterator[Any]:
 
 
 class _Branch(Encoder):
-    """An encoder that is nothing but its parameters."""
+    """A stub encoder that only holds parameters."""
 
     out_dim = 1
     n_stages = 1
@@ -84,7 +87,7 @@ class _Branch(Encoder):
 
 
 class _Bypass(FusionHead):
-    """A head that is nothing but gates of each modality and what they share."""
+    """A stub head that only holds the gates of each modality and their shared layer."""
 
     couples = True
     mean_gates = True

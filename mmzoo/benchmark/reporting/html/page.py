@@ -1,4 +1,7 @@
-"""The HTML report: a leaderboard, charts and every run in one file that loads nothing. No torch."""
+"""Render the HTML report: one self-contained file with a leaderboard, charts and every run, without network requests.
+
+Used by `mmzoo report` and `mmzoo watch`. Does not import torch.
+"""
 
 from __future__ import annotations
 
