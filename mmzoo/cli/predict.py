@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     parser = commands.add_parser(
         "predictions",
-        help="the predictions of all runs on their test samples, as CSV",
+        help="write the test predictions of all runs as CSV",
         description="One line for each run and test sample: run, data set, method, seed, id, true class, predicted class, and the "
         "probability of each class.",
     )
