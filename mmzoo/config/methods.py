@@ -30,11 +30,13 @@ class _Member:
 
     @property
     def args(self) -> Mapping[str, Any]:
-        return self.recipe.extra.get("args", {})
+        found: Mapping[str, Any] = self.recipe.extra.get("args", {})
+        return found
 
     @property
     def head_args(self) -> Mapping[str, Any]:
-        return self.recipe.extra.get("head_args", {})
+        found: Mapping[str, Any] = self.recipe.extra.get("head_args", {})
+        return found
 
 
 @dataclass(frozen=True)

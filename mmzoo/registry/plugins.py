@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pluggy
 
@@ -252,7 +252,7 @@ def _in_time(call: Callable[[], T], seconds: float) -> T:
 
     The call runs in a daemon thread, since an import that hangs cannot be interrupted from outside.
     """
-    outcome: list[Any] = []
+    outcome: list[tuple[T | None, BaseException | None]] = []
 
     def work() -> None:
         try:
@@ -268,4 +268,4 @@ def _in_time(call: Callable[[], T], seconds: float) -> T:
     value, error = outcome[0]
     if error is not None:
         raise error
-    return value
+    return cast(T, value)

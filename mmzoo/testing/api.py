@@ -103,7 +103,8 @@ def part_case(kind: Kind, cls: type, kwargs: Mapping[str, Any] | None = None, **
         inner = options.pop("encoder", TinyEncoder)
 
         def read(*arguments: Any) -> Encoder:
-            return cls.readout({"m": inner(*arguments)}, **given)["m"]  # type: ignore[attr-defined]
+            found: Encoder = cls.readout({"m": inner(*arguments)}, **given)["m"]  # type: ignore[attr-defined]
+            return found
 
         return HeadCase(partial(cls, **given), encoder=read, **options)
     if kind == "encoder":

@@ -37,7 +37,7 @@ class Teachers:
     @property
     def seconds(self) -> float:
         """The time that their training took."""
-        return sum(row["timing"]["seconds"] for row in self.rows.values())
+        return float(sum(row["timing"]["seconds"] for row in self.rows.values()))
 
     def cost(self, cost: Cost) -> Row:
         """What a run has cost, its teachers included: whole-model passes, in batches.

@@ -82,7 +82,7 @@ class Team(Alone):
         """What the first process wants done; it may plan or score for hours before."""
         self._job += 1
         self._wait([f"job/{self._job}"])
-        job = json.loads(self._store.get(f"job/{self._job}"))
+        job: dict[str, Any] = json.loads(self._store.get(f"job/{self._job}"))
         if "end" in job:
             self._store.set(f"heard/{self.rank}", "")
         return job

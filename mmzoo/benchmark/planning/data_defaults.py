@@ -93,7 +93,8 @@ def make(text: str, catalogue: Catalogue, settings: tuple[tuple[str, Any], ...],
 def _source(entry: Entry) -> Source:
     """A class of the catalogue, or the source of a manifest as it is."""
     loaded = entry.load()
-    return loaded() if isinstance(loaded, type) else loaded
+    source: Source = loaded() if isinstance(loaded, type) else loaded
+    return source
 
 
 def make_twin(

@@ -55,12 +55,14 @@ class Kept:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """(N,) the class with the highest score."""
-        return np.asarray(self.scores.argmax(1))
+        found: NDArray[np.int64] = self.scores.argmax(1)
+        return found
 
     @property
     def right(self) -> NDArray[np.bool_]:
         """(N,) whether the predicted class is the sample's."""
-        return np.asarray(self.predicted == self.target)
+        found: NDArray[np.bool_] = self.predicted == self.target
+        return found
 
     def confusion(self) -> NDArray[np.int64]:
         """(C, C) test samples by true class (row) and predicted class (column)."""

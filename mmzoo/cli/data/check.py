@@ -57,7 +57,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def _verdict(faults: Sequence[Fault], odd: Sequence[str]) -> str:
     """In words, what was found: faults by kind, and whether something about the classes looks odd."""
-    from mmzoo.data.sources.faults import FAULTS
+    from mmzoo.data.sources.source import FAULTS
 
     counts = Counter(f.kind for f in faults)
     if counts:

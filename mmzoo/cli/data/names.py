@@ -20,7 +20,8 @@ def source_of(text: str) -> Source:
     if is_manifest(text):
         from mmzoo.data.own.manifest import own_entry
 
-        return own_entry(Path(text), catalogue()).load()
+        manifest: Source = own_entry(Path(text), catalogue()).load()
+        return manifest
     return _published(catalogue().get("datasets", text)) if catalogue().has("datasets", text) else _nobody(text)
 
 
@@ -29,7 +30,8 @@ def _published(entry: Entry) -> Source:
         raise BadValue(
             f"{entry.name} comes with {entry.package}: there is nothing to prepare. See: mmzoo show {entry.name}"
         )
-    return entry.load()()
+    source: Source = entry.load()()
+    return source
 
 
 def _nobody(text: str) -> Any:

@@ -70,9 +70,8 @@ class Flow(Field):
     def _bytes(self, flow: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        return np.rint((np.clip(flow, -self.bound, self.bound) + self.bound) * (255 / (2 * self.bound))).astype(
-            np.uint8
-        )
+        levels = (np.clip(flow, -self.bound, self.bound) + self.bound) * (255 / (2 * self.bound))
+        return np.asarray(np.rint(levels).astype(np.uint8))
 
     def _computed(self, media: Media) -> tuple[np.ndarray, str]:
         import numpy as np

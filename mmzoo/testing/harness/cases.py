@@ -60,7 +60,8 @@ class StrategyCase:
 
     def new(self) -> Strategy:
         """A fresh instance."""
-        strategy = self._make()
+        make: Callable[[], Any] = self._make
+        strategy = make()
         if not isinstance(strategy, Strategy):
             raise TypeError(f"the factory must give a Strategy, not {strategy!r}")
         return strategy

@@ -9,7 +9,7 @@ NotImplementedError. A process that has such a device keeps it: give work to `mm
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 from unittest import mock
@@ -63,7 +63,8 @@ class Elsewhere(torch.Tensor):
             requires_grad=False,
         )
         made.there = there
-        return made
+        found: Elsewhere = made
+        return found
 
     def tolist(self) -> Any:
         for noted in _noted:
@@ -118,7 +119,8 @@ class _Draws(TorchFunctionMode):
 def device() -> Iterator[torch.device]:
     """The device, in a block. Raises Skipped where this torch cannot have one."""
     _register()
-    with _Operations(), _Draws(), mock.patch.object(torch, "Generator", _Generator):
+    operations: Callable[[], Any] = _Operations
+    with operations(), _Draws(), mock.patch.object(torch, "Generator", _Generator):
         yield torch.device(NAME, 0)
 
 

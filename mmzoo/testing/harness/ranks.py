@@ -92,7 +92,8 @@ def _answer(work: Callable[[Any], Any], given: Any, store: str, rank: int) -> tu
 
 def _read(future: Any) -> tuple[str, int, Any]:
     try:
-        return future.result()
+        found: tuple[str, int, Any] = future.result()
+        return found
     except Exception as error:
         return "failed", -1, f"{type(error).__name__}: {error}"
 

@@ -38,7 +38,7 @@ class Reads:
         self.found: list[str] = []
         self._host: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._paused = False
-        self._modes = (_Operations(self), _Methods(self))
+        self._modes: tuple[Any, ...] = (_Operations(self), _Methods(self))
 
     def __enter__(self) -> Reads:
         for mode in self._modes:
@@ -84,7 +84,7 @@ def _masks(args: Sequence[Any]) -> list[Tensor]:
 
 class _Operations(TorchDispatchMode):
     def __init__(self, reads: Reads) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self._reads = reads
 
     def __torch_dispatch__(

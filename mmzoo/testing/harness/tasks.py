@@ -49,10 +49,12 @@ class TinyEncoder(Encoder):
         return x
 
     def run_stage(self, stage: int, state: Tensor) -> Tensor:
-        return self.stages[stage](state)
+        moved: Tensor = self.stages[stage](state)
+        return moved
 
     def finish(self, state: Tensor) -> Tensor:
-        return self.project(state)
+        features: Tensor = self.project(state)
+        return features
 
 
 class CoupledConcat(Concat):
