@@ -2,6 +2,7 @@
 
     python benchmarks/mutants.py                       # every mutant: writes results/mutants.csv
     python benchmarks/mutants.py --only ogm --jobs 2   # those whose name, file or description holds a word; other rows stay
+    python benchmarks/mutants.py --stale               # those that are new, or whose file or description has changed
 
 The mutants lie in tests/mutants/*.yaml: a list of `file`, `find` (text that occurs once), `replace`, `what` (a sign, swapped
 modalities, stale statistics, a missing detach ...) and `tests` (what should fail). Each is tried on a copy of the
@@ -93,11 +94,17 @@ def with_others(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a word that name, file or description must hold")
+    parser.add_argument(
+        "--stale", action="store_true", help="only those that the file of results does not have as they are"
+    )
     parser.add_argument("--no-baseline", action="store_true", help="the tests are known to pass without any mutant")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     mutants = [m for m in read_mutants() if given.only in f"{m['name']} {m['file']} {m['what']}"]
+    if given.stale:
+        done = {row["mutant"] for row in with_others([], given.out)}
+        mutants = [m for m in mutants if m["name"] not in done]
     with tempfile.TemporaryDirectory() as folder:
         trees = [Path(folder) / str(i) for i in range(given.jobs)]
         for tree in trees:

@@ -26,7 +26,13 @@ _PUBLIC = (
     "Strategy",
     "Window",
 )
-_BENCHMARK = {"bench": "python", "evaluate": "foreign", "load_run": "trained"}
+_BENCHMARK = {
+    "bench": "python",
+    "evaluate": "foreign",
+    "from_pretrained": "pretrained",
+    "load_run": "trained",
+    "save_pretrained": "pretrained",
+}
 _LOOPS = {"Branches": "branches", "attach": "attached"}
 __all__ = ["__version__", *_BENCHMARK, *_LOOPS, *_PUBLIC]
 

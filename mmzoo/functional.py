@@ -1,17 +1,45 @@
-"""Arithmetic that several methods share. Every function is vectorised and differentiable unless it says otherwise."""
+"""Arithmetic of the methods, for any training loop. Every function is vectorised and differentiable unless it says otherwise.
+
+Beside those below, the formulas of single methods are here under the names in `OF_METHODS`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Player = TypeVar("Player")
+
+#: name -> (module of the strategy, function there), loaded when first used: core imports this module
+OF_METHODS: Mapping[str, tuple[str, str]] = {
+    "ogm_coefficients": ("ogm", "coefficients"),
+    "ogm_noise": ("ogm", "with_noise"),
+    "pmr_logits": ("pmr", "neg_distance"),
+    "pmr_coefficients": ("pmr", "coefficients"),
+    "pmr_class_sums": ("pmr", "class_sums"),
+    "pmr_update": ("pmr", "mixed"),
+    "agm_responses": ("agm", "responses"),
+    "agm_score_sums": ("agm", "score_sums"),
+    "agm_coefficients": ("agm", "coefficients"),
+    "mla_projection": ("mla", "next_matrix"),
+    "mla_entropy_weights": ("mla", "entropy_weights"),
+    "dynamic_gap_heuristic": ("dynamic_gap", "heuristic"),
+    "dynamic_gap_stepwise": ("dynamic_gap", "stepwise"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in OF_METHODS:
+        raise AttributeError(f"module 'mmzoo.functional' has no attribute {name!r}")
+    module, function = OF_METHODS[name]
+    return getattr(importlib.import_module(f"mmzoo.strategies.{module}"), function)
 
 
 def constant(values: Any, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -25,6 +53,38 @@ def constant(values: Any, like: Tensor, dtype: torch.dtype | None = None) -> Ten
 def true_class_probabilities(logits: Tensor, target: Tensor) -> Tensor:
     """(..., B) the softmax probability of the true class. logits: (..., B, C); target: (B,)."""
     return logits.softmax(-1).gather(-1, target.expand(logits.shape[:-1])[..., None]).squeeze(-1)
+
+
+def true_class_sums(logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    """(M,) the sum over the batch of each modality's probability of the true class, no graph (Peng et al., CVPR 2022, eq. 8).
+
+    logits: modality -> (B, C), each modality's own. target: (B,).
+    """
+    with torch.no_grad():
+        return true_class_probabilities(torch.stack([*logits.values()]), target).sum(1)
+
+
+def split_linear(layer: nn.Linear, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """modality -> (B, C): the part W_m z_m + b / M of a linear layer that reads all features side by side (eq. 7 there).
+
+    features: modality -> (B, D_m), in the order in which the layer reads them. The parts add up to its output.
+    """
+    share = None if layer.bias is None else layer.bias / len(features)
+    parts = layer.weight.split([z.shape[1] for z in features.values()], 1)
+    return {m: F.linear(z, w, share) for (m, z), w in zip(features.items(), parts)}
+
+
+@torch.no_grad()
+def scale_gradients(modules: Iterable[nn.Module], factors: Tensor, *, least_axes: int = 1) -> None:
+    """Multiply the gradients of each module by its factor, in place.
+
+    factors: (M,), one a module. least_axes: parameters of fewer axes are left alone; the strategy OGM takes 2, which leaves out
+    biases and normalisation.
+    """
+    for module, factor in zip(modules, factors, strict=True):
+        for p in module.parameters():
+            if p.grad is not None and p.ndim >= least_axes:
+                p.grad.mul_(factor)
 
 
 def loss_over(

@@ -19,6 +19,7 @@ from mmzoo.benchmark.scheduling.worker_loop import Order, Progress
 from mmzoo.benchmark.tune import check_tuning, tuned_plan
 from mmzoo.config.spec import BenchSpec
 from mmzoo.errors import BadValue
+from mmzoo.registry import ENCODER_OPTIONS
 from mmzoo.registry.plugins import catalogue
 from mmzoo.trackers.base import check_trackers
 
@@ -98,6 +99,9 @@ class Events:
         """Runs are about to be trained. Returns a context that gives the listener of their epochs and rows."""
         return contextlib.nullcontext(Progress())
 
+    def stressing(self, row: Mapping[str, Any], number: int, of: int) -> None:
+        """A trained model is about to be scored under stress; number counts from 0."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -105,7 +109,7 @@ class Finished:
 
     Args:
         plan: Its runs, and what it could not run.
-        failed: run id -> reason, of the runs that failed in this benchmark.
+        failed: run id -> reason, of the runs that failed in this benchmark, or could not be scored under stress.
         unsaved: run id -> reason, of the runs whose row could not be written.
     """
 
@@ -139,8 +143,14 @@ def run_bench(
     missing = to_do(plan, store)
     events.planned(plan, missing, store)
     store.note_bench(plan.asked(), command=execution.command)
-    if not missing:
-        return Finished(plan)
+    failed, unsaved = _train(missing, store, execution, events) if missing else ({}, {})
+    return Finished(plan, {**failed, **_stress(plan, store, execution, events)}, unsaved)
+
+
+def _train(
+    missing: Sequence[Planned], store: Store, execution: Execution, events: Events
+) -> tuple[dict[str, str], Mapping[str, str]]:
+    """Train runs. Returns run id -> reason for those that failed, and for those whose row could not be written."""
     order = Order.of(missing, store, device=execution.device, checkpoint_every=execution.checkpoint_every)
     with events.progress(missing) as progress:
         launch(
@@ -154,7 +164,17 @@ def run_bench(
         )
     rows = [store.row(p.spec.run_id) for p in missing]
     failed = {row["run_id"]: row["reason"] for row in rows if row is not None and row["status"] == "failed"}
-    return Finished(plan, failed, progress.unsaved)
+    return failed, progress.unsaved
+
+
+def _stress(plan: Plan, store: Store, execution: Execution, events: Events) -> dict[str, str]:
+    """Score the trained models under the stress that was asked for. Returns run id -> reason for those that could not be."""
+    if not plan.bench.stress:
+        return {}
+    from mmzoo.benchmark.stress import stress_runs
+
+    rows = [row for p in plan.runs if (row := store.row(p.spec.run_id)) is not None]
+    return stress_runs(rows, store, plan.bench.stress, device=execution.device, on_run=events.stressing)
 
 
 def prepared_plan(spec: BenchSpec, store: Store, execution: Execution, events: Events) -> Plan:
@@ -168,7 +188,9 @@ def prepared_plan(spec: BenchSpec, store: Store, execution: Execution, events: E
     make_plan(spec, found, stores=False, device=execution.planned_device)
     store.prepare()
     make_missing(spec, found, events.preparing, events.prepared)
-    return make_plan(spec, found, device=execution.planned_device)
+    plan = make_plan(spec, found, device=execution.planned_device)
+    check_encoders(plan, all_of_them=True)
+    return plan
 
 
 def dry_plan(spec: BenchSpec, execution: Execution) -> tuple[Plan, list[str]]:
@@ -176,7 +198,24 @@ def dry_plan(spec: BenchSpec, execution: Execution) -> tuple[Plan, list[str]]:
     found = catalogue()
     check_trackers(found, spec.track)
     unmade = to_make(spec.datasets, found, spec.settings)
-    return make_plan(spec, found, stores=not unmade, device=execution.planned_device), unmade
+    plan = make_plan(spec, found, stores=not unmade, device=execution.planned_device)
+    check_encoders(plan, all_of_them=False)
+    return plan, unmade
+
+
+def check_encoders(plan: Plan, *, all_of_them: bool) -> None:
+    """Raise MmzooError for an encoder that cannot be built, or that gives one feature for all inputs.
+
+    Args:
+        all_of_them: Otherwise only those that read files or are given an option, and torch is not loaded for others.
+    """
+    found = catalogue()
+    used = {(name, tuple(params)) for p in plan.runs for name, params in p.spec.encoders.values()}
+    entries = [(found.get("encoders", name), given) for name, given in used]
+    if all_of_them or any(e.extra.get("files") or set(given) & set(ENCODER_OPTIONS) for e, given in entries):
+        from mmzoo.benchmark.execution import building
+
+        building.check_encoders(plan, found, chosen=not all_of_them)
 
 
 def tune(plan: Plan, store: Store, trials: int, device: str, events: Events) -> Plan:

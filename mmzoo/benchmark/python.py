@@ -24,11 +24,12 @@ Row = dict[str, Any]
 
 
 class Rows(list[Row]):
-    """The rows of a bench, each as `result.json` holds it. asked: order and roles of the methods, for the tables."""
+    """The rows of a bench, each as `result.json` holds it. asked: order and roles of the methods,
+    for the tables, and under `refused` what could not be run."""
 
     def __init__(self, rows: Sequence[Row], asked: Mapping[str, Any], store: Store) -> None:
         super().__init__(rows)
-        self._asked, self.store = asked, store
+        self.asked, self.store = asked, store
 
     def frame(self) -> Any:
         """A pandas DataFrame, one line a run, nested values as dotted columns. Raises MmzooError without pandas."""
@@ -48,7 +49,7 @@ class Rows(list[Row]):
             views: "overview" (default), "details", "modalities", "stats".
             stats: the same as the view "stats".
         """
-        return render(self, self._asked, self.store, fmt, [*views, *(["stats"] if stats else [])])
+        return render(self, self.asked, self.store, fmt, [*views, *(["stats"] if stats else [])])
 
 
 class _Notified(Progress):
@@ -90,7 +91,8 @@ def bench(
     encoders: Mapping[str, str] | None = None,
     heads: Sequence[str] = (),
     overrides: Sequence[Mapping[str, Any]] = (),
-    protocol: str = "holdout",
+    selection: str = "holdout",
+    protocol: str | None = None,
     references: bool = True,
     floor: bool | None = None,
     keep_weights: bool = False,
@@ -101,6 +103,7 @@ def bench(
     workers: int = 1,
     checkpoint_every: float = 30.0,
     progress: bool = False,
+    stress: Sequence[str] = (),
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Rows:
     """Train and compare methods, as `mmzoo bench` does with the options of the same names.
@@ -118,7 +121,9 @@ def bench(
         encoders: Modality -> encoder, e.g. {"audio": "resnet18"}, for other encoders than the data set's.
         heads: Fusion heads. Each method that names no head is trained with each of them.
         overrides: Sets of settings on top of `settings`. The benchmark is run under each.
-        protocol: "holdout" (select the epoch on validation) or "peers" (report test-set selection as well).
+        selection: "holdout" (select the epoch on validation), "last" (train on all of training and take the last epoch) or "test"
+            (report test-set selection as well).
+        protocol: An older name of selection.
         references: Whether to add unimodal baselines, plain joint training and the control.
         floor: Whether to add linear baselines; None for data of your own only.
         keep_weights: Whether to keep the weights of every run, for `mmzoo.load_run`.
@@ -129,6 +134,7 @@ def bench(
         workers: Runs at a time. One is this process; more are processes of their own.
         checkpoint_every: Seconds between two checkpoints of a run.
         progress: Whether to display the progress of the runs on standard output.
+        stress: "missing" or "noise", or both: score the trained models so, too (`report("md", "stress")`). Keeps the weights.
         on_row: Called with every row that this call adds.
 
     Returns:
@@ -139,8 +145,8 @@ def bench(
         MmzooError: The benchmark is faulty, or a row could not be written.
     """
     given = locals()
-    if isinstance(baselines, str) or isinstance(datasets, str) or isinstance(heads, str):
-        raise BadValue("baselines, datasets and heads are lists of names: ['ogm'], not 'ogm'.")
+    if isinstance(baselines, str) or isinstance(datasets, str) or isinstance(heads, str) or isinstance(stress, str):
+        raise BadValue("baselines, datasets, heads and stress are lists of names: ['ogm'], not 'ogm'.")
     if processes() > 1:
         raise BadValue(
             "mmzoo.bench is for one process. Under torchrun call the command: torchrun ... -m mmzoo bench ..."
@@ -158,10 +164,12 @@ def bench(
         floor=floor,
         heads=tuple(heads),
         overrides=tuple(tuple(o.items()) for o in overrides),
+        selection=selection,
         protocol=protocol,
         keep_weights=keep_weights,
         tune=tune,
         track=tuple(track),
+        stress=tuple(stress),
     )
     execution = Execution(device, workers=workers, checkpoint_every=checkpoint_every, command=_call(given))
     store = Store(Path(out))

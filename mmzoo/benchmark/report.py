@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mmzoo.benchmark.reporting.figures.map_cells import map_tables
 from mmzoo.benchmark.reporting.groups import Row
 from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.overview import make_overview, overview_table
+from mmzoo.benchmark.reporting.robustness.tables import stress_tables
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.tables import Table, latex, markdown, to_csv
 from mmzoo.benchmark.results.comparable import separated
@@ -23,7 +24,7 @@ from mmzoo.errors import CorruptFile
 
 FORMATS = ("md", "csv", "json", "latex", "html")
 #: the parts of a report; the first is there unless others are asked for
-VIEWS = ("overview", "details", "modalities", "map", "stats")
+VIEWS = ("overview", "details", "modalities", "map", "stats", "stress")
 
 
 def tables(
@@ -38,9 +39,9 @@ def tables(
     Args:
         rows: rows as the store has them.
         bench: order and roles of the methods, as `Store.bench` gives them.
-        store: where predictions are read from, for "stats".
+        store: where predictions are read from, for "stats", and curves, for "stress".
         views: names of VIEWS; nothing for the overview.
-        faults: takes an error for each row whose predictions cannot be used, see `comparison_tables`.
+        faults: takes an error for each row whose predictions or curves cannot be used, see `comparison_tables`.
     """
     rows, notes = separated(rows)
     found: list[Table] = []
@@ -51,6 +52,8 @@ def tables(
             found += [*detail_tables(rows, bench), *class_tables(rows, bench, store)]
         elif view == "modalities":
             found += modality_tables(rows, bench)
+        elif view == "stress":
+            found += stress_tables(rows, bench, store, faults)
         elif view == "map":
             found += map_tables(rows, bench)
         else:
@@ -58,6 +61,15 @@ def tables(
     if found:
         found[0].notes += notes
     return found
+
+
+def json_pieces(rows: Iterable[Row]) -> Iterator[str]:
+    """The rows as one JSON object, piece by piece: no more than one row is in memory as text."""
+    yield '{\n "rows": ['
+    for n, row in enumerate(rows):
+        text = json.dumps(row, indent=1, sort_keys=True).replace("\n", "\n  ")
+        yield f"{',' if n else ''}\n  {text}"
+    yield f'\n ],\n "schema": {SCHEMA}\n}}\n'
 
 
 def render(
@@ -78,7 +90,7 @@ def render(
         out: the file that an HTML page is written to, for its links to the files of a run.
     """
     if fmt == "json":
-        return json.dumps({"schema": SCHEMA, "rows": list(rows)}, indent=1, sort_keys=True) + "\n"
+        return "".join(json_pieces(rows))
     if fmt == "csv":
         return to_csv(rows)
     if fmt == "html":

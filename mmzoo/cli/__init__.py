@@ -19,10 +19,13 @@ COMMANDS = (
     "bench",
     "tune",
     "report",
+    "reproduce",
+    "gradcam",
     "compare",
     "runs",
     "status",
     "predict",
+    "export",
     "data",
     "new",
     "check",
@@ -33,7 +36,7 @@ COMMANDS = (
 )
 
 #: commands that make rows: what they print is of less worth
-LASTING = ("bench", "tune")
+LASTING = ("bench", "tune", "reproduce")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -22,7 +22,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add = parser.add_argument
     add(
-        "run", metavar="RUN", nargs="+", help="DIR/runs/ID, or DIR and ID; DIR alone where one of its runs kept weights"
+        "run",
+        metavar="RUN",
+        nargs="+",
+        help="DIR/runs/ID, or DIR and ID; DIR alone where one of its runs kept weights; or a folder of mmzoo export",
     )
     add("table", metavar="NEW.csv", help="the rows; a modality that a row lacks has empty cells")
     add("-o", "--out", metavar="FILE", help="write to FILE instead of the standard output")
@@ -46,6 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Score the rows and write them. What is noted about rows goes to stderr."""
     from mmzoo.benchmark.applied import find_run, predict_table
+    from mmzoo.benchmark.pretrained import from_pretrained, is_pretrained
     from mmzoo.benchmark.trained import load_run
 
     if len(arguments.run) > 2:
@@ -57,7 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     root = None if arguments.root is None else Path(arguments.root)
     if root is not None and not root.is_dir():
         raise BadValue(f"there is no folder {root}: --root is the folder that paths in the table are relative to.")
-    trained = load_run(find_run(*arguments.run), trust=arguments.trust_code)
+    if len(arguments.run) == 1 and is_pretrained(arguments.run[0]):  # a folder of mmzoo export
+        trained = from_pretrained(arguments.run[0])
+    else:
+        trained = load_run(find_run(*arguments.run), trust=arguments.trust_code)
     answers, notes = predict_table(
         trained, Path(arguments.table), root=root, drop=arguments.on_bad == "drop", jobs=arguments.jobs
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmzoo.errors import CorruptFile
 
 FORMATS = ("auto", "md", "csv", "json", "latex", "html")
-VIEWS = ("details", "modalities", "map", "stats")
+VIEWS = ("details", "modalities", "map", "stats", "stress")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,6 +43,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="who wins where, for a data set benched under several settings of its numbers",
     )
     add("--stats", action="store_true", help="tests and intervals over seeds, test samples and data sets")
+    add(
+        "--stress",
+        action="store_true",
+        help="scores with modalities missing or corrupted, of runs benched with --stress",
+    )
     add("--all", action="store_true", help="the overview and all of the above")
     add("--figures", metavar="DIR", help="write the charts as PDF and SVG into DIR")
     parser.set_defaults(command=run)
@@ -57,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise BadValue(f"{flag} is empty: name a folder.")
     views = _views(arguments)
     store = Store(Path(arguments.folder))
+    if arguments.format == "json" and arguments.output is None and arguments.figures is None and not views:
+        return _stream(store, arguments.folder)
     rows, errors = store.rows()
     if not rows and not errors:
         where = arguments.folder
@@ -72,6 +79,23 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"mmzoo: wrote {', '.join(map(str, files)) or 'no figure: no run has scores'}", file=sys.stderr)
     if (fault := store.bench_fault()) is not None:
         errors.append(fault)
+    for error in errors:
+        print(f"mmzoo: {error}", file=sys.stderr)
+    return 2 if errors else 0
+
+
+def _stream(store: Store, where: str) -> int:
+    """Print the rows as JSON, each as it is read."""
+    from itertools import chain
+
+    from mmzoo.benchmark.report import json_pieces
+
+    errors: list[CorruptFile] = []
+    rows = store.each_row(errors)
+    first = next(rows, None)
+    if first is None and not errors:
+        raise BadValue(f"there are no results in the folder {where}: mmzoo bench --method NAME --out {where}")
+    sys.stdout.writelines(json_pieces(chain([] if first is None else [first], rows)))
     for error in errors:
         print(f"mmzoo: {error}", file=sys.stderr)
     return 2 if errors else 0
@@ -99,8 +123,14 @@ def _write(
 ) -> None:
     from mmzoo.benchmark import report
     from mmzoo.benchmark.reporting.terminal import show
+    from mmzoo.benchmark.results.stress import has_stress
     from mmzoo.io.files import write_bytes
 
+    if arguments.stress and not any(has_stress(row, store) for row in rows):
+        raise BadValue(
+            f"no run in {arguments.folder} was put under stress: run its bench with --stress missing,noise first. Runs whose weights "
+            "were not kept are trained again."
+        )
     bench, fmt = store.bench(), arguments.format
     if fmt == "auto" and arguments.output is None:
         show(report.tables(rows, bench, store, views, faults), sys.stdout)

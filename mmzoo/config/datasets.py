@@ -26,6 +26,8 @@ def resolve_dataset(
     BadValue, of which Unprepared where there is no store, CorruptFile.
     """
     text = text.strip()
+    if is_table(text):
+        raise table_given(text)
     name, _, rest = (text, "", "") if is_manifest(text) else text.partition(":")
     preset, given = dataset_options(rest)
     entry = register_manifest(catalogue, text) if is_manifest(text) else catalogue.get("datasets", name)
@@ -93,6 +95,20 @@ def _with_defaults(entry: Entry, params: Mapping[str, Any]) -> Entry:
 
 def is_manifest(text: str) -> bool:
     return text.strip().endswith((".yaml", ".yml"))
+
+
+def is_table(text: str) -> bool:
+    """Whether a text names a table that is there, in place of a data set or a manifest."""
+    return (
+        text.strip().lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")) and Path(text.strip()).is_file()
+    )
+
+
+def table_given(text: str) -> BadValue:
+    """The error that a table is given where a manifest is asked for."""
+    return BadValue(
+        f"{text} is a table: a manifest says what its columns hold. mmzoo data init {text} writes a first one; then give that file."
+    )
 
 
 def register_manifest(catalogue: Catalogue, text: str) -> Entry:

@@ -257,6 +257,24 @@ def _uses_slice(strategy: Entry, params: Mapping[str, Any]) -> bool:
     return holds(strategy.extra["slice_if"], params)
 
 
+def without_slice(catalogue: Catalogue, method: Method) -> Method:
+    """The method with its strategies learning from training samples in place of the meta set, where they can (`without_slice`)
+    and neither the recipe nor the user has said otherwise."""
+    parts, changed, uses = [], [], False
+    for i, part in enumerate(method.parts):
+        strategy = catalogue.get("strategies", part.strategy)
+        given = strategy.extra.get("without_slice", {}) if _uses_slice(strategy, part.params) else {}
+        new = {k: v for k, v in given.items() if f"{i}.{k}" not in method.fixed}
+        parts.append(dataclasses.replace(part, params=strategy.spelled({**part.params, **new})))
+        changed += [f"{k}={shown(v)}" for k, v in new.items()]
+        uses = uses or _uses_slice(strategy, parts[-1].params)
+    if not changed:
+        return method
+    inside = method.label.removeprefix(method.name).strip("[]")
+    label = f"{method.name}[{','.join([*filter(None, [inside]), *changed])}]"
+    return dataclasses.replace(method, label=label, parts=tuple(parts), uses_slice=uses)
+
+
 def _needs_teachers(strategy: Entry, params: Mapping[str, Any]) -> bool:
     """Whether a strategy with these parameters learns from teachers: by `requires`, but where `teachers_unless` holds."""
     return "teachers" in strategy.requires and not holds(strategy.extra.get("teachers_unless", []), params)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -20,8 +20,13 @@ from mmzoo.training.config import Training
 Role = Literal["method", "baseline", "reference", "teacher", "floor"]
 #: Bumped when the same spec may give other numbers for a reason that lies in the engine.
 ENGINE_VERSION = 1
-#: how the epoch of a run is chosen; peers: on holdout, and beside it, in a column of its own, on test
-PROTOCOLS = ("holdout", "peers")
+#: how the epoch of a run is chosen. last: it is the last one, and what would be cut off as holdout is trained on; test: on
+#: holdout, and beside it, in a column of its own, on test
+SELECTIONS = ("holdout", "last", "test")
+#: older names of some
+_FORMER = {"peers": "test"}
+#: ways to put trained models under stress
+STRESSES = ("missing", "noise")
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,16 @@ class RunSpec:
     tuning: Mapping[str, Any] | None = None
     #: what makes it a linear floor (mmzoo.evaluation.floors): the `version` of how it is computed; None: a trained run
     floor: Mapping[str, Any] | None = None
+    #: "last": scored after the last epoch, and trained on what would be cut off as holdout; else "holdout"
+    selection: str = "holdout"
 
     def as_dict(self) -> dict[str, Any]:
         given = {**dataclasses.asdict(self), "training": self.training.as_dict()}
         for name in ("tuning", "floor"):
             if given[name] is None:
                 del given[name]
+        if self.selection == "holdout":
+            del given["selection"]
         return dict(plain({**given, "engine": ENGINE_VERSION}))
 
     @classmethod
@@ -153,11 +162,12 @@ _FIELDS: Mapping[str, Kind] = {
     "preset": Kind("a name", is_text),
     "references": FLAG,
     "floor": or_null(FLAG),
-    "protocol": Kind("a name", is_text),
+    "selection": Kind("a name", is_text),
+    "protocol": or_null(Kind("a name", is_text)),
     "keep_weights": FLAG,
     "tune": or_null(whole(1)),
     "processes": whole(1),
-    **dict.fromkeys(("baselines", "datasets", "heads", "track"), Kind("a list of names", _is_names)),
+    **dict.fromkeys(("baselines", "datasets", "heads", "track", "stress"), Kind("a list of names", _is_names)),
     "seeds": Kind("whole numbers from 0", _is_seeds),
 }
 
@@ -170,7 +180,7 @@ def field_fault(name: str, value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class BenchSpec:
-    """A bench as asked for; see `mmzoo bench --help` for each field.
+    """A bench as asked for; see `mmzoo bench --help` for each field. protocol: an older name of `selection`.
 
     Raises:
         BadValue: A field has a wrong type or is out of range. Names are checked when the bench is planned.
@@ -187,17 +197,24 @@ class BenchSpec:
     floor: bool | None = None
     heads: tuple[str, ...] = ()
     overrides: tuple[tuple[tuple[str, Any], ...], ...] = ()
-    protocol: str = "holdout"
+    selection: str = "holdout"
+    protocol: str | None = None
     keep_weights: bool = False
     tune: int | None = None
     track: tuple[str, ...] = ()
     processes: int = 1
+    stress: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if fault := field_fault(name, value):
                 raise BadValue(f"{name} {fault}.")
-        check_protocol(self.protocol)
+        object.__setattr__(self, "selection", check_selection(self.protocol or self.selection))
+        object.__setattr__(self, "protocol", None)
+        if self.selection == "last" and (self.floor or self.tune is not None):
+            what = "tuning chooses settings" if self.tune is not None else "a linear baseline chooses its strength"
+            raise BadValue(f"{what} on holdout, and --selection last trains on it. Leave one of the two out.")
+        check_stresses(self.stress)
         if not self.datasets:
             raise BadValue("no data set was named: mmzoo list datasets.")
         if self.tune is not None and self.processes > 1:
@@ -205,6 +222,11 @@ class BenchSpec:
                 "tuning under torchrun: trials are trained in one process each. Tune without torchrun (mmzoo tune), and "
                 "give what it has chosen with --set."
             )
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the weights of every run are kept: they were asked for, or are what is put under stress."""
+        return self.keep_weights or bool(self.stress)
 
     @cached_property
     def asked(self) -> tuple[tuple[MethodText, Role], ...]:
@@ -219,11 +241,19 @@ def _with_heads(method: MethodText, heads: tuple[str, ...]) -> list[MethodText]:
     return [method] if method.head or not heads else [method.with_head(head) for head in dict.fromkeys(heads)]
 
 
-def check_protocol(name: str) -> str:
-    """One of PROTOCOLS. Raises UnknownName."""
-    if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS)
-    return name
+def check_selection(name: str) -> str:
+    """One of SELECTIONS, by its present name. Raises UnknownName."""
+    if name not in (*SELECTIONS, *_FORMER):
+        raise unknown("selection", name, (*SELECTIONS, *_FORMER))
+    return _FORMER.get(name, name)
+
+
+def check_stresses(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of STRESSES, each once. Raises UnknownName."""
+    for name in names:
+        if name not in STRESSES:
+            raise unknown("stress", name, STRESSES)
+    return tuple(dict.fromkeys(names))
 
 
 def digest(value: Any) -> str:

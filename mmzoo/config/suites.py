@@ -11,7 +11,7 @@ from mmzoo.config.datasets import register_manifests, resolve_dataset
 from mmzoo.config.grammar import ENCODER, TRAIN, divided_key, of_encoder, of_training, parse_seeds
 from mmzoo.config.methods import resolve_method
 from mmzoo.config.settings import Settings
-from mmzoo.config.spec import BenchSpec, check_protocol, field_fault
+from mmzoo.config.spec import BenchSpec, check_selection, check_stresses, field_fault
 from mmzoo.errors import BadValue, MmzooError, near_miss, short, unknown
 from mmzoo.io.yaml_file import Document, read
 from mmzoo.registry import KINDS, Catalogue
@@ -69,8 +69,10 @@ def _suite_field(key: str, value: Any, catalogue: Catalogue, document: Document)
         return {key: tuple(value)}
     if fault := field_fault(key, value):
         raise BadValue(fault)
-    if key == "protocol":
-        check_protocol(value)
+    if key in ("protocol", "selection"):
+        return {"selection": check_selection(value)}
+    if key == "stress":
+        return {key: check_stresses(value)}
     if key == "method":
         _known(key, value, catalogue)
     if key == "preset":

@@ -38,11 +38,14 @@ def load(
     try:
         with _quiet(transformers):
             found = _config(transformers, cls, files, model)
+            both = getattr(found, "is_encoder_decoder", False)
+            if kind == "AutoModel" and both and type(found) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:
+                cls = transformers.AutoModelForTextEncoding  # of T5 and its like the encoder alone, without the decoder
             if weights == "none":
                 for key, value in (at_least or {}).items():
                     setattr(found, key, max(value, getattr(found, key, 0)))
                 _change(found, {**(exactly or {}), **(config or {})})
-                return cls.from_config(found) if kind == "AutoModel" else cls(found)
+                return _encoder(cls.from_config(found) if kind == "AutoModel" else cls(found))
             given: dict[str, Any] = {"config": found, "dtype": torch.float32, "output_loading_info": True}
             if weights != "pretrained" and not Path(weights).expanduser().is_dir():
                 concrete = type(cls.from_config(found)) if kind == "AutoModel" else cls
@@ -58,7 +61,12 @@ def load(
     if missing or info["mismatched_keys"]:
         what = missing[0] if missing else info["mismatched_keys"]
         raise MmzooError(f"the weights {files[-1]} do not fill {kind} of {model}: {len(missing)} missing, e.g. {what}.")
-    return built
+    return _encoder(built)
+
+
+def _encoder(model: Any) -> Any:
+    """The encoder of a model that has a decoder too; any other model as it is."""
+    return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
 
 
 def _config(transformers: Any, cls: Any, files: Sequence[Path], model: str) -> Any:

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.core.encoder import Encoder, InputSpec
+from mmzoo.core.probing import blind
 from mmzoo.encoders.loading import load
 from mmzoo.encoders.planar import Temporal
-from mmzoo.encoders.tokens import check_text, masked_mean
+from mmzoo.encoders.tokens import check_text, last_token, masked_mean
 from mmzoo.errors import BadValue, Incompatible, MmzooError, undefined
 
-Pooling = Literal["cls", "mean", "pooler"]
+Pooling = Literal["cls", "mean", "last", "pooler"]
+#: mean and deviation of the channels
+IMAGENET_SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_SCALE = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class Inside(NamedTuple):
@@ -52,7 +56,7 @@ class Layered(Encoder):
 
     `begin` runs the model's forward up to the first layer and keeps what that was called with (masks, positions). A stage
     calls a layer with the same. `finish` runs the forward again with every layer replaced by what the last has given. That
-    this composes to the model is tried on one item; where it does not, there are no stages.
+    this composes to the model is tried on two items; where it does not, there are no stages.
     """
 
     model: Any
@@ -158,7 +162,9 @@ class Transformer(Layered):
     model's own tokenizer, which the data's recipe names; a vocabulary larger than the model's is refused. Segments reach a
     model that has them; others tell pairs apart by their separator.
     config: values of the model's configuration to change, where the weights are random.
-    pooling: the first token ("cls"), the mean over tokens, or the model's own ("pooler").
+    pooling: the first token ("cls"), the mean over tokens, the last token, or the model's own ("pooler"). Where attention
+    looks back only (GPT, Llama), the first token knows nothing of the text, and "cls" is the last one. Of a model with
+    encoder and decoder (T5, BART) the encoder is taken.
 
     Raises Incompatible where the input does not fit, and MmzooError, naming what is missing and the next step, where the
     model cannot be found.
@@ -188,8 +194,11 @@ class Transformer(Layered):
         if pooling != "pooler" and getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
         length = self.spec.shape[0]
-        ids = torch.arange(length)[None] % vocabulary
-        self.cut({"ids": ids, "mask": torch.arange(length)[None] <= length // 2}, model)
+        places = torch.arange(length)
+        ids = torch.stack([places % vocabulary, (places + 1) % vocabulary])
+        self.cut({"ids": ids, "mask": torch.stack([places <= length // 2, places <= length // 3])}, model)
+        if pooling == "cls" and blind(self, self.spec):
+            self.pooling = "last"
 
     def begin(self, x: Mapping[str, Tensor]) -> Inside:
         config, mask = self.model.config, x["mask"]
@@ -209,7 +218,10 @@ class Transformer(Layered):
             found: Tensor = out.pooler_output
             return found
         assert state.mask is not None
-        return out.last_hidden_state[:, 0] if self.pooling == "cls" else masked_mean(out.last_hidden_state, state.mask)
+        tokens: Tensor = out.last_hidden_state
+        if self.pooling == "mean":
+            return masked_mean(tokens, state.mask)
+        return tokens[:, 0] if self.pooling == "cls" else tokens[torch.arange(len(tokens)), last_token(state.mask)]
 
 
 class ClipText(Transformer):
@@ -232,10 +244,17 @@ class ClipText(Transformer):
         super().__init__(spec, model=model, weights=weights, pooling=pooling, config=config)
 
 
+def clip_pixels(x: Tensor) -> Tensor:
+    """Pictures (..., 3, H, W) scaled by ImageNet's mean and deviation, scaled by CLIP's instead."""
+    mean, deviation, clip_mean, clip_deviation = (x.new_tensor(v).view(3, 1, 1) for v in (*IMAGENET_SCALE, *CLIP_SCALE))
+    return x * (deviation / clip_deviation) + (mean - clip_mean) / clip_deviation
+
+
 class ClipImage(Layered):
     """The image tower of CLIP (Radford et al., ICML 2021), frame by frame on a video.
 
-    model, weights, config: see Transformer. Position embeddings are interpolated where the input has another size than the
+    model, weights, config: see Transformer. pixels: by which mean and deviation they are scaled; "clip" takes those of ImageNet, which
+    data comes with, off again and those that CLIP was trained with on. Position embeddings are interpolated where the input has another size than the
     model was made for. The feature is that of the class token after the last normalisation.
     """
 
@@ -246,9 +265,11 @@ class ClipImage(Layered):
         model: str = "openai/clip-vit-base-patch32",
         weights: str = "pretrained",
         temporal: Temporal = "mean",
+        pixels: Literal["imagenet", "clip"] = "imagenet",
         config: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        self._rescaled = pixels == "clip"
         self.spec = InputSpec.of(spec).of_kind("image", "video")
         if temporal != "mean" and self.spec.kind != "video":
             raise BadValue(f"temporal pools over the frames of a video; this input is {self.spec.kind}. Leave it out.")
@@ -259,12 +280,14 @@ class ClipImage(Layered):
             raise Incompatible(
                 f"{model} reads {self.model.config.num_channels} channels and the input has {channels}: set weights to none."
             )
-        self.cut(torch.randn(1, *self.spec.shape), model)
+        one = torch.randn(1, *self.spec.shape)
+        self.cut(torch.cat([one, -one]), model)
 
     def begin(self, x: Tensor) -> Inside:
         x = x.to(next(self.parameters()).dtype)
         frames = x.shape[1] if self.spec.kind == "video" else None
         x = x if frames is None else x.flatten(0, 1)
+        x = clip_pixels(x) if self._rescaled else x
         made_for = self.model.config.image_size
         inputs = {"pixel_values": x, "interpolate_pos_encoding": tuple(x.shape[-2:]) != (made_for, made_for)}
         return self.enter(Inside(inputs, x, frames=frames))

@@ -50,6 +50,12 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * weight).sum(1) / weight.sum(1).clamp_min(1.0)
 
 
+def last_token(mask: Tensor) -> Tensor:
+    """(B,) int64: the place of the last token that is there; the first where there is none."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return (places * mask).amax(1)
+
+
 class TextBag(Textual):
     """The mean over all tokens of an embedding and a layer on each, then a linear layer: the order of words is lost.
 

@@ -252,7 +252,7 @@ def _in_time(call: Callable[[], T], seconds: float) -> T:
 
     The call runs in a daemon thread, since an import that hangs cannot be interrupted from outside.
     """
-    outcome: list[tuple[T | None, BaseException | None]] = []
+    outcome: list[Any] = []
 
     def work() -> None:
         try:
@@ -268,4 +268,4 @@ def _in_time(call: Callable[[], T], seconds: float) -> T:
     value, error = outcome[0]
     if error is not None:
         raise error
-    return cast(T, value)
+    return cast("T", value)

@@ -114,7 +114,8 @@ def _check_presets(document: Document, key: Key, body: Mapping[str, Any], params
         document.fault((*key, "params", taken), f"{taken} is an option that every encoder has: take another name")
     if "preset" in params:
         document.fault((*key, "params", "preset"), "preset is how a set of parameters is chosen: take another name")
-    for name, given in body.get("presets", {}).items():
+    settled = body.get("without_slice", {})
+    for name, given in {**body.get("presets", {}), **({"without_slice": settled} if settled else {})}.items():
         for param, value in given.items() if isinstance(given, dict) else [("", given)]:
             try:
                 if param not in params:

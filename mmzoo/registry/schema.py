@@ -39,6 +39,7 @@ KEYS: Mapping[str, set[str]] = {
         "untuned",
         "family",
         "reach",
+        "without_slice",
         *CONDITIONS,
     },
     "heads": COMMON
@@ -62,6 +63,7 @@ KEYS: Mapping[str, set[str]] = {
         "n_classes",
         "metric",
         "presets",
+        "setups",
         "training",
         "encoders",
         "licence",
@@ -114,6 +116,13 @@ def _is_limits(value: Any) -> bool:
 
 def is_condition(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(v, list) for v in value.values())
+
+
+def _is_setups(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(each, dict) and set(each) <= {"data", "encoders"} and isinstance(each.get("encoders", {}), dict)
+        for each in value.values()
+    )
 
 
 def _is_reach(value: Any) -> bool:
@@ -184,6 +193,8 @@ _FORMS: Mapping[str, Kind] = {
     "reach": Kind("a mapping of if, moves, step, limit, every, typical and least (see `refusals.inert`)", _is_reach),
     **dict.fromkeys(("version", "n_classes"), _COUNT),
     **dict.fromkeys(CONDITIONS, _CONDITION),
+    "without_slice": Kind("a mapping of parameters to values", is_object),
+    "setups": Kind("a mapping of training presets to data and encoders", _is_setups),
 }
 _LIMITS = Kind("whole numbers for min and max", _is_limits)
 _BY_KIND: Mapping[tuple[str, str], Kind] = {

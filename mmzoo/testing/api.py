@@ -103,8 +103,8 @@ def part_case(kind: Kind, cls: type, kwargs: Mapping[str, Any] | None = None, **
         inner = options.pop("encoder", TinyEncoder)
 
         def read(*arguments: Any) -> Encoder:
-            found: Encoder = cls.readout({"m": inner(*arguments)}, **given)["m"]  # type: ignore[attr-defined]
-            return found
+            encoder: Encoder = cls.readout({"m": inner(*arguments)}, **given)["m"]  # type: ignore[attr-defined]
+            return encoder
 
         return HeadCase(partial(cls, **given), encoder=read, **options)
     if kind == "encoder":

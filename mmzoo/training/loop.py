@@ -54,23 +54,26 @@ class Selection:
 
 def fit(
     run: Run,
-    holdout: Callable[[], Iterable[Batch]],
+    holdout: Callable[[], Iterable[Batch]] | None,
     *,
     metric: str = "acc",
     selection: Selection | None = None,
     on_epoch: Callable[[dict[str, Any], Selection], None] = lambda record, selection: None,
     on_candidate: Callable[[int], None] = lambda epoch: None,
     pooled: bool = False,
+    choose: bool = True,
 ) -> Selection:
     """Train to the end, select the epoch on validation, and let the strategy finish (`Strategy.finish`).
 
     Args:
         run: The run. One that was stopped before its first epoch is scored as it stands, as epoch -1.
-        holdout: Gives the validation batches, which the run never sees.
+        holdout: Gives the validation batches, which the run never sees. None: there are none, and a schedule that watches their loss
+            watches that of training.
         metric: The score that selects.
         selection: The selection so far, of a run that resumes.
         on_epoch: Called after every epoch with its record and the selection.
         on_candidate: Called with the epoch whenever the present weights are about to be offered for selection.
+        choose: False for the last epoch, whatever validation says.
         pooled: Whether the batches are this process's part, and scores are over those of all processes.
 
     Raises:
@@ -82,26 +85,43 @@ def fit(
         on_candidate(epoch)
         chosen.offer(epoch, scores[metric], scores["loss"], run, name)
 
-    offer = partial(offer_to, selection)
-
     def scored() -> dict[str, Any]:
-        return evaluate(run.model, run.strategy, (b.to(run.device) for b in holdout()), pooled=pooled)
+        batches = () if holdout is None else holdout()
+        return evaluate(run.model, run.strategy, (b.to(run.device) for b in batches), pooled=pooled)
 
+    offer = partial(offer_to, selection)
     while run.epoch < run.n_epochs and not run.stopped:
-        epoch = run.epoch
-        with _divergence_named(run):
-            run.train_epoch()
-        scores = scored()
-        offer(epoch, scores)  # before the epoch ends: a strategy may then put weights in place that have no scores
-        logged = run.end_epoch(scores["loss"])
-        _check_finite(epoch, {**logged, "holdout loss": scores["loss"]})
-        if run.phase is Phase.ENDED and any(name.startswith("edit/") for name in logged):
-            offer(epoch, scored())  # what the last epoch's end put in place is a candidate too, in a checkpoint as well
-        on_epoch({"epoch": epoch, "train": logged, "holdout": scores}, selection)
-    if not selection.weights:
+        on_epoch(_epoch(run, None if holdout is None else scored, offer if choose else None), selection)
+    if not choose:
+        selection.offer(run.epoch - 1, 0.0, 0.0, run)
+    elif not selection.weights:
         offer(run.epoch - 1, scored())
     _choose_finish(run, selection, scored, offer_to)
     return selection
+
+
+def _epoch(
+    run: Run, scored: Callable[[], dict[str, Any]] | None, offer: Callable[[int, Mapping[str, Any]], None] | None
+) -> dict[str, Any]:
+    """Train for an epoch and offer its weights. Returns the record of the epoch.
+
+    Args:
+        scored: Gives the scores of the present model on the validation set; None where there is none.
+        offer: (epoch, scores) offers the present model for selection; None where nothing is selected.
+    """
+    epoch = run.epoch
+    with _divergence_named(run):
+        run.train_epoch()
+    scores = {} if scored is None else scored()
+    if offer is not None:
+        offer(epoch, scores)  # before the epoch ends: a strategy may then put weights in place that have no scores
+    watched = scores["loss"] if scores else run.training_loss()
+    logged = run.end_epoch(watched)
+    _check_finite(epoch, {**logged, "holdout loss" if scores else "training loss": watched})
+    edited = run.phase is Phase.ENDED and any(name.startswith("edit/") for name in logged)
+    if offer is not None and scored is not None and edited:
+        offer(epoch, scored())  # what the last epoch's end put in place is a candidate too, in a checkpoint as well
+    return {"epoch": epoch, "train": logged, **({"holdout": scores} if scores else {})}
 
 
 @contextlib.contextmanager

@@ -211,6 +211,11 @@ class Run(Verbs):
         self.cost.forward += len(batches)
         return evaluate(self.model, self.strategy, batches, pooled=self.n_processes > 1)
 
+    def training_loss(self) -> float:
+        """The sum of the mean losses that were logged in this epoch so far, over processes."""
+        losses = {name: _mean(values) for name, values in self._logged.items() if name.startswith("loss/")}
+        return math.fsum(distributed.mean_values(losses).values())
+
     def finite(self) -> bool:
         """Whether everything that was logged in this epoch is finite."""
         return all(math.isfinite(_mean(values)) for values in self._logged.values())

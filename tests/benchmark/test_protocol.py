@@ -151,7 +151,7 @@ def test_a_suite_names_all_its_faults_and_runs_nothing(catalogue: Catalogue, tmp
 @pytest.mark.parametrize(
     "flags, said",
     [
-        (["--protocol", "test"], "no protocol 'test'"),
+        (["--selection", "best"], "no selection 'best'"),
         (["--heads", "sun"], "no head 'sun'"),
         (["--override", ""], "--override is empty"),
         (["--override", "ogm.alpha='"], "No closing quotation"),

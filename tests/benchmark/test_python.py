@@ -102,7 +102,7 @@ def test_a_frame_has_one_line_a_run(kept: Path) -> None:
         ({"method": "ogmm"}, UnknownName),
         ({"method": "ogm", "baselines": "pmr"}, BadValue),
         ({"method": "ogm", "seeds": "x"}, BadValue),
-        ({"method": "ogm", "protocol": "test"}, UnknownName),
+        ({"method": "ogm", "selection": "best"}, UnknownName),
         ({"method": "ogm", "settings": {"ogm.alpa": 1}}, UnknownName),
         ({"method": "ogm", "track": ["tensor"]}, UnknownName),
         ({"method": "ogm+ogm"}, BadValue),

@@ -19,7 +19,7 @@ from mmzoo.errors import MmzooError
         ({"seeds": ()}, "seeds must be whole numbers from 0"),
         ({"seeds": (-1,)}, "seeds must be whole numbers from 0"),
         ({"epochs": 0}, "epochs must be a whole number from 1"),
-        ({"protocol": "fair"}, "no protocol 'fair'"),
+        ({"protocol": "fair"}, "no selection 'fair'"),
         ({"tune": 0}, "tune must be a whole number from 1"),
         ({"tune": 2, "processes": 2}, "tuning under torchrun"),
         ({"references": "yes"}, "references must be true or false"),

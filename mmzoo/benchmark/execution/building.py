@@ -11,19 +11,28 @@ from typing import Any
 import torch
 
 from mmzoo.benchmark.execution import memory
-from mmzoo.benchmark.planning.planned import Planned
+from mmzoo.benchmark.planning.planned import Plan, Planned
 from mmzoo.config.spec import Part, RunSpec
+from mmzoo.core.encoder import Encoder, InputSpec
 from mmzoo.core.model import MultimodalModel
+from mmzoo.core.probing import blind
 from mmzoo.core.seeding import seeded
 from mmzoo.data.loading.datamodule import DataModule, Loader
 from mmzoo.data.loading.inputs import InputForm
-from mmzoo.errors import Incompatible
+from mmzoo.errors import Incompatible, MmzooError
 from mmzoo.registry import ENCODER_OPTIONS, Catalogue
 from mmzoo.training.composition import Chain, Window
 from mmzoo.training.config import Training
 from mmzoo.training.run import Run
 from mmzoo.training.strategy import Strategy
 
+#: different words of a text before its data is prepared
+SOME_WORDS = 1000
+#: kind of input -> what to do about an encoder that cannot tell inputs apart
+_CURES = {
+    "text": "A text model whose attention looks back only is read at its last token, or by the mean of all: set pooling to "
+    "last or mean."
+}
 #: parameters below which a model trains faster on one thread
 SMALL = 1_000_000
 
@@ -78,11 +87,8 @@ def build_model(catalogue: Catalogue, spec: RunSpec, data: DataModule | InputFor
     """Encoders and head of a run, every part initialised from a stream of its own name. data: what they are built for."""
     encoders = {}
     for m in data.modalities:
-        name, params = spec.encoders[m]
-        options = {k: v for k, v in params.items() if k in ENCODER_OPTIONS}
-        own = {k: v for k, v in params.items() if k not in options}
         with seeded(spec.seed, "init", "encoder", m):
-            encoders[m] = catalogue.get("encoders", name).load()(data.spec(m), **own).configure(data.spec(m), **options)
+            encoders[m] = _encoder(catalogue, *spec.encoders[m], data.spec(m))
     head = catalogue.get("heads", spec.head).load()
     with seeded(spec.seed, "init", "head", spec.head):
         read = head.readout(encoders, **spec.head_params)
@@ -90,6 +96,63 @@ def build_model(catalogue: Catalogue, spec: RunSpec, data: DataModule | InputFor
         model = MultimodalModel(read, built)  # within the stream: a head may make layers for the encoders' stages
     model.precision = spec.training.precision
     return model
+
+
+def _encoder(catalogue: Catalogue, name: str, params: Mapping[str, Any], what: InputSpec) -> Encoder:
+    options = {k: v for k, v in params.items() if k in ENCODER_OPTIONS}
+    own = {k: v for k, v in params.items() if k not in options}
+    encoder: Encoder = catalogue.get("encoders", name).load()(what, **own).configure(what, **options)
+    return encoder
+
+
+def _promised(plan: Plan, planned: Planned, modality: str) -> InputSpec | None:
+    """What an encoder will be told of its input, by the manifest alone; None where nothing tells before data is prepared."""
+    from mmzoo.data.loading.prepared import reading_params
+    from mmzoo.data.loading.transforms import transform_for
+
+    source = getattr(plan.entries[planned.dataset], "source", None)
+    if source is None:
+        return None
+    field = source.recipes()["own"].fields[modality]
+    shapes = {part: form.shape for part, form in field.arrays().items()}
+    shape = transform_for(field.kind, shapes, **reading_params(planned.spec.data_params)).shape
+    return InputSpec(field.kind, shape, SOME_WORDS if field.kind == "text" else None)
+
+
+def check_encoders(plan: Plan, catalogue: Catalogue, *, chosen: bool = False) -> None:
+    """Build each encoder of a plan once, and see that it can tell two inputs apart.
+
+    Args:
+        chosen: Only those that read files or are given an option, since the others are known to be built.
+
+    Raises:
+        MmzooError: One cannot be built on its modality, or gives one feature for all inputs.
+    """
+    seen = set()
+    for planned in plan.runs:
+        spec = planned.spec
+        for m, (name, params) in {} if spec.floor is not None else spec.encoders.items():
+            entry = catalogue.get("encoders", name)
+            key = (planned.dataset, m, name, json.dumps(params, sort_keys=True))
+            if key in seen or (chosen and not (entry.extra.get("files") or set(params) & set(ENCODER_OPTIONS))):
+                continue
+            seen.add(key)
+            try:
+                there = "store" in spec.data_params or not plan.entries[planned.dataset].extra.get("prepared")
+                what = data_of(catalogue, spec).spec(m) if there else _promised(plan, planned, m)
+                if what is None:
+                    continue
+                with seeded(spec.seed, "init", "encoder", m):
+                    built = _encoder(catalogue, name, params, what)
+            except MmzooError as error:
+                raise type(error)(f"{planned.dataset}, encoder {name} of {m}: {error}") from error
+            except (Exception, SystemExit):  # a defect in somebody's code costs its own runs
+                continue
+            if blind(built, what):
+                raise Incompatible(
+                    f"{planned.dataset}: the encoder {name} of {m} gives one and the same feature for two {what.kind} inputs that "
+                    f"differ, so nothing can be learned from it. {_CURES.get(what.kind, 'See that its forward uses its input.')}"
+                )
 
 
 def build_strategy(catalogue: Catalogue, parts: tuple[Part, ...]) -> Strategy:
@@ -160,7 +223,10 @@ class Kit:
         apart = "slice" in self.requires
         if apart and not self.data.splits["slice"]:
             raise Incompatible(f"{self.data.name} has no meta set, and this strategy learns from the labels of one.")
-        parts = ("train",) if apart or spec.spare_slice else ("train", "slice")
+        parts: tuple[str, ...] = ("train",) if apart or spec.spare_slice else ("train", "slice")
+        #: whether there is a holdout that nothing is trained on
+        self.held_out = spec.selection != "last" or self.data.given_holdout
+        parts += () if self.held_out else ("holdout",)
         self.train = self.loader(*parts).shared(*share)
         self.slice = self.loader("slice").shared(*share) if apart else None
         self.model = build_model(catalogue, spec, self.data)

@@ -66,8 +66,8 @@ def packed(state: Mapping[str, Any]) -> bytes:
 
 def unpacked(data: bytes) -> dict[str, Any]:
     """What was packed, with its tensors on the CPU. Runs no code that is in it."""
-    found: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return found
+    saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return saved
 
 
 def sealed(data: bytes) -> bytes:

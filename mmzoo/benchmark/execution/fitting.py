@@ -81,7 +81,8 @@ class Fitting:
 
     def loop(self, run: Run, selection: Selection, watcher: Watcher) -> dict[str, Any]:
         """The arguments of `fit` for this training. It raises MmzooError where the processes' weights come apart."""
-        validation = self.kit.loader("holdout", batch_size=self.eval_batch).part(*self.team.share)
+        kit = self.kit
+        held = kit.loader("holdout", batch_size=self.eval_batch).part(*self.team.share) if kit.held_out else None
 
         def epoch_done(record: dict[str, Any], chosen: Selection) -> None:
             self.team.check_same(
@@ -95,12 +96,13 @@ class Fitting:
             watcher.settled(run)
 
         return {
-            "holdout": validation.batches,
+            "holdout": held.batches if held else None,
             "metric": self.kit.data.metric,
             "selection": selection,
             "on_epoch": epoch_done,
             "on_candidate": lambda epoch: watcher.candidate(run, epoch),
             "pooled": self.team.size > 1,
+            "choose": kit.spec.selection != "last",
         }
 
     def _facts(self) -> dict[str, str]:

@@ -32,18 +32,20 @@ FLAT, FLAT_LOSS = 0.05, 0.005
 def score(
     run: Run, kit: Kit, selection: Selection, *, batch_size: int
 ) -> tuple[dict[str, Any], Predictions, DataModule]:
-    """Test scores of the last and of the chosen epoch, each computed once, on every item; and those of holdout,
-    on which anything may be chosen. With the predictions of the chosen epoch, in which the run is left, and the data set with
-    the labels of the test samples: they are loaded when all of these predictions are made."""
+    """Test scores of the last and of the chosen epoch, each computed once, on every item; and those of holdout, where there is
+    one, on which anything may be chosen. With the predictions of the chosen epoch, in which the run is left, and the data set
+    with the labels of the test samples: they are loaded when all of these predictions are made."""
     data = kit.data
     test = kit.loader("test", batch_size=batch_size)
     last = predictions(run, test)
-    selection.restore(run)
+    by_choice = kit.spec.selection != "last"
+    if by_choice:
+        selection.restore(run)
     # Not the slice: some methods train on it and some do not.
     known = kit.loader("train", batch_size=batch_size)
     fitted = Fitted.on(predictions(run, known), data.n_classes)
-    held = predictions(run, kit.loader("holdout", batch_size=batch_size))
-    chosen = predictions(run, test)
+    held = predictions(run, kit.loader("holdout", batch_size=batch_size)) if kit.held_out else None
+    chosen = predictions(run, test) if by_choice else last
     before = _as_trained(run, selection, test)
     answers = answers_of(kit.catalogue, kit.spec)
     last, chosen = last.answered(answers.target), chosen.answered(answers.target)
@@ -51,7 +53,7 @@ def score(
     metrics = {
         **modality_scores(run.model, run.strategy, chosen, fitted, partial(on_device, test, run.device), data.metric),
         "last": classification(last.scores, last.target, last.logits),
-        "holdout": branch_scores(run.model, held, fitted, data.metric),
+        **({} if held is None else {"holdout": branch_scores(run.model, held, fitted, data.metric)}),
         **finish,
         "selected_epoch": selection.epoch,
         "epochs": run.epoch,
@@ -112,12 +114,12 @@ def ends(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     return {k: {"first": first[k], "last": last[k]} for k in first if k in last}
 
 
-def still_improving(history: Sequence[Mapping[str, Any]], chosen: int, n_epochs: int) -> list[str]:
-    """Why more epochs may have helped a run, in words; nothing where neither the choice of the epoch nor the training loss
+def still_improving(history: Sequence[Mapping[str, Any]], chosen: int | None, n_epochs: int) -> list[str]:
+    """chosen: None where no epoch is chosen. Why more epochs may have helped a run, in words; nothing where neither the choice of the epoch nor the training loss
     says so. A loss is flat where its mean over the last tenth of the epochs is within FLAT of the tenth before."""
     tail = math.ceil(n_epochs / 10)
     found = []
-    if chosen >= n_epochs - tail:
+    if chosen is not None and chosen >= n_epochs - tail:
         found.append(f"the chosen epoch is among the last tenth ({chosen + 1} of {n_epochs})")
     losses = [sum(v for k, v in record["train"].items() if k.startswith("loss/")) for record in history]
     if len(losses) >= 2 * tail:

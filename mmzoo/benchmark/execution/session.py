@@ -183,7 +183,9 @@ class Session(Watcher):
             "processes": self.team.size,
             **({"per_process": differs} if differs else {}),
             "warnings": dict(run.warnings),
-            "still_improving": still_improving(self.history, selection.epoch, run.n_epochs),
+            "still_improving": still_improving(
+                self.history, selection.epoch if spec.selection != "last" else None, run.n_epochs
+            ),
             "record": ends(self.history),
             "cost": {"train_items": kit.train.n_seen, **size, **teachers.cost(run.cost)},
             "hashes": {**self._hashes(run, kit), "initial_weights": initial, **scored["hashes"]},

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed import rendezvous
+from torch.distributed.rendezvous import rendezvous
 
 from mmzoo.benchmark.execution import memory
 from mmzoo.benchmark.execution.torchrun import Lost
@@ -128,7 +128,7 @@ class Team(Alone):
             torch.cuda.set_device(device)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo",
-            store=dist.PrefixStore(f"group/{self._job}", self._store),
+            store=dist.PrefixStore(f"group/{self._job}", self._store),  # type: ignore[attr-defined]
             rank=self.rank,
             world_size=self.size,
             timeout=timedelta(seconds=PATIENCE),

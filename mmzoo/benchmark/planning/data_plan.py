@@ -8,7 +8,7 @@ from typing import Any
 
 from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.planning.refusals import check_options
-from mmzoo.config.datasets import resolve_dataset, resolve_training
+from mmzoo.config.datasets import is_manifest, resolve_dataset, resolve_training
 from mmzoo.config.grammar import TRAIN, of_training, shown
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec, Method, Role, RunSpec
@@ -32,6 +32,7 @@ class DataPlan:
         training: The protocol that all its runs share.
         seeds: The seeds of the bench.
         fixed: `train.KEY` that the user has set, so that tuning leaves it alone.
+        selection: How the epoch of its runs is chosen, as `RunSpec.selection` has it.
     """
 
     label: str
@@ -42,6 +43,7 @@ class DataPlan:
     training: Training
     seeds: tuple[int, ...]
     fixed: frozenset[str]
+    selection: str = "holdout"
 
     def runs(self, method: Method, role: Role) -> Iterator[Planned]:
         """The runs of a method, one for each seed, and for each modality where it trains them one by one."""
@@ -61,6 +63,7 @@ class DataPlan:
                     seed=seed,
                     versions={**method.versions, self.entry.id: self.entry.version, **used},
                     encoders={m: (self.encoders[m][0].id.partition("/")[2], self.encoders[m][1]) for m in seen},
+                    selection=self.selection,
                 )
                 yield Planned(
                     spec,
@@ -82,14 +85,38 @@ def plan_data(
         text: As --datasets names it.
         stores: False where the data is not prepared yet: the name is checked only.
     """
+    text, setup = with_setup(catalogue, text, bench.preset)
     label, entry, params = resolve_dataset(catalogue, text, settings, stores=stores)
     training = resolve_training(entry, bench.preset, bench.epochs, settings).replace(processes=bench.processes)
     _check_shares(training)
     modalities = _modalities(entry, params)
-    encoders = {m: _encoder(catalogue, entry, m, settings) for m in modalities}
+    encoders = {m: _encoder(catalogue, entry, m, settings, setup.get("encoders", {})) for m in modalities}
     fixed = {key for key, _ in bench.settings if key.startswith(f"{TRAIN}.")}
     fixed |= {rest for key, _ in bench.settings if of_training(rest := key.partition(".")[2])}
-    return DataPlan(label, entry, params, modalities, encoders, training, bench.seeds, frozenset(fixed))
+    last = bench.selection == "last"
+    return DataPlan(
+        f"{label} (last epoch)" if last else label,
+        entry,
+        params,
+        modalities,
+        encoders,
+        training,
+        bench.seeds,
+        frozenset(fixed),
+        "last" if last else "holdout",
+    )
+
+
+def with_setup(catalogue: Catalogue, text: str, preset: str) -> tuple[str, Mapping[str, Any]]:
+    """A data set as a training preset wants it, `NAME:DATA`, and that setup: its `data` and `encoders`. As it is, and nothing, where
+    the preset has none or the text names other data, its generated twin say."""
+    name, _, rest = text.strip().partition(":")
+    if is_manifest(text) or not catalogue.has("datasets", name):
+        return text, {}
+    setup: Mapping[str, Any] = catalogue.get("datasets", name).extra.get("setups", {}).get(preset, {})
+    if not setup or rest not in ("", setup["data"]):
+        return text, {}
+    return f"{name}:{setup['data']}", setup
 
 
 def _check_shares(training: Training) -> None:
@@ -117,10 +144,13 @@ def _modalities(entry: Entry, params: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(m for m in every if m in chosen)
 
 
-def _encoder(catalogue: Catalogue, entry: Entry, modality: str, settings: Settings) -> tuple[Entry, Mapping[str, Any]]:
-    """The encoder of a modality and its parameters: the usual one of the data set, or the one that is asked for."""
+def _encoder(
+    catalogue: Catalogue, entry: Entry, modality: str, settings: Settings, of_setup: Mapping[str, Any]
+) -> tuple[Entry, Mapping[str, Any]]:
+    """The encoder of a modality and its parameters: the usual one of the data set, that of the training preset, or the one that is
+    asked for."""
     kind = entry.extra["modalities"][modality]
-    choices = entry.extra["encoders"]
+    choices = {**entry.extra["encoders"], **of_setup}
     choice = choices[modality] if modality in choices else choices[kind]
     usual = catalogue.get("encoders", choice["name"], entry.package)
     name, asked = settings.take_encoder(entry, modality)
@@ -136,7 +166,7 @@ def _encoder(catalogue: Catalogue, entry: Entry, modality: str, settings: Settin
     check_options(encoder, given)
     # An option that is off leaves the run what it is without it.
     given = {k: v for k, v in given.items() if k not in ENCODER_OPTIONS or v != ENCODER_OPTIONS[k].default}
-    return encoder, {**encoder.defaults(), **given}
+    return encoder, encoder.spelled({**encoder.defaults(), **given})
 
 
 def _versions(encoder: Entry, params: Mapping[str, Any]) -> dict[str, int | str]:

@@ -17,7 +17,9 @@ FLOOR, VERSION = "floor", 1
 
 def wants_floor(bench: BenchSpec, entry: Entry) -> bool:
     """Whether linear floors are asked for: by the user, else for data of one's own beside the other references."""
-    return bench.references and entry.package == OWN if bench.floor is None else bench.floor
+    if bench.floor is None:  # one chooses its strength on holdout
+        return bench.references and entry.package == OWN and bench.selection != "last"
+    return bench.floor
 
 
 def floor_runs(bench: BenchSpec, on: DataPlan) -> Iterator[Planned]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from mmzoo.benchmark.planning.data_plan import DataPlan, plan_data
 from mmzoo.benchmark.planning.floors import floor_runs
 from mmzoo.benchmark.planning.planned import Plan, Planned, Refused
-from mmzoo.benchmark.planning.refusals import lacks_meta_set, obstacle
+from mmzoo.benchmark.planning.refusals import chooses_after, lacks_meta_set, obstacle
 from mmzoo.benchmark.planning.wanted import UNIMODAL, Wanted, wanted_methods
 from mmzoo.config.datasets import register_manifests
 from mmzoo.config.grammar import MethodText
@@ -63,7 +63,8 @@ def _plan_variant(
     bench: BenchSpec, asked: Sequence[tuple[MethodText, Role]], catalogue: Catalogue, stores: bool, device: str
 ) -> _Variant:
     settings = Settings(catalogue, bench.settings)
-    wanted = wanted_methods(asked, catalogue, settings, references=bench.references)
+    last = bench.selection == "last"
+    wanted = wanted_methods(asked, catalogue, settings, references=bench.references, without_meta_set=last)
     runs: list[Planned] = []
     refused: list[Refused] = []
     entries: dict[str, Entry] = {}
@@ -75,6 +76,7 @@ def _plan_variant(
             if each.spared and lacks:  # training without the meta set is plain training
                 continue
             reason = lacks if each.method.uses_slice and lacks else None
+            reason = reason or (chooses_after(catalogue, each.method) if last else None)
             if reason := reason or obstacle(catalogue, each.method, on.modalities, on.training, device):
                 refused.append(Refused(on.label, each.method.label, each.role, reason))
             else:
@@ -132,8 +134,8 @@ def _asked(planned: Planned, bench: BenchSpec) -> Planned:
     """A run with what the bench wants of it besides its row."""
     return replace(
         planned,
-        keep=planned.keep or bench.keep_weights,
-        peers=bench.protocol == "peers",
+        keep=planned.keep or bench.keeps,
+        peers=bench.selection == "test",
         track=bench.track,
         teachers=tuple(_asked(t, bench) for t in planned.teachers),
     )

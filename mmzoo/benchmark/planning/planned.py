@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mmzoo.benchmark.results.store import Store, unusable_plan
 from mmzoo.config.spec import BenchSpec, Role, RunSpec
 from mmzoo.registry import Entry
-
-if TYPE_CHECKING:
-    from mmzoo.benchmark.results.store import Store
 
 _ORDER: dict[Role, int] = {"method": 0, "baseline": 1, "reference": 2, "teacher": 3, "floor": 4}
 
@@ -78,7 +76,7 @@ def _read(store: Store, run_id: str, known: dict[str, Planned], above: tuple[str
     if run_id in known:
         return known[run_id]
     if run_id in above:
-        raise store.unusable(run_id, "it learns from itself")
+        raise unusable_plan(store, run_id, "it learns from itself")
     noted = store.planned(run_id)
     known[run_id] = Planned(
         RunSpec.from_dict(noted["spec"]),
@@ -146,9 +144,7 @@ def to_do(plan: Plan, store: Store) -> list[Planned]:
     """The runs that the store does not have yet, teachers whose weights are wanted and gone among them."""
     ids = {p.spec.run_id: p for p in plan.runs}
     missing = {
-        run_id
-        for run_id, p in ids.items()
-        if store.finished(run_id, weights=plan.bench.keep_weights, peers=p.peers) is None
+        run_id for run_id, p in ids.items() if store.finished(run_id, weights=plan.bench.keeps, peers=p.peers) is None
     }
     teachers = {t.spec.run_id for run_id in missing for t in ids[run_id].teachers}
     missing |= {run_id for run_id in teachers if store.finished(run_id, weights=True) is None}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mmzoo.config.methods import holds
+from mmzoo.config.methods import acts_after, holds
 from mmzoo.config.spec import Method, Part
 from mmzoo.errors import Incompatible
 from mmzoo.registry import Catalogue, Entry
@@ -32,6 +32,14 @@ def lacks_meta_set(entry: Entry, params: Mapping[str, Any]) -> str:
         f"{entry.name} has no meta set: its manifest does without one, or its groups are too few for four sets. This "
         "method learns from labels of one; set meta_set to true, or give smaller groups."
     )
+
+
+def chooses_after(catalogue: Catalogue, method: Method) -> str | None:
+    """Why a method cannot be scored without a holdout; None where it can."""
+    after = [p.strategy for p in method.parts if acts_after(catalogue.get("strategies", p.strategy))]
+    if not after:
+        return None
+    return f"{after[0]} chooses on holdout after training, and --selection last trains on it. Take --selection holdout."
 
 
 def _obstacles(catalogue: Catalogue, method: Method, n: int, training: Training, device: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmzoo.config.grammar import MethodText, parse_method, shown
-from mmzoo.config.methods import acts_after, canonical, renamed, resolve_method
+from mmzoo.config.methods import acts_after, canonical, renamed, resolve_method, without_slice
 from mmzoo.config.settings import Settings
 from mmzoo.config.spec import Method, Role
 from mmzoo.registry import Catalogue
@@ -25,14 +25,22 @@ class Wanted:
 
 
 def wanted_methods(
-    asked: Sequence[tuple[MethodText, Role]], catalogue: Catalogue, settings: Settings, *, references: bool
+    asked: Sequence[tuple[MethodText, Role]],
+    catalogue: Catalogue,
+    settings: Settings,
+    *,
+    references: bool,
+    without_meta_set: bool = False,
 ) -> list[Wanted]:
     """The methods in the order of the tables, each once: those of `BenchSpec.asked`, and the references.
 
     A method that learns from the meta set is not trained on it. So that its difference to plain training does not
-    measure the missing labels, plain and control then come once more, without the meta set too.
+    measure the missing labels, plain and control then come once more, without the meta set too. without_meta_set: what can learn
+    from training samples instead does so.
     """
     named = [Wanted(resolve_method(catalogue, text, settings), role) for text, role in asked]
+    if without_meta_set:
+        named = [replace(w, method=without_slice(catalogue, w.method)) for w in named]
     if not references:
         return _unique(named)
     joint = [w.method for w in named if not w.method.each_modality]

@@ -18,13 +18,14 @@ from mmzoo.benchmark.reporting.groups import (
     main_metric,
     main_score,
     plain_of,
+    selection_note,
 )
 from mmzoo.benchmark.reporting.overview import by_dataset
 from mmzoo.benchmark.reporting.short import blind, closed, excuses
 from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
 
-#: the columns where test scores of every epoch are kept as well, see `PROTOCOLS`
+#: the columns where test scores of every epoch are kept as well, see `SELECTIONS`
 TEST_SELECTION = ("test-set selection", "optimism")
 TUNED = ("tuning trials", "tuning seconds", "tuning backwards")
 
@@ -145,7 +146,7 @@ def _together(groups: Sequence[Group]) -> list[str]:
 def _reading(groups: Sequence[Group]) -> list[str]:
     counts = [len(g.by_seed(main_score)) for g in groups]
     notes = [
-        "The epoch is selected on the holdout split (ties: lower holdout loss). Test scores cover every sample. "
+        f"{selection_note([r for g in groups for r in g.rows])} "
         "samples: training samples. seconds: training time, holdout evaluation included. forwards, backwards: "
         "whole-model passes over a batch. Δ: difference to plain training with the same head, budget and samples; "
         f"{DASH} where there is no such run."

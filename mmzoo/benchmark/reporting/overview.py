@@ -20,6 +20,7 @@ from mmzoo.benchmark.reporting.groups import (
     main_metric,
     main_score,
     reference_of,
+    selection_note,
 )
 from mmzoo.benchmark.reporting.statistics import Spread, nemenyi, smallest_p, spread, t_quantile
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
@@ -288,9 +289,9 @@ def _shown(difference: Difference | None) -> str:
 
 
 def _notes(overview: Overview) -> Sequence[str]:
+    rows = [row for line in overview.lines for score in line.scores.values() for row in score.rows]
     notes = [
-        "The best joint method of a data set is bold, the second underlined. The epoch is chosen on the validation set; "
-        "the test set is scored once for it, on every sample.",
+        f"The best joint method of a data set is bold, the second underlined. {selection_note(rows)}",
         "Δ plain, Δ control: mean difference over the data sets, with a 95 % interval (Student's t over seeds), to plain "
         "training and to plain training plus the unimodal losses, with the same head, encoders, budget and training "
         "samples. cost: forwards + 2 backwards of the whole model, relative to plain training.",

@@ -1,7 +1,7 @@
 """Which rows may be compared: unlike rows of one data set get headings of their own. No torch at import.
 
-Rows are comparable where the content of the data, the split, the recipe, the encoders, the training budget, the number of
-threads and what packages have replaced of torch are the same. Across headings there is no best, no difference and no test.
+Rows are comparable where the content of the data, the split, the recipe, the encoders, the training budget, the choice of the
+epoch, the number of threads and what packages have replaced of torch are the same. Across headings there is no best, no difference and no test.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _WORDS = {
     "split": "another split of the data",
     "encoder": "other encoders",
     "budget": "another training budget",
+    "selection": "another choice of the epoch",
     "threads": "another number of threads",
     "replaced": "functions of torch replaced by a package",
 }
@@ -86,6 +87,7 @@ def facts_of(row: Row) -> dict[str, Any]:
     if not is_floor(row):
         facts |= {f"encoder {m}": encoder for m, encoder in spec["encoders"].items()}
         facts["budget"] = budget_of(row)
+        facts["selection"] = spec.get("selection", "holdout")
     if row["status"] == "ok" and not is_floor(row):
         facts["replaced"] = environment.get("replaced", [])
         parameters = row["cost"].get("parameters")

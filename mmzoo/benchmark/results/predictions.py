@@ -55,14 +55,16 @@ class Kept:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """(N,) the class with the highest score."""
-        found: NDArray[np.int64] = self.scores.argmax(1)
-        return found
+        import numpy as np
+
+        return np.asarray(self.scores.argmax(1))
 
     @property
     def right(self) -> NDArray[np.bool_]:
         """(N,) whether the predicted class is the sample's."""
-        found: NDArray[np.bool_] = self.predicted == self.target
-        return found
+        import numpy as np
+
+        return np.asarray(self.predicted == self.target)
 
     def confusion(self) -> NDArray[np.int64]:
         """(C, C) test samples by true class (row) and predicted class (column)."""

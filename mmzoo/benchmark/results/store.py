@@ -105,16 +105,10 @@ class Store:
         try:
             found = read_json(path)
         except (OSError, NotJson) as error:
-            raise self.unusable(run_id, str(getattr(error, "strerror", None) or error)) from None
+            raise unusable_plan(self, run_id, str(getattr(error, "strerror", None) or error)) from None
         if fault := planned_fault(found, run_id) or checksum_fault(found):
-            raise self.unusable(run_id, fault)
+            raise unusable_plan(self, run_id, fault)
         return unsealed(found)
-
-    def unusable(self, run_id: str, why: str) -> CorruptFile:
-        """The error for a planned.json that cannot be used."""
-        return CorruptFile(
-            f"{self.folder(run_id) / 'planned.json'} cannot be used: {why}. Run the same bench again: it is written anew."
-        )
 
     def log(self, run_id: str, text: str) -> None:
         """Add to the log of a run, every line with the time. A log that cannot be written stops nothing."""
@@ -167,7 +161,11 @@ class Store:
 
     def rows(self) -> tuple[list[dict[str, Any]], list[CorruptFile]]:
         """All rows by run_id, and an error for each that cannot be read."""
-        rows, errors = [], []
+        errors: list[CorruptFile] = []
+        return list(self.each_row(errors)), errors
+
+    def each_row(self, errors: list[CorruptFile]) -> Iterator[dict[str, Any]]:
+        """The rows by run_id, one at a time. errors: takes an error for each that cannot be read."""
         for name in self.run_ids():
             try:
                 row = self.row(name)
@@ -175,8 +173,7 @@ class Store:
                 errors.append(error)
                 continue
             if row is not None:
-                rows.append(row)
-        return rows, errors
+                yield row
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Keep the row of a run. Raises MmzooError with the next step when the disk does not take it."""
@@ -321,4 +318,11 @@ def _corrupt(path: Path, why: str) -> CorruptFile:
     return CorruptFile(
         f"the row {path} cannot be used: {why}. All other rows are as they were. "
         f"Move the folder {path.parent.name} away and run the same bench again: it repeats that run only."
+    )
+
+
+def unusable_plan(store: Store, run_id: str, why: str) -> CorruptFile:
+    """The error for a planned.json that cannot be used."""
+    return CorruptFile(
+        f"{store.folder(run_id) / 'planned.json'} cannot be used: {why}. Run the same bench again: it is written anew."
     )

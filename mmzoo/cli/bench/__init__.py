@@ -20,7 +20,7 @@ from mmzoo.cli.bench.listeners import Lines, Silent, Text, emit_end, emit_plan, 
 from mmzoo.cli.bench.options import add_spec_options, spec_of
 from mmzoo.cli.bench.plan import count, plan_lines, time_lines
 from mmzoo.config.grammar import parse_setting
-from mmzoo.config.spec import PROTOCOLS, BenchSpec
+from mmzoo.config.spec import SELECTIONS, STRESSES, BenchSpec
 from mmzoo.errors import BadValue
 
 
@@ -51,10 +51,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_run_options(add: Callable[..., Any]) -> None:
     add(
+        "--selection",
         "--protocol",
         metavar="NAME",
-        help=f"{' or '.join(PROTOCOLS)}: peers also reports test-set (oracle) selection, in a column of its own, to measure "
-        "how optimistic it is (default: holdout)",
+        help=f"how the epoch is selected: {', '.join(SELECTIONS)}. last: trained on all of training, scored after the last epoch; "
+        "test (or peers): also test-set (oracle) selection, in a column of its own, to measure how optimistic it is (default: "
+        "holdout)",
+    )
+    add(
+        "--stress",
+        metavar="NAME,...",
+        help=f"{' or '.join(STRESSES)}: score the trained models once more with each modality missing from a share of the test "
+        "samples, or corrupted at five strengths, without training again; keeps the weights. On this machine, after all runs",
     )
     add("--keep-weights", action="store_true", help="keep the weights of every run, for mmzoo.load_run")
     add(
@@ -182,7 +190,8 @@ def _print_report(done: Finished, store: Store) -> None:
     from mmzoo.benchmark.reporting.terminal import show
 
     if rows := done.plan.rows(store):
-        show(tables(rows, done.plan.asked(), store), sys.stdout)
+        views = ["overview", "stress"] if done.plan.bench.stress else []
+        show(tables(rows, done.plan.asked(), store, views), sys.stdout)
     print(f"A page with charts and every run: mmzoo report {store.root} -o report.html")
     print(f"More tables: mmzoo report {store.root} --details --modalities --stats")
 

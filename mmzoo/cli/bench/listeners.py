@@ -97,6 +97,9 @@ class Text(Silent):
     def _display(self, runs: Sequence[Planned]) -> AbstractContextManager[Progress]:
         return display(runs)
 
+    def stressing(self, row: Mapping[str, Any], number: int, of: int) -> None:
+        print(f"Stress [{number + 1}/{of}] {row['dataset']} {row['label']} seed {row['seed']}", flush=True)
+
 
 @dataclass
 class Lines(Silent):
@@ -115,6 +118,9 @@ class Lines(Silent):
 
     def _display(self, runs: Sequence[Planned]) -> AbstractContextManager[Progress]:
         return display(runs, as_json=True)
+
+    def stressing(self, row: Mapping[str, Any], number: int, of: int) -> None:
+        _emit("stress", run_id=row["run_id"], number=number, of=of)
 
 
 def emit_plan(plan: Plan, missing: int, store: Store) -> None:

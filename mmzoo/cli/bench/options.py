@@ -10,7 +10,7 @@ from typing import Any
 from mmzoo.benchmark.execution.torchrun import processes
 from mmzoo.benchmark.planning.data_defaults import default_datasets
 from mmzoo.config.grammar import METHOD_GRAMMAR, dataset_names, parse_override, parse_seeds, parse_setting
-from mmzoo.config.spec import BenchSpec, check_protocol
+from mmzoo.config.spec import BenchSpec, check_selection, check_stresses
 from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue
 from mmzoo.registry.plugins import catalogue
@@ -107,7 +107,8 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
         "preset": str,
         "floor": bool,
         "heads": _names,
-        "protocol": check_protocol,
+        "selection": check_selection,
+        "stress": lambda text: check_stresses(_names(text)),
         "tune": lambda n: _at_least_one(n, "tuning takes at least 1 trial"),
     }
     given = vars(arguments)  # `mmzoo tune` lacks some of them

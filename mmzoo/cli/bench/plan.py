@@ -55,6 +55,8 @@ def plan_lines(plan: Plan, missing: int, store: Store, sizes: Sizes = lambda run
         reasons.setdefault((refused.method, refused.reason), []).append(refused.dataset)
     for (method, reason), datasets in reasons.items():
         yield f"  not on {', '.join(datasets)}: {method}: {reason}"
+    if plan.bench.stress:
+        yield f"  stress: {' and '.join(plan.bench.stress)}, on test, from the kept weights"
     done = len(plan.runs) - missing
     yield f"  results: {store.root}" + (f" (there already: {done}, to do: {missing})" if done else "")
 

@@ -1,4 +1,4 @@
-"""mmzoo data: prepare, check, mini, list, show, shared. Nothing here imports torch, numpy only where files are read."""
+"""mmzoo data: init, prepare, check, mini, list, show, shared. Nothing here imports torch, numpy only for files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmzoo.cli.data.check import run_check
+from mmzoo.cli.data.init import run_init
 from mmzoo.cli.data.prepare import run_mini, run_prepare
 from mmzoo.cli.data.shared import add_shared
 from mmzoo.cli.data.show import run_list, run_show
@@ -20,6 +21,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "store below MMZOO_HOME, from which any bench reads it. NAME is a data set (mmzoo data list) or FILE.yaml.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))
+    init = actions.add_parser(
+        "init",
+        help="write a manifest for a table of your own",
+        description="Guesses from the header and cells of a table which column is the label and what the others hold, and writes "
+        "a commented manifest beside it, to be corrected.",
+    )
+    init.add_argument("table", metavar="TABLE", help="a CSV file")
+    init.add_argument("--to", metavar="FILE.yaml", help="name of the manifest (default: that of the table)")
+    init.set_defaults(command=run_init)
     _add_prepare(actions.add_parser)
     _add_check(actions.add_parser)
     _add_mini(actions.add_parser)

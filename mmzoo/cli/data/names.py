@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmzoo.config.datasets import is_manifest
+from mmzoo.config.datasets import is_manifest, is_table, table_given
 from mmzoo.errors import BadValue, UnknownName, near_miss
 from mmzoo.registry.plugins import catalogue
 
@@ -20,8 +20,8 @@ def source_of(text: str) -> Source:
     if is_manifest(text):
         from mmzoo.data.own.manifest import own_entry
 
-        manifest: Source = own_entry(Path(text), catalogue()).load()
-        return manifest
+        own: Source = own_entry(Path(text), catalogue()).load()
+        return own
     return _published(catalogue().get("datasets", text)) if catalogue().has("datasets", text) else _nobody(text)
 
 
@@ -30,12 +30,14 @@ def _published(entry: Entry) -> Source:
         raise BadValue(
             f"{entry.name} comes with {entry.package}: there is nothing to prepare. See: mmzoo show {entry.name}"
         )
-    source: Source = entry.load()()
-    return source
+    made: Source = entry.load()()
+    return made
 
 
 def _nobody(text: str) -> Any:
     names = [e.name for e in catalogue().entries("datasets")]
+    if is_table(text):
+        raise table_given(text)
     hint = " A manifest of your own ends in .yaml." if Path(text).exists() else ""
     raise UnknownName(f"no data set {text!r}.{near_miss(text, names)}{hint} All that there are: mmzoo data list")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,14 +17,32 @@ if TYPE_CHECKING:
 
 #: a recording whose loudest sample is below this is silent
 SILENT = 1e-4
+#: how IRCAM files begin
+_IRCAM = (
+    b"\x64\xa3\x01\x00",
+    b"\x64\xa3\x02\x00",
+    b"\x64\xa3\x03\x00",
+    b"\x64\xa3\x04\x00",
+    b"\x00\x01\xa3\x64",
+    b"\x00\x02\xa3\x64",
+    b"\x00\x03\xa3\x64",
+    b"\x00\x04\xa3\x64",
+)
+#: the part of the samples that may lie beyond full scale, and how far the loudest may
+MOST_CLIPPED, FARTHEST = 0.01, 8.0
 #: rates beyond these are those of a damaged header
 RATES = (1_000, 768_000)
+
+
+#: media, and how many samples are wanted at the file's own rate -> the samples and that rate
+Reader = Callable[[File, Callable[[int], int]], tuple["np.ndarray", int]]
 
 
 def samples(media: Media, rate: int, most: int) -> np.ndarray:
     """(n,) float32, the first `most` samples at `rate` Hz, channels averaged; n is smaller where the recording is.
 
-    wav, flac, ogg and aiff are read by libsndfile, everything else (also the sound of a video file) by FFmpeg. Resampled
+    wav, flac, ogg, aiff, NIST SPHERE, VOC and IRCAM are read by libsndfile, everything else (also the sound of a video file)
+    by FFmpeg; what the one cannot read, or finds empty, the other tries. Resampled
     by soxr's high-quality filter, which librosa.load uses too. Reads no more than it needs, whatever the file's header claims.
     Raises MediaFault.
     """
@@ -33,8 +51,9 @@ def samples(media: Media, rate: int, most: int) -> np.ndarray:
     if not isinstance(media, File):
         raise MediaFault("value", f"a recording is one file, not {type(media).__name__}")
     start = head(media.path)
-    with decoding("the recording"):
-        sound, given = (_sndfile if _is_plain(start) else _ffmpeg)(media, lambda own: 1 + (most * own) // rate + own)
+    with decoding("the recording", start):
+        readers = (_sndfile, _ffmpeg) if _is_plain(start) else (_ffmpeg, _sndfile)
+        sound, given = _first_read(readers, media, lambda own: 1 + (most * own) // rate + own)
         if not np.isfinite(sound).all():
             raise MediaFault("broken", "the recording holds samples that are not finite")
         if len(sound) and given != rate:
@@ -50,7 +69,29 @@ def samples(media: Media, rate: int, most: int) -> np.ndarray:
 
 def _is_plain(start: bytes) -> bool:
     riff = start[:4] in (b"RIFF", b"RIFX", b"RF64") and start[8:12] == b"WAVE"
-    return riff or start[:4] in (b"fLaC", b"OggS", b"FORM")
+    ircam = start[:4] in _IRCAM
+    return riff or ircam or start.startswith((b"fLaC", b"OggS", b"FORM", b"NIST_1A", b"Creative Voice File"))
+
+
+def _first_read(readers: Sequence[Reader], media: File, wanted: Callable[[int], int]) -> tuple[np.ndarray, int]:
+    """What the first reader gives, or the second where the first fails or finds no sample at all: a recorder that was
+    stopped leaves a header that promises none. Raises as the first does where neither can."""
+    first: Exception | None = None
+    empty: tuple[np.ndarray, int] | None = None
+    for read in readers:
+        try:
+            found = read(media, wanted)
+            if len(found[0]):
+                return found
+            empty = empty or found
+        except ImportError:
+            raise
+        except Exception as error:
+            first = first or error
+    if empty is not None and (first is None or media.start is None):
+        return empty
+    assert first is not None
+    raise first
 
 
 def _sndfile(media: File, wanted: Callable[[int], int]) -> tuple[np.ndarray, int]:
@@ -117,19 +158,28 @@ class Sound(Field):
 
     rate: Hz. samples: how many are used, from the beginning. fill: a shorter recording is repeated from its beginning
     ("repeat": np.tile and cut, as all the audio-visual code in this field does) or followed by zeros. least: seconds;
-    what is shorter counts as too short.
+    what is shorter counts as too short. range: the value of full scale, 1 unless a file of fractions holds larger ones.
     """
 
     rate: int = 16_000
     samples: int = 160_000
     fill: Literal["repeat", "zeros"] = "repeat"
     least: float = 0.05
+    range: float = 1.0
+
+    later = ("range",)
 
     def __post_init__(self) -> None:
         if not RATES[0] <= self.rate <= RATES[1]:
             raise BadValue(f"rate must be from {RATES[0]} to {RATES[1]} Hz, not {self.rate!r}.")
         if not 1 <= self.samples <= 1 << 26:
             raise BadValue(f"samples must be from 1 to {1 << 26}, not {self.samples!r}.")
+        if (
+            isinstance(self.range, bool)
+            or not isinstance(self.range, (int, float))
+            or not 0 < self.range < float("inf")
+        ):
+            raise BadValue(f"range must be a number above 0, the value of full scale, not {self.range!r}.")
         if self.fill not in ("repeat", "zeros"):
             raise BadValue(f"fill must be repeat or zeros, not {self.fill!r}.")
 
@@ -141,13 +191,29 @@ class Sound(Field):
         import numpy as np
 
         found = samples(media, self.rate, self.samples)
+        found = found if self.range == 1 else found / np.float32(self.range)
         with np.errstate(over="ignore"):
             arrays = {"": self.of(_fitted(found, self.samples, self.fill)).astype(np.float16)}
         if len(found) < self.least * self.rate:
             raise MediaFault("short", f"{len(found) / self.rate:.3f} s of sound, less than {self.least} s", arrays)
         if float(np.abs(found).max()) < SILENT:
             raise MediaFault("silent", f"no sample is louder than {SILENT}", arrays)
+        if lost := _clipped(found):
+            raise MediaFault("range", lost, arrays)
         return arrays
+
+
+def _clipped(sound: np.ndarray) -> str:
+    """In words, that a recording lies beyond full scale; empty where it does not, or hardly."""
+    import numpy as np
+
+    peak, outside = float(np.abs(sound).max()), float((np.abs(sound) > 1).mean())
+    if peak <= FARTHEST and outside <= MOST_CLIPPED:
+        return ""
+    return (
+        f"samples up to {peak:.4g}, {100 * outside:.0f} % of them beyond full scale, where they are cut off: give `range:`, the "
+        "value of full scale (32768 for samples of the size of 16-bit numbers)"
+    )
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,14 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmzoo.data.fields.formats import named
 from mmzoo.data.sources.field import MediaFault
 
 LFS = b"version https://git-lfs"
+#: first bytes of a file that are looked at
+START = 512
 #: files of a folder of frames; everything else there (Thumbs.db, .DS_Store, lists) is passed over
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".pgm", ".ppm")
 #: FFmpeg's demuxers that read one media file; playlists and lists, which would open other files or addresses, are not among them
 CONTAINERS = (
     "mov",
@@ -46,10 +49,21 @@ CONTAINERS = (
     "caf",
     "gif",
     "mjpeg",
+    "mxf",
+    "yuv4mpegpipe",
+    "apng",
+    "dv",
+    "nut",
+    "obu",
+    "av1",
+    "vc1",
+    "voc",
+    "nistsphere",
+    "ircam",
 )
 
 
-def head(path: Path, size: int = 64) -> bytes:
+def head(path: Path, size: int = START) -> bytes:
     """The first bytes of a file that looks usable. Raises MediaFault (missing, empty, lfs_pointer, broken)."""
     try:
         mode = os.stat(path)
@@ -90,8 +104,11 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def decoding(what: str) -> Iterator[None]:
-    """Whatever a decoder raises on the bytes of a stranger is a broken file; its warnings are no concern of the user's."""
+def decoding(what: str, start: bytes = b"") -> Iterator[None]:
+    """Whatever a decoder raises on the bytes of a stranger is a broken file; its warnings are no concern of the user's.
+
+    start: how the file begins, which tells what it is.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -100,7 +117,8 @@ def decoding(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = " ".join(str(error).split())[:200]
-        raise MediaFault("broken", f"{what} cannot be decoded ({type(error).__name__}: {said})") from None
+        kind = f"; the file is {found}" if (found := named(start)) else ""
+        raise MediaFault("broken", f"{what} cannot be decoded ({type(error).__name__}: {said}){kind}") from None
 
 
 def container_options() -> dict[str, str]:

@@ -57,11 +57,13 @@ class Flow(Field):
 
     def read(self, media: Media) -> Mapping[str, np.ndarray]:
         if isinstance(media, File) and media.path.suffix == ".npy":
-            shown, lacks = self._stored(media.path)
+            shown, lacks, lost = *self._stored(media.path), ""
         else:
-            shown, lacks = self._computed(media)
+            shown, lacks, lost = self._computed(media)
         if lacks:
             raise MediaFault("short", lacks, {"": shown})
+        if lost:
+            raise MediaFault("range", lost, {"": shown})
         return {"": shown}
 
     def _lacks(self, there: int) -> str:
@@ -70,10 +72,11 @@ class Flow(Field):
     def _bytes(self, flow: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        levels = (np.clip(flow, -self.bound, self.bound) + self.bound) * (255 / (2 * self.bound))
-        return np.asarray(np.rint(levels).astype(np.uint8))
+        scaled = (np.clip(flow, -self.bound, self.bound) + self.bound) * (255 / (2 * self.bound))
+        levels: np.ndarray = np.rint(scaled).astype(np.uint8)
+        return levels
 
-    def _computed(self, media: Media) -> tuple[np.ndarray, str]:
+    def _computed(self, media: Media) -> tuple[np.ndarray, str, str]:
         import numpy as np
 
         cv2 = _cv2()
@@ -93,7 +96,7 @@ class Flow(Field):
             if i not in done:
                 flow = cv2.calcOpticalFlowFarneback(grey[i], grey[i + 1], None, 0.5, 3, 15, 3, 5, 1.2, 0)
                 done[i] = self._bytes(flow)
-        return np.stack([done[i] for i in pairs(clip)]), clip.lacks or self._lacks(len(clip))
+        return np.stack([done[i] for i in pairs(clip)]), clip.lacks or self._lacks(len(clip)), clip.lost
 
     def _stored(self, path: Path) -> tuple[np.ndarray, str]:
         import numpy as np

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmzoo.data.fields.files import container_options, decoding, head, pictures
-from mmzoo.data.fields.image import Fit, check_form, fitted, open_picture
+from mmzoo.data.fields.image import Fit, check_form, eight_bits, fitted, open_picture
+from mmzoo.data.fields.pixels import Range, check_range
 from mmzoo.data.sources.field import Array, Field, MediaFault
 from mmzoo.data.sources.source import File, Files, Media
 from mmzoo.errors import BadValue, undefined
@@ -40,7 +41,8 @@ class Frames(Field):
     OGM-GE, PMR, LFM, AMSS and BSS end up doing (they draw indices and then load by position). every: "frame", or "second":
     only the first frame of each second exists, as after the peers' extraction at one frame a second. few: where there are
     fewer than `frames`, "fault" reports the clip as short, "repeat" lets frames repeat. A span [start, end) of a File counts
-    in frames of the file (or pictures of the folder). Video is turned upright where the file says so.
+    in frames of the file (or pictures of the folder). Video is turned upright where the file says so. range: the values that
+    become black and white, see Image.
     """
 
     frames: int = 10
@@ -50,11 +52,14 @@ class Frames(Field):
     pick: Literal["centres", "starts", "first"] = "centres"
     every: Literal["frame", "second"] = "frame"
     few: Literal["fault", "repeat"] = "fault"
+    range: Range | None = None
 
     kind = "video"
+    later = ("range",)
 
     def __post_init__(self) -> None:
         check_form(self.size, self.channels, self.fit)
+        check_range(self.range)
         if not 1 <= self.frames <= 4096:
             raise BadValue(f"frames must be from 1 to 4096, not {self.frames!r}.")
         for name, value, known in (
@@ -71,11 +76,13 @@ class Frames(Field):
     def read(self, media: Media) -> Mapping[str, np.ndarray]:
         import numpy as np
 
-        clip = opened(media, self.channels)
+        clip = opened(media, self.channels, self.range)
         shown, found = fetched(clip, self.chosen, lambda picture: fitted(picture, self.size, self.fit))
         arrays = {"": np.stack([found[i] for i in shown])}
         if clip.lacks:
             raise MediaFault("short", clip.lacks, arrays)
+        if clip.lost:
+            raise MediaFault("range", clip.lost, arrays)
         if self.few == "fault" and (there := len(self._there(clip))) < self.frames:
             raise MediaFault("short", f"{there} frames where {self.frames} are asked for", arrays)
         return arrays
@@ -98,10 +105,11 @@ class Frames(Field):
 
 class Clip:
     """Frames that can be counted and fetched by number. rate: frames a second. lacks: in words, what of the span that was
-    asked for is not there."""
+    asked for is not there. lost: in words, what of the content of a frame 8 bits do not hold."""
 
     rate: float = 1.0
     lacks: str = ""
+    lost: str = ""
 
     def __len__(self) -> int:
         raise undefined(self, "__len__")
@@ -115,20 +123,23 @@ class _Fewer(Exception):
     """A video has fewer frames than its packets promise; its Clip has learnt how many."""
 
 
-def opened(media: Media, channels: int) -> Clip:
+def opened(media: Media, channels: int, values: Range | None = None) -> Clip:
     """A video file or a span of it, a folder of pictures, or pictures one by one. Raises MediaFault."""
     if isinstance(media, Files):
         if not media.paths:
             raise MediaFault("empty", "a clip of no pictures")
-        return _Pictures(media.paths, channels)
+        return _Pictures(media.paths, channels, values)
     if not isinstance(media, File):
         raise MediaFault("value", f"a clip is a file or several, not {type(media).__name__}")
     if media.path.is_dir():
         found = pictures(media.path)
-        clip = _Pictures(found[media.start or 0 : media.end], channels)
+        clip = _Pictures(found[media.start or 0 : media.end], channels, values)
         clip.lacks = _lacks(media, len(found))
         return clip
-    return _Video(media, channels)
+    start = head(media.path)
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":  # which FFmpeg does not decode where it is animated
+        return _Animation(media, channels, values)
+    return _Video(media, channels, values, start)
 
 
 def listed(folder: Path) -> Media:
@@ -157,8 +168,8 @@ def _lacks(media: File, there: int) -> str:
 class _Pictures(Clip):
     """Pictures on disk. They are taken to be one second apart, as the peers' extraction leaves them."""
 
-    def __init__(self, paths: Sequence[Path], channels: int) -> None:
-        self.paths, self.channels = paths, channels
+    def __init__(self, paths: Sequence[Path], channels: int, values: Range | None) -> None:
+        self.paths, self.channels, self.values = paths, channels, values
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -167,19 +178,52 @@ class _Pictures(Clip):
         found = {}
         for i in sorted(set(wanted)):
             try:
-                found[i] = made(open_picture(self.paths[i], self.channels))
+                picture, lost = open_picture(self.paths[i], self.channels, self.values)
+                self.lost = self.lost or (lost and f"{self.paths[i].name}: {lost}")
+                found[i] = made(picture)
             except MediaFault as fault:
                 raise MediaFault(fault.kind, f"{self.paths[i].name}: {fault.message}") from None
+        return found
+
+
+class _Animation(Clip):
+    """An animated picture, read by Pillow."""
+
+    def __init__(self, media: File, channels: int, values: Range | None) -> None:
+        self.media, self.channels, self.values, self.first = media, channels, values, media.start or 0
+        with decoding("the animation"), self._opened() as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise MediaFault("broken", f"frames of {picture.width}x{picture.height} pixels")
+            self.total = min(getattr(picture, "n_frames", 1), MOST_FRAMES)
+            picture.load()
+            self.rate = 1000 / (picture.info.get("duration") or 1000)
+        self.lacks = _lacks(media, self.total)
+
+    def _opened(self) -> Picture:
+        from PIL import Image as pil
+
+        return pil.open(self.media.path, formats=["WEBP"])
+
+    def __len__(self) -> int:
+        last = self.total if self.media.end is None else min(self.total, self.media.end)
+        return max(0, last - self.first)
+
+    def at(self, wanted: Sequence[int], made: Made) -> dict[int, Any]:
+        found = {}
+        with decoding("the animation"), self._opened() as picture:
+            for i in sorted(set(wanted)):
+                picture.seek(self.first + i)
+                found[i] = made(eight_bits(picture.copy(), self.channels, self.values)[0])
         return found
 
 
 class _Video(Clip):
     """A video file, decoded from its beginning: seeking is inexact in many containers."""
 
-    def __init__(self, media: File, channels: int) -> None:
-        self.media, self.channels, self.first = media, channels, media.start or 0
-        head(media.path)
-        with decoding("the video"):
+    def __init__(self, media: File, channels: int, values: Range | None, start: bytes) -> None:
+        self.media, self.channels, self.values, self.first = media, channels, values, media.start or 0
+        self.start = start
+        with decoding("the video", start):
             self.total, self.rate = self._count()
         self.lacks = _lacks(media, self.total)
 
@@ -204,10 +248,12 @@ class _Video(Clip):
 
     def at(self, wanted: Sequence[int], made: Made) -> dict[int, Any]:
         need, found, seen = {self.first + i for i in wanted}, {}, 0
-        with decoding("the video"), _stream(self.media.path) as (container, stream):
+        with decoding("the video", self.start), _stream(self.media.path) as (container, stream):
             for seen, frame in enumerate(self._frames(container, stream), 1):
                 if seen - 1 in need:
-                    found[seen - 1 - self.first] = made(_upright(frame, self.channels))
+                    picture, lost = _upright(frame, self.channels, self.values)
+                    self.lost = self.lost or lost
+                    found[seen - 1 - self.first] = made(picture)
                     if len(found) == len(need):
                         return found
         if not seen:
@@ -247,11 +293,13 @@ def _stream(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def _upright(frame: Any, channels: int) -> Picture:
+def _upright(frame: Any, channels: int, values: Range | None) -> tuple[Picture, str]:
+    """A frame as it is looked at, as RGB or grey, and in words what 8 bits do not hold of it."""
     from PIL import Image as pil
 
-    picture: Picture = frame.to_image()
+    grey16 = frame.format.name.startswith("gray16")
+    picture: Picture = pil.fromarray(frame.to_ndarray()) if grey16 else frame.to_image()
     turns = {90: pil.Transpose.ROTATE_90, 180: pil.Transpose.ROTATE_180, 270: pil.Transpose.ROTATE_270}
     turn = turns.get(round(frame.rotation) % 360)
     picture = picture if turn is None else picture.transpose(turn)
-    return picture if channels == 3 else picture.convert("L")
+    return eight_bits(picture, channels, values)

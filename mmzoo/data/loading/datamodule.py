@@ -34,7 +34,8 @@ class DataModule:
     different token ids, of texts. transforms: modality -> what is done to rows as they are read. bayes: modalities, joined by
     "+" in their order -> the accuracy that nothing can exceed on them in the long run, where the data is made so that it is known.
     notes: what a reader of any score on it should know.
-    readers: modality -> what turns a batch of its tokens back into texts, where the tokenizer is known.
+    readers: modality -> what turns a batch of its tokens back into texts, where the tokenizer is known. given_holdout: whether
+    somebody has published the holdout as such, so that its items are no training items.
     ids: the name of each row, where rows have names. classes: the names of the classes in order, where they have some.
     preparation: how rows of a table become its inputs, where it was made from a table or from files.
     """
@@ -57,6 +58,7 @@ class DataModule:
     ids: Sequence[str] = ()
     classes: Sequence[str] = ()
     preparation: Preparation | None = None
+    given_holdout: bool = False
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -85,6 +85,7 @@ def open_module(
         classes=classes,
         preparation=_preparation(store, {"frames": frames, "size": size}),
         readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
+        given_holdout=any(r.sides[name] == "holdout" for r in used),
     )
 
 

@@ -55,6 +55,7 @@ class Own(Source):
         self.root = (path.parent / data.get("root", ".")).absolute()
         self.place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
         self._data = data
+        self._refuse_outside(document)
         self._bodies = bodies(document)
         self.rows = Rows(
             (path.parent / data["table"]).absolute(),
@@ -69,6 +70,17 @@ class Own(Source):
         said = "the column " + str(self.wanted.split) if self.wanted.split else "a hash of each row"
         grouped = f", groups of the column {self.wanted.group} kept together" if self.wanted.group else ""
         self.splits = {"table" if self.wanted.split else "hash": said + grouped}  # type: ignore[misc]
+
+    def _refuse_outside(self, document: Document) -> None:
+        """A table lies where the manifest or the root is, as media do: a manifest may come from somebody else."""
+        allowed = (self.path.parent.resolve(), self.root.resolve())
+        try:
+            table = (self.path.parent / self._data["table"]).resolve()
+        except (OSError, ValueError, RuntimeError):  # a NUL, or links in a circle: reading says so
+            return
+        if not any(table.is_relative_to(folder) for folder in allowed):
+            document.fault(("table",), f"leads out of {allowed[-1]}: put the table beside the manifest, or set root")
+            document.raise_faults()
 
     def _named(self, document: Document) -> set[str]:
         """All columns that the manifest names, among patterns and spans."""

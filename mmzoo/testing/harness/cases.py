@@ -51,7 +51,9 @@ class StrategyCase:
         encoder: EncoderBuilder = TinyEncoder,
         draws: int = 10,
     ) -> None:
-        self._make = (lambda: copy.deepcopy(strategy)) if isinstance(strategy, Strategy) else strategy
+        self._make: Callable[[], Any] = (
+            (lambda: copy.deepcopy(strategy)) if isinstance(strategy, Strategy) else strategy
+        )
         self.first = self.new()
         self.label = _label(self.first)
         self._head = head
@@ -60,8 +62,7 @@ class StrategyCase:
 
     def new(self) -> Strategy:
         """A fresh instance."""
-        make: Callable[[], Any] = self._make
-        strategy = make()
+        strategy = self._make()
         if not isinstance(strategy, Strategy):
             raise TypeError(f"the factory must give a Strategy, not {strategy!r}")
         return strategy

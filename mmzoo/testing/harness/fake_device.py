@@ -9,9 +9,9 @@ NotImplementedError. A process that has such a device keeps it: give work to `mm
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import torch
@@ -63,8 +63,7 @@ class Elsewhere(torch.Tensor):
             requires_grad=False,
         )
         made.there = there
-        found: Elsewhere = made
-        return found
+        return cast("Elsewhere", made)
 
     def tolist(self) -> Any:
         for noted in _noted:
@@ -119,8 +118,7 @@ class _Draws(TorchFunctionMode):
 def device() -> Iterator[torch.device]:
     """The device, in a block. Raises Skipped where this torch cannot have one."""
     _register()
-    operations: Callable[[], Any] = _Operations
-    with operations(), _Draws(), mock.patch.object(torch, "Generator", _Generator):
+    with _Operations(), _Draws(), mock.patch.object(torch, "Generator", _Generator):  # type: ignore[no-untyped-call]
         yield torch.device(NAME, 0)
 
 

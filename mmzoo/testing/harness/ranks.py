@@ -77,7 +77,7 @@ def _answer(work: Callable[[Any], Any], given: Any, store: str, rank: int) -> tu
 
     torch.set_num_threads(1)
     if not dist.is_initialized():
-        group = dist.FileStore(store, PROCESSES)
+        group = dist.FileStore(store, PROCESSES)  # type: ignore[attr-defined]
         patience = timedelta(seconds=PATIENCE)
         dist.init_process_group("gloo", store=group, rank=rank, world_size=PROCESSES, timeout=patience)
     dist.barrier()  # a process that is not through yet would otherwise take both calls
@@ -92,8 +92,8 @@ def _answer(work: Callable[[Any], Any], given: Any, store: str, rank: int) -> tu
 
 def _read(future: Any) -> tuple[str, int, Any]:
     try:
-        found: tuple[str, int, Any] = future.result()
-        return found
+        result: tuple[str, int, Any] = future.result()
+        return result
     except Exception as error:
         return "failed", -1, f"{type(error).__name__}: {error}"
 

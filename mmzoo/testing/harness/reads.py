@@ -38,18 +38,18 @@ class Reads:
         self.found: list[str] = []
         self._host: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._paused = False
-        self._modes: tuple[Any, ...] = (_Operations(self), _Methods(self))
+        self._modes = (_Operations(self), _Methods(self))
 
     def __enter__(self) -> Reads:
         for mode in self._modes:
-            mode.__enter__()
+            mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for mode in reversed(self._modes):
-            mode.__exit__(kind, error, trace)
+            mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def note(self, what: str, tensors: Sequence[Tensor]) -> None:
         if not self._paused and what not in self.found and not self.on_host(tensors):
@@ -84,7 +84,7 @@ def _masks(args: Sequence[Any]) -> list[Tensor]:
 
 class _Operations(TorchDispatchMode):
     def __init__(self, reads: Reads) -> None:
-        TorchDispatchMode.__init__(self)
+        super().__init__()  # type: ignore[no-untyped-call]
         self._reads = reads
 
     def __torch_dispatch__(

@@ -49,12 +49,12 @@ class TinyEncoder(Encoder):
         return x
 
     def run_stage(self, stage: int, state: Tensor) -> Tensor:
-        moved: Tensor = self.stages[stage](state)
-        return moved
+        done: Tensor = self.stages[stage](state)
+        return done
 
     def finish(self, state: Tensor) -> Tensor:
-        features: Tensor = self.project(state)
-        return features
+        done: Tensor = self.project(state)
+        return done
 
 
 class CoupledConcat(Concat):

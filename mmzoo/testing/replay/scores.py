@@ -77,7 +77,7 @@ def _sample(path: str, row: Mapping[str, Any], form: str, full: float) -> Iterat
 
     def value(coalition: frozenset[str]) -> float:
         if len(coalition) == len(players):
-            return full * float(row[joint])
+            return float(full * row[joint])
         return float(row[f"correct_{next(iter(coalition))}"]) if coalition else 0.0
 
     for player, share in shapley(value, players).items():

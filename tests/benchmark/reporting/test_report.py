@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mmzoo.benchmark.report import render
+from mmzoo.benchmark.report import json_pieces, render
 from mmzoo.benchmark.reporting.details import detail_tables
 from mmzoo.benchmark.reporting.statistics import paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Table, latex, markdown, to_csv
@@ -193,3 +193,11 @@ def test_an_empty_table_is_still_a_table() -> None:
     empty = Table("none", ["method", "x"])
     assert markdown(empty).splitlines()[2:] == ["| method | x |", "|--------|--:|", ""][:2]
     assert latex(empty).count(r"\toprule") == 1
+
+
+def test_json_comes_row_by_row_and_is_the_rows(results: Path) -> None:
+    rows, _ = Store(results).rows()
+    pieces = json_pieces(iter(rows))
+    assert next(pieces).startswith("{") and json.loads(next(pieces)) == rows[0]
+    assert json.loads("".join(json_pieces(rows))) == {"schema": 1, "rows": rows}
+    assert json.loads("".join(json_pieces([]))) == {"schema": 1, "rows": []}

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mmzoo.benchmark.reporting import charts
 from mmzoo.benchmark.reporting import significance as sig
 from mmzoo.benchmark.reporting.comparison import comparison_tables, rank_methods, right_items
+from mmzoo.benchmark.reporting.figures import charts
 from mmzoo.benchmark.reporting.figures.drawing import convert
 from mmzoo.benchmark.reporting.groups import Group
 from mmzoo.benchmark.reporting.statistics import detectable, enough_seeds, smallest_p

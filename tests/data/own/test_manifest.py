@@ -325,3 +325,14 @@ def test_a_number_as_key_of_an_encoders_params(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,label\n1,a\n2,b\n")
     with pytest.raises(BadValue, match="3"):
         own_entry(path, catalogue())
+
+
+@pytest.mark.parametrize("table", ["/etc/passwd", "../items.csv", "link.csv"])
+def test_a_table_elsewhere_is_refused(table: str, tmp_path: Path, refused: Callable[..., str]) -> None:
+    place = tmp_path / "data"
+    place.mkdir()
+    (tmp_path / "items.csv").write_text("id,label,x\na,0,1\nb,1,2\n")
+    (place / "link.csv").symlink_to(tmp_path / "items.csv")
+    (place / "own.yaml").write_text(f"name: own\ntable: {table}\nmodalities: {{v: {{kind: vector, columns: [x]}}}}\n")
+    said = refused("data", "check", place / "own.yaml")
+    assert "line 2: table: leads out of" in said and "root:x" not in said

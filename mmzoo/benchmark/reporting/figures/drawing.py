@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmzoo.benchmark.reporting import charts, collect
+from mmzoo.benchmark.reporting.figures import charts, collect
 from mmzoo.benchmark.reporting.figures.map_cells import find_maps
 from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
+from mmzoo.benchmark.reporting.figures.stress_chart import stress_chart, stress_records
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview
+from mmzoo.benchmark.reporting.robustness.curves import stressed
 from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.store import Store
+from mmzoo.config.spec import STRESSES
 from mmzoo.errors import BadValue, MmzooError
 from mmzoo.io.files import write_bytes
 
@@ -71,6 +74,7 @@ def _of(groups: Sequence[Group], store: Store, palette: Mapping[str, int]) -> di
     joint = {g.label: palette[g.label] for g in collect.joint_of(groups)}
     every = joint | {g.label: palette[g.label] for g in groups if g.alone}
     histories = collect.histories(groups, store)
+    curved = [each for each in stressed(groups, store) if each.group.label in joint]
     alpha = [v for v in collect.logged_values(histories) if v["name"].rpartition("/")[2] == "alpha"]
     return {
         "scores": charts.scores(collect.seed_scores(groups), every, metric),
@@ -80,6 +84,7 @@ def _of(groups: Sequence[Group], store: Store, palette: Mapping[str, int]) -> di
         "gap": charts.gap(collect.gaps(groups), joint, metric),
         "cost": charts.cost(collect.costs(groups), joint, metric),
         "calibration": charts.calibration(collect.reliability(groups, store)[0], joint),
+        **{kind: stress_chart(stress_records(curved, kind), joint, metric, kind) for kind in STRESSES},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmzoo.benchmark.reporting.charts import COLOURS, Spec, chart
+from mmzoo.benchmark.reporting.figures.charts import COLOURS, Spec, chart
 from mmzoo.benchmark.reporting.figures.map_cells import Map, Place
 
 #: diagonal lines over an undecided cell, and the side of a cell in pixels

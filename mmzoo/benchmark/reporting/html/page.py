@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo import __version__
-from mmzoo.benchmark.reporting import charts, collect
+from mmzoo.benchmark.reporting.figures import charts, collect
 from mmzoo.benchmark.reporting.figures.drawing import rank_chart
 from mmzoo.benchmark.reporting.figures.map_cells import find_maps
 from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
+from mmzoo.benchmark.reporting.figures.stress_chart import stress_chart, stress_records
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, at, main_metric
 from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview, overview_table
+from mmzoo.benchmark.reporting.robustness.curves import stressed
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.statistics import spread
 from mmzoo.benchmark.reporting.tables import DASH, Table, one_line, percent
 from mmzoo.benchmark.results.store import Store
+from mmzoo.config.spec import STRESSES
 from mmzoo.errors import MmzooError
 
 HERE = Path(__file__).parent
@@ -135,6 +138,7 @@ def _charts(
     names = list(dict.fromkeys(v["name"] for v in logged))
     matrices, axes = collect.class_records(groups, store, None)
     bins, errors = collect.reliability(groups, store)
+    curved = [each for each in stressed(groups, store) if each.group.label in joint]
     drawn = {
         "scores": charts.scores(collect.seed_scores(groups), every, metric),
         "branches": charts.branches(collect.branch_scores(groups), joint, metric),
@@ -144,6 +148,7 @@ def _charts(
         "cost": charts.cost(collect.costs(groups), joint, metric),
         "confusion": charts.confusion(matrices, **axes) if matrices else None,
         "calibration": charts.calibration(bins, joint),
+        **{k: stress_chart(stress_records(curved, k), joint, metric, k) for k in STRESSES},
     }
     captions = {"calibration": "ECE in %: " + ", ".join(f"{k} {v:.1f}" for k, v in errors.items())} if errors else {}
     shown = []

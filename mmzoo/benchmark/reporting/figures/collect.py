@@ -80,7 +80,7 @@ def learning_curves(found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
         values: dict[tuple[str, int], list[float]] = {}
         for history in seeds:
             for record in history:
-                scored = record["holdout"]
+                scored = record.get("holdout", {})
                 each = {"joint": scored, **scored.get("unimodal", {})}
                 for output, scores in each.items():
                     if math.isfinite(score := scores.get(metric, math.nan)):

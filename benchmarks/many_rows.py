@@ -1,0 +1,110 @@
+"""A results folder of many runs: what reading and reporting it costs.
+
+    python benchmarks/many_rows.py [--rows 2000 20000] [--write]
+
+Trains four methods on mfeat once, for one epoch, and writes their rows again under other seeds until there are so many: real rows
+with checksums, histories and predictions, in folders of their own. Then each command runs as its own process: the tables of
+`mmzoo report`, `--format json`, and the HTML page. Seconds are wall time, with the processor time beside them; memory is the peak
+of the process. --write puts the rows into benchmarks/results/many_rows.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "many_rows.csv"
+COMMANDS = {
+    "report": ("--format", "md"),
+    "report --format json": ("--format", "json"),
+    "report -o report.html": ("--format", "html", "-o", "report.html"),
+}
+FILES = ("history.jsonl", "predictions.npz")
+
+
+def make(folder: Path, n: int) -> None:
+    """A results folder of n rows."""
+    from mmzoo.benchmark.results.store import Store
+    from mmzoo.config.spec import RunSpec
+
+    command = "bench --method ogm --baselines pmr,mla --datasets mfeat --seeds 1 --epochs 1 --out"
+    run([*command.split(), str(folder)])
+    store = Store(folder)
+    rows, _ = store.rows()
+    for i in range(len(rows), n):
+        row = copy.deepcopy(rows[i % len(rows)])
+        source = store.folder(row["run_id"])
+        row["seed"] = row["spec"]["seed"] = i
+        row["run_id"] = RunSpec.from_dict(row["spec"]).run_id
+        target = store.folder(row["run_id"])
+        target.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(source / name, target / name)
+        store.write(row)
+
+
+def run(arguments: list[str], cwd: Path | None = None) -> tuple[float, float, float]:
+    """Seconds of wall and of processor time, and the peak memory in MB of an mmzoo command."""
+    script = "import resource, sys; from mmzoo.cli import main; code = main(sys.argv[1:]); "
+    script += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    path = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"mmzoo {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, spent, int(done.stderr.split()[-1]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[2000, 20000])
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    found: list[dict[str, Any]] = []
+    for n in given.rows:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "results"
+            make(folder, n)
+            for name, options in COMMANDS.items():
+                seconds, spent, memory = run(["report", str(folder), *options], Path(place))
+                page = Path(place) / "report.html"
+                size = page.stat().st_size / 1e6 if page.exists() else 0.0
+                found.append(
+                    {
+                        "rows": n,
+                        "command": name,
+                        "seconds": f"{seconds:.1f}",
+                        "processor seconds": f"{spent:.1f}",
+                        "peak MB": f"{memory:.0f}",
+                        "page MB": f"{size:.1f}" if size else "",
+                    }
+                )
+                print(found[-1], flush=True)
+    if given.write:
+        with RESULTS.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(found)
+
+
+if __name__ == "__main__":
+    main()

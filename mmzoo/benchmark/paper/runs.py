@@ -1,0 +1,99 @@
+"""The runs of a table or figure of the paper: on prepared real data, else on the generated twins. No torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmzoo.benchmark.paper.cells import Found
+from mmzoo.benchmark.paper.printed import suite_file
+from mmzoo.benchmark.python import bench
+from mmzoo.config.suites import read_suite
+from mmzoo.data.store.choice import chosen_store
+from mmzoo.errors import MmzooError, unknown
+from mmzoo.registry import Catalogue
+
+#: epochs with --fast
+FAST_EPOCHS = 2
+#: the data set of Figure 4
+HEAT = "twitter2015"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is run, and where.
+
+    Args:
+        out: The folder of the runs.
+        datasets: Those that are wanted; none: all of the suite.
+        seeds: How many; None: as the suite has it.
+        fast: One seed and FAST_EPOCHS epochs.
+        on_row: Told of every run that was missing and is there now.
+    """
+
+    out: Path
+    datasets: tuple[str, ...] = ()
+    seeds: int | None = None
+    fast: bool = False
+    device: str = "auto"
+    workers: int = 1
+    on_row: Callable[[dict[str, Any]], None] = lambda row: None
+
+
+def suite_datasets(name: str, catalogue: Catalogue) -> tuple[str, ...]:
+    """The data sets of a table or figure."""
+    if name == "fig4":
+        return (HEAT,)
+    return tuple(read_suite(suite_file(name), catalogue)["datasets"])
+
+
+def run_suite(name: str, catalogue: Catalogue, budget: Budget) -> dict[str, Found]:
+    """The runs of a suite by data set; those that are there already are not run again. Raises UnknownName for a data set that no
+    suite has, and what `mmzoo.bench` raises."""
+    fields = read_suite(suite_file(name), catalogue)
+    wanted = [d for d in fields["datasets"] if not budget.datasets or d in budget.datasets]
+    return {dataset: _on(dataset, fields, catalogue, budget) for dataset in wanted}
+
+
+def check_datasets(names: Sequence[str], suites: Sequence[str], catalogue: Catalogue) -> None:
+    """Raise UnknownName for a data set that none of the suites has."""
+    known = dict.fromkeys(d for suite in suites for d in suite_datasets(suite, catalogue))
+    for name in names:
+        if name not in known:
+            raise unknown("data set of these tables", name, known)
+
+
+def is_prepared(dataset: str, preset: str, catalogue: Catalogue) -> bool:
+    """Whether the real data set lies prepared as a training preset wants it."""
+    entry = catalogue.get("datasets", dataset)
+    named = entry.extra.get("setups", {}).get(preset, {}).get("data", "default")
+    try:
+        chosen_store(entry, {**entry.defaults(), **entry.extra["presets"].get(named, {})}, mini=False)
+    except MmzooError:
+        return False
+    return True
+
+
+def _on(dataset: str, fields: Mapping[str, Any], catalogue: Catalogue, budget: Budget) -> Found:
+    real = is_prepared(dataset, fields["preset"], catalogue)
+    rows = bench(
+        fields["method"],
+        fields.get("baselines", ()),
+        [dataset if real else f"{dataset}:mini"],
+        seeds=1 if budget.fast else budget.seeds or fields.get("seeds", 3),
+        epochs=FAST_EPOCHS if budget.fast else None,
+        preset=fields["preset"] if real else "default",
+        settings=dict(fields.get("settings", ())),
+        overrides=[dict(each) for each in fields.get("overrides", ())],
+        selection=fields.get("selection", "holdout"),
+        references=fields.get("references", True),
+        keep_weights=fields.get("keep_weights", False),
+        out=budget.out,
+        device=budget.device,
+        workers=budget.workers,
+        on_row=budget.on_row,
+    )
+    refused = {each["method"].partition("[")[0]: each["reason"] for each in rows.asked["refused"]}
+    return Found(list(rows), refused, synthetic=not real, fast=budget.fast)

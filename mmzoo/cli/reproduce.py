@@ -1,0 +1,102 @@
+"""mmzoo reproduce: the tables and figures of the paper, ours beside the printed numbers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mmzoo.benchmark.paper.printed import FIGURES, TABLES
+from mmzoo.errors import BadValue, unknown
+
+DEFAULT_OUT = "mmzoo-paper"
+TARGETS = (*TABLES, *FIGURES, "all")
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "reproduce",
+        help="the tables and figures of the paper, beside its printed numbers",
+        description="Runs what a table or figure of 'Facilitating Multimodal Classification via Dynamically Learning Modality "
+        "Gap' (NeurIPS 2024) needs, under its protocol, on real data that is prepared, else on the generated twins, and writes "
+        "our numbers beside the printed ones. What is in the output folder already is not run again.",
+    )
+    add = parser.add_argument
+    add("target", metavar="TARGET", help=f"{', '.join(TARGETS)}")
+    add("--datasets", metavar="NAME,...", help="only these data sets")
+    add("--seeds", metavar="N", type=int, help="how many seeds (default: those of the paper, three)")
+    add("--fast", action="store_true", help="one seed and two epochs, to see that all of it runs")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add("--workers", metavar="N", type=int, help="how many runs at once (default: MMZOO_WORKERS, else the cores)")
+    add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"folder of runs and documents (default: {DEFAULT_OUT})")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mmzoo.benchmark.paper.documents import write_documents
+    from mmzoo.benchmark.paper.reproduce import document
+    from mmzoo.benchmark.paper.runs import Budget, check_datasets
+    from mmzoo.benchmark.reporting.terminal import show
+    from mmzoo.registry.plugins import catalogue
+
+    names = _names(arguments)
+    chosen = tuple(n.strip() for n in (arguments.datasets or "").split(",") if n.strip())
+    check_datasets(chosen, names, catalogue())
+    began = time.monotonic()
+    budget = Budget(
+        Path(arguments.out),
+        chosen,
+        arguments.seeds,
+        arguments.fast,
+        arguments.device,
+        _workers(arguments),
+        lambda row: _told(row, began),
+    )
+    folder = budget.out / "paper"
+    documents = []
+    for name in names:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        documents.append(document(name, catalogue(), budget))
+        show(list(documents[-1].tables), sys.stdout)
+    files = write_documents(documents, folder)
+    print(f"{len(files)} files below {folder}: index.html has all of it. {time.monotonic() - began:.0f} s.")
+    return 0
+
+
+def _names(arguments: argparse.Namespace) -> list[str]:
+    """The tables and figures that are asked for. Raises UnknownName or BadValue."""
+    if arguments.target not in TARGETS:
+        raise unknown("table or figure", arguments.target, TARGETS)
+    if not arguments.out:
+        raise BadValue("--out is empty: name a folder.")
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise BadValue(f"--seeds must be at least 1, not {arguments.seeds}.")
+    if arguments.fast and arguments.seeds is not None:
+        raise BadValue("--fast runs one seed: leave --seeds or --fast out.")
+    return [*TABLES, *FIGURES] if arguments.target == "all" else [arguments.target]
+
+
+def _workers(arguments: argparse.Namespace) -> int:
+    given = (
+        arguments.workers if arguments.workers is not None else os.environ.get("MMZOO_WORKERS") or os.cpu_count() or 1
+    )
+    if not str(given).isdigit() or int(given) < 1:
+        raise BadValue(f"--workers (MMZOO_WORKERS) must be a whole number from 1, not {given}.")
+    return int(given)
+
+
+def _told(row: dict[str, Any], began: float) -> None:
+    metrics = row["metrics"]
+    said = (
+        f"{100 * metrics[metrics['main_metric']]:.1f} %"
+        if row["status"] == "ok"
+        else f"{row['status']}: {row['reason']}"
+    )
+    print(
+        f"  [{time.monotonic() - began:.0f} s] {row['dataset']} {row['label']} seed {row['seed']}: {said}",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,134 @@
+"""Where an encoder looks: Grad-CAM of one modality of a joint model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmzoo.core.model import MultimodalModel
+from mmzoo.core.modes import evaluating
+from mmzoo.errors import BadValue, Incompatible, unknown
+
+
+def gradcam(
+    model: MultimodalModel,
+    inputs: Mapping[str, Any],
+    modality: str,
+    *,
+    target: Tensor | None = None,
+    stage: int | None = None,
+    branch: bool = False,
+) -> Tensor:
+    """Grad-CAM (Selvaraju et al., ICCV 2017) on the map after a stage of one encoder.
+
+    The weight of a channel is the mean over positions of the derivative of the target's logit; the heat is what is positive in
+    the weighted sum of the channels, brought to the size of the input and divided by its maximum. A heat without any positive part
+    is zero.
+
+    Args:
+        model: Its encoder of the modality must have stages, those of convolutions or of a vision transformer.
+        inputs: modality -> (B, ...), every sample with all modalities.
+        modality: Of images (B, C, H, W), spectrograms (B, F, T) or videos (B, T, C, H, W).
+        target: (B,) int64, the class whose logit is explained; None: the one that is predicted.
+        stage: After which stage, from 0. None: the last one; of tokens the one before, since the class token alone is read after
+            the last.
+        branch: Explain the modality's own logits instead of the fused ones.
+
+    Returns:
+        (B, H, W), of a video (B, T, H, W), in [0, 1].
+
+    Raises:
+        UnknownName: The model has no such modality.
+        Incompatible: Its encoder has no stages, or no map with two spatial axes.
+        BadValue: There is no such stage, or a target is no class.
+    """
+    encoder: Any = _encoder_of(model, inputs, modality)
+    x = inputs[modality]
+    with evaluating(model), torch.no_grad():
+        features = model.encode(inputs)
+        state, states = encoder.begin(x), []
+        for i in range(encoder.n_stages):
+            states.append(state := encoder.advance(i, state))
+        chosen = _stage(encoder.n_stages, stage, tokens=encoder.view(states[-1]).ndim == 3)
+    with evaluating(model), torch.enable_grad():
+        map_ = encoder.view(states[chosen]).detach().requires_grad_()
+        state = encoder.replace(states[chosen], map_)
+        for i in range(chosen + 1, encoder.n_stages):
+            state = encoder.run_stage(i, state)
+        out = model.outputs({**features, modality: encoder.finish(state)})
+        logits = out.unimodal[modality] if branch else out.logits
+        target = _target(target, logits)
+        (gradient,) = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), map_)
+    return cam(_planes(map_.detach(), x, modality), _planes(gradient, x, modality), _size(x))
+
+
+def _encoder_of(model: MultimodalModel, inputs: Mapping[str, Any], modality: str) -> Any:
+    """The encoder of a modality. Raises UnknownName or Incompatible where it has no map of its own."""
+    if modality not in model.modalities:
+        raise unknown("modality of the model", modality, model.modalities)
+    encoder: Any = model.encoders[modality]
+    x = inputs[modality]
+    if not encoder.n_stages or not isinstance(x, Tensor) or x.ndim < 3:
+        raise Incompatible(
+            f"Grad-CAM needs a map: {type(encoder).__name__}, the encoder of {modality}, has no stages with one. Take a "
+            "convolutional network or a vision transformer."
+        )
+    if model.head.couples:
+        raise Incompatible(
+            f"head {type(model.head).__name__} acts between the stages of the encoders: no map is one encoder's alone."
+        )
+    return encoder
+
+
+def cam(maps: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
+    """The heat of maps (B, C, H, W) or (B, C, T, H, W) and of the derivative by them, brought to a size: (B, [T,] *size).
+
+    Of a video every frame has weights of its own, and is divided by its own maximum.
+    """
+    weights = gradient.mean((-2, -1), keepdim=True)
+    heat = (weights * maps).sum(1).relu()
+    flat = heat.reshape(-1, 1, *heat.shape[-2:])
+    flat = F.interpolate(flat, size, mode="bilinear", align_corners=False) if flat.shape[-2:] != size else flat
+    most = flat.amax((-2, -1), keepdim=True)
+    return torch.where(most > 0, flat / most.clamp_min(torch.finfo(flat.dtype).tiny), 0.0).reshape(
+        *heat.shape[:-2], *size
+    )
+
+
+def _stage(n: int, asked: int | None, *, tokens: bool) -> int:
+    if asked is None:
+        return max(0, n - 2) if tokens else n - 1
+    if not 0 <= asked < n:
+        raise BadValue(f"stage must be from 0 to {n - 1}, not {asked}.")
+    return asked
+
+
+def _target(given: Tensor | None, logits: Tensor) -> Tensor:
+    if given is None:
+        return logits.detach().argmax(1)
+    if given.shape != logits.shape[:1] or not bool(((given >= 0) & (given < logits.shape[1])).all()):
+        raise BadValue(f"target must be {len(logits)} classes from 0 to {logits.shape[1] - 1}.")
+    return given.to(logits.device)
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    return int(x.shape[-2]), int(x.shape[-1])
+
+
+def _planes(map_: Tensor, x: Tensor, modality: str) -> Tensor:
+    """The map with two spatial axes: patches of a vision transformer as a grid, without the tokens before them."""
+    if map_.ndim >= 4:
+        return map_
+    height, width = _size(x)
+    n = map_.shape[-1]
+    for prefix in range(min(n, 8)):
+        rows = math.sqrt((n - prefix) * height / width)
+        if rows >= 1 and abs(rows - round(rows)) < 1e-6 and (n - prefix) % round(rows) == 0:
+            grid: Tensor = map_[..., prefix:].unflatten(-1, (round(rows), -1))
+            return grid
+    raise Incompatible(f"the {n} tokens of {modality} are no grid of patches of a {height} x {width} input.")

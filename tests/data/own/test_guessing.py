@@ -1,0 +1,77 @@
+"""A first manifest for a table."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as pil
+
+from mmzoo.data.own.guessing import guessed
+from mmzoo.data.own.manifest import read_manifest
+from mmzoo.errors import BadValue
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MMZOO_HOME", str(tmp_path / "home"))
+    draw = random.Random(0)
+    (tmp_path / "img").mkdir()
+    lines = ["ID,Photo file,title,acc_x,acc_y,acc_z,gyr 1,gyr 2,sex,emb,notes,species,split"]
+    for i in range(60):
+        pil.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / f"img/{i}.png")
+        words = " ".join(draw.sample(["small", "quick", "warm", "old", "young", "brown"], 3))
+        bad = "" if i % 9 == 0 else f"{draw.random():.3f}"
+        split = ("train", "train", "val", "test")[i % 4]
+        lines.append(
+            f'p{i},img/{i}.png,{words} {i},{i},{bad},1,2,{i},{"MF"[i % 2]},"[{i}, 1.5]",,{("cat", "dog")[i // 4 % 2]},{split}'
+        )
+    (tmp_path / "Pets 2.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "Pets 2.csv"
+
+
+def test_kinds_and_parts_are_guessed_and_the_manifest_is_ready_for_use(table: Path, mmzoo: Command) -> None:
+    done = mmzoo("data", "init", table)
+    manifest = table.with_name("Pets 2.yaml")
+    assert done.code == 0 and manifest.is_file() and "Next: mmzoo data check" in done.out
+    source = read_manifest(manifest)
+    assert source.name == "pets_2" and (source.wanted.label, source.wanted.id, source.wanted.split) == (
+        "species",
+        "ID",
+        "split",
+    )
+    kinds = {m: (w.kind, w.columns) for m, w in source.wanted.media.items()}
+    assert kinds == {
+        "acc": ("vector", ("acc_x", "acc_y", "acc_z")),
+        "gyr": ("vector", ("gyr 1", "gyr 2")),
+        "categories": ("vector", ("sex",)),
+        "photo_file": ("image", ("Photo file",)),
+        "title": ("text", ("title",)),
+        "emb": ("vector", ("emb",)),
+    }
+    assert source.wanted.media["acc"].fill and "no content: notes" in manifest.read_text()
+    assert mmzoo("data", "check", manifest, "--jobs", 0).code == 0
+    again = mmzoo("data", "init", table)
+    assert again.code == 2 and "stays as it is" in again.err
+
+
+def test_a_table_in_place_of_a_manifest_is_told(table: Path, mmzoo: Command) -> None:
+    for command in (("bench", "--method", "concat", "--plan", "--datasets", table), ("data", "check", table)):
+        told = mmzoo(*command)
+        assert told.code == 2 and "mmzoo data init" in told.err
+
+
+def test_names_that_yaml_reads_otherwise(tmp_path: Path) -> None:
+    rows = "".join(f"{i},{i * 2},{'ab'[i % 2]}\n" for i in range(40))
+    (tmp_path / "t.csv").write_text("0,no: 1,label\n" + rows)
+    (tmp_path / "t.yaml").write_text(guessed(tmp_path / "t.csv"))
+    assert read_manifest(tmp_path / "t.yaml").wanted.media["numbers"].columns == ("0", "no: 1")
+    (tmp_path / "u.csv").write_text("a,b\n" + "".join(f"{i},{i}\n" for i in range(40)))
+    with pytest.raises(BadValue, match="nothing tells which column"):
+        guessed(tmp_path / "u.csv")
