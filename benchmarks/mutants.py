@@ -71,13 +71,7 @@ def attempt(mutant: Mapping[str, Any], tree: Path) -> dict[str, Any]:
     finally:
         path.write_text(original, encoding="utf-8")
     outcome = {0: "survived", 1: "killed"}.get(status, "broken")
-    return {
-        "mutant": mutant["name"],
-        "file": mutant["file"],
-        "what": mutant["what"],
-        "outcome": outcome,
-        "tests": " ".join(mutant["tests"]),
-    }
+    return _row(mutant, outcome)
 
 
 def with_others(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
@@ -89,7 +83,12 @@ def with_others(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
             same = ((r, every.get(r["mutant"], {})) for r in csv.DictReader(file))
             found = {r["mutant"]: r for r, m in same if (r["file"], r["what"]) == (m.get("file"), m.get("what"))}
     found |= {r["mutant"]: r for r in rows}
-    return [found[name] for name in every if name in found]
+    return [found.get(name) or _row(mutant, "not tried") for name, mutant in every.items()]
+
+
+def _row(mutant: Mapping[str, Any], outcome: str) -> dict[str, Any]:
+    facts = {"mutant": mutant["name"], "file": mutant["file"], "what": mutant["what"]}
+    return {**facts, "outcome": outcome, "tests": " ".join(mutant["tests"])}
 
 
 def write(rows: list[dict[str, Any]], path: Path) -> None:
@@ -112,7 +111,7 @@ def main() -> None:
     given = parser.parse_args()
     mutants = [m for m in read_mutants() if given.only in f"{m['name']} {m['file']} {m['what']}"]
     if given.stale:
-        done = {row["mutant"] for row in with_others([], given.out)}
+        done = {row["mutant"] for row in with_others([], given.out) if row["outcome"] == "killed"}
         mutants = [m for m in mutants if m["name"] not in done]
     with tempfile.TemporaryDirectory() as folder:
         trees = [Path(folder) / str(i) for i in range(given.jobs)]
