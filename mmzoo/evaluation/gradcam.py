@@ -90,14 +90,23 @@ def cam(maps: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
 
     Of a video every frame has weights of its own, and is divided by its own maximum.
     """
-    weights = gradient.mean((-2, -1), keepdim=True)
-    heat = (weights * maps).sum(1).relu()
+    heat = heat_of(maps, channel_weights(gradient))
     flat = heat.reshape(-1, 1, *heat.shape[-2:])
     flat = F.interpolate(flat, size, mode="bilinear", align_corners=False) if flat.shape[-2:] != size else flat
     most = flat.amax((-2, -1), keepdim=True)
     return torch.where(most > 0, flat / most.clamp_min(torch.finfo(flat.dtype).tiny), 0.0).reshape(
         *heat.shape[:-2], *size
     )
+
+
+def channel_weights(gradient: Tensor) -> Tensor:
+    """(B, C, ...) the weight of each channel, from the derivative (B, C, ..., H, W): its mean over positions (eq. 1)."""
+    return gradient.mean((-2, -1))
+
+
+def heat_of(maps: Tensor, weights: Tensor) -> Tensor:
+    """(B, ..., H, W) what is positive in the weighted sum of maps (B, C, ..., H, W) (eq. 2)."""
+    return (weights[..., None, None] * maps).sum(1).relu()
 
 
 def _stage(n: int, asked: int | None, *, tokens: bool) -> int:

@@ -91,7 +91,9 @@ def fit(
 
     offer = partial(offer_to, selection)
     while run.epoch < run.n_epochs and not run.stopped:
-        on_epoch(_epoch(run, None if holdout is None else scored, offer if choose else None), selection)
+        with _divergence_named(run):
+            run.train_epoch()
+        on_epoch(_end_epoch(run, None if holdout is None else scored, offer if choose else None), selection)
     if not choose:
         selection.offer(run.epoch - 1, 0.0, 0.0, run)
     elif not selection.weights:
@@ -100,18 +102,16 @@ def fit(
     return selection
 
 
-def _epoch(
+def _end_epoch(
     run: Run, scored: Callable[[], dict[str, Any]] | None, offer: Callable[[int, Mapping[str, Any]], None] | None
 ) -> dict[str, Any]:
-    """Train for an epoch and offer its weights. Returns the record of the epoch.
+    """Score a trained epoch, offer its weights and end it. Returns the record of the epoch.
 
     Args:
         scored: Gives the scores of the present model on the validation set; None where there is none.
         offer: (epoch, scores) offers the present model for selection; None where nothing is selected.
     """
     epoch = run.epoch
-    with _divergence_named(run):
-        run.train_epoch()
     scores = {} if scored is None else scored()
     if offer is not None:
         offer(epoch, scores)  # before the epoch ends: a strategy may then put weights in place that have no scores

@@ -18,8 +18,11 @@ def rows_by_label(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def lasting(row: dict[str, Any] | None) -> dict[str, Any]:
-    """A row without the facts of clock and machine."""
-    return {k: v for k, v in (row or {}).items() if k not in ("timing", "environment", "checksum")}
+    """A row without the facts of clock and machine, and without the hashes of files that lie beside kept weights."""
+    found = {k: v for k, v in (row or {}).items() if k not in ("timing", "environment", "checksum")}
+    if "hashes" in found:
+        found["hashes"] = {k: v for k, v in found["hashes"].items() if k not in ("strategy", "inputs")}
+    return found
 
 
 def rewrite(path: Path, row: dict[str, Any]) -> None:

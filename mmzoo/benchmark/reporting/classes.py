@@ -74,7 +74,7 @@ def _per_class(dataset: str, counted: Sequence[Counted]) -> Table:
     import numpy as np
 
     table = Table(
-        f"{dataset}: F1 of each class in %, mean ± deviation over seeds",
+        f"{dataset}: F1 of each class in %, mean ± std over seeds",
         ["class", "test samples", *(c.group.label for c in counted)],
     )
     scores = [np.stack([_f1(counts) for counts in c.counts]) for c in counted]

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from mmzoo.errors import BadValue
-from mmzoo.evaluation import metrics
+from mmzoo.evaluation import gradcam, metrics
 from mmzoo.functional import shapley
 from mmzoo.testing.replay.registry import Case, Check, replays, skip
 
@@ -54,6 +54,15 @@ def _modality_gap(case: Case) -> Iterator[Any]:
     yield "distance", metrics.modality_gap(a, b)
     yield "raw_distance", metrics.modality_gap(a, b, normalize=False)
     yield skip("mmzoo gives the distance, not the vector or a shift along it", "gap", "direction", "shifted*")
+
+
+@replays("gradcam")
+def _gradcam(case: Case) -> Iterator[Any]:
+    maps, gradient = case.real("activation"), case.real("grad")
+    weights = gradcam.channel_weights(gradient)
+    yield "alpha", weights
+    yield "cam", gradcam.heat_of(maps, weights)
+    yield "cam_norm", gradcam.cam(maps, gradient, (maps.shape[-2], maps.shape[-1]))
 
 
 @replays("shapley")

@@ -100,7 +100,7 @@ def test_a_row_of_a_teacher_is_that_of_a_plain_reference(taught: Path, tmp_path:
 
 
 def test_the_report_says_that_teachers_are_counted(taught: Path, mmzoo: Command) -> None:
-    out = mmzoo("report", taught).out
+    out = mmzoo("report", taught, "--details").out
     assert "umt, ume: seconds, forwards and backwards include the training of the teachers" in out
     for form in ("csv", "json", "latex"):
         assert mmzoo("report", taught, "--format", form).code == 0

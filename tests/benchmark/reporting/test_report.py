@@ -126,10 +126,10 @@ def test_csv_is_one_line_a_run(results: Path, mmzoo: Command) -> None:
         assert json.loads(found["spec.parts"]) == stored["spec"]["parts"]
 
 
-def test_details_are_three_tables_with_every_method(results: Path, mmzoo: Command) -> None:
+def test_details_are_five_tables_with_every_method(results: Path, mmzoo: Command) -> None:
     text = mmzoo("report", results, "--details").out
     titles = [line for line in text.splitlines() if line.startswith("### ")]
-    assert len(titles) == 3 and all(line.startswith("### mfeat: ") for line in titles)
+    assert len(titles) == 5 and all(line.startswith("### mfeat: ") for line in titles)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     first = [line.split("|")[1].strip() for line in lines[2:9]]
     assert first == ["dynamic_gap_lb", "ogm", "pmr", "concat", "joint_unimodal", "unimodal: fou", "unimodal: zer"]
@@ -138,7 +138,7 @@ def test_details_are_three_tables_with_every_method(results: Path, mmzoo: Comman
 
 def test_latex_is_a_tabular_a_table(results: Path, mmzoo: Command) -> None:
     text = mmzoo("report", results, "--format", "latex", "--details").out
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 5
     assert r"dynamic\_gap\_lb" in text and r"\textbf{" in text
     assert not any("±" in line or "Δ" in line for line in text.splitlines() if not line.startswith("%"))
     for line in text.splitlines():
@@ -150,7 +150,8 @@ def test_latex_compiles_and_fits_a_page_of_two_columns(
     row: Callable[..., Row], results: Path, mmzoo: Command, tmp_path: Path
 ) -> None:
     texts = [mmzoo("report", results, "--format", "latex", *more).out for more in ((), ("--details", "--modalities"))]
-    nasty = [row(f"{NASTY} é 中 😀", 0, 0.5, dataset=NASTY, status="ok"), row("concat", 0, 0.4, dataset=NASTY)]
+    strange = row(f"{NASTY} é 中 😀", 0, 0.5, dataset=NASTY, status="ok", run_id="a")
+    nasty = [strange, row("concat", 0, 0.4, dataset=NASTY)]
     texts.append(render(nasty, {"methods": {}, "refused": []}, Store(results), "latex", ["overview", "details"]))
     packages = r"\usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}"
     (tmp_path / "page.tex").write_text(
@@ -167,7 +168,7 @@ NASTY = "a|b <script>alert(1)</script> `x` *y* [z](javascript:1) \\ & \x1b[31m \
 
 
 def test_names_are_no_markup(row: Callable[..., Row], results: Path) -> None:
-    rows = [row(NASTY, 0, 0.5, dataset=NASTY, status="ok"), row("concat", 0, 0.4, dataset=NASTY)]
+    rows = [row(NASTY, 0, 0.5, dataset=NASTY, status="ok", run_id="a"), row("concat", 0, 0.4, dataset=NASTY)]
     bench = {"methods": {NASTY: "method"}, "refused": []}
     store = Store(results)
     text = render(rows, bench, store, "md", ["overview", "details"])

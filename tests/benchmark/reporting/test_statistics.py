@@ -169,8 +169,8 @@ def test_the_report_says_what_its_seeds_cannot_decide(mmzoo: Command, results: P
     assert done.code == 0 and done.err == ""
     for part in (
         "tests over seeds",
-        "tests over shared test items",
-        "intervals over test items",
+        "tests over shared test samples",
+        "intervals over test samples",
         "cannot decide",
         "1 seed cannot decide",
         "McNemar",
@@ -184,7 +184,7 @@ def test_items_are_those_of_the_predictions(results: Path) -> None:
     for row in rows:
         assert right_items(row, store).mean() == pytest.approx(row["metrics"]["acc"], abs=1e-12)
     tables = comparison_tables(rows, ROLES, store)
-    items = next(t for t in tables if "shared test items" in t.title)
+    items = next(t for t in tables if "shared test samples" in t.title)
     by_label = {r["label"]: r for r in rows}
     for line in items.body:
         other = by_label[line[0].text.partition(" minus ")[2]]["metrics"]["acc"]

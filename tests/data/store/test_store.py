@@ -80,5 +80,5 @@ def test_errors_name_what_was_given(tmp_path: Path) -> None:
         UnknownName, match=r"no split of the prepared toy 'absent'.*the list is not there; see its publisher"
     ):
         open_module(store.folder, split="absent")
-    with pytest.raises(MmzooError, match="prepared anew in the meantime"):
+    with pytest.raises(MmzooError, match="prepared again in the meantime"):
         open_module(store.folder, content="0")
