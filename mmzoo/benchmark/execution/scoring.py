@@ -32,9 +32,12 @@ FLAT, FLAT_LOSS = 0.05, 0.005
 def score(
     run: Run, kit: Kit, selection: Selection, *, batch_size: int
 ) -> tuple[dict[str, Any], Predictions, DataModule]:
-    """Test scores of the last and of the chosen epoch, each computed once, on every item; and those of holdout, where there is
-    one, on which anything may be chosen. With the predictions of the chosen epoch, in which the run is left, and the data set
-    with the labels of the test samples: they are loaded when all of these predictions are made."""
+    """Score the last and the selected epoch on the test set, once each, and the validation set where there is one.
+
+    Returns:
+        The scores, the test predictions of the selected epoch, and the data set with the labels of the test samples, which are
+        loaded after all of these predictions. The run keeps the weights of the selected epoch.
+    """
     data = kit.data
     test = kit.loader("test", batch_size=batch_size)
     last = predictions(run, test)

@@ -67,7 +67,7 @@ def make_missing(
 ) -> None:
     """Make what the data sets of a bench lack and can be made without asking, before it is planned with its run ids.
 
-    progress: opens what is told of each as it goes. on_made is told of what was not there before.
+    progress: opens a listener of each preparation. on_made: called with each data set that was not there before.
     """
     for text in to_make(bench.datasets, catalogue, bench.settings):
         with progress() as telling:

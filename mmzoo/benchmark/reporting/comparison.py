@@ -32,7 +32,7 @@ def comparison_tables(
         rows: all rows.
         bench: order and roles of the methods.
         store: where the predictions of the rows are.
-        faults: takes an error for each row whose predictions cannot be used; such a row is left out of all tables.
+        faults: receives an error for each row whose predictions cannot be used; all tables omit such a row.
 
     Raises:
         CorruptFile: predictions cannot be used, and there is no `faults`.
