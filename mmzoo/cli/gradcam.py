@@ -16,7 +16,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "true class of test samples, as a PNG: each sample, and the heat map over it.",
     )
     add = parser.add_argument
-    add("run_folder", metavar="RUN", help="the folder of the run: DIR/runs/RUN_ID")
+    add("run", nargs="+", metavar="RUN", help="the run: DIR/runs/ID, or DIR and ID")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--items", metavar="N,...", help="positions in the test split, from 0")
     chosen.add_argument(
@@ -37,13 +37,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from mmzoo.benchmark.applied import find_run
     from mmzoo.benchmark.heat_maps import figure_png, heat_of_run
     from mmzoo.io.files import write_bytes
 
+    if len(arguments.run) > 2:
+        raise BadValue(f"RUN is DIR/runs/ID, or DIR and ID: {len(arguments.run)} arguments were given.")
     if arguments.seed < 0:
         raise BadValue(f"--seed must be at least 0, not {arguments.seed}.")
     maps, items = heat_of_run(
-        Path(arguments.run_folder),
+        find_run(*arguments.run),
         _items(arguments.items),
         arguments.modality,
         draw=arguments.draw,

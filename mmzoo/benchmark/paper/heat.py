@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import html
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,7 +94,8 @@ def _followed(kit: Kit, answers: DataModule, items: list[int]) -> dict[int, tupl
 
 def _as_svg(png: bytes, title: str) -> str:
     data = base64.b64encode(png).decode()
+    width, height = struct.unpack(">II", png[16:24])  # of the IHDR chunk
     return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 100 100' width='480' height='480' role='img'><title>{html.escape(title)}"
-        f"</title><image href='data:image/png;base64,{data}' width='100' height='100' preserveAspectRatio='xMidYMin meet'/></svg>"
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img'>"
+        f"<title>{html.escape(title)}</title><image href='data:image/png;base64,{data}' width='{width}' height='{height}'/></svg>"
     )
