@@ -141,6 +141,7 @@ def run_bench(
     if spec.tune is not None:
         plan = tune(plan, store, spec.tune, execution.device, events)
     missing = to_do(plan, store)
+    check_encoders(missing, plan, all_of_them=True)
     events.planned(plan, missing, store)
     store.note_bench(plan.asked(), command=execution.command)
     failed, unsaved = _train(missing, store, execution, events) if missing else ({}, {})
@@ -188,9 +189,7 @@ def prepared_plan(spec: BenchSpec, store: Store, execution: Execution, events: E
     make_plan(spec, found, stores=False, device=execution.planned_device)
     store.prepare()
     make_missing(spec, found, events.preparing, events.prepared)
-    plan = make_plan(spec, found, device=execution.planned_device)
-    check_encoders(plan, all_of_them=True)
-    return plan
+    return make_plan(spec, found, device=execution.planned_device)
 
 
 def dry_plan(spec: BenchSpec, execution: Execution) -> tuple[Plan, list[str]]:
@@ -199,23 +198,24 @@ def dry_plan(spec: BenchSpec, execution: Execution) -> tuple[Plan, list[str]]:
     check_trackers(found, spec.track)
     unmade = to_make(spec.datasets, found, spec.settings)
     plan = make_plan(spec, found, stores=not unmade, device=execution.planned_device)
-    check_encoders(plan, all_of_them=False)
+    check_encoders(plan.runs, plan, all_of_them=False)
     return plan, unmade
 
 
-def check_encoders(plan: Plan, *, all_of_them: bool) -> None:
+def check_encoders(runs: Sequence[Planned], plan: Plan, *, all_of_them: bool) -> None:
     """Raise MmzooError for an encoder that cannot be built, or that gives one feature for all inputs.
 
     Args:
+        runs: Those of the plan whose encoders are looked at.
         all_of_them: Otherwise only those that read files or are given an option, and torch is not loaded for others.
     """
     found = catalogue()
-    used = {(name, tuple(params)) for p in plan.runs for name, params in p.spec.encoders.values()}
+    used = {(name, tuple(params)) for p in runs for name, params in p.spec.encoders.values()}
     entries = [(found.get("encoders", name), given) for name, given in used]
-    if all_of_them or any(e.extra.get("files") or set(given) & set(ENCODER_OPTIONS) for e, given in entries):
+    if (all_of_them and used) or any(e.extra.get("files") or set(given) & set(ENCODER_OPTIONS) for e, given in entries):
         from mmzoo.benchmark.execution import building
 
-        building.check_encoders(plan, found, chosen=not all_of_them)
+        building.check_encoders(runs, plan, found, chosen=not all_of_them)
 
 
 def tune(plan: Plan, store: Store, trials: int, device: str, events: Events) -> Plan:
@@ -224,4 +224,5 @@ def tune(plan: Plan, store: Store, trials: int, device: str, events: Events) -> 
 
     events.tuning(plan, trials)
     check_tuning()
+    check_encoders(plan.runs, plan, all_of_them=True)
     return tuned_plan(plan, catalogue(), store, trials, device=check_device(device), on_trial=events.trial)

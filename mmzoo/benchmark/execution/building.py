@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -119,8 +119,8 @@ def _promised(plan: Plan, planned: Planned, modality: str) -> InputSpec | None:
     return InputSpec(field.kind, shape, SOME_WORDS if field.kind == "text" else None)
 
 
-def check_encoders(plan: Plan, catalogue: Catalogue, *, chosen: bool = False) -> None:
-    """Build each encoder of a plan once, and see that it can tell two inputs apart.
+def check_encoders(runs: Sequence[Planned], plan: Plan, catalogue: Catalogue, *, chosen: bool = False) -> None:
+    """Build each encoder of some runs of a plan once, and see that it can tell two inputs apart.
 
     Args:
         chosen: Only those that read files or are given an option, since the others are known to be built.
@@ -129,7 +129,7 @@ def check_encoders(plan: Plan, catalogue: Catalogue, *, chosen: bool = False) ->
         MmzooError: One cannot be built on its modality, or gives one feature for all inputs.
     """
     seen = set()
-    for planned in plan.runs:
+    for planned in runs:
         spec = planned.spec
         for m, (name, params) in {} if spec.floor is not None else spec.encoders.items():
             entry = catalogue.get("encoders", name)
