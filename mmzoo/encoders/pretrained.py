@@ -25,7 +25,7 @@ class Inside(NamedTuple):
     """A batch between two layers.
 
     inputs: of the model. hidden: (N, L, C); args and keywords: what else the layers are called with. mask: (N, L) bool of a
-    text. frames: of one item of a video.
+    text. frames: of one item of a video. in_tuple: whether the layers give a tuple, of which the model takes the first.
     """
 
     inputs: dict[str, Any]
@@ -34,6 +34,7 @@ class Inside(NamedTuple):
     keywords: Mapping[str, Any] = {}
     mask: Tensor | None = None
     frames: int | None = None
+    in_tuple: bool = False
 
 
 class _Reached(Exception):
@@ -43,12 +44,13 @@ class _Reached(Exception):
 class _Given(nn.Module):
     """Stands in for a layer and gives what the last one has given."""
 
-    def __init__(self, hidden: Tensor) -> None:
+    def __init__(self, state: Inside) -> None:
         super().__init__()
-        self._hidden = hidden
+        # A model that takes the first of a tuple would take the first sample of a tensor, for all of them.
+        self._out = (state.hidden,) if state.in_tuple else state.hidden
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self._hidden
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+        return self._out
 
 
 class Layered(Encoder):
@@ -123,12 +125,13 @@ class Layered(Encoder):
 
     def run_stage(self, stage: int, state: Inside) -> Inside:
         out = self._layers[stage](state.hidden, *state.args, **state.keywords)
-        return state._replace(hidden=out[0] if isinstance(out, tuple) else out)
+        in_tuple = isinstance(out, tuple)
+        return state._replace(hidden=out[0] if in_tuple else out, in_tuple=in_tuple)
 
     def finish(self, state: Inside) -> Tensor:
         if self.n_stages:
             owner, layers = self.model.get_submodule(self._owner), self._layers
-            setattr(owner, self._list, nn.ModuleList(_Given(state.hidden) for _ in layers))
+            setattr(owner, self._list, nn.ModuleList(_Given(state) for _ in layers))
             try:
                 out = self.model(**state.inputs)
             finally:

@@ -82,8 +82,9 @@ def test_texts_are_read_where_the_model_has_seen_them(model: str, config: dict[s
     torch.testing.assert_close(whole, alone, atol=2e-5, rtol=1e-4)
 
 
-def test_a_model_whose_layers_mix_up_a_batch_has_no_stages() -> None:
+def test_a_model_that_takes_the_first_of_what_a_layer_gives_tells_the_samples_of_a_batch_apart() -> None:
     pytest.importorskip("transformers")
     config = {"hidden_size": 16, "n_layer": 2, "n_head": 2}
     encoder = Transformer(SPECS["text"], model="bloom", weights="none", pooling="mean", config=config)
     assert not blind(encoder, SPECS["text"])
+    assert encoder.n_stages == 2
