@@ -101,7 +101,7 @@ def test_tables_mark_it_and_nothing_is_compared_across(plan: MakePlan, catalogue
         assert "(last epoch)" in " ".join([table.title, *table.header]), table.title
     overview = tables(rows, bench, store)[0]
     assert {"mfeat", "mfeat (last epoch)"} <= set(overview.header)
-    assert any("no holdout split off" in note for note in overview.notes)
+    assert any("without a validation set" in note for note in overview.notes)
     same_name: list[Any] = [{**row, "dataset": "mfeat"} for row in rows]
     assert any("another choice of the epoch" in note for note in separated(same_name)[1])
 

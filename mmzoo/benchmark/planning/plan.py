@@ -10,6 +10,7 @@ from mmzoo.benchmark.planning.floors import floor_runs
 from mmzoo.benchmark.planning.planned import Plan, Planned, Refused
 from mmzoo.benchmark.planning.refusals import chooses_after, lacks_meta_set, obstacle
 from mmzoo.benchmark.planning.wanted import UNIMODAL, Wanted, wanted_methods
+from mmzoo.benchmark.results.forms import WITHOUT_META_SET
 from mmzoo.config.datasets import register_manifests
 from mmzoo.config.grammar import MethodText
 from mmzoo.config.methods import resolve_method
@@ -103,9 +104,9 @@ def _runs(wanted: Wanted, on: DataPlan, teacher: Method | None) -> list[Planned]
 
 def _spared(planned: Planned) -> Planned:
     """The same run without the meta set."""
-    said = " (slice spared)"
-    title = planned.title and planned.title + said
-    return replace(planned, spec=replace(planned.spec, spare_slice=True), method=planned.method + said, title=title)
+    title = planned.title and planned.title + WITHOUT_META_SET
+    spec = replace(planned.spec, spare_slice=True)
+    return replace(planned, spec=spec, method=planned.method + WITHOUT_META_SET, title=title)
 
 
 def _with_teachers(planned: Planned, unimodal: Iterable[Planned], *, apart: bool) -> Planned:

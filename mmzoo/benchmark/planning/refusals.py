@@ -84,8 +84,8 @@ def _undone(entry: Entry, params: Mapping[str, Any], training: Training) -> Iter
     condition = entry.extra.get("scales_gradients_if")
     if training.optimizer in SCALE_INVARIANT and condition is not None and holds(condition, params):
         yield (
-            f"{entry.name} only scales gradients, and {training.optimizer} divides each gradient by its own running size: a "
-            "factor that changes slowly has next to no effect. --set train.optimizer=sgd shows what the method does"
+            f"{entry.name} only scales gradients, and {training.optimizer} normalises each gradient by its running magnitude: a "
+            "slowly changing factor has almost no effect. Use --set train.optimizer=sgd to see the method's effect"
         )
 
 
@@ -96,10 +96,9 @@ def _slow(entry: Entry, params: Mapping[str, Any], training: Training) -> Iterat
     moved = training.epochs * min(params[reach["step"]] * reach["typical"], params[reach["limit"]])
     if moved < reach["least"]:
         yield (
-            f"{entry.name}: {reach['moves']} moves by about {moved:.2g} in {training.epochs} epochs "
-            f"({reach['step']} {params[reach['step']]:g} times a typical {reach['typical']:g}, once an epoch), so that the run "
-            f"hardly differs from one with a fixed {reach['moves']}. --set METHOD.preset=paper_like, METHOD.{reach['every']}=4 or "
-            f"a larger METHOD.{reach['step']} moves it further"
+            f"{reach['moves']} moves by only about {moved:.2g} in {training.epochs} epochs ({reach['step']} "
+            f"{params[reach['step']]:g} x typical {reach['typical']:g}, once per epoch), close to a fixed {reach['moves']}. "
+            f"preset=paper_like, {reach['every']}=4 or a larger {reach['step']} moves it further"
         )
 
 

@@ -21,7 +21,7 @@ from mmzoo.benchmark.reporting.groups import (
     selection_note,
 )
 from mmzoo.benchmark.reporting.overview import by_dataset
-from mmzoo.benchmark.reporting.short import blind, closed, excuses
+from mmzoo.benchmark.reporting.short import blind, cautions, closed, failures
 from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
 
@@ -95,7 +95,7 @@ def _scores(
         cells += [Cell(number(group.spread(at("timing", "seconds"))))]
         cells += [Cell(number(group.spread(at("cost", k)), 0)) for k in ("forward", "backward")]
         table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(main_score))))])
-        table.notes += excuses(group)
+        table.notes += failures(group) + cautions(group)
         table.notes += blind(group)
     for r in refused:
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
@@ -164,7 +164,7 @@ def _reading(groups: Sequence[Group]) -> list[str]:
         )
     if any("tuning" in r for g in groups for r in g.rows):
         notes.append(
-            "tuning trials: settings were selected on the holdout split, with the same number of trials and epochs for every "
+            "tuning trials: settings were selected on the validation set, with the same number of trials and epochs for every "
             "method and a seed that is not reported. The other columns do not include the cost of tuning. `mmzoo tune` and "
             "the rows list the settings."
         )

@@ -138,15 +138,17 @@ def _budget(group: Group) -> str:
 def selection_note(rows: Sequence[Row]) -> str:
     """How the epoch of the rows of a table was chosen, in words."""
     last = [r["spec"].get("selection") == "last" for r in rows if not is_floor(r)]
-    chosen = "The epoch is selected on the holdout split (ties: lower holdout loss). Test scores cover every sample."
+    chosen = (
+        "The epoch is selected on the validation set (ties: lower validation loss). Test scores cover every sample."
+    )
     final = (
-        "(last epoch): trained on every published training sample, no holdout split off, and scored on test once, after the last "
+        "(last epoch): trained on every published training sample, without a validation set, and scored on test once, after the last "
         "epoch. Not compared with runs under another selection."
     )
     found = [*([] if last and all(last) else [chosen]), *([final] if any(last) else [])]
     if any("peers" in r["metrics"] for r in rows):
         found.append(
-            "--selection test: the test split was also scored after every epoch; --details shows by how much selecting on it "
-            "flatters."
+            "--selection test: the test set was also scored after every epoch; --details shows how optimistic selecting on it "
+            "is."
         )
     return " ".join(found)

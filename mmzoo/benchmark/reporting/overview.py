@@ -304,7 +304,7 @@ def _notes(overview: Overview) -> Sequence[str]:
     n = overview.n_seeds[0]
     if n and smallest_p(n) > 0.05:
         notes.append(
-            f"With {n} seed{'s' if n != 1 else ''} no permutation test over seeds can give p < {smallest_p(n):g}: read the "
+            f"With {n} seed{'s' if n != 1 else ''} no permutation test over seeds can give p below {smallest_p(n):g}: read the "
             "differences as a description, not as evidence. More: --stats, --seeds 6."
         )
     failures = [

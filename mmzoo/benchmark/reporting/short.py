@@ -16,7 +16,12 @@ from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
 
 def short_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
     """One short table per data set: its metrics, the difference to plain, the fraction of the Bayes gap closed."""
-    return [_short(name, groups, floors_of(rows, name)) for name, groups in by_dataset(rows, bench).items()]
+    tables = [_short(name, groups, floors_of(rows, name)) for name, groups in by_dataset(rows, bench).items()]
+    shown: set[str] = set()
+    for table in tables:  # what is said of several tables is said once
+        table.notes = [note for note in table.notes if note not in shown]
+        shown.update(table.notes)
+    return tables
 
 
 def _short(name: str, groups: Sequence[Group], floors: Sequence[Row]) -> Table:
@@ -51,7 +56,7 @@ def _short(name: str, groups: Sequence[Group], floors: Sequence[Row]) -> Table:
             cells.append(Cell(closed(group, plain)))
         cells.append(Cell(_whole(group.spread(at("cost", "train_items")))))
         table.body.append([*cells, Cell(str(len(group.by_seed(main_score))))])
-        table.notes += excuses(group) + blind(group)
+        table.notes += [f"{name}: {note}" for note in failures(group)] + cautions(group) + blind(group)
     columns_of: dict[str, Callable[[Row], str]] = {heading: lambda row: DASH for heading in header[1:]}
     columns_of |= {METRICS[m]: lambda row, m=m: percent(spread([row["metrics"][m]])) for m in metrics}  # type: ignore[misc]
     table.body += floor_lines(floors, columns_of, DASH)
@@ -88,16 +93,18 @@ def closed(group: Group, plain: Group | None) -> str:
     return f"{100 * ratio:.0f} ± {100 * error:.0f} %"
 
 
-def excuses(group: Group) -> list[str]:
-    """Which runs of a method failed and why, and the warnings of the others with how often each was given."""
-    notes = [
-        f"{group.label}, seed {r['seed']}: {r['status']}, {r['reason']}" for r in group.rows if r["status"] != "ok"
-    ]
+def failures(group: Group) -> list[str]:
+    """Which runs of a method failed, and why."""
+    return [f"{group.label}, seed {r['seed']}: {r['status']}, {r['reason']}" for r in group.rows if r["status"] != "ok"]
+
+
+def cautions(group: Group) -> list[str]:
+    """The warnings of the runs of a method, with how often each was given unless it was once in every run."""
+    notes = []
     for message in dict.fromkeys(m for r in group.rows for m in r.get("warnings", {})):
-        counts = ", ".join(
-            f"{r['warnings'][message]} (seed {r['seed']})" for r in group.rows if message in r.get("warnings", {})
-        )
-        notes.append(f"{group.label}: {message}; count: {counts}")
+        counts = [r.get("warnings", {}).get(message, 0) for r in group.rows]
+        listed = ", ".join(f"{n} (seed {r['seed']})" for n, r in zip(counts, group.rows) if n)
+        notes.append(f"{group.label}: {message}" + ("" if set(counts) == {1} else f"; count: {listed}"))
     return notes
 
 

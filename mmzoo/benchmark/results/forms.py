@@ -170,3 +170,12 @@ def planned_fault(found: Any, run_id: str) -> str | None:
 def record_fault(record: Any) -> str | None:
     """What is wrong with the record of a study of settings."""
     return misfit(record, _RECORD)
+
+
+#: how tables call a method that is trained without the meta set; and how earlier versions did
+WITHOUT_META_SET, _FORMERLY = " (without meta set)", " (slice spared)"
+
+
+def present_name(method: str) -> str:
+    """The name of a method that an earlier version wrote, as it is written now."""
+    return method.replace(_FORMERLY, WITHOUT_META_SET)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmzoo import __version__
-from mmzoo.benchmark.results.forms import FINAL, ID, SCHEMA, planned_fault, record_fault, row_fault
+from mmzoo.benchmark.results.forms import FINAL, ID, SCHEMA, planned_fault, present_name, record_fault, row_fault
 from mmzoo.errors import BadValue, CorruptFile, MmzooError, ResultsLost
 from mmzoo.io.files import write_bytes, write_json
 from mmzoo.io.json_file import NotJson, checksum_fault, read_json, unsealed, write_sealed
@@ -108,7 +108,7 @@ class Store:
             raise unusable_plan(self, run_id, str(getattr(error, "strerror", None) or error)) from None
         if fault := planned_fault(found, run_id) or checksum_fault(found):
             raise unusable_plan(self, run_id, fault)
-        return unsealed(found)
+        return unsealed(found) | {k: present_name(found[k]) for k in ("method", "title") if found.get(k)}
 
     def log(self, run_id: str, text: str) -> None:
         """Add to the log of a run, every line with the time. A log that cannot be written stops nothing."""
@@ -137,7 +137,7 @@ class Store:
             raise _corrupt(path, str(error)) from None
         if fault := row_fault(row, run_id) or checksum_fault(row):
             raise _corrupt(path, fault)
-        return unsealed(row)
+        return unsealed(row) | {k: present_name(row[k]) for k in ("label", "method")}
 
     def finished(self, run_id: str, *, weights: bool = False, peers: bool = False) -> dict[str, Any] | None:
         """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too;
@@ -296,7 +296,7 @@ class Store:
         try:
             data = read_json(path)
             found = {
-                "methods": {str(label): str(role) for label, role in data["methods"]},
+                "methods": {present_name(str(label)): str(role) for label, role in data["methods"]},
                 "datasets": [str(name) for name in data.get("datasets", ())],  # absent in folders of version 0.1
                 "refused": [{k: str(r[k]) for k in ("dataset", "method", "role", "reason")} for r in data["refused"]],
                 "command": str(data.get("command", "")),

@@ -48,8 +48,8 @@ def plan_lines(plan: Plan, missing: int, store: Store, sizes: Sizes = lambda run
     for role, title in TITLES.items():
         if named := [label for label, r in methods.items() if r == role]:
             yield f"  {title}: {', '.join(named)}"
-    for note, labels in _inert(plan).items():
-        yield f"  note: {', '.join(labels)}: {note}"
+    for note, (labels, on) in _inert(plan).items():
+        yield f"  note: {', '.join(labels)} on {', '.join(on)}: {note}"
     reasons: dict[tuple[str, str], list[str]] = {}
     for refused in plan.refused:
         reasons.setdefault((refused.method, refused.reason), []).append(refused.dataset)
@@ -105,13 +105,14 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _inert(plan: Plan) -> dict[str, list[str]]:
-    """What the optimizer of a data set cancels, and the methods it is a part of."""
-    found: dict[str, dict[str, None]] = {}
+def _inert(plan: Plan) -> dict[str, tuple[dict[str, None], dict[str, None]]]:
+    """Each note on a method that has next to no effect -> the methods and the data sets that it is about."""
+    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for run in plan.runs:
         for note in inert(catalogue(), run.spec.parts, run.spec.training):
-            found.setdefault(note, {})[run.label] = None
-    return {note: list(labels) for note, labels in found.items()}
+            labels, datasets = found.setdefault(note, ({}, {}))
+            labels[run.label] = datasets[run.dataset] = None
+    return found
 
 
 def _span(values: Sequence[float]) -> str:

@@ -192,7 +192,7 @@ class Learned(Learner, ABC):
         self.n_updates += 1
         if not found.usable:
             self.n_unusable += 1
-            run.warn("the solve for alpha did not converge, and alpha was left alone")
+            run.warn("the solve for alpha did not converge: alpha is unchanged")
             return alpha
         per_run = run.n_epochs if self.every is None else max(1, run.n_epochs * run.steps_per_epoch // self.every)
         return self.step(alpha, found, per_run)

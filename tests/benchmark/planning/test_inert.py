@@ -42,7 +42,7 @@ def test_an_alpha_that_cannot_move_by_a_third_is_noted(settings: dict[str, objec
     given = tuple((f"dynamic_gap_lb.{k}", v) for k, v in settings.items())
     parts = resolve_method(catalogue(), "dynamic_gap_lb", Settings(catalogue(), given)).parts
     notes = inert(catalogue(), parts, Training(epochs=epochs))
-    assert [("alpha moves by about" in note and "METHOD.every=4" in note) for note in notes] == [True] * slow
+    assert [("alpha moves by only about" in note and "every=4" in note) for note in notes] == [True] * slow
 
 
 @pytest.mark.parametrize("preset", ["paper_like", "thorough"])

@@ -81,7 +81,10 @@ def test_teacher_and_student_share_all_that_matters(plan: MakePlan) -> None:
 def test_a_student_that_spares_the_slice_has_teachers_that_do(plan: MakePlan) -> None:
     made = by_label(plan("umt+dynamic_gap_lb", references=True))
     student = made["umt+dynamic_gap_lb"]
-    assert [t.label for t in student.teachers] == ["unimodal (slice spared): fou", "unimodal (slice spared): zer"]
+    assert [t.label for t in student.teachers] == [
+        "unimodal (without meta set): fou",
+        "unimodal (without meta set): zer",
+    ]
     assert all(t.spec.spare_slice for t in student.teachers)
     # The reference rows of each modality are still trained on all items.
     assert not made["unimodal: fou"].spec.spare_slice and not made["unimodal: fou"].keep
