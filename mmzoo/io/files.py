@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -51,6 +52,14 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def remove_partial(folder: Path, *, keep: re.Pattern[str]) -> None:
+    """Remove the temporary files that writers which were killed have left. keep: matches the names that stay."""
+    for path in folder.glob(".*.tmp"):
+        if not keep.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

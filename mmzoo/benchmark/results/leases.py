@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.errors import MmzooError
-from mmzoo.io.files import write_bytes
+from mmzoo.io.files import remove_partial, write_bytes
 
 #: seconds between two signs of life, and without one until an owner elsewhere counts as gone
 BEAT, STALE = 10.0, 120.0
@@ -40,6 +40,8 @@ BEAT, STALE = 10.0, 120.0
 NOTE = 1.0
 #: how often a claim that goes while it is looked at is looked for again
 ATTEMPTS = 100
+#: temporary files in the folder of a run that processes without a claim to it may be writing
+_BEING_WRITTEN = re.compile(r"\.(planned\.json|claim)\.\w+\.tmp")
 _NAME = re.compile(r"claim\.([1-9][0-9]{0,99})")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -155,6 +157,8 @@ class Claim:
                 if number <= self.number:
                     with contextlib.suppress(OSError):  # a folder of that name is nobody's claim
                         (self.folder / f"claim.{number}").unlink()
+            if self.before is not None:
+                remove_partial(self.folder, keep=_BEING_WRITTEN)
 
     @property
     def lease(self) -> str:

@@ -56,6 +56,15 @@ def test_of_many_that_ask_at_once_one_gets_it(tmp_path: Path, before: str) -> No
         assert not list(folder.glob(".claim*"))
 
 
+def test_half_written_files_of_a_killed_owner_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    left_by(tmp_path, 3)
+    for name in (".predictions.npz.a1_b.tmp", ".claim.3.a1_b.tmp", ".planned.json.a1_b.tmp", ".claim.a1_b.tmp"):
+        (tmp_path / name).touch()
+    with claim(tmp_path) as held:
+        held.release(done=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".claim.a1_b.tmp", ".planned.json.a1_b.tmp"]
+
+
 def test_a_claim_is_refused_while_its_owner_lives_and_gone_when_the_row_is_there(tmp_path: Path) -> None:
     with claim(tmp_path) as held:
         with pytest.raises(Claimed, match=f"process {os.getpid()} on .* works on"), claim(tmp_path):
