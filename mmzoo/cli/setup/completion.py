@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from mmzoo.errors import BadValue
 from mmzoo.registry import KINDS, Catalogue
@@ -12,7 +13,7 @@ from mmzoo.registry import KINDS, Catalogue
 
 def run(arguments: argparse.Namespace) -> int:
     try:
-        from argcomplete import shellcode
+        from argcomplete.shell_integration import shellcode
     except ImportError:
         raise BadValue("shell completion needs argcomplete. Install it: pip install 'mmzoo[completion]'") from None
     print(shellcode(["mmzoo"], shell=arguments.shell))
@@ -25,7 +26,8 @@ def answer(parser: argparse.ArgumentParser) -> None:
         return
     import argcomplete
 
-    argcomplete.autocomplete(parser, default_completer=Names(), always_complete_options="long")
+    names: Any = Names()
+    argcomplete.autocomplete(parser, default_completer=names, always_complete_options="long")
 
 
 class Names:
