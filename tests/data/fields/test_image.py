@@ -92,7 +92,9 @@ def test_clip_pixels_equal_those_of_its_own_processor(tmp_path: Path, size: tupl
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     pil.fromarray(noise).save(tmp_path / "a.png")
     stored = Image(224, fit="clip").read(File(tmp_path / "a.png"))[""]
-    loaded = Pixels(stored.shape, frames=None, size=None, crop=False, flip=False)(torch.from_numpy(stored.copy())[None], None)
+    loaded = Pixels(stored.shape, frames=None, size=None, crop=False, flip=False)(
+        torch.from_numpy(stored.copy())[None], None
+    )
     theirs = CLIPImageProcessorPil()(pil.fromarray(noise), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(clip_pixels(loaded), theirs, atol=1e-5, rtol=0)
 
