@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmzoo.benchmark.paper.printed import FIGURES, TABLES
+from mmzoo.benchmark.paper.printed import TABLES
+from mmzoo.benchmark.results.paper_figures import FIGURES
 from mmzoo.errors import BadValue, unknown
 
 DEFAULT_OUT = "mmzoo-paper"
@@ -55,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mmzoo.benchmark.paper.reproduce import document
     from mmzoo.benchmark.paper.runs import Budget, check_datasets, check_weights
     from mmzoo.benchmark.reporting.terminal import show
+    from mmzoo.benchmark.results.paper_figures import paper_folder
     from mmzoo.registry.plugins import catalogue
 
     names = _names(arguments)
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.weights,
     )
     check_weights(budget, names, catalogue())
-    folder = budget.out / "paper"
+    folder = paper_folder(budget.out)
     documents = []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
