@@ -11,7 +11,7 @@ import torch
 
 from mmzoo.encoders.backbones import read_tensors
 from mmzoo.errors import BadValue, MmzooError, unknown
-from mmzoo.io.weights import transformers_files
+from mmzoo.io.weights import TYPES, transformers_files
 
 
 def load(
@@ -84,7 +84,7 @@ def _config(transformers: Any, cls: Any, files: Sequence[Path], model: str) -> A
     auto = transformers.AutoConfig if cls is transformers.AutoModel else cls.config_class
     if files:
         return auto.from_pretrained(files[0].parent, local_files_only=True)
-    return auto.for_model(model) if cls is transformers.AutoModel else auto()
+    return auto.for_model(TYPES.get(model, model)) if cls is transformers.AutoModel else auto()
 
 
 def _change(config: Any, changes: Mapping[str, float]) -> None:
