@@ -78,6 +78,11 @@ def _add_setting_options(add: Callable[..., Any]) -> None:
         help="use another encoder for a modality, e.g. audio=resnet18; short for --set encoder.audio=resnet18",
     )
     add(
+        "--weights",
+        metavar="NAME",
+        help="weights that encoders start from: none trains all of them from scratch; short for --set encoder.*.weights=NAME",
+    )
+    add(
         "--override",
         metavar="'WHAT.KEY=VALUE ...'",
         action="append",
@@ -96,7 +101,8 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     if "datasets" not in fields:
         fields["datasets"] = default_datasets(catalogue())
     encoders = [] if arguments.encoders is None else [f"encoder.{pair}" for pair in _names(arguments.encoders)]
-    added = map(parse_setting, [*encoders, *arguments.settings])
+    weights = [] if arguments.weights is None else [f"encoder.*.weights={arguments.weights}"]
+    added = map(parse_setting, [*encoders, *weights, *arguments.settings])
     fields["settings"] = (*fields.get("settings", ()), *added)
     if "method" not in fields:
         raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")

@@ -24,6 +24,7 @@ from mmzoo.benchmark.reporting.robustness.curves import stressed
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.statistics import spread
 from mmzoo.benchmark.reporting.tables import DASH, Table, one_line, percent
+from mmzoo.benchmark.results.paper_figures import read_figures
 from mmzoo.benchmark.results.store import Store
 from mmzoo.config.spec import STRESSES
 from mmzoo.errors import MmzooError
@@ -70,6 +71,7 @@ def render_page(
         "tables": tables,
         "ranks": "ranks" in specs,
         "maps": [{"id": name, "label": spec["description"]} for name, spec in maps.items()],
+        "paper": read_figures(store.root),
         "runs": _runs(datasets, _base(store.root, out)),
         "equal": _equal(rows),
         "environments": collect.environments(rows),
