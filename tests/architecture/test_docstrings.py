@@ -42,7 +42,8 @@ def faults(doc: str, parameters: Iterator[str] | list[str], context: str = "") -
     """What a docstring lacks. A parameter is named by an entry of a section, or in backticks; `context` counts too."""
     lines = doc.splitlines() or [""]
     found = [] if re.search(r"\.\S{0,2}$", lines[0]) and not "".join(lines[1:2]) else [f"summary: {lines[0]!r}"]
-    named = set(re.findall(r"^ +(\w+):", f"{doc}\n{context}", re.MULTILINE)) | set(re.findall(r"`(\w+)", doc))
+    listed = re.findall(r"^ +((?:\w+, )*\w+):", f"{doc}\n{context}", re.MULTILINE)
+    named = set(re.findall(r"\w+", " ".join(listed))) | set(re.findall(r"`(\w+)", doc))
     return found + [f"parameter {p}" for p in parameters if p not in named and not p.startswith("_")]
 
 
