@@ -11,10 +11,11 @@ from typing import Any
 
 from mmzoo import __version__
 from mmzoo.benchmark.execution import torchrun
+from mmzoo.cli.setup import completion
 from mmzoo.errors import BadValue, MmzooError, said
 from mmzoo.io.streams import open_missing, patient_stdout, silence
 
-#: modules with commands; that of `predict` has `predictions` too, that of `status` has `watch`
+#: modules with commands; that of `predict` has `predictions` too, that of `status` has `watch`, `setup` has several
 COMMANDS = (
     "bench",
     "tune",
@@ -33,6 +34,7 @@ COMMANDS = (
     "show",
     "plugins",
     "docs",
+    "setup",
 )
 
 #: commands that make rows: what they print is of less worth
@@ -93,7 +95,9 @@ def _main(argv: Sequence[str] | None) -> int:
         if hasattr(stream, "reconfigure"):  # a table must not fail on a terminal that has no "±"
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
-        arguments = build_parser().parse_args(argv)
+        parser = build_parser()
+        completion.answer(parser)
+        arguments = parser.parse_args(argv)
         arguments.argv = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a module here
         if not hasattr(arguments, "command"):
             raise BadValue(f"the command {arguments.name!r} of a plugin sets no function: set_defaults(command=...).")

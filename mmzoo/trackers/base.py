@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,3 +73,12 @@ def check_trackers(catalogue: Catalogue, wanted: Sequence[str]) -> None:
         catalogue.get("trackers", text.partition(":")[0]).load()
         if wanted.count(text) > 1:
             raise BadValue(f"tracker {text!r} is given twice: leave one out.")
+
+
+def scalars(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    """Each number of a nested mapping, with the keys that lead to it: `holdout/acc`."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from scalars(value, f"{prefix}/{key}")
+        elif isinstance(value, (int, float)):
+            yield f"{prefix}/{key}", float(value)
