@@ -166,13 +166,14 @@ def _spec(given: Mapping[str, Any]) -> BenchSpec:
     lists = ("baselines", "datasets", "heads", "track", "stress")
     seeds = given["seeds"]
     encoders = {f"encoder.{modality}": name for modality, name in (given["encoders"] or {}).items()}
-    return BenchSpec(
+    fields: dict[str, Any] = {
         **{name: given[name] for name in same},
         **{name: tuple(given[name]) for name in lists},
-        seeds=parse_seeds(str(seeds)) if isinstance(seeds, (int, str)) else tuple(seeds),
-        settings=tuple({**encoders, **(given["settings"] or {})}.items()),
-        overrides=tuple(tuple(each.items()) for each in given["overrides"]),
-    )
+        "seeds": parse_seeds(str(seeds)) if isinstance(seeds, (int, str)) else tuple(seeds),
+        "settings": tuple({**encoders, **(given["settings"] or {})}.items()),
+        "overrides": tuple(tuple(each.items()) for each in given["overrides"]),
+    }
+    return BenchSpec(**fields)
 
 
 def _call(given: Mapping[str, Any]) -> str:
