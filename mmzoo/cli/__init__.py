@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from mmzoo import __version__
 from mmzoo.benchmark.execution import torchrun
-from mmzoo.cli.setup import completion
 from mmzoo.errors import BadValue, MmzooError, said
 from mmzoo.io.streams import open_missing, patient_stdout, silence
 
@@ -96,7 +96,8 @@ def _main(argv: Sequence[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
         parser = build_parser()
-        completion.answer(parser)
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks what may stand where the cursor is
+            importlib.import_module("mmzoo.cli.setup.completion").answer(parser)
         arguments = parser.parse_args(argv)
         arguments.argv = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a module here
         if not hasattr(arguments, "command"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,9 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def answer(parser: argparse.ArgumentParser) -> None:
-    """Answer a shell that asks, and exit; return at once in any other process."""
-    if "_ARGCOMPLETE" not in os.environ:
-        return
+    """Answer the shell that asks, and exit."""
     import argcomplete
 
     names: Any = Names()
