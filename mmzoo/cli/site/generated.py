@@ -69,7 +69,7 @@ def _methods(catalogue: Catalogue) -> str:
             cells = [
                 f"[{catalogue.name_of(e)}](method-{slug(catalogue, e)}.md)",
                 e.summary,
-                ", ".join(e.requires) or "–",
+                ", ".join(e.requires) or "nothing",
             ]
             lines.append(_row([*cells, *cost, source]))
     names = [f"method-{slug(catalogue, e)}" for e in catalogue.entries("methods")]
