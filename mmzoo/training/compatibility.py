@@ -47,6 +47,7 @@ class HeadFacts:
     evidential: bool = False
     couples: bool = False
     mean_gates: bool = False
+    advice: str = "Use a head whose `how` is exact or slice: mmzoo list heads."
 
 
 def out_of_range(name: str, n: int, least: int = 1, most: int | None = None) -> Iterator[str]:
@@ -64,10 +65,7 @@ def unmet(needs: Needs, head: HeadFacts, n: int, *, processes: int) -> Iterator[
         yield f"{name} trains in one process: {needs.single_process}."
     yield from out_of_range(name, n, needs.least, needs.most)
     if "unimodal" in asked and head.how == "ablated":
-        yield (
-            f"{name} needs logits of each modality; head {head.name} has none of its own. Use a head whose `how` is exact or "
-            "slice: mmzoo list heads."
-        )
+        yield (f"{name} needs logits of each modality; head {head.name} has none of its own. {head.advice}")
     if "additive" in asked and not head.additive:
         yield f"{name} needs a head whose unimodal logits add up to the joint ones; head {head.name} is not one."
     if "evidence" in asked and not head.evidential:
@@ -161,4 +159,5 @@ def _needs(name: str, strategy: Strategy) -> Needs:
 
 
 def _facts(head: FusionHead) -> HeadFacts:
-    return HeadFacts(type(head).__name__, head.how, head.additive, head.evidential, head.couples, head.mean_gates)
+    declared = (head.how, head.additive, head.evidential, head.couples, head.mean_gates)
+    return HeadFacts(type(head).__name__, *declared, head.no_unimodal or HeadFacts.advice)
