@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mmzoo.benchmark.execution.torchrun import processes
 from mmzoo.benchmark.planning.data_defaults import default_datasets
@@ -18,7 +18,14 @@ from mmzoo.registry.plugins import catalogue
 DEFAULT_OUT = "mmzoo-results"
 
 
-def add_spec_options(parser: argparse.ArgumentParser) -> None:
+class Taker(Protocol):
+    """What options are added to: a parser, or what notes them."""
+
+    @property
+    def add_argument(self) -> Callable[..., Any]: ...
+
+
+def add_spec_options(parser: Taker) -> None:
     """Add the options that say which runs, on which device, and where the results go."""
     _add_method_options(parser.add_argument)
     _add_setting_options(parser.add_argument)
