@@ -24,9 +24,10 @@ _BY_AXES = {1: "vector", 2: "spectrogram", 3: "image", 4: "video"}
 class InputSpec:
     """What an encoder is told of its input.
 
-    kind and shape of one item: vector (D,), spectrogram (F, T), image (C, H, W), video (T, C, H, W), text (L,). A batch
-    has one more axis in front; of text it is {"ids": (B, L) int64, "mask": (B, L) bool, True where there is a token},
-    with "segment": (B, L) int64 where there are pairs. Eval may come with more frames or fewer tokens than `shape` says.
+    kind and shape of one item: vector (D,), series (C, T), spectrogram (F, T), image (C, H, W), video (T, C, H, W), text
+    (L,). A batch has one more axis in front; of text it is {"ids": (B, L) int64, "mask": (B, L) bool, True where there is
+    a token}, with "segment": (B, L) int64 where there are pairs; of series {"values": (B, C, T), "mask": (B, T) bool}. A
+    batch may come with more frames, or with fewer tokens or steps, than `shape` says.
     vocabulary: of text, how many different ids there are.
     """
 
@@ -51,7 +52,9 @@ class InputSpec:
         return self
 
     def example(self, n: int = 2) -> Any:
-        """A made-up batch of such inputs: normal numbers, or tokens without padding. Draws from the global stream."""
+        """A made-up batch of such inputs: normal numbers, or tokens; no padding. Draws from the global stream."""
+        if self.kind == "series":
+            return {"values": torch.randn(n, *self.shape), "mask": torch.ones(n, self.shape[-1], dtype=torch.bool)}
         if self.kind != "text":
             return torch.randn(n, *self.shape)
         ids = torch.randint(self.vocabulary or 2, (n, *self.shape))

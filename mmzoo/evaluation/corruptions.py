@@ -75,10 +75,14 @@ class Scale:
         axes = [0, *(1 + a for a in _SPREAD_OVER[spec.kind])]
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         for batch in batches:
-            x = batch.inputs[modality].double().cpu()
+            x, mask = batch.inputs[modality], None
+            if isinstance(x, Mapping):  # a series, zeros under its padding
+                x, mask = torch.where(x["mask"][:, None], x["values"], 0.0), x["mask"].cpu()
+            x = x.double().cpu()
             if batch.present is not None:
-                x = x[batch.present[:, list(batch.inputs).index(modality)].cpu()]
-            count += math.prod(x.shape[a] for a in axes)
+                seen = batch.present[:, list(batch.inputs).index(modality)].cpu()
+                x, mask = x[seen], None if mask is None else mask[seen]
+            count += math.prod(x.shape[a] for a in axes) if mask is None else int(mask.sum())
             total = total + x.sum(axes, keepdim=True)[0]
             square = square + x.square().sum(axes, keepdim=True)[0]
         mean = total / max(count, 1)
@@ -87,7 +91,13 @@ class Scale:
 
 
 #: the axes of a sample over which mean and deviation are taken, by kind
-_SPREAD_OVER: Mapping[str, tuple[int, ...]] = {"vector": (), "spectrogram": (1,), "image": (1, 2), "video": (0, 2, 3)}
+_SPREAD_OVER: Mapping[str, tuple[int, ...]] = {
+    "vector": (),
+    "series": (1,),
+    "spectrogram": (1,),
+    "image": (1, 2),
+    "video": (0, 2, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class Corruption:
         name: As tables call it.
         levels: Its five strengths.
         unit: What the levels are.
-        apply: (one sample, level, scale, generator) -> the sample, spoilt. Of text a sample is a mapping of tensors.
+        apply: (one sample, level, scale, generator) -> the sample, spoilt. Of text and series a sample is a mapping of tensors.
     """
 
     name: str
@@ -132,6 +142,22 @@ def _stacked(samples: list[Any], like: Any) -> Any:
 def _noise(x: Tensor, level: float, scale: Scale | None, generator: torch.Generator) -> Tensor:
     assert scale is not None
     return x + level * scale.std * torch.randn(x.shape, generator=generator)
+
+
+def _noisy_series(
+    x: Mapping[str, Tensor], level: float, scale: Scale | None, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Noise on the steps that are there. x: values (C, T) and mask (T,)."""
+    return {**x, "values": torch.where(x["mask"], _noise(x["values"], level, scale, generator), x["values"])}
+
+
+def _lost_steps(
+    x: Mapping[str, Tensor], level: float, scale: Scale | None, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """A stretch of the steps that are there at the mean of each channel. x: values (C, T) and mask (T,)."""
+    n = int(x["mask"].sum())
+    silent = _silence(x["values"][:, :n], level, scale, generator)
+    return {**x, "values": torch.cat([silent, x["values"][:, n:]], 1)}
 
 
 def _silence(x: Tensor, level: float, scale: Scale | None, generator: torch.Generator) -> Tensor:
@@ -199,6 +225,10 @@ _PICTURES = (
 #: what each kind of input is corrupted by
 CORRUPTIONS: Mapping[str, tuple[Corruption, ...]] = {
     "vector": (_GAUSSIAN,),
+    "series": (
+        replace(_GAUSSIAN, apply=_noisy_series),
+        Corruption("lost steps", _SHARES, "of the time", _lost_steps),
+    ),
     "spectrogram": (_GAUSSIAN, Corruption("silence", _SHARES, "of the time", _silence)),
     "image": _PICTURES,
     "video": _PICTURES,
