@@ -18,7 +18,7 @@ VIEWS = ("details", "modalities", "map", "stats", "stress")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("report", help="make tables, an HTML page and figures from a results folder")
+    parser = commands.add_parser("report", help="print tables or write an HTML page and figures from a results folder")
     add = parser.add_argument
     add("folder", metavar="DIR", help="the folder given to bench as --out")
     add(

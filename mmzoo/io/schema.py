@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -24,10 +24,12 @@ class Kind:
     Args:
         words: What is wanted, as a message says it: "a whole number".
         fits: Whether a value is one.
+        json: The same as a JSON schema, as far as one can say it.
     """
 
     words: str
     fits: Callable[[Any], bool]
+    json: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,29 +87,37 @@ def is_texts(value: Any) -> bool:
     return is_list(value) and all(map(is_text, value))
 
 
-TEXT = Kind("a text", is_text)
-FLAG = Kind("true or false", is_flag)
-OBJECT = Kind("an object", is_object)
-LIST = Kind("a list", is_list)
-TEXTS = Kind("a list of texts", is_texts)
+TEXT = Kind("a text", is_text, {"type": "string"})
+FLAG = Kind("true or false", is_flag, {"type": "boolean"})
+OBJECT = Kind("an object", is_object, {"type": "object"})
+LIST = Kind("a list", is_list, {"type": "array"})
+TEXTS = Kind("a list of texts", is_texts, {"type": "array", "items": {"type": "string"}})
 
 
 def whole(low: float = -math.inf, high: float = math.inf) -> Kind:
     """A whole number, both limits included."""
-    return Kind(f"a whole number{_limits(low, high)}", lambda value: is_whole(value) and low <= value <= high)
+    words, json = f"a whole number{_limits(low, high)}", {"type": "integer", **_bounds(low, high)}
+    return Kind(words, lambda value: is_whole(value) and low <= value <= high, json)
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Kind:
     """A finite number, both limits included."""
-    return Kind(f"a finite number{_limits(low, high)}", lambda value: is_number(value) and low <= value <= high)
+    words, json = f"a finite number{_limits(low, high)}", {"type": "number", **_bounds(low, high)}
+    return Kind(words, lambda value: is_number(value) and low <= value <= high, json)
 
 
 def one_of(*values: str) -> Kind:
-    return Kind(f"one of {', '.join(values)}", lambda value: value in values)
+    return Kind(f"one of {', '.join(values)}", lambda value: value in values, {"enum": list(values)})
 
 
 def or_null(kind: Kind) -> Kind:
-    return Kind(f"{kind.words} or null", lambda value: value is None or kind.fits(value))
+    json = {"anyOf": [dict(kind.json), {"type": "null"}]}
+    return Kind(f"{kind.words} or null", lambda value: value is None or kind.fits(value), json)
+
+
+def _bounds(low: float, high: float) -> dict[str, float]:
+    """The limits of a number that there are, as a JSON schema writes them."""
+    return {key: n for key, n in (("minimum", low), ("maximum", high)) if abs(n) < math.inf}
 
 
 def _limits(low: float, high: float) -> str:

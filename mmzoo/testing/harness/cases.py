@@ -1,4 +1,4 @@
-"""What is checked: a part by its factory, with the surroundings that its declared tags ask for."""
+"""Test cases: a part, built by its factory, with the surroundings that its declarations require."""
 
 from __future__ import annotations
 
