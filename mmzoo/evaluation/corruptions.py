@@ -90,10 +90,11 @@ class Scale:
         axes = [0, *(1 + a for a in _SPREAD_OVER[spec.kind])]
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         for batch in batches:
-            x, mask = batch.inputs[modality], None
-            if isinstance(x, Mapping):  # a series, zeros under its padding
-                x, mask = torch.where(x["mask"][:, None], x["values"], 0.0), x["mask"].cpu()
-            x = x.double().cpu()
+            given, mask = batch.inputs[modality], None
+            if isinstance(given, Mapping):  # a series, zeros under its padding
+                mask = given["mask"].cpu()
+                given = torch.where(given["mask"][:, None], given["values"], 0.0)
+            x = given.double().cpu()
             if batch.present is not None:
                 seen = batch.present[:, list(batch.inputs).index(modality)].cpu()
                 x, mask = x[seen], None if mask is None else mask[seen]

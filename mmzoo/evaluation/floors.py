@@ -51,8 +51,10 @@ def features(kind: str, x: Any) -> np.ndarray:
         x: the batch.
     """
     if kind == "series":
-        return _series(x["values"].float(), x["mask"].bool()).cpu().numpy()
+        x = _series(x["values"].float(), x["mask"].bool())
+        kind = "vector"
     x = x.float()
+    made: Tensor
     if kind == "vector":
         made = x.flatten(1)
     elif kind == "image":
@@ -67,7 +69,8 @@ def features(kind: str, x: Any) -> np.ndarray:
         x = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
         pieces = F.adaptive_avg_pool1d(x, min(PIECES, x.shape[-1]))
         made = torch.cat([_statistics(x), pieces.flatten(1)], 1)
-    return made.nan_to_num().cpu().numpy()
+    found: np.ndarray = made.nan_to_num().cpu().numpy()
+    return found
 
 
 def _series(x: Tensor, mask: Tensor) -> Tensor:
