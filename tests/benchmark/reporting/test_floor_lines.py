@@ -72,7 +72,7 @@ def test_a_row_that_was_still_improving_is_marked_under_its_table(rows: list[dic
     late = copy.deepcopy(rows)
     for row in late:
         row["still_improving"] = ["the chosen epoch is among the last tenth"] if row["label"] == "concat" else []
-    (table,) = short_tables(late, {})
+    (table,) = short_tables(late, {"methods": {}, "refused": []})
     assert any("Still improving when training ended: concat (1 of 1: the chosen epoch" in n for n in table.notes)
 
 
