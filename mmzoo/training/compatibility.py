@@ -65,7 +65,7 @@ def unmet(needs: Needs, head: HeadFacts, n: int, *, processes: int) -> Iterator[
     yield from out_of_range(name, n, needs.least, needs.most)
     if "unimodal" in asked and head.how == "ablated":
         yield (
-            f"{name} needs logits of each modality; head {head.name} has none of its own. Use a head whose `how` is exact or "
+            f"{name} needs logits of each modality; head {head.name} has none. Use a head whose `how` is exact or "
             "slice: mmzoo list heads."
         )
     if "additive" in asked and not head.additive:
@@ -129,7 +129,7 @@ def check_requirements(
     if "equal_dims" in asked and len(set(model.head.dims.values())) > 1:
         raise Incompatible(f"{name} needs features of one width, but they have {model.head.dims}.")
     if "slice" in asked and not has_meta_set:
-        raise Incompatible(f"{name} learns from a labelled slice of the training data, and none was given.")
+        raise Incompatible(f"{name} learns from a meta set (slice), and none was given.")
 
 
 def check_engine(name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: str) -> None:

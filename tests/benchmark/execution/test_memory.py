@@ -104,7 +104,7 @@ def test_batch_statistics_are_mentioned_and_need_two_items() -> None:
 
     plain, norm = helpers.model(), helpers.model(norm=True)
     assert memory.least(plain) == 1 and memory.least(norm) == 2
-    assert "batch statistics, which are those of so many items" in memory.note(norm, 8)
+    assert "batch statistics, which are those of a micro-batch" in memory.note(norm, 8)
 
 
 def test_an_error_that_is_none_of_memory_is_left_alone() -> None:

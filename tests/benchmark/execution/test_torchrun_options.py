@@ -72,7 +72,7 @@ def test_each_process_takes_its_own_gpu(as_two: None, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert check_device("auto") == check_device("cuda") == "cuda:1" and check_device("cpu") == "cpu"
-    with pytest.raises(BadValue, match="GPU of its own number"):
+    with pytest.raises(BadValue, match="GPU of its local rank"):
         check_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(BadValue, match="process 1 of this machine has no GPU: there are 1"):

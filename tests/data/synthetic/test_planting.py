@@ -149,7 +149,7 @@ def test_what_is_there_is_left_alone(made: tuple[Twin, Path]) -> None:
 
 def test_a_folder_with_something_else_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(BadValue, match=r"not a twin.*Choose another folder"):
+    with pytest.raises(BadValue, match=r"not a synthetic set.*Choose another folder"):
         generate(CremaD(), tmp_path, share=0.02)
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
