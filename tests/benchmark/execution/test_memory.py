@@ -62,7 +62,7 @@ def test_memory_that_runs_out_costs_a_smaller_micro_batch(
     assert note.startswith("memory ran out: trained in micro-batches of 16") and "batch statistics" not in note
     assert row["metrics"]["n_scored"] == 500
     log = (store.folder(first.spec.run_id) / "log.txt").read_text()
-    assert "starts anew in micro-batches of 32" in log and "starts anew in micro-batches of 16" in log
+    assert "restarts with micro-batches of 32" in log and "restarts with micro-batches of 16" in log
     if where != "gpu":
         return
     # The same mathematics: the very numbers of a bench that asks for it, up to the order of sums.

@@ -40,7 +40,7 @@ def as_two(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--launcher", "slurm"), "--launcher slurm under torchrun"),
         (("--tune", "3"), "tuning under torchrun"),
         (("--set", "train.processes=2"), "torchrun decides"),
-        (("--set", "train.batch_size=63"), "batch of 63 items does not go round among 2 processes"),
+        (("--set", "train.batch_size=63"), "batch of 63 samples cannot be shared among 2 processes"),
         (("--set", "train.batch_size=2"), "train.batch_size=4"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_single_process_leaves_a_run_for_two_alone(catalogue: Catalogue, tmp_p
     [
         ((), []),
         ((("encoder.fou.dropout", 0.5),), ["the model draws random numbers (dropout) for 32 items"]),
-        ((("train.batch_size", 998),), ["2 of 1000 training items are left out"]),
+        ((("train.batch_size", 998),), ["2 of 1000 training samples are skipped"]),
     ],
 )
 def test_a_row_says_what_is_otherwise_than_in_a_single_process(

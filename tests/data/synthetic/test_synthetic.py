@@ -191,7 +191,7 @@ def test_the_stored_motion_of_nvgesture_still_shows_its_symbol(
 
 # ---------------------------------------------------------------------------------------------- by name
 def test_a_data_set_without_a_twin_says_so(catalogue: Catalogue, refused: Callable[..., str], tmp_path: Path) -> None:
-    with pytest.raises(UnknownName, match="mfeat has no generated twin"):
+    with pytest.raises(UnknownName, match="mfeat has no synthetic set"):
         make_twin(catalogue.get("datasets", "mfeat"), tmp_path / "x")
     assert "mfeat" in refused("data", "mini", "mfeat")
 
