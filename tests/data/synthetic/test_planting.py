@@ -156,7 +156,7 @@ def test_a_folder_with_something_else_is_never_overwritten(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("given_values", [{"share": 0.0}, {"share": 1.5}, {"seed": -1}])
 def test_values_that_make_no_twin(given_values: dict[str, float], tmp_path: Path) -> None:
-    with pytest.raises(BadValue, match="twin"):
+    with pytest.raises(BadValue, match="synthetic set"):
         generate(CremaD(), tmp_path / "new", **given_values)  # type: ignore[arg-type]
     assert not (tmp_path / "new").exists()
 

@@ -201,7 +201,7 @@ def test_a_twin_that_cannot_be_loaded_names_itself(catalogue: Catalogue, tmp_pat
 
     entry = catalogue.get("datasets", "cremad")
     broken = dataclasses.replace(entry, extra={**entry.extra, "mini": {"twin": "mmzoo.data.nowhere:Twin"}})
-    with pytest.raises(MmzooError, match=r"twin of cremad cannot be loaded from mmzoo\.data\.nowhere:Twin"):
+    with pytest.raises(MmzooError, match=r"synthetic set of cremad cannot be loaded from mmzoo\.data\.nowhere:Twin"):
         make_twin(broken, tmp_path / "x")
 
 
