@@ -97,7 +97,7 @@ def test_a_single_process_leaves_a_run_for_two_alone(catalogue: Catalogue, tmp_p
     ("settings", "said"),
     [
         ((), []),
-        ((("encoder.fou.dropout", 0.5),), ["the model draws random numbers (dropout) for 32 items"]),
+        ((("encoder.fou.dropout", 0.5),), ["the model draws random numbers (dropout) for 32 samples"]),
         ((("train.batch_size", 998),), ["2 of 1000 training samples are skipped"]),
     ],
 )
@@ -118,4 +118,4 @@ def test_a_row_says_whose_batch_statistics_these_are_and_what_the_method_draws(c
     run.model.encoders["fou"].add_module("norm", torch.nn.BatchNorm1d(3))
     run.strategy.stochastic = True  # type: ignore[misc]
     statistics, drawn = per_process(run, kit, 2)
-    assert "batch statistics are those of 32 items" in statistics and "are drawn for 32" in drawn
+    assert "batch statistics are those of 32 samples" in statistics and "are drawn for 32" in drawn
