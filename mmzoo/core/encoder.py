@@ -25,11 +25,11 @@ class InputSpec:
     """The input of an encoder: what kind of data, and the shape of one sample.
 
     A batch has one more axis in front. A batch of text is a mapping {"ids": (B, L) int64, "mask": (B, L) bool, True at
-    a token}, with "segment": (B, L) int64 for pairs. At evaluation a batch may have more frames or fewer tokens than
-    `shape`.
+    a token}, with "segment": (B, L) int64 for pairs; one of series is {"values": (B, C, T), "mask": (B, T) bool}. A
+    batch may have more frames, or fewer tokens or steps, than `shape`.
 
     Args:
-        kind: vector (D,), spectrogram (F, T), image (C, H, W), video (T, C, H, W) or text (L,).
+        kind: vector (D,), series (C, T), spectrogram (F, T), image (C, H, W), video (T, C, H, W) or text (L,).
         shape: the shape of one sample, as listed under `kind`.
         vocabulary: number of different token ids; of text only.
     """
@@ -63,7 +63,9 @@ class InputSpec:
         return self
 
     def example(self, n: int = 2) -> Any:
-        """A random batch of `n` such inputs: normal numbers, or tokens without padding. Uses the global generator."""
+        """A random batch of `n` such inputs: normal numbers, or tokens; without padding. Uses the global generator."""
+        if self.kind == "series":
+            return {"values": torch.randn(n, *self.shape), "mask": torch.ones(n, self.shape[-1], dtype=torch.bool)}
         if self.kind != "text":
             return torch.randn(n, *self.shape)
         ids = torch.randint(self.vocabulary or 2, (n, *self.shape))

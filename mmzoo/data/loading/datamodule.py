@@ -79,11 +79,12 @@ class DataModule:
         return self.bayes.get("+".join(self.modalities))
 
     def shape(self, modality: str) -> tuple[int, ...]:
-        """The shape of one sample of a modality as the encoder receives it; of text that of its ids."""
+        """The shape of one sample of a modality as the encoder receives it; of text that of its ids, of a series that of its
+        values."""
         if modality in self.transforms:
             return self.transforms[modality].shape
         x = self.inputs[modality]
-        return tuple((x["ids"] if isinstance(x, Mapping) else x).shape[1:])
+        return tuple((next(x[k] for k in ("ids", "values") if k in x) if isinstance(x, Mapping) else x).shape[1:])
 
     def spec(self, modality: str) -> InputSpec:
         """The `InputSpec` of a modality."""
