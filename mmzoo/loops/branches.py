@@ -151,6 +151,11 @@ class NetworkHead(FusionHead):
         n_classes: number of classes C.
     """
 
+    no_unimodal = (
+        "Give the network `unimodal`, a function from features to the logits of each modality, or a head that is an nn.Linear: "
+        "mmzoo docs own_loop."
+    )
+
     def __init__(self, branches: Branches, dims: Mapping[str, int], n_classes: int) -> None:
         super().__init__(dims, n_classes)
         linear = isinstance(branches.head, nn.Linear)
