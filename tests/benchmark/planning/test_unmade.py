@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmzoo.benchmark.bench import dry_plan
-from mmzoo.benchmark.bench import Execution
+from mmzoo.benchmark.bench import Execution, dry_plan
 from mmzoo.config.grammar import parse_setting
 from mmzoo.config.spec import BenchSpec
 from mmzoo.errors import MmzooError
