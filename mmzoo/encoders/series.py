@@ -30,9 +30,9 @@ def _given(x: Mapping[str, Tensor], dtype: torch.dtype) -> Steps:
 
 
 class SeriesCNN(Encoder):
-    """Convolutions over time with ReLU, one a stage; all but the first halve the steps. Then the means of `grid` runs of
-    steps and the maximum over all of them, side by side, through dropout and a linear layer.
+    """Convolutions over time with ReLU, one per stage, then pooling, dropout and a linear layer.
 
+    All stages but the first halve the steps. Pooled are the means of `grid` runs of steps and the maximum over all, side by side.
     Padding is zero before every convolution and left out of means and maximum, so that it changes nothing. The view of a
     series is (B, C, T).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
@@ -96,4 +96,6 @@ def test_every_part_of_the_catalogue_is_documented(kind: str) -> None:
     from mmzoo.registry.plugins import catalogue
 
     entries = [e for e in catalogue().entries(kind) if "path" in e.extra]
+    if kind == "trackers":  # each is named after the package that it needs, which is an extra
+        entries = [e for e in entries if importlib.util.find_spec(e.name)]
     assert entries and {e.qualified: found for e in entries if (found := faults_of(e.load()))} == {}

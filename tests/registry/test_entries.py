@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import types
 import typing
@@ -25,7 +25,9 @@ from mmzoo.training.strategy import REQUIREMENTS, Strategy
 
 ENTRIES = read_entries(built_in_path(), BUILT_IN)
 BUILT_INS = Catalogue(ENTRIES)
-WITH_CODE = [e for e in ENTRIES if e.kind != "methods"]
+#: a tracker is named after the package that it needs, which is an extra
+INSTALLED = [e for e in ENTRIES if e.kind != "trackers" or importlib.util.find_spec(e.name)]
+WITH_CODE = [e for e in INSTALLED if e.kind != "methods"]
 PREPARED = [e for e in ENTRIES if e.extra.get("prepared")]
 RECIPES = [e for e in ENTRIES if e.kind == "methods"]
 BASES = {"strategies": Strategy, "heads": FusionHead, "encoders": Encoder}
