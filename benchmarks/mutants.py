@@ -48,8 +48,12 @@ def read_mutants() -> list[dict[str, Any]]:
 
 
 def copy_tree(to: Path) -> None:
-    """The source tree without what git and the tools keep beside it."""
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "results", "*.egg-info", "build", "dist")
+    """The source tree without what git and the tools keep beside it, and without measurements."""
+    beside = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return beside(folder, names) | ({RESULTS.parent.name} if Path(folder) == RESULTS.parent.parent else set())
+
     shutil.copytree(ROOT, to, ignore=left_out, dirs_exist_ok=True)
 
 

@@ -24,15 +24,20 @@ Row = dict[str, Any]
 
 
 class Rows(list[Row]):
-    """The rows of a bench, each as `result.json` holds it. asked: order and roles of the methods,
-    for the tables, and under `refused` what could not be run."""
+    """The rows of a benchmark, each as stored in `result.json`.
+
+    Args:
+        rows: the rows.
+        asked: order and roles of the methods, for the tables, and under `refused` what could not be run.
+        store: the results folder.
+    """
 
     def __init__(self, rows: Sequence[Row], asked: Mapping[str, Any], store: Store) -> None:
         super().__init__(rows)
         self.asked, self.store = asked, store
 
     def frame(self) -> Any:
-        """A pandas DataFrame, one line a run, nested values as dotted columns. Raises MmzooError without pandas."""
+        """A pandas DataFrame, one line per run, nested values as dotted columns. Raises MmzooError without pandas."""
         try:
             import pandas
         except ImportError as error:
@@ -151,32 +156,29 @@ def bench(
         raise BadValue(
             "mmzoo.bench is for one process. Under torchrun call the command: torchrun ... -m mmzoo bench ..."
         )
-    chosen = {**{f"encoder.{modality}": name for modality, name in (encoders or {}).items()}, **(settings or {})}
-    spec = BenchSpec(
-        method=method,
-        baselines=tuple(baselines),
-        datasets=tuple(datasets),
-        seeds=tuple(seeds) if not isinstance(seeds, (int, str)) else parse_seeds(str(seeds)),
-        epochs=epochs,
-        preset=preset,
-        settings=tuple(chosen.items()),
-        references=references,
-        floor=floor,
-        heads=tuple(heads),
-        overrides=tuple(tuple(o.items()) for o in overrides),
-        selection=selection,
-        protocol=protocol,
-        keep_weights=keep_weights,
-        tune=tune,
-        track=tuple(track),
-        stress=tuple(stress),
-    )
+    spec = _spec(given)
     execution = Execution(device, workers=workers, checkpoint_every=checkpoint_every, command=_call(given))
     store = Store(Path(out))
     done = run_bench(spec, store, _Calling(on_row, progress), execution)
     for message in done.unsaved.values():
         raise MmzooError(message)
     return Rows(done.plan.rows(store), done.plan.asked(), store)
+
+
+def _spec(given: Mapping[str, Any]) -> BenchSpec:
+    """The benchmark that the arguments of `bench` describe."""
+    same = ("method", "epochs", "preset", "references", "floor", "selection", "protocol", "keep_weights", "tune")
+    lists = ("baselines", "datasets", "heads", "track", "stress")
+    seeds = given["seeds"]
+    encoders = {f"encoder.{modality}": name for modality, name in (given["encoders"] or {}).items()}
+    fields: dict[str, Any] = {
+        **{name: given[name] for name in same},
+        **{name: tuple(given[name]) for name in lists},
+        "seeds": parse_seeds(str(seeds)) if isinstance(seeds, (int, str)) else tuple(seeds),
+        "settings": tuple({**encoders, **(given["settings"] or {})}.items()),
+        "overrides": tuple(tuple(each.items()) for each in given["overrides"]),
+    }
+    return BenchSpec(**fields)
 
 
 def _call(given: Mapping[str, Any]) -> str:

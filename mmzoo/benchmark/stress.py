@@ -25,7 +25,7 @@ from mmzoo.errors import CorruptFile, MmzooError
 from mmzoo.evaluation.corruptions import CORRUPTIONS, SHARES, Corruption, Scale, corrupted, ranks_of, without
 from mmzoo.evaluation.metrics import classification
 from mmzoo.evaluation.predictions import EVAL_BATCH, predict
-from mmzoo.training.run import on_device as state_on_device
+from mmzoo.training.weights import on_device as state_on_device
 
 #: by how much the accuracy on the samples as they are may differ from the row's: another device rounds differently
 TOLERANCE = 0.005

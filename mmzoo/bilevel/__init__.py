@@ -1,4 +1,4 @@
-"""Derivatives of a held-out loss in the weight of a training loss: implicit solves, and the forward tangent.
+"""Derivatives of a validation loss in the weight of a training loss: implicit solves, and the forward tangent.
 
 The public names of the folder. Imports torch.
 """

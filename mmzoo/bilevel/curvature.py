@@ -1,9 +1,9 @@
-"""Products of vectors with the curvature of a loss, and the contexts in which they are right.
+"""Curvature-vector products of a loss, and the contexts in which they are correct.
 
-Losses must come from a forward in which batch statistics and dropout stand still (`frozen_statistics`), in float32 or
-float64 without autocast, under `double_backward()`, since fused attention kernels have no second derivative. Products
-go backward over backward on one kept graph. There is no other way to one here: reverse over forward is silently wrong
-through batch norm in train mode, and differences of gradients are useless across the kinks of ReLU.
+Losses must come from a forward with frozen batch statistics and dropout (`frozen_statistics`), in float32 or float64
+without autocast, under `double_backward()`, since fused attention kernels have no second derivative. Products are
+computed by reverse over reverse mode on one retained graph. Alternatives fail here: reverse over forward is silently
+wrong through batch norm in train mode, and finite differences of gradients are useless across the kinks of ReLU.
 """
 
 from __future__ import annotations
@@ -38,8 +38,14 @@ def _moves(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def moving_only(params: Sequence[Tensor], model: nn.Module) -> Iterator[None]:
-    """Inside a block only `params` of a model's parameters require gradients: a forward builds no graph below the
-    first layer that holds one of them, and what lies there is computed once, whatever is done with the graph."""
+    """Let only `params` of a model's parameters require gradients in a block.
+
+    A forward then builds no graph below the first layer that holds one of them, and computes that part only once.
+
+    Args:
+        params: the parameters.
+        model: the model.
+    """
     moving = {id(p) for p in params}
     still = [p for p in model.parameters() if p.requires_grad and id(p) not in moving]
     for p in still:
@@ -55,7 +61,17 @@ def moving_only(params: Sequence[Tensor], model: nn.Module) -> Iterator[None]:
 def flat_grad(
     value: Tensor, params: Sequence[Tensor], grad_output: Tensor | None = None, *, create_graph: bool = False
 ) -> Tensor:
-    """(P,) gradient of a tensor with respect to all parameters, zeros where it does not depend on them."""
+    """The gradient with respect to all parameters as one vector; zeros where the value does not depend on them.
+
+    Args:
+        value: a tensor; a scalar unless `grad_output` is given.
+        params: the parameters, P entries together.
+        grad_output: the vector of the vector-Jacobian product.
+        create_graph: allow the gradient to be differentiated.
+
+    Returns:
+        (P,).
+    """
     if not value.requires_grad:
         return torch.cat([torch.zeros_like(p).reshape(-1) for p in params])
     return _flat_grad_of_all([value], params, [grad_output], create_graph=create_graph)
@@ -76,9 +92,16 @@ def _flat_grad_of_all(
 
 
 def hessian_operator(loss: Tensor, params: Sequence[Tensor]) -> Operator:
-    """v -> H v with H the exact Hessian of `loss` (Pearlmutter, 1994). It may be indefinite.
+    """v -> H v with H the exact Hessian of `loss` (Pearlmutter, 1994), which may be indefinite.
 
-    One backward here; a product passes through two graphs, and takes as long as 2.5 to 4 training steps.
+    Runs one backward here. A product passes through two graphs and takes as long as 2.5 to 4 training steps.
+
+    Args:
+        loss: a scalar with its graph.
+        params: the parameters, P entries together.
+
+    Returns:
+        A function from (P,) to (P,).
     """
     gradient = flat_grad(loss, params, create_graph=True)
     if not gradient.requires_grad:
@@ -89,10 +112,18 @@ def hessian_operator(loss: Tensor, params: Sequence[Tensor]) -> Operator:
 def gauss_newton_operator(
     outputs: Sequence[Tensor], loss_of: Callable[[Sequence[Tensor]], Tensor], params: Sequence[Tensor]
 ) -> Operator:
-    """v -> J^T H_out J v: the Hessian with the curvature of the model left out (Schraudolph, 2002).
+    """v -> J^T H_out J v: the Hessian without the curvature of the model (Schraudolph, 2002).
 
-    outputs: what the model gives; loss_of: the loss as a function of them. Positive semi-definite when that function
-    is convex. One backward here; a product is two passes, and takes as long as 2.2 to 2.5 training steps.
+    Positive semi-definite if the loss is convex in the outputs. Runs one backward here; a product takes two passes and
+    as long as 2.2 to 2.5 training steps.
+
+    Args:
+        outputs: outputs of the model.
+        loss_of: the loss as a function of them.
+        params: the parameters, P entries together.
+
+    Returns:
+        A function from (P,) to (P,).
     """
     leaves = [o.detach().requires_grad_() for o in outputs]
     with torch.enable_grad():
@@ -131,14 +162,18 @@ def _grads(value: Tensor, leaves: Sequence[Tensor], *, create_graph: bool) -> Se
 
 
 def scoped_parameters(model: nn.Module, scope: str = "all") -> list[nn.Parameter]:
-    """The trainable parameters that a solve moves in: "all", "heads" (what is under `head` and `extra`), "last" (the
-    same and the last layer of each encoder), or "pattern:REGEX" (those whose name the expression is found in). The
-    others count as constants.
+    """The trainable parameters in the scope of a solve; all others count as constants.
 
-    The last layer of an encoder is the last of its modules, in the order in which they were made, that holds a
-    trainable matrix or kernel of its own, with everything after it (a norm, as a rule).
+    The last layer of an encoder is the last of its modules, in order of construction, with a trainable matrix or kernel
+    of its own, and everything after it (usually a norm).
 
-    Raises BadValue for a malformed scope, or one that holds no trainable parameter.
+    Args:
+        model: the model.
+        scope: "all", "heads" (`head` and `extra`), "last" (these and the last layer of each encoder), or
+            "pattern:REGEX" (parameters whose name matches the expression).
+
+    Raises:
+        BadValue: the scope is malformed, or holds no trainable parameter.
     """
     wanted = scope_pattern(scope)
     last = _last_layers(model) if scope == "last" else set()

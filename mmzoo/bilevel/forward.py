@@ -1,9 +1,9 @@
 """The derivative of training itself in a mixing weight, carried forward step by step.
 
-alpha is one number, so that d theta / d alpha is one more vector beside the parameters theta, and each update of the
-optimizer has its own exact derivative (forward-mode differentiation of the training loop: Franceschi et al., 2017).
-Nothing is assumed of an inner optimum, no matrix is inverted, and batch statistics, dropout masks, momentum and
-learning rates are those of the steps that were taken. What it leaves out is all that lies before the last `reset`.
+alpha is a scalar, so that d theta / d alpha is one more vector beside the parameters theta, and each update of the
+optimizer has an exact derivative (forward-mode differentiation of the training loop: Franceschi et al., 2017). It needs
+no inner optimum and no matrix inverse, and includes batch statistics, dropout masks, momentum and learning rates of the
+steps as taken. It does not include anything before the last `reset`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,13 @@ _TWICE = ("not implemented", "not supported", "differentiate twice")
 class Derivative:
     """d L_upper / d alpha along the last `horizon` steps.
 
-    value: the derivative. direction: the same on a scale of -1 to 1, the cosine between the gradient of the upper
-    loss and the tangent, over parameters and running statistics together. reason: why it is not usable.
+    Args:
+        value: the derivative.
+        direction: the cosine between the gradient of the upper loss and the tangent, over parameters and running
+            statistics together.
+        horizon: number of steps.
+        usable: whether the derivative can be used.
+        reason: why not.
     """
 
     value: float
@@ -53,48 +58,56 @@ class Derivative:
 class ForwardTangent(Horizon):
     """Carries d theta / d alpha through training with (1 - alpha) * L_cls + alpha * L_mm.
 
-    In place of `loss.backward()` call `backward`, and after `optimizer.step()`, before the learning rate changes,
-    `stepped`. `derivative` may be asked at any time between steps and moves nothing; `reset` starts a new horizon
-    where the weights, the optimizer's memory and the running statistics count as constants.
+    Call `backward` instead of `loss.backward()`, and `stepped` after `optimizer.step()`, before the learning rate
+    changes. `derivative` can be called between steps and changes nothing. `reset` starts a new horizon, in which the
+    present weights, optimizer state and running statistics count as constants.
 
-    With theta' the tangent of the parameters before a step, the gradient's tangent is
+    With theta' the tangent of the parameters before a step, the tangent of the gradient is
         g' = H theta' + grad L_mm - grad L_cls,
-    on the graph of the step itself, and SGD (momentum, dampening, Nesterov, weight decay), Adam or AdamW carry it on
-    exactly, with the rates of each parameter group. Running statistics of batch norm have tangents too, since an
-    upper loss in eval mode reads them.
+    on the graph of the step itself. SGD (momentum, dampening, Nesterov, weight decay), Adam and AdamW propagate it
+    exactly, with the rates of each parameter group. Running statistics of batch norm have tangents too, since an upper
+    loss in eval mode reads them. Copies of the model, and forwards on copies of its buffers, are not watched.
 
-    optimizer: its trainable parameters are those carried; later groups join with a tangent of zero. model: hooks are
-    put on its batch norms until `close`; copies of the model, and forwards on copies of its buffers, are not watched.
+    A step takes one backward with a graph and one through both graphs, and their memory: 3 (linear layers) to 6 times
+    (narrow convolutions with batch norm) as long as a plain step; the first one after a reset 2 times. Between steps it
+    holds two vectors of the size of the parameters (SGD with momentum; Adam three).
 
-    A step costs one backward with a graph and one through both graphs, and their memory: it takes 3 (linear layers) to
-    6 times (narrow convolutions with batch norm) as long as a plain step; the first one after a reset 2 times. Between
-    steps it holds two vectors of the size of the parameters (SGD with momentum; Adam three).
+    Everything that the loss depends on must be in its graph: values computed under no_grad, such as frozen passes or
+    the pieces of a micro-batched encoder, count as constants. Fused attention needs its forward under
+    `mmzoo.bilevel.double_backward()`. Hooks on parameters do not fire.
 
-    Everything that the loss depends on must be in its graph: what was computed under no_grad, as a frozen pass or
-    the pieces of a micro-batched encoder are, counts as constant. Fused attention needs its forward run under
-    `mmzoo.bilevel.implicit.double_backward()`. Hooks on parameters do not fire.
+    Args:
+        optimizer: its trainable parameters are carried; later groups join with a tangent of zero.
+        model: the model, whose batch norms have hooks until `close`.
+        reduce: the mean of a tensor over processes that share each batch and the upper loss. Backward then leaves the
+            mean gradient in `.grad`. Incompatible with running statistics, of which each process has its own.
 
-    Raises Incompatible, with the reason, where the derivative would be wrong: another optimizer, or amsgrad,
-    maximize, fused or differentiable ones; half precision; `.grad` changed between backward and step (clipping that
-    bites); weights changed apart from the optimizer; buffers that move and are not those of
-    a batch norm. From then on only `reset` helps.
-
-    reduce: the mean of a tensor over processes, which share each batch and the upper loss. Backward then leaves the
-    mean gradient of all in `.grad`, and averaging it once more changes nothing but the last bit. Incompatible with
-    running statistics, of which each process has its own.
+    Raises:
+        Incompatible: the derivative would be wrong: another optimizer; amsgrad, maximize, fused or differentiable; half
+            precision; `.grad` changed between backward and step (clipping); weights changed outside the optimizer;
+            buffers that change and do not belong to a batch norm. After that only `reset` helps.
     """
 
     # ------------------------------------------------------------------ the steps
     def backward(self, l_cls: Tensor, l_mm: Tensor, alpha: float | Mixing, others: Tensor | None = None) -> None:
-        """Backward of the mixed loss, and of `others`, terms that alpha does not weigh."""
+        """Backward of the mixed loss.
+
+        Args:
+            l_cls: L_cls, a scalar.
+            l_mm: L_mm, a scalar.
+            alpha: the weight, or a `Mixing`.
+            others: further terms, which alpha does not weigh.
+        """
         mixing = Mixing.of(alpha)
         loss = mixing.total(l_cls, l_mm)
         self.backward_of(loss if others is None else loss + others, mixing.slope(l_cls, l_mm))
 
     def backward_of(self, loss: Tensor, slope: Tensor) -> None:
-        """Backward of any loss: `.grad` becomes what loss.backward() makes of it, added up over calls likewise.
+        """Backward of any loss: accumulates in `.grad` as loss.backward() does.
 
-        slope: the derivative of the loss in alpha where the parameters stand still, a scalar in the same graph.
+        Args:
+            loss: a scalar.
+            slope: the derivative of the loss in alpha at fixed parameters, a scalar in the same graph.
         """
         self._check(loss)
         params = self._params()
@@ -112,7 +125,7 @@ class ForwardTangent(Horizon):
         self._state.versions = {p: p._version for p in params}
 
     def stepped(self) -> None:
-        """Carry the tangent through the step that the optimizer has just taken."""
+        """Propagate the tangent through the step that the optimizer has just taken."""
         state = self._state
         self._check_intact()
         if not state.pending:
@@ -130,10 +143,11 @@ class ForwardTangent(Horizon):
         state.horizon += 1
 
     def derivative(self, upper: Callable[[], Tensor]) -> Derivative:
-        """The derivative of an upper loss in alpha, as the present weights and running statistics depend on it.
+        """The derivative of an upper loss in alpha, through the present weights and running statistics.
 
-        upper: computes the loss; it is called once, in full precision, with the model in eval mode
-        (`frozen_statistics`). Costs its forward and one backward.
+        Args:
+            upper: computes the loss; called once, in full precision, in eval mode (`frozen_statistics`). Costs its
+                forward and one backward.
         """
         self._check_intact()
         if self._state.pending:
@@ -166,8 +180,7 @@ class ForwardTangent(Horizon):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, with the model and the optimizer as they were then. Raises BadValue where it does not
-        fit them."""
+        """Resume from a state, with model and optimizer as they were. Raises BadValue if it does not fit them."""
         params = list(self._every_param())
         if len(params) != len(state["params"]) or set(state["buffers"]) - set(self._norms):
             raise BadValue(

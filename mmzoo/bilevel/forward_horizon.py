@@ -1,6 +1,6 @@
-"""One horizon of a forward tangent: what it holds, what it watches in the model, and what it refuses.
+"""One horizon of a forward tangent: its state, the hooks on the model, and the conditions it refuses.
 
-`mmzoo.bilevel.forward` carries the tangent; this part sees to it that nothing moves that the tangent does not know of.
+`mmzoo.bilevel.forward` carries the tangent; this module detects changes that the tangent does not include.
 """
 
 from __future__ import annotations
@@ -29,8 +29,13 @@ from mmzoo.errors import Incompatible
 
 @dataclass
 class Record:
-    """One train-mode forward through a batch norm: the share of the batch in the running statistics, and mean and
-    unbiased variance (C,) of the batch in the graph; None where no graph was made."""
+    """One train-mode forward through a batch norm.
+
+    Args:
+        module: the batch norm.
+        share: weight of the batch in the running statistics.
+        statistics: mean and unbiased variance (C,) of the batch in the graph; None without a graph.
+    """
 
     module: _BatchNorm
     share: float
@@ -53,8 +58,7 @@ class _Hook:
 
 @dataclass
 class State:
-    """All that belongs to one horizon. params: the tangent of each parameter (`value`) and of the optimizer's memory
-    of it; buffers: those of running mean and variance. versions: of all weights when they last stood still."""
+    """The state of one horizon: tangents of parameters, of optimizer state and of running statistics."""
 
     horizon: int = 0
     params: dict[nn.Parameter, dict[str, Tensor]] = field(default_factory=dict)
@@ -68,12 +72,15 @@ class State:
 
 
 class Horizon:
-    """The steps since the last reset. Watches the batch norms of a model, and raises Incompatible for what has no tangent.
+    """The steps since the last reset. Watches the batch norms of a model, and refuses operations without a tangent.
 
     Args:
-        optimizer: Its trainable parameters are those carried.
-        model: The model; hooks are on its batch norms until `close`.
-        reduce: The mean of a tensor over processes; None for a single process.
+        optimizer: its trainable parameters are carried.
+        model: the model, whose batch norms have hooks until `close`.
+        reduce: the mean of a tensor over processes; None for a single process.
+
+    Raises:
+        Incompatible: an operation has no tangent.
     """
 
     def __init__(
@@ -96,11 +103,11 @@ class Horizon:
 
     @property
     def horizon(self) -> int:
-        """How many steps the tangent has been carried since it was last zero."""
+        """The number of steps since the tangent was last zero."""
         return self._state.horizon
 
     def reset(self) -> None:
-        """Forget: everything is constant in alpha from here. Modules that were added since are watched too."""
+        """Set the tangent to zero: everything before counts as constant in alpha. Watches modules added since, too."""
         self.close()
         self._state = State()
         self._norms = _tracking(self._model)
@@ -115,14 +122,22 @@ class Horizon:
         }
 
     def close(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         while self._handles:
             self._handles.pop().remove()
 
     # ------------------------------------------------------------------ batch norm
     def seen(self, module: _BatchNorm, x: Tensor, output: Tensor) -> Tensor | None:
-        """After each forward of a batch norm: note what the running statistics take in, or let the tangent of the
-        running statistics into the graph where the output was made with them."""
+        """Record the statistics of a batch norm after each of its forwards, or add their tangent to the graph.
+
+        Args:
+            module: the batch norm.
+            x: its input.
+            output: its output.
+
+        Returns:
+            The output with the tangent of the running statistics if it was computed with them; None: no change.
+        """
         state = self._state
         own = module.running_mean is self._known[module][0]
         if module.training:

@@ -1,4 +1,4 @@
-"""What a forward tangent is made of: derivatives of optimizer steps and of batch norm, and facts of graphs."""
+"""Derivatives of optimizer steps and of batch norm, and facts of graphs, for the forward tangent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pending:
 
 # ---------------------------------------------------------------------- optimizers
 def fault_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> str:
-    """Why the update of a parameter group has no tangent here; empty when it has."""
+    """Why the update of a parameter group of this optimizer has no tangent here; empty if it has."""
     if type(optimizer) not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         return f"the update of {type(optimizer).__name__} is not known: use SGD, Adam or AdamW of torch.optim."
     wrong = [name for name in ("amsgrad", "maximize", "differentiable", "fused") if group.get(name)]
@@ -37,7 +37,13 @@ def fault_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> str:
 
 
 def carry_sgd(tangent: dict[str, Tensor], group: Mapping[str, Any], pending: Pending) -> None:
-    """The derivative of torch's SGD step, in place."""
+    """Apply the derivative of torch's SGD step to a tangent, in place.
+
+    Args:
+        tangent: tangents of a parameter and its optimizer state.
+        group: the parameter group.
+        pending: what backward left.
+    """
     moved, momentum = pending.moved, float(group["momentum"])
     moved = moved + float(group["weight_decay"]) * tangent["value"]
     if momentum != 0:
@@ -55,7 +61,14 @@ def carry_sgd(tangent: dict[str, Tensor], group: Mapping[str, Any], pending: Pen
 def carry_adam(
     tangent: dict[str, Tensor], group: Mapping[str, Any], memory: Mapping[str, Any], pending: Pending
 ) -> None:
-    """The derivative of torch's Adam or AdamW step, in place. memory: the optimizer's state after the step."""
+    """Apply the derivative of torch's Adam or AdamW step to a tangent, in place.
+
+    Args:
+        tangent: tangents of a parameter and its optimizer state.
+        group: the parameter group.
+        memory: the optimizer's state after the step.
+        pending: what backward left.
+    """
     beta1, beta2 = (float(b) for b in group["betas"])
     lr, decay = float(group["lr"]), float(group["weight_decay"])
     gradient, moved = pending.gradient, pending.moved
@@ -84,7 +97,7 @@ def running_statistics(module: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def batch_share(module: _BatchNorm) -> float:
-    """How much of a batch the running statistics have just taken in."""
+    """The weight of the last batch in the running statistics."""
     if module.momentum is not None:
         return float(module.momentum)
     return 1.0 / float(module.num_batches_tracked)  # type: ignore[arg-type]
@@ -99,7 +112,14 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def eval_change(module: _BatchNorm, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """The change of an output in eval mode, to first order, with a change of running mean and variance (C,)."""
+    """The first-order change of an output in eval mode, given the change of running mean and variance.
+
+    Args:
+        module: the batch norm.
+        x: its input.
+        mean: (C,), change of the running mean.
+        var: (C,), change of the running variance.
+    """
     shape = (1, -1, *[1] * (x.ndim - 2))
     at_mean, at_var = running_statistics(module)
     inverse = (at_var + module.eps).rsqrt()
@@ -122,7 +142,7 @@ def _nodes(loss: Tensor) -> Iterator[Any]:
 
 
 def reached_leaves(loss: Tensor) -> set[Tensor]:
-    """The leaves that a loss depends on: those that its backward gives a gradient."""
+    """The leaves of the graph of a loss that its backward gives a gradient."""
     return {node.variable for node in _nodes(loss) if hasattr(node, "variable")}
 
 

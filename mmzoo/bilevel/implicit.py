@@ -1,9 +1,8 @@
 """The gradient of an upper loss in the weight between two inner losses.
 
-`implicit_gradient` is the whole of it: it runs closures that give the losses, damps and solves, and says how far the
-result can be trusted. The graph of every micro-batch is kept during a solve, and that is the memory it takes. What it
-is made of is public too: curvature products (mmzoo.bilevel.curvature, with the conditions under which they are right) and
-solvers (mmzoo.bilevel.solvers), all of which can be imported from here.
+`implicit_gradient` runs closures that return the losses, damps and solves, and reports how far the result can be
+trusted. A solve keeps the graph of every micro-batch in memory. Its parts are public too: curvature products
+(`mmzoo.bilevel.curvature`, with the conditions under which they are correct) and solvers (`mmzoo.bilevel.solvers`).
 """
 
 from __future__ import annotations
@@ -61,25 +60,32 @@ def implicit_gradient(
     generator: torch.Generator | None = None,
     reduce: Callable[[Tensor], Tensor] = _same,
 ) -> Hypergradient:
-    """d L_upper / d alpha at the parameters as they are: -(grad L_mm - grad L_cls)^T (H + mu I)^{-1} grad L_upper
-    (Yang et al., NeurIPS 2024, eq. 3), by one solve for a given inner problem.
+    """d L_upper / d alpha at the present parameters: -(grad L_mm - grad L_cls)^T (H + mu I)^{-1} grad L_upper.
 
-    inner, upper: closures, one a micro-batch (or a single one), each called once and in order, under full precision
-    and `double_backward`; what they return is averaged by weight. A loss that compares the items of a batch compares
-    those of a micro-batch. of: the model, whose parameters in `solver.scope` are moved, or a list of tensors, of which
-    those that require no gradient are skipped. A model is checked: use `frozen_statistics`.
-    warm: from the result before, for the solve and for lambda_max; every solve starts from zero without. generator:
-    draws the first vector of the power iteration (None: always the same one); the global stream is left alone.
-    reduce: the mean of a vector (P,) over processes, each of which gives its share of every micro-batch, as in
-    training; all then find the same value. It is asked for a vector a loss and a vector a product.
+    Yang et al., NeurIPS 2024, eq. 3, by one solve for a given inner problem. One forward per micro-batch serves its
+    gradients and every product, and keeps a graph only from the first layer on that holds a parameter in the scope.
+    Cost in backwards over a micro-batch, from that layer on: 1 for each upper one; for each inner one 3 (identity: 2)
+    and 2 per product, which pass through larger graphs and take about 2.5 training steps together. A failed solve
+    raises nothing: see `usable`.
 
-    One forward a micro-batch serves its gradients and every product, and keeps a graph only from the first layer on
-    that holds a parameter in the scope. Costs, in backwards over a micro-batch (from that layer on): 1 for each upper
-    one; for each inner one 3 (identity: 2) and 2 a product, where the two of a product go through larger graphs than a
-    plain backward and take about 2.5 training steps.
+    Args:
+        inner: one closure per micro-batch (or a single one), called once and in order, under full precision and
+            `double_backward`. Results are averaged by weight. A loss that compares samples compares those of a
+            micro-batch.
+        upper: closures of the upper loss, in the same form.
+        of: the model, whose parameters in `solver.scope` vary, or a list of tensors, of which those without
+            `requires_grad` are skipped. A model is checked: use `frozen_statistics`.
+        alpha: the weight, or a `Mixing`.
+        solver: curvature, method and damping.
+        warm: `warm` of the previous result, from which the solve and the estimate of lambda_max start; None: from zero.
+        generator: draws the first vector of the power iteration; None: always the same one. The global generator is
+            left unchanged.
+        reduce: the mean of a vector (P,) over processes, each of which passes its share of every micro-batch; all
+            obtain the same value. Called for one vector per loss and one per product.
 
-    Raises Incompatible where a module is not still or precision is half, BadValue for vectors or weights that do not
-    fit. A solve that failed raises nothing: see `usable`.
+    Raises:
+        Incompatible: a module is not frozen, or precision is half.
+        BadValue: vectors or weights do not fit.
     """
     params = _parameters(of, solver.scope)
     mixing = Mixing.of(alpha)
@@ -104,11 +110,16 @@ def hypergradient(
     damping: float = 0.0,
     max_residual: float = 0.5,
 ) -> Hypergradient:
-    """-mixed^T (H + damping I)^{-1} upper, for vectors that are there already.
+    """-mixed^T (H + damping I)^{-1} upper, from given vectors.
 
-    upper: (P,) gradient of the upper loss. mixed: (P,) derivative of the inner gradient in the mixing weight; for the
-    inner loss (1 - a) L_cls + a L_mm it is grad L_mm - grad L_cls exactly. operator: products with the curvature of
-    the inner loss.
+    Args:
+        upper: (P,), gradient of the upper loss.
+        mixed: (P,), derivative of the inner gradient in the mixing weight; for the inner loss (1 - a) L_cls + a L_mm it
+            is grad L_mm - grad L_cls exactly.
+        operator: products with the curvature of the inner loss.
+        solve: solves operator x = b.
+        damping: added to the diagonal.
+        max_residual: relative residual above which the result is not usable.
     """
     solution = solve(lambda v: operator(v) + damping * v, upper)
     value = -dot(mixed, solution.x)

@@ -1,4 +1,4 @@
-"""The values that an implicit solve is given and gives: losses of both levels, how to solve, and what was found."""
+"""The inputs and results of an implicit solve: losses of both levels, the solver, and the derivative."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ Losses = Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Mixing:
-    """The inner loss factors[0] * L_cls + factors[1] * L_mm, and the slopes of both factors in the weight alpha."""
+    """The inner loss factors[0] * L_cls + factors[1] * L_mm.
+
+    Args:
+        factors: the two factors.
+        slopes: their derivatives in the weight alpha.
+    """
 
     factors: tuple[float, float]
     slopes: tuple[float, float] = (-1.0, 1.0)
@@ -33,11 +38,11 @@ class Mixing:
         return cls((1.0, alpha), (0.0, 1.0))
 
     def total(self, l_cls: Tensor, l_mm: Tensor) -> Tensor:
-        """The inner loss."""
+        """The inner loss, from the scalars `l_cls` and `l_mm`."""
         return self.factors[0] * l_cls + self.factors[1] * l_mm
 
     def slope(self, l_cls: Tensor, l_mm: Tensor) -> Tensor:
-        """Its derivative in alpha where the parameters stand still."""
+        """The derivative of the inner loss in alpha at fixed parameters, from the scalars `l_cls` and `l_mm`."""
         return self.slopes[0] * l_cls + self.slopes[1] * l_mm
 
 
@@ -45,9 +50,11 @@ class Mixing:
 class Inner:
     """One micro-batch of the inner problem.
 
-    outputs: what the model gives, with its graph (for Gauss-Newton, the layer up to which the model's own curvature
-    is left out). losses: (L_cls, L_mm), both means over the items, as a function of those outputs alone. weight: its
-    share in the average over micro-batches, for instance how many items it has.
+    Args:
+        outputs: outputs of the model with their graph; for Gauss-Newton, the layer up to which the model's own
+            curvature is left out.
+        losses: (L_cls, L_mm), means over samples, as a function of these outputs only.
+        weight: weight in the average over micro-batches, e.g. the number of samples.
     """
 
     outputs: Sequence[Tensor]
@@ -57,7 +64,12 @@ class Inner:
 
 @dataclass(frozen=True)
 class Upper:
-    """One micro-batch of the upper loss, with its graph. weight: its share in the average, as in Inner."""
+    """One micro-batch of the upper loss.
+
+    Args:
+        loss: a scalar with its graph.
+        weight: weight in the average over micro-batches, e.g. the number of samples.
+    """
 
     loss: Tensor
     weight: float = 1.0
@@ -65,7 +77,12 @@ class Upper:
 
 @dataclass(frozen=True)
 class Warm:
-    """What the next call may start from: the solution (P,) and the vector (P,) that power iteration reached."""
+    """Starting point for the next solve.
+
+    Args:
+        solution: (P,), the solution.
+        eigenvector: (P,), the vector that power iteration reached.
+    """
 
     solution: Tensor
     eigenvector: Tensor | None = None
@@ -75,16 +92,22 @@ class Warm:
 class Solver:
     """How (H + damping I) x = grad L_upper is solved, H being the curvature of the inner loss.
 
-    curvature: "gauss_newton" is positive semi-definite and the safe one; "hessian" is the paper's formula, and
-    indefinite in practice; "identity" is first order: H + damping I is replaced by I without a single product
-    (Luketina et al., 2016), so only the sign and the direction of the result mean something.
-    method: "cg" (None: for gauss_newton), "minres" (None: for hessian) or "neumann" (step 1 / lambda_max of the
-    damped matrix, `iterations` terms; wants hundreds, and a definite matrix).
-    damping: added to the diagonal; a multiple of lambda_max, or as it is with `relative=False`.
-    power_iterations: products to estimate lambda_max, without and with a vector to start from.
-    scope: see `scoped_parameters`. max_residual: the relative residual above which a result is not usable.
+    Args:
+        curvature: "gauss_newton" (default) is positive semi-definite; "hessian" is the paper's formula, indefinite in
+            practice; "identity" is first order: I replaces H + damping I without a product (Luketina et al., 2016), so
+            that only sign and direction of the result are meaningful.
+        method: "cg" (default for gauss_newton), "minres" (default for hessian) or "neumann" (step 1 / lambda_max of the
+            damped matrix, `iterations` terms; needs hundreds of them and a definite matrix).
+        damping: added to the diagonal.
+        iterations: largest number of iterations.
+        tol: relative residual at which the solve stops.
+        power_iterations: products to estimate lambda_max, without and with a starting vector.
+        scope: see `scoped_parameters`.
+        relative: `damping` is a multiple of lambda_max.
+        max_residual: relative residual above which a result is not usable.
 
-    Raises BadValue for values that mean nothing.
+    Raises:
+        BadValue: a value is out of range.
     """
 
     curvature: Literal["gauss_newton", "hessian", "identity"] = "gauss_newton"
@@ -119,12 +142,19 @@ class Solver:
 class Hypergradient:
     """The derivative of the upper loss in the mixing weight, and how far it can be trusted.
 
-    value: the derivative. direction: the same on a scale of -1 to 1, the cosine between the mixed derivative and the
-    solution, which does not depend on the size of the losses and hardly on that of the damping. damping: as added to
-    the diagonal. usable: the solve came close enough to a finite value; `reason` says why not. lambda_max: the
-    estimate (nan: none was made). products: with the curvature, in all. backwards: what that cost, in backwards over
-    one micro-batch. norms: of grad L_cls and grad L_mm in the scope of the solve. warm: what the next call may start
-    from.
+    Args:
+        value: the derivative.
+        direction: the cosine between the mixed derivative and the solution; independent of the size of the losses, and
+            nearly of the damping.
+        damping: as added to the diagonal.
+        solution: the solution of the linear system.
+        usable: the solve came close enough to a finite value.
+        reason: why it is not usable.
+        lambda_max: the estimate; nan: none.
+        products: number of curvature products.
+        backwards: their cost, in backwards over one micro-batch.
+        norms: of grad L_cls and grad L_mm in the scope of the solve.
+        warm: starting point for the next solve.
     """
 
     value: float
@@ -146,14 +176,15 @@ class Hypergradient:
 
     @property
     def iterations(self) -> int:
+        """The number of iterations."""
         return self.solution.iterations
 
     @property
     def curvature(self) -> float:
-        """The smallest curvature of the damped matrix that the solve met (nan: none)."""
+        """The smallest curvature of the damped matrix found in the solve; nan: none."""
         return self.solution.curvature
 
     @property
     def indefinite(self) -> bool:
-        """Whether the solve met a direction of negative curvature: damping did not cover it."""
+        """Whether the solve found a direction of negative curvature: the damping was too small."""
         return self.solution.curvature < 0

@@ -22,9 +22,13 @@ _CHUNK = 1 << 22
 class Solution:
     """An approximate solution x of A x = b.
 
-    residual: |b - A x| / |b| (0 for b = 0). iterations: steps taken. curvature: the smallest Rayleigh quotient
-    p^T A p / p^T p encountered (nan: no step taken); a negative value proves that A is indefinite. products: number of
-    products with A.
+    Args:
+        x: (P,).
+        residual: |b - A x| / |b|; 0 for b = 0.
+        iterations: number of iterations.
+        curvature: the smallest Rayleigh quotient p^T A p / p^T p found; nan without an iteration. A negative value
+            proves that A is indefinite.
+        products: number of products with A.
     """
 
     x: Tensor
@@ -35,7 +39,7 @@ class Solution:
 
 
 def dot(a: Tensor, b: Tensor) -> float:
-    """a^T b of two vectors (P,), in float64 whatever their type, in pieces so that no copy of them is needed."""
+    """a^T b of two vectors (P,), in float64 for any dtype, computed in pieces to avoid a copy."""
     if a.dtype == torch.float64 or a.device.type == "mps":
         return float(a @ b)
     return float(sum(x.double() @ y.double() for x, y in zip(a.split(_CHUNK), b.split(_CHUNK))))
@@ -50,10 +54,17 @@ def length(a: Tensor) -> float:
 def conjugate_gradients(
     a: Operator, b: Tensor, *, max_iter: int, tol: float = 0.0, x0: Tensor | None = None
 ) -> Solution:
-    """Solve A x = b for positive definite A (Hestenes and Stiefel, 1952); exact after as many steps as dimensions.
+    """Solve A x = b for positive definite A (Hestenes and Stiefel, 1952).
 
-    It stops before a direction of curvature that is not positive, keeping the iterate so far; `curvature` says so.
-    It ends when the residual is `tol` of |b|, from wherever it started; an x0 worse than zero is not used.
+    Exact after as many steps as dimensions. Stops before a direction of non-positive curvature and returns the iterate
+    so far; `Solution.curvature` shows this.
+
+    Args:
+        a: products with A.
+        b: (P,).
+        max_iter: largest number of iterations.
+        tol: stop when the residual is below `tol` times |b|.
+        x0: (P,), starting point; ignored if it is worse than zero.
     """
     x, r, products = _start(a, b, x0)
     p, rr, size = r.clone(), dot(r, r), length(b)
@@ -75,10 +86,14 @@ def conjugate_gradients(
 
 
 def minres(a: Operator, b: Tensor, *, max_iter: int, tol: float = 0.0, x0: Tensor | None = None) -> Solution:
-    """Solve A x = b for symmetric A, indefinite or not, with the smallest residual (Paige and Saunders, 1975).
+    """Solve A x = b for symmetric, possibly indefinite A with the smallest residual (Paige and Saunders, 1975).
 
-    `curvature` is the smallest Ritz value, that is, over the whole Krylov space. One more product measures the
-    residual, since the recurrence for it drifts.
+    `Solution.curvature` is the smallest Ritz value. One more product measures the residual (its recurrence drifts).
+
+    Args:
+        a: products with A.
+        b: (P,).
+        max_iter, tol, x0: as for `conjugate_gradients`.
     """
     x, r, products = _start(a, b, x0)
     scale, size = length(r), length(b)
@@ -122,10 +137,17 @@ def minres(a: Operator, b: Tensor, *, max_iter: int, tol: float = 0.0, x0: Tenso
 
 
 def neumann(a: Operator, b: Tensor, *, terms: int, step: float, x0: Tensor | None = None) -> Solution:
-    """x = x0 + step * sum_{k=0..terms} (I - step A)^k (b - A x0): the series of the inverse (Lorraine et al., 2020).
+    """x = x0 + step * sum_{k=0..terms} (I - step A)^k (b - A x0): the Neumann series (Lorraine et al., 2020).
 
-    Converges for A positive definite and step < 2 / lambda_max, slowly: the error falls by 1 - step * lambda_min a
-    term. One more product measures the residual.
+    Converges for positive definite A and step < 2 / lambda_max, slowly: each term reduces the error by a factor of 1 -
+    step * lambda_min. One more product measures the residual.
+
+    Args:
+        a: products with A.
+        b: (P,).
+        terms: number of terms after the first.
+        step: step size.
+        x0: (P,), starting point; None: zero.
     """
     x, r, products = _start(a, b, x0)
     term, total, curvature = r.clone(), r.clone(), math.inf
@@ -142,9 +164,14 @@ def neumann(a: Operator, b: Tensor, *, terms: int, step: float, x0: Tensor | Non
 
 
 def power_iteration(a: Operator, v: Tensor, *, iterations: int) -> tuple[float, Tensor]:
-    """The size of the eigenvalue of largest absolute value, from a start vector (P,), and the vector (P,) reached.
+    """The largest absolute eigenvalue, and the vector (P,) reached.
 
-    The size is a lower bound that tightens with every product; starting from a vector reached before, two suffice.
+    The value is a lower bound that improves with every product; from a vector reached before, two are enough.
+
+    Args:
+        a: products with A.
+        v: (P,), starting vector.
+        iterations: number of products.
     """
     size = 0.0
     for _ in range(iterations):
@@ -158,7 +185,14 @@ def power_iteration(a: Operator, v: Tensor, *, iterations: int) -> tuple[float, 
 
 
 def largest_eigenvalue(a: Operator, like: Tensor, generator: torch.Generator, *, iterations: int = 6) -> float:
-    """As above, from a random start vector of the shape of `like`; returns only the value."""
+    """The largest absolute eigenvalue, by `power_iteration` from a random vector.
+
+    Args:
+        a: products with A.
+        like: (P,), a vector of the shape, dtype and device wanted.
+        generator: draws the starting vector.
+        iterations: number of products.
+    """
     return power_iteration(a, random_vector(like, generator), iterations=iterations)[0]
 
 

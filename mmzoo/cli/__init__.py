@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from mmzoo.benchmark.execution import torchrun
 from mmzoo.errors import BadValue, MmzooError, said
 from mmzoo.io.streams import open_missing, patient_stdout, silence
 
-#: modules with commands; that of `predict` has `predictions` too, that of `status` has `watch`
+#: modules with commands; that of `predict` has `predictions` too, that of `status` has `watch`, `setup` has several
 COMMANDS = (
     "bench",
     "tune",
@@ -33,6 +34,7 @@ COMMANDS = (
     "show",
     "plugins",
     "docs",
+    "setup",
 )
 
 #: commands that make rows: what they print is of less worth
@@ -93,7 +95,10 @@ def _main(argv: Sequence[str] | None) -> int:
         if hasattr(stream, "reconfigure"):  # a table must not fail on a terminal that has no "±"
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
-        arguments = build_parser().parse_args(argv)
+        parser = build_parser()
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks what may stand where the cursor is
+            importlib.import_module("mmzoo.cli.setup.completion").answer(parser)
+        arguments = parser.parse_args(argv)
         arguments.argv = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a module here
         if not hasattr(arguments, "command"):
             raise BadValue(f"the command {arguments.name!r} of a plugin sets no function: set_defaults(command=...).")

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmzoo.benchmark.paper.printed import FIGURES, TABLES
+from mmzoo.benchmark.paper.printed import TABLES
+from mmzoo.benchmark.results.paper_figures import FIGURES
 from mmzoo.errors import BadValue, unknown
 
 DEFAULT_OUT = "mmzoo-paper"
@@ -29,6 +30,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--datasets", metavar="NAME,...", help="only these data sets")
     add("--seeds", metavar="N", type=int, help="number of seeds (default: three, as in the paper)")
     add("--fast", action="store_true", help="one seed and two epochs, as a smoke test")
+    add(
+        "--weights",
+        metavar="NAME",
+        help="weights that encoders start from on real data; none: from scratch (default: the paper's)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     add(
         "--workers",
@@ -48,8 +54,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     from mmzoo.benchmark.paper.documents import write_documents
     from mmzoo.benchmark.paper.reproduce import document
-    from mmzoo.benchmark.paper.runs import Budget, check_datasets
+    from mmzoo.benchmark.paper.runs import Budget, check_datasets, check_weights
     from mmzoo.benchmark.reporting.terminal import show
+    from mmzoo.benchmark.results.paper_figures import paper_folder
     from mmzoo.registry.plugins import catalogue
 
     names = _names(arguments)
@@ -64,8 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.device,
         _workers(arguments),
         lambda row: _told(row, began),
+        arguments.weights,
     )
-    folder = budget.out / "paper"
+    check_weights(budget, names, catalogue())
+    folder = paper_folder(budget.out)
     documents = []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)

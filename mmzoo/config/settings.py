@@ -10,12 +10,15 @@ from mmzoo.errors import BadValue, UnknownName, near_miss, short, unknown
 from mmzoo.registry import Catalogue, Entry
 from mmzoo.training.config import FIELDS, idle
 
+#: in place of a modality: all of them
+EVERY = "*"
 _KINDS = ("methods", "strategies", "heads", "encoders", "datasets")
 
 
 class Settings:
     """`--set WHAT.KEY=VALUE`: WHAT is a method, strategy, head, encoder or data set, or `train`.
 
+    encoder.MODALITY.KEY reaches the encoder of a modality, encoder.*.KEY every encoder that has the parameter.
     METHOD.head.KEY reaches the head of one method only; METHOD.preset=NAME takes the parameters that the authors use on
     one data set, and what else is set goes before them. DATASET.train.KEY and DATASET.encoder.MODALITY hold for one data
     set, and go before train.KEY and encoder.MODALITY. Every setting must be taken by something: what nobody took is
@@ -67,6 +70,13 @@ class Settings:
             )
         return name, params
 
+    def take_encoders(self, encoder: Entry) -> dict[str, Any]:
+        """The settings `encoder.*.KEY`, which reach every encoder that has the parameter KEY."""
+        start = f"{EVERY}."
+        named = {k: k.removeprefix(start) for k in self._values.get(ENCODER, {}) if k.startswith(start)}
+        taken = self._taken(ENCODER, [k for k, name in named.items() if name in encoder.accepted])
+        return {named[k]: v for k, v in taken.items()}
+
     def take_training(self, dataset: Entry, preset: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of training that mean something on a data set with these values of its own.
 
@@ -113,7 +123,9 @@ class Settings:
             if (scope, key) in self._used or f"{scope}.{key}" in self._idle:
                 continue
             if scope == ENCODER or of_encoder(key):
-                modality = key.removeprefix(f"{ENCODER}.").partition(".")[0]
+                modality, _, name = key.removeprefix(f"{ENCODER}.").partition(".")
+                if modality == EVERY:
+                    raise BadValue(f"--set {scope}.{key}: no encoder in this bench has a parameter {short(name)}.")
                 raise unknown(f"modality (--set {scope}.{key})", modality, self._modalities)
             raise BadValue(
                 f"--set {scope}.{key}: nothing in this bench uses {short(scope)}. Name it with --method, "
@@ -126,8 +138,8 @@ def _check_key(catalogue: Catalogue, given: str, scope: str, name: str) -> None:
     if not scope or not name:
         raise BadValue(f"{given}: write WHAT.KEY=VALUE, e.g. ogm.alpha=0.3 or train.lr=0.01.")
     if scope == ENCODER:
-        if not all(name.split(".", 1)):
-            raise BadValue(f"{given}: write encoder.MODALITY=NAME or encoder.MODALITY.KEY=VALUE.")
+        if not all(name.split(".", 1)) or name == EVERY:
+            raise BadValue(f"{given}: write encoder.MODALITY=NAME, encoder.MODALITY.KEY=VALUE or encoder.*.KEY=VALUE.")
         return
     if scope == TRAIN or (of_training(name) and catalogue.has("datasets", scope)):
         option = name.removeprefix(f"{TRAIN}.")

@@ -24,7 +24,7 @@ ENGINE_VERSION = 1
 #: holdout, and beside it, in a column of its own, on test
 SELECTIONS = ("holdout", "last", "test")
 #: older names of some
-_FORMER = {"peers": "test"}
+FORMER_SELECTIONS = {"peers": "test"}
 #: ways to put trained models under stress
 STRESSES = ("missing", "noise")
 
@@ -155,26 +155,29 @@ def _is_seeds(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(is_whole(v) and v >= 0 for v in value)
 
 
+_NAME = Kind("a name", is_text, {"type": "string"})
+_NAMES = {"type": "array", "items": {"type": "string"}}
+_SEEDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 #: what each field of a bench must be, as far as no catalogue is needed to tell
-_FIELDS: Mapping[str, Kind] = {
-    "method": Kind("a method", is_text),
+FIELDS: Mapping[str, Kind] = {
+    "method": Kind("a method", is_text, {"type": "string"}),
     "epochs": or_null(whole(1)),
-    "preset": Kind("a name", is_text),
+    "preset": _NAME,
     "references": FLAG,
     "floor": or_null(FLAG),
-    "selection": Kind("a name", is_text),
-    "protocol": or_null(Kind("a name", is_text)),
+    "selection": _NAME,
+    "protocol": or_null(_NAME),
     "keep_weights": FLAG,
     "tune": or_null(whole(1)),
     "processes": whole(1),
-    **dict.fromkeys(("baselines", "datasets", "heads", "track", "stress"), Kind("a list of names", _is_names)),
-    "seeds": Kind("whole numbers from 0", _is_seeds),
+    **dict.fromkeys(("baselines", "datasets", "heads", "track", "stress"), Kind("a list of names", _is_names, _NAMES)),
+    "seeds": Kind("whole numbers from 0", _is_seeds, _SEEDS),
 }
 
 
 def field_fault(name: str, value: Any) -> str | None:
     """What is wrong with one field of a bench: "must be ..., not ..."; None where nothing is."""
-    kind = _FIELDS.get(name)
+    kind = FIELDS.get(name)
     return None if kind is None or kind.fits(value) else f"must be {kind.words}, not {short(value)}"
 
 
@@ -243,9 +246,9 @@ def _with_heads(method: MethodText, heads: tuple[str, ...]) -> list[MethodText]:
 
 def check_selection(name: str) -> str:
     """One of SELECTIONS, by its present name. Raises UnknownName."""
-    if name not in (*SELECTIONS, *_FORMER):
-        raise unknown("selection", name, (*SELECTIONS, *_FORMER))
-    return _FORMER.get(name, name)
+    if name not in (*SELECTIONS, *FORMER_SELECTIONS):
+        raise unknown("selection", name, (*SELECTIONS, *FORMER_SELECTIONS))
+    return FORMER_SELECTIONS.get(name, name)
 
 
 def check_stresses(names: Sequence[str]) -> tuple[str, ...]:

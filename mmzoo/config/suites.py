@@ -17,7 +17,8 @@ from mmzoo.io.yaml_file import Document, read
 from mmzoo.registry import KINDS, Catalogue
 from mmzoo.training.config import Training
 
-_KEYS = {f.name for f in dataclasses.fields(BenchSpec)} - {"settings", "track", "processes"} | {"set", "schema"}
+#: the keys of a suite
+KEYS = {f.name for f in dataclasses.fields(BenchSpec)} - {"settings", "track", "processes"} | {"set", "schema"}
 
 
 def read_suite(path: Path, catalogue: Catalogue) -> dict[str, Any]:
@@ -25,14 +26,14 @@ def read_suite(path: Path, catalogue: Catalogue) -> dict[str, Any]:
     document = read(path)
     data = document.data
     if not isinstance(data, dict):
-        raise BadValue(f"{path} must be a mapping with the keys {', '.join(sorted(_KEYS))}.")
+        raise BadValue(f"{path} must be a mapping with the keys {', '.join(sorted(KEYS))}.")
     if isinstance(listed := data.get("datasets"), list):
         with contextlib.suppress(MmzooError):  # told below, with its line
             register_manifests(catalogue, [t for t in listed if isinstance(t, str)])
     fields: dict[str, Any] = {}
     for key, value in data.items():
-        if key not in _KEYS:
-            document.fault((key,), f"unknown key.{near_miss(str(key), _KEYS)}")
+        if key not in KEYS:
+            document.fault((key,), f"unknown key.{near_miss(str(key), KEYS)}")
             continue
         try:
             fields |= _suite_field(key, value, catalogue, document)

@@ -1,4 +1,4 @@
-"""Means over processes: identities in a single one."""
+"""Collectives over the processes of a distributed run. In a single process each of them returns its input."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _AVAILABLE = dist.is_available()
 
 
 def world_size() -> int:
+    """The number of processes; 1 without `torch.distributed`."""
     return dist.get_world_size() if _AVAILABLE and dist.is_initialized() else 1
 
 
 def share() -> tuple[int, int]:
-    """(number of this process, how many there are), as a loader's `shared` takes them."""
+    """(rank, world size), in the form that a loader's `shared` takes."""
     return (dist.get_rank(), world_size()) if world_size() > 1 else (0, 1)
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of a detached tensor over all processes."""
+    """The mean of a tensor over all processes, without a graph."""
     if world_size() == 1:
         return x
     total = x.detach().clone()
@@ -31,7 +32,7 @@ def mean(x: Tensor) -> Tensor:
 
 
 def gather(x: Tensor) -> Tensor:
-    """The rows of all processes, with gradients for those of this one from every process's loss."""
+    """The rows of all processes, by rank; the gradient of a row reaches the rank that it came from."""
     if world_size() == 1:
         return x
     return _Gather.apply(x) if x.is_floating_point() else _gathered(x)
@@ -73,10 +74,19 @@ class _Summed(torch.autograd.Function):
 
 
 def no_features(n: int, width: int, encoder: nn.Module, like: Tensor) -> Tensor:
-    """(n, width) zeros, for an encoder none of whose items lies in this process.
+    """The features of an encoder whose modality no sample of this process has: zeros.
 
-    In several processes they hang on its parameters, without a gradient for them: what is gathered is sent back in all
-    processes or in none, and those of the others have such items.
+    With several processes the zeros depend on the encoder's parameters, but pass no gradient to them: either all ranks
+    join the backward of `gather` or none does, and other ranks do have such samples.
+
+    Args:
+        n: number of rows.
+        width: number of columns.
+        encoder: the encoder that the features stand for.
+        like: a tensor of the dtype and device wanted.
+
+    Returns:
+        (n, width) zeros.
     """
     params = list(encoder.parameters())
     return like.new_zeros(n, width) if world_size() == 1 or not params else _Nothing.apply(n, width, *params)
@@ -98,13 +108,13 @@ class _Nothing(torch.autograd.Function):
 
 
 def leads_nowhere(node: Any) -> bool:
-    """Whether a node of a graph is that of `no_features`: what lies behind it gets no gradient through it."""
+    """Whether a node of an autograd graph is that of `no_features`, so that no gradient flows beyond it."""
     found: bool = node.name() == f"{_Nothing.__name__}Backward"
     return found
 
 
 def all_objects(value: Any) -> list[Any]:
-    """What each process has, by rank: any values that can be pickled, tensors on the CPU."""
+    """The value of each process, by rank. Any picklable value; tensors must be on the CPU."""
     if world_size() == 1:
         return [value]
     found: list[Any] = [None] * world_size()
@@ -113,7 +123,7 @@ def all_objects(value: Any) -> list[Any]:
 
 
 def gather_rows(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """name -> the rows of all processes, of which each may hold another number; no gradients."""
+    """name -> the rows of all processes, whose numbers of rows may differ; without gradients."""
     if world_size() == 1:
         return dict(values)
     parts = all_objects({name: t.cpu() for name, t in values.items()})
@@ -121,7 +131,7 @@ def gather_rows(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mean_values(values: Mapping[str, float]) -> dict[str, float]:
-    """name -> the mean over those processes that have it, in the order of the first that has."""
+    """name -> the mean over the processes that have this name, in order of first appearance."""
     if world_size() == 1:
         return dict(values)
     found: dict[str, list[float]] = {}
@@ -132,8 +142,10 @@ def mean_values(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Replace each buffer of numbers with a fraction by its mean over processes, in one message a type: running batch
-    statistics, of which each process has its own."""
+    """Replace each floating-point buffer by its mean over processes, in one message per dtype.
+
+    Batch statistics differ between processes until then.
+    """
     if world_size() == 1:
         return
     by_type: dict[torch.dtype, list[Tensor]] = {}
@@ -149,7 +161,8 @@ def average_buffers(model: nn.Module) -> None:
 def average_gradients(params: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over processes, in one message.
 
-    A gradient that is missing here but present elsewhere counts as zero; one that is missing everywhere stays so.
+    A gradient that is missing on this rank but present on another counts as zero; one that is missing on all ranks
+    stays missing.
     """
     if world_size() == 1:
         return

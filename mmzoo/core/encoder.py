@@ -1,4 +1,4 @@
-"""The encoder of one modality."""
+"""The protocol of an encoder: one modality's input to a feature vector, optionally in stages."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ _BY_AXES = {1: "vector", 2: "spectrogram", 3: "image", 4: "video"}
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What an encoder is told of its input.
+    """The input of an encoder: what kind of data, and the shape of one sample.
 
-    kind and shape of one item: vector (D,), spectrogram (F, T), image (C, H, W), video (T, C, H, W), text (L,). A batch
-    has one more axis in front; of text it is {"ids": (B, L) int64, "mask": (B, L) bool, True where there is a token},
-    with "segment": (B, L) int64 where there are pairs. Eval may come with more frames or fewer tokens than `shape` says.
-    vocabulary: of text, how many different ids there are.
+    A batch has one more axis in front. A batch of text is a mapping {"ids": (B, L) int64, "mask": (B, L) bool, True at
+    a token}, with "segment": (B, L) int64 for pairs; one of series is {"values": (B, C, T), "mask": (B, T) bool}. A
+    batch may have more frames, or fewer tokens or steps, than `shape`.
+
+    Args:
+        kind: vector (D,), series (C, T), spectrogram (F, T), image (C, H, W), video (T, C, H, W) or text (L,).
+        shape: the shape of one sample, as listed under `kind`.
+        vocabulary: number of different token ids; of text only.
     """
 
     kind: str
@@ -36,7 +40,11 @@ class InputSpec:
 
     @classmethod
     def of(cls, given: InputSpec | Sequence[int]) -> InputSpec:
-        """A spec as it is; a bare shape as that of the kind that has as many axes. Raises BadValue for another one."""
+        """An InputSpec as it is, or a bare shape as the kind with that number of axes.
+
+        Raises:
+            BadValue: no kind has that number of axes.
+        """
         if isinstance(given, InputSpec):
             return given
         if len(given) not in _BY_AXES:
@@ -45,13 +53,19 @@ class InputSpec:
         return cls(_BY_AXES[len(given)], tuple(given))
 
     def of_kind(self, *kinds: str) -> InputSpec:
-        """The spec itself. Raises Incompatible unless its kind is one of these."""
+        """The spec itself, if its kind is one of `kinds`.
+
+        Raises:
+            Incompatible: it is not.
+        """
         if self.kind not in kinds:
             raise Incompatible(f"this encoder takes {' or '.join(kinds)}, not {self.kind} {self.shape}.")
         return self
 
     def example(self, n: int = 2) -> Any:
-        """A made-up batch of such inputs: normal numbers, or tokens without padding. Draws from the global stream."""
+        """A random batch of `n` such inputs: normal numbers, or tokens; without padding. Uses the global generator."""
+        if self.kind == "series":
+            return {"values": torch.randn(n, *self.shape), "mask": torch.ones(n, self.shape[-1], dtype=torch.bool)}
         if self.kind != "text":
             return torch.randn(n, *self.shape)
         ids = torch.randint(self.vocabulary or 2, (n, *self.shape))
@@ -59,14 +73,21 @@ class InputSpec:
 
 
 class Encoder(nn.Module):
-    """Turns the input of one modality into a feature vector. Built as `Class(spec, **params)`, spec an InputSpec.
+    """Base of all encoders: turns the input of one modality into a feature vector. Built as `Class(spec, **params)`.
 
-    `forward(x)` maps B rows to (B, out_dim). Video is (B, T, C, H, W), folded and unfolded in here; tokens are a
-    mapping with their padding mask. Rows whose modality is absent are never given to an encoder.
+    An encoder sets `out_dim` and defines `forward`. Rows whose modality is absent never reach it.
 
-    A staged encoder sets `n_stages` and defines begin, run_stage and finish instead of `forward`, so that a head can act
-    between stages (MMTM, bottlenecks). `forward` is then their composition. stage_dims: the width C of the map after
-    each stage, so that such a head knows its layers before it has seen a map.
+    A staged encoder sets `n_stages` and defines `begin`, `run_stage` and `finish` instead of `forward`, which is then
+    their composition. A head can act between its stages (MMTM, attention bottlenecks).
+
+    Attributes:
+        out_dim: width of the feature.
+        n_stages: number of stages; 0 for an encoder without stages.
+        stage_dims: width C of the map after each stage, from which such a head builds its layers.
+        lr_scale: factor on the learning rate; see `configure`.
+
+    Shape:
+        Input: (B, *spec.shape), or a mapping of tensors for text. Output: (B, out_dim).
     """
 
     out_dim: int
@@ -87,14 +108,19 @@ class Encoder(nn.Module):
         checkpoint: bool = False,
         channels_last: bool = False,
     ) -> Encoder:
-        """What every encoder can be told, whoever wrote it. Returns the encoder.
+        """Apply the options that every encoder takes, and return the encoder.
 
-        lr_scale: factor on the scheduled learning rate. frozen: all of it stands still, batch statistics and dropout too.
-        frozen_stages: so do what comes before the first stage and as many stages; what that is made of is found by a forward
-        of made-up inputs, which is what `spec` is for. checkpoint: in the backward pass stages are computed again instead of
-        kept, for memory; the numbers stay. channels_last: weights of convolutions in that memory format.
+        Args:
+            spec: the input, a random batch of which finds what `frozen_stages` freezes.
+            lr_scale: factor on the scheduled learning rate.
+            frozen: freeze all parameters, batch statistics and dropout.
+            frozen_stages: freeze the stem and this many stages.
+            checkpoint: recompute stages in the backward pass to save memory; the results are the same.
+            channels_last: store convolution weights in this memory format.
 
-        Raises BadValue for options that exclude each other, Incompatible where this encoder has nothing of that kind.
+        Raises:
+            BadValue: two options exclude each other.
+            Incompatible: the encoder has nothing that an option could act on.
         """
         name = type(self).__name__
         if frozen and (frozen_stages or checkpoint or lr_scale != 1.0):
@@ -114,7 +140,7 @@ class Encoder(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> Encoder:
-        """As of every module; what is frozen stays in eval mode."""
+        """Set train or eval mode as `nn.Module.train` does; frozen modules stay in eval mode."""
         super().train(mode)
         for module in self._still:
             for inner in module.modules():
@@ -150,7 +176,7 @@ class Encoder(nn.Module):
             p.requires_grad_(p.requires_grad and id(p) not in early)
 
     def advance(self, stage: int, state: Any) -> Any:
-        """`run_stage`, computed again in the backward pass where `checkpoint` asks for that."""
+        """`run_stage` of a `stage` on a `state`, recomputed in the backward pass if configured with `checkpoint`."""
         # torch.func has no place for what checkpointing hangs on saved tensors.
         if not self._recompute or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             return self.run_stage(stage, state)
@@ -164,39 +190,46 @@ class Encoder(nn.Module):
         )
 
     def begin(self, x: Any) -> Any:
-        """The state before stage 0."""
+        """The state before stage 0, from the input `x`."""
         raise TypeError(f"{type(self).__name__} defines neither forward nor the stages begin/run_stage/finish")
 
     def run_stage(self, stage: int, state: Any) -> Any:
-        """The state after one stage."""
+        """The state after a `stage`, counted from 0, given the `state` before it."""
         raise TypeError(f"{type(self).__name__} has no stages")
 
     def view(self, state: Any) -> Tensor:
-        """The map of a state, (B, C, *spatial): time is a spatial axis, and of tokens C is the width, not the number."""
+        """The map of a state, (B, C, *spatial).
+
+        Time is a spatial axis. For tokens C is their width, and their number is the spatial axis.
+        """
         found: Tensor = state
         return found
 
     def sequence(self, state: Any, steps: int) -> Tensor:
-        """(B, steps, C): the map of a state as a sequence of that many steps, each the mean of a run of positions.
+        """The map of a `state` as a sequence of `steps` vectors, each the mean of a run of positions.
 
-        Positions are taken row by row, so that a sequence goes along the first spatial axis: override this where time
-        is another one.
+        Positions are read row by row, so that the sequence follows the first spatial axis. Override this if time is
+        another.
+
+        Returns:
+            (B, steps, C).
         """
         return in_steps(self.view(state), self.mask(state), steps)
 
     def mask(self, state: Any) -> Tensor | None:
-        """(B, *spatial) bool, which positions of the map hold data rather than padding. None: all of them."""
+        """(B, *spatial) bool, True where the map holds data and False at padding. None: no padding."""
         return None
 
     def replace(self, state: Any, map_: Tensor) -> Any:
-        """The state with another map of the same shape."""
+        """The `state` with another map `map_` of the same shape."""
         return map_
 
     def finish(self, state: Any) -> Tensor:
-        """(B, out_dim) from the last state."""
+        """The feature (B, out_dim) of the last state."""
         raise TypeError(f"{type(self).__name__} has no stages")
 
     def forward(self, x: Any) -> Tensor:
+        """The features (B, out_dim) of B inputs: all stages in order."""
         state = self.begin(x)
         for stage in range(self.n_stages):
             state = self.advance(stage, state)

@@ -18,19 +18,35 @@ How = Literal["exact", "slice", "ablated"]
 
 
 class FusionHead(nn.Module):
-    """Base of all heads. A head defines `fuse`, and `split` where each modality has logits of its own.
+    """Base of all fusion heads. A head defines `fuse`, and `split` if each modality has logits of its own.
 
-    how: how unimodal logits arise; the word is stored with every number computed from them.
-      exact: the head computes them anyway. slice: a part of the joint classifier. ablated: the head with the
-      features of all other modalities replaced by zeros.
-    additive: the unimodal logits add up to the joint ones. equal_dims: all features must have one width.
-    evidential: all logits are log alpha of Dirichlet opinions, so none is below zero, all are zero for an absent
-    modality, and softmax(logits) is the expected probability; opinions of views that are no modality are in
-    aux["opinions"].
-    min_modalities: how many it takes to fuse. couples: the head acts between the stages of staged encoders. What a
-    head keeps across steps is a buffer.
-    mean_gates: it acts there by gates whose running mean can stand in for them, which cuts a modality off from the
-    others: in a pass with flags={"mean_gates": {m: True}}, where True may be a 0-dimensional bool tensor.
+    State that a head keeps across steps is a buffer.
+
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+
+    Attributes:
+        how: how unimodal logits arise; stored with every number computed from them. "exact": the head computes them for
+            its own output. "slice": a part of the joint classifier. "ablated": the head with the features of all other
+            modalities set to zero.
+        additive: the unimodal logits add up to the joint ones.
+        equal_dims: all features must have the same width.
+        evidential: logits are log alpha of Dirichlet opinions: none is negative, all are zero for an absent modality,
+            and softmax(logits) is the expected probability. aux["opinions"] holds opinions of views that are no
+            modality.
+        min_modalities: the smallest number of modalities.
+        couples: the head acts between the stages of staged encoders.
+        mean_gates: it does so by gates whose running mean can replace them, which cuts a modality off from the others,
+            in a pass with flags={"mean_gates": {m: True}}; a 0-dimensional bool tensor also works as the value.
+        expected_failures: name of a contract check -> why the head does not pass it.
+
+    Raises:
+        Incompatible: features of different widths under `equal_dims`, too few modalities, or a modality with a name
+            that torch reserves.
+
+    Shape:
+        features: modality -> (B, D_m). `Outputs.logits`: (B, C).
     """
 
     how: How = "ablated"
@@ -46,11 +62,18 @@ class FusionHead(nn.Module):
 
     @classmethod
     def readout(cls, encoders: Mapping[str, Encoder], **params: Any) -> Mapping[str, Encoder]:
-        """The encoders as a head with these parameters reads them; `dims` are then theirs. Default: as they are, and for a
-        head that needs equal widths in that of the narrowest (`mmzoo.core.readouts.to_one_width`).
+        """The encoders in the form in which a head with these parameters reads them. Called before the head is built.
 
-        For heads that want more of an encoder than its feature, e.g. a sequence (`mmzoo.core.readouts.Steps`). Called before
-        the head is built. Raises Incompatible for an encoder that cannot be read so.
+        Override it to read more than the feature, e.g. a sequence (`mmzoo.core.readouts.Steps`). By default encoders
+        are read as they are; under `equal_dims` all features have the narrowest width
+        (`mmzoo.core.readouts.to_one_width`).
+
+        Args:
+            encoders: modality -> encoder.
+            params: the parameters of the head.
+
+        Raises:
+            Incompatible: an encoder cannot be read in this form.
         """
         return to_one_width(encoders) if cls.equal_dims else encoders
 
@@ -78,58 +101,92 @@ class FusionHead(nn.Module):
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities, in order."""
         return tuple(self.dims)
 
     def fuse(self, features: Mapping[str, Tensor], present: Tensor | None) -> tuple[Tensor, dict[str, Any]]:
-        """Joint logits (B, C) and what else is worth keeping, from features of *all* modalities.
+        """Joint logits from the features of *all* modalities, and other values worth keeping.
 
-        A head with layers before its last one keeps under "penultimate" (B, D) what that last, linear layer reads, for
-        methods that fit it anew; a head whose logits are linear in the features keeps nothing there.
+        A head with layers before its last, linear one stores that layer's input under "penultimate" (B, D), for methods
+        that refit the layer. A head whose logits are linear in the features stores nothing there.
 
-        present: (B, M) bool, or None when all are there. The features of absent modalities are zeros.
+        Args:
+            features: modality -> (B, D_m); zeros where a modality is absent.
+            present: (B, M) bool; None if every sample has every modality.
+
+        Returns:
+            Logits (B, C), and the mapping that becomes `Outputs.aux`.
         """
         raise undefined(self, "fuse")
 
     def split(
         self, features: Mapping[str, Tensor], present: Tensor | None, aux: Mapping[str, Any]
     ) -> Mapping[str, Tensor]:
-        """Each modality's own logits (B, C). Default: the head with the other features set to zero."""
+        """The logits of each modality. Default: those of the head with all other features set to zero.
+
+        Args:
+            features: modality -> (B, D_m).
+            present: (B, M) bool; None if every sample has every modality.
+            aux: what `fuse` returned.
+
+        Returns:
+            modality -> (B, C).
+        """
         zeros = {m: torch.zeros_like(z) for m, z in features.items()}
         return {m: self.fuse({**zeros, m: z}, present)[0] for m, z in features.items()}
 
     def own(self, modality: str) -> Iterable[nn.Parameter]:
-        """The parameters that serve one modality alone (group `head:<modality>`). Default: none."""
+        """The parameters that serve a single modality (group `head:<modality>`). Default: none."""
         return ()
 
     def classifier(self, modality: str) -> tuple[Tensor, Tensor] | None:
-        """W (C, D_m) and b (C,) where the modality's own logits are W z + b; None where they are anything else."""
+        """W (C, D_m) and b (C,) if the logits of a modality are W z + b, else None."""
         return None
 
     def bypass(self, modality: str) -> Iterable[nn.Parameter]:
-        """The parameters through which a modality learns from the others between stages; those that serve several
-        modalities count for each. Default: none."""
+        """The parameters through which a modality learns from the others between stages. Default: none.
+
+        Parameters that serve several modalities count for each of them.
+        """
         return ()
 
     def build_stages(self, widths: Mapping[str, Sequence[int]]) -> None:
-        """Make what acts between stages. Called by the model that the head becomes part of.
+        """Build the layers that act between stages. The model calls this when the head becomes part of it.
 
-        widths: modality -> width of the map after each stage (`Encoder.stage_dims`). Initial weights come from the
-        stream that is open then, as in `__init__`. Raises Incompatible where the head cannot act on such maps.
+        Initial weights come from the generator that is active, as in `__init__`.
+
+        Args:
+            widths: modality -> width of the map after each stage (`Encoder.stage_dims`).
+
+        Raises:
+            Incompatible: the head cannot act on such maps.
         """
 
     def couple(
         self, stage: int, maps: Mapping[str, Tensor], present: Tensor | None, pass_: Pass, masks: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
-        """Act on the maps (B, C, *spatial) after one stage. Default: identity.
+        """Act on the maps after one stage. Default: identity.
 
-        stage: counted from the end, -1 the last. maps: of the modalities that are fed, have this stage, and are there
-        for at least one item (so there may be none); rows of items that lack the modality are zeros. masks:
-        (B, *spatial) bool, False where a position of a map is padding.
+        Args:
+            stage: counted from the end; -1 is the last.
+            maps: modality -> (B, C, *spatial), of the modalities that are fed, have this stage and occur in the batch
+                (there may be none); zeros in rows without the modality.
+            present: (B, M) bool; None if every sample has every modality.
+            pass_: the current pass; a head may read its flags.
+            masks: modality -> (B, *spatial) bool, False at padding.
+
+        Returns:
+            modality -> map of the same shape.
         """
         return maps
 
     def forward(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
-        """features: modality -> (B, D_m) for any non-empty subset. present: (B, M) bool over all modalities."""
+        """Fuse the features of any non-empty subset of modalities.
+
+        Args:
+            features: modality -> (B, D_m).
+            present: (B, M) bool over *all* modalities of the head; None if every sample has every modality.
+        """
         there = None if present is None else {m: present[:, i] for i, m in enumerate(self.dims) if m in features}
         full, present = self._complete(features, present)
         logits, aux = self.fuse(full, present)
@@ -157,7 +214,7 @@ class FusionHead(nn.Module):
 
 
 def name_fault(modality: str) -> str | None:
-    """Why a modality cannot have this name, if so: modules are kept by it, in containers of torch with names of their own."""
+    """Why a modality cannot have this name, or None: modules are stored under it, and torch reserves some names."""
     if not modality or "." in modality:
         return f"a modality cannot be called {modality!r}: a name has at least one character, and no dot."
     if any(hasattr(holder, modality) for holder in (nn.ModuleDict(), nn.ParameterDict())):
@@ -169,7 +226,15 @@ def name_fault(modality: str) -> str | None:
 
 
 def mean_over_present(stacked: Tensor, present: Tensor | None) -> Tensor:
-    """(B, K) mean over the modalities of (B, M, K), leaving out absent ones; zeros where none is present."""
+    """The mean over the modalities that are present; zeros for a sample without any.
+
+    Args:
+        stacked: (B, M, K), one row per modality.
+        present: (B, M) bool; None if every sample has every modality.
+
+    Returns:
+        (B, K).
+    """
     if present is None:
         return stacked.mean(1)
     weight = present.to(stacked.dtype).unsqueeze(-1)
@@ -177,13 +242,21 @@ def mean_over_present(stacked: Tensor, present: Tensor | None) -> Tensor:
 
 
 def conditioners(modalities: Sequence[str], condition: str, target: str) -> dict[str, tuple[str, ...]]:
-    """Who acts on whom in a one-sided head: each modality that is acted on -> those that act on it, in order.
+    """Which modalities act on which in a one-sided head.
 
-    condition, target: who acts and who is acted on. Each is the name of a modality, "first", "last", or "others": all
-    but the one on the other side. "others" for both: each modality is acted on by all the rest.
+    Each of the two roles is the name of a modality, "first", "last" or "others": all but the one in the other role.
+    With "others" for both, each modality is acted on by all the rest.
 
-    Raises Incompatible for a name that is none of the modalities, for one modality in both roles, and where a modality
-    would have no role.
+    Args:
+        modalities: the modalities in order.
+        condition: the modality that acts.
+        target: the modality that is acted on.
+
+    Returns:
+        modality that is acted on -> those that act on it, in order.
+
+    Raises:
+        Incompatible: the name is no modality, one modality has both roles, or a modality has none.
     """
     names = list(modalities)
     chosen = {}

@@ -19,10 +19,24 @@ from mmzoo.errors import BadValue, Incompatible
 
 
 class MultimodalModel(nn.Module):
-    """One encoder a modality, a fusion head, and `extra` modules that strategies add.
+    """One encoder per modality, a fusion head, and `extra` modules that strategies add.
 
-    A head that acts between stages makes its layers for them here. Raises Incompatible when the head's modalities or
-    widths are not those of the encoders, or where it asks for stages that they lack.
+    A head that acts between stages builds its layers for these encoders here.
+
+    Args:
+        encoders: modality -> encoder, in order.
+        head: a head for the same modalities and widths.
+
+    Attributes:
+        precision: "fp32", or "bf16" for encoders under autocast.
+        extra: name -> module added by a strategy.
+
+    Raises:
+        Incompatible: modalities or widths of the head differ from those of the encoders, or the head needs stages that
+            the encoders lack.
+
+    Shape:
+        inputs: modality -> (B, *shape). `Outputs.logits`: (B, C).
     """
 
     #: "bf16": encode under autocast, full_precision aside; features are handed on in fp32
@@ -46,12 +60,22 @@ class MultimodalModel(nn.Module):
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities, in order."""
         return self._modalities
 
     def encode(
         self, inputs: Mapping[str, Any], pass_: Pass | None = None, present: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """modality -> (B, D_m) for every modality that the pass feeds; zeros in rows where it is absent."""
+        """The features of every modality that the pass feeds.
+
+        Args:
+            inputs: modality -> (B, *shape), or a mapping of tensors for text.
+            pass_: the pass; None: all modalities, none frozen.
+            present: (B, M) bool; None if every sample has every modality.
+
+        Returns:
+            modality -> (B, D_m); zeros in rows without the modality.
+        """
         pass_ = Pass() if pass_ is None else pass_
         fed = pass_.fed(self.modalities)
         if not fed:
@@ -67,10 +91,18 @@ class MultimodalModel(nn.Module):
     def encode_blanked(
         self, inputs: Mapping[str, Any], pass_: Pass | None = None, present: Tensor | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Two mappings as `encode` gives: of the inputs, and of inputs that are all zeros. In eval mode.
+        """The features of the inputs, and those of inputs of zeros, both in the form of `encode`. For eval mode.
 
-        There items do not influence one another, so each encoder runs once, over the batch and one item of zeros.
-        Raises Incompatible for a head that acts between the stages: its encoders cannot be run one by one.
+        In eval mode samples do not influence each other, so each encoder runs once, over the batch and one sample of
+        zeros.
+
+        Args:
+            inputs: as for `encode`.
+            pass_: as for `encode`.
+            present: as for `encode`.
+
+        Raises:
+            Incompatible: the head acts between stages, so that encoders cannot run one by one.
         """
         if self.head.couples:
             raise Incompatible(
@@ -96,15 +128,26 @@ class MultimodalModel(nn.Module):
         return next(self.parameters()).device
 
     def outputs(self, features: Mapping[str, Tensor], present: Tensor | None = None) -> Outputs:
-        """The head's outputs for features of any non-empty subset of modalities."""
+        """The head's outputs for the features of any non-empty subset of modalities.
+
+        Args:
+            features: modality -> (B, D_m).
+            present: (B, M) bool over all modalities; None if every sample has every modality.
+        """
         found: Outputs = self.head(features, present)
         return found
 
     def forward(self, inputs: Mapping[str, Any], present: Tensor | None = None) -> Outputs:
+        """Encode the inputs and fuse the features.
+
+        Args:
+            inputs: modality -> (B, *shape), or a mapping of tensors for text.
+            present: (B, M) bool; None if every sample has every modality.
+        """
         return self.outputs(self.encode(inputs, present=present), present)
 
     def remove_extra(self, state: Mapping[str, Any]) -> None:
-        """Take out the extra modules with tensors of which a state dict has none: they were added after it was made."""
+        """Remove the extra modules of which a state dict holds no tensors: they were added after it was saved."""
         for name, module in list(self.extra.items()):
             if module.state_dict() and not any(key.startswith(f"extra.{name}.") for key in state):
                 del self.extra[name]
@@ -120,8 +163,11 @@ class MultimodalModel(nn.Module):
         return {name: params for name, params in groups.items() if params}
 
     def views(self) -> dict[str, list[nn.Parameter]]:
-        """Overlapping sets of trainable parameters: `main:<m>`, the branch of a modality and its own part of the head;
-        `bypass:<m>`, that through which it learns from the others, parts that serve several included."""
+        """Overlapping sets of trainable parameters, by name.
+
+        `main:<m>`: the branch of a modality and its part of the head. `bypass:<m>`: the parameters through which it
+        learns from the others, including those that serve several modalities.
+        """
         views = {}
         for m, encoder in self.encoders.items():
             bypass = list(self.head.bypass(m))

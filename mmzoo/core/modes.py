@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextlib.contextmanager
 def double_backward() -> Iterator[None]:
-    """What can be differentiated twice: attention by plain matrix products, and compiled modules as they were written."""
+    """Run code that can be differentiated twice: attention as plain matrix products, no compiled modules."""
     loaded = "torch._dynamo" in sys.modules  # otherwise nothing is compiled, and loading it takes a second
     with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager") if loaded else contextlib.nullcontext():
         yield
@@ -25,11 +25,11 @@ def double_backward() -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_mode(training: bool, *modules: nn.Module) -> Iterator[None]:
-    """Train or eval mode for modules and all that they hold; each one's own mode is put back, also after an error.
+    """Train or eval mode in a block; the mode of every submodule is restored afterwards, also after an error.
 
     Args:
         training: True for train mode, False for eval mode.
-        modules: any number of them; none is allowed.
+        modules: any number of modules, none included.
     """
     was = [(inner, inner.training) for module in modules for inner in module.modules()]
     for module in modules:
@@ -42,21 +42,20 @@ def in_mode(training: bool, *modules: nn.Module) -> Iterator[None]:
 
 
 def frozen_statistics(model: nn.Module) -> AbstractContextManager[None]:
-    """Eval mode in a block: batch norm uses its running statistics and leaves them alone, dropout and stochastic depth
-    do nothing."""
+    """Eval mode in a block: batch norm uses its running statistics, dropout and stochastic depth are off."""
     return in_mode(False, model)
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no graph in a block."""
+    """Eval mode without a graph in a block."""
     with in_mode(False, model), torch.no_grad():
         yield
 
 
 @contextlib.contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Let a block work on copies of all buffers, so that the graph it leaves behind stays valid."""
+    """Run a block on copies of all buffers, so that the graph it leaves behind stays valid."""
     kept = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     for module, name, buffer in kept:
         module._buffers[name] = buffer.clone()
@@ -69,7 +68,11 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def aside(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """A forward apart from the training pass: the block runs in the mode asked for, on copies of all buffers, and leaves
-    modes and batch statistics as they were."""
+    """A forward outside the training pass, on copies of all buffers; restores modes and batch statistics.
+
+    Args:
+        model: the model.
+        training: True for train mode in the block, False for eval mode.
+    """
     with buffers_kept(model), in_mode(training, model):
         yield

@@ -1,4 +1,4 @@
-"""How the numbers are computed: autocast, full precision for what is differentiated twice, compiled encoders or no compiler."""
+"""Numerical precision: autocast, TF32, full precision for double backward; and compiled encoders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ _FULL: ContextVar[bool] = ContextVar("full_precision", default=False)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast for "bf16", but for blocks within `full_precision`, whoever runs a forward there."""
+    """Autocast for "bf16", a null context otherwise; off inside `full_precision`.
+
+    Args:
+        precision: "fp32" or "bf16".
+        device: where the forward runs.
+    """
     if precision == "fp32" or _FULL.get():
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
@@ -30,11 +35,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 @contextlib.contextmanager
 def tf32(wanted: bool) -> Iterator[None]:
-    """Whether float32 products, convolutions and recurrent layers on CUDA GPUs are in TF32 within a block; as it was
-    afterwards. By itself torch has TF32 off for products and on for the others.
+    """Switch TF32 on or off for float32 products, convolutions and recurrent layers on CUDA GPUs; restored afterwards.
 
-    Through `allow_tf32` alone: torch 2.14 refuses to multiply where that and the newer `fp32_precision` disagree, and only
-    the former keeps both in step.
+    By default torch has TF32 off for products and on for the others. Only `allow_tf32` is set: torch 2.14 refuses to
+    multiply if it disagrees with the newer `fp32_precision`, and setting the former keeps both in step.
     """
     kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     was = [kind.allow_tf32 for kind in kinds]
@@ -49,7 +53,7 @@ def tf32(wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Autocast off, also that of a model that is trained under it, and float32 products on a GPU without TF32."""
+    """No autocast, not even that of the model, and float32 products on a GPU without TF32."""
     with contextlib.ExitStack() as stack:
         if device.type == "cuda":
             stack.enter_context(tf32(False))
@@ -59,10 +63,10 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def compile_encoders(model: MultimodalModel) -> None:
-    """Hand each encoder to torch.compile.
+    """Compile each encoder with torch.compile.
 
-    Code that would have to be compiled more than COMPILATIONS times raises an error; by itself torch would go on without
-    compiling it. What the process had compiled before is dropped, since it counts too.
+    More than COMPILATIONS compilations of one piece of code raise an error; torch itself would silently run it without
+    compilation. What the process compiled before is dropped, since it counts too.
     """
     import torch._dynamo
     import torch._functorch.config
@@ -77,11 +81,10 @@ def compile_encoders(model: MultimodalModel) -> None:
 
 @contextlib.contextmanager
 def without_compiler(*modes: type | None) -> Iterator[None]:
-    """Within a block, building an optimizer, taking its state and entering dispatch modes do not import torch's compiler.
+    """In a block, optimizers and dispatch modes do not import torch's compiler.
 
-    torch marks some methods as not to be compiled, and imports the compiler (seconds of processor time) when one of them
-    is first called, only to mark it. Where nothing is compiled there is nothing to mark. Does nothing once the compiler is
-    loaded.
+    torch marks some methods as excluded from compilation, and imports the compiler (seconds of processor time) on the
+    first call of one of them only to do so. Nothing changes once the compiler is loaded.
 
     Args:
         modes: dispatch modes that are entered in the block.

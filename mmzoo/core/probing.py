@@ -1,4 +1,4 @@
-"""Whether an encoder can tell two inputs apart at all: asked once, before anything is trained on it."""
+"""A check before training: does an encoder distinguish two inputs at all?"""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ SHAKEN = 0.1
 
 
 def blind(encoder: Encoder, spec: InputSpec) -> bool:
-    """Whether an encoder gives one feature for two made-up inputs that differ, whatever its weights.
+    """Whether an encoder gives the same feature for two different random inputs, whatever its weights.
 
-    Two texts begin with the same token, as [CLS] begins all. An encoder that fails on them is not blind: its own error
-    tells more. Draws nothing from the global stream.
+    Two texts share their first token, as all texts begin with [CLS]. An encoder that raises on these inputs counts as
+    not blind: its own error is more useful. The global generator is left as it was.
+
+    Args:
+        encoder: the encoder.
+        spec: its input.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]), in_mode(False, encoder):
         torch.manual_seed(0)

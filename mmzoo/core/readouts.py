@@ -1,4 +1,4 @@
-"""Encoders as a head reads them, where that is not by the feature as it is: as a sequence, or in another width."""
+"""Encoders read by a head in another form than their feature: as a sequence, or projected to another width."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from mmzoo.errors import BadValue, Incompatible
 
 
 class Readout(Encoder):
-    """An encoder around another one, stage for stage the same. What is made of the last state is for subclasses to say."""
+    """Base of the wrappers around an encoder; all stages are the encoder's own. Subclasses define `finish`.
+
+    Args:
+        encoder: the encoder that is wrapped.
+        out_dim: width of the feature of the wrapper.
+    """
 
     def __init__(self, encoder: Encoder, out_dim: int) -> None:
         super().__init__()
@@ -45,10 +50,20 @@ class Readout(Encoder):
 
 
 class Steps(Readout):
-    """Gives the map after an encoder's last stage as a sequence of `steps` steps side by side, (B, steps * C), in place
-    of its feature (`Encoder.sequence` says how). What the encoder itself makes of that map (`finish`) is not used.
+    """Reads the map after an encoder's last stage as a sequence, in place of its feature.
 
-    Raises BadValue for less than one step, Incompatible for an encoder without stages or without their widths.
+    `Encoder.sequence` makes the sequence; the encoder's own `finish` is not used.
+
+    Args:
+        encoder: a staged encoder with `stage_dims`.
+        steps: length of the sequence.
+
+    Raises:
+        BadValue: fewer than one step.
+        Incompatible: the encoder has no stages, or does not give their widths.
+
+    Shape:
+        Output: (B, steps * C), the steps side by side.
     """
 
     def __init__(self, encoder: Encoder, steps: int) -> None:
@@ -68,8 +83,17 @@ class Steps(Readout):
 
 
 class Projected(Readout):
-    """Gives W z + b, (B, width), in place of an encoder's feature z. W and b are trained with the encoder, at its learning
-    rate, also where the encoder itself is frozen."""
+    """Projects an encoder's feature z to W z + b.
+
+    W and b are trained with the encoder, at its learning rate, even if the encoder itself is frozen.
+
+    Args:
+        encoder: the encoder that is wrapped.
+        width: width of the projection.
+
+    Shape:
+        Output: (B, width).
+    """
 
     def __init__(self, encoder: Encoder, width: int) -> None:
         super().__init__(encoder, width)
@@ -84,6 +108,10 @@ class Projected(Readout):
 
 
 def to_one_width(encoders: Mapping[str, Encoder]) -> dict[str, Encoder]:
-    """The encoders with all features as wide as the narrowest: those of other widths are `Projected`."""
+    """The encoders with all features as wide as the narrowest: wider ones are `Projected`.
+
+    Args:
+        encoders: modality -> encoder.
+    """
     width = min(e.out_dim for e in encoders.values())
     return {m: e if e.out_dim == width else Projected(e, width) for m, e in encoders.items()}

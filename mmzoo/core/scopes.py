@@ -1,4 +1,4 @@
-"""Which parameters a solve moves in, by name. No torch at import: the catalogue checks what is given here too."""
+"""Which parameters a bilevel solve covers, by name. No torch at import: the catalogue validates scopes here too."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ ACCEPTED = "'all', 'heads', 'last' or 'pattern:REGEX'"
 
 
 def scope_pattern(scope: str) -> re.Pattern[str]:
-    """The expression that the names of a scope's parameters are searched with; "last" takes more than it finds.
+    """The regular expression that selects a scope's parameters by name; of its matches "last" uses only some.
 
-    Raises BadValue for a malformed scope.
+    Args:
+        scope: "all", "heads", "last" or "pattern:REGEX".
+
+    Raises:
+        BadValue: the scope is malformed.
     """
     kind, _, given = scope.partition(":")
     if scope not in NAMED and (kind != "pattern" or not given):

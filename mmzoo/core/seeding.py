@@ -1,4 +1,4 @@
-"""Random streams derived from a seed and a purpose, so that adding one part never shifts another's numbers."""
+"""Random streams derived from a seed and a purpose, so that adding one consumer never shifts another's numbers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """A 63-bit seed for one purpose, e.g. `derive(0, "init", "encoder:audio")`. Stable across processes."""
+    """A 63-bit seed for one purpose, e.g. `derive(0, "init", "encoder:audio")`. The same in every process."""
     text = "\x1f".join([str(int(seed)), *map(str, purpose)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def stream(seed: int, *purpose: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for one purpose. Another kind of device gives other numbers from the same seed."""
+    """A generator for one purpose. Different kinds of devices give different numbers from the same seed."""
     return torch.Generator(device).manual_seed(derive(seed, *purpose))
 
 
 @contextlib.contextmanager
 def seeded(seed: int, *purpose: object) -> Iterator[None]:
-    """Run a block under its own global stream and put the former one back."""
+    """Run a block under a global generator of its own; the former one is restored afterwards."""
     number = derive(seed, *purpose)
     if torch.cuda.is_initialized():
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

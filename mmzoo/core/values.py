@@ -13,11 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of items.
+    """One batch of B samples.
 
-    inputs: modality -> tensor with B rows (or a mapping of tensors with B rows, e.g. token ids and their mask).
-    target: (B,) int64 class indices. index: (B,) int64, the item's row in its data set.
-    present: (B, M) bool, columns in the order of `inputs`; None when every modality is there for every item.
+    Args:
+        inputs: modality -> tensor with B rows, or a mapping of such tensors (token ids and their mask).
+        target: (B,) int64 class indices.
+        index: (B,) int64, the sample's row in its data set.
+        present: (B, M) bool, columns in the order of `inputs`; None if every sample has every modality.
     """
 
     inputs: Mapping[str, Any]
@@ -35,21 +37,24 @@ class Batch:
         return Batch(inputs, fn(self.target), fn(self.index), present)
 
     def to(self, device: torch.device | str) -> Batch:
+        """The batch on another device."""
         # Towards the CPU nothing would wait for a copy that is still under way.
         waits = torch.device(device).type != "cuda"
         return self.map(lambda x: x.to(device, non_blocking=not waits))
 
 
 def map_tensors(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `fn` to a tensor or to every tensor of a (nested) mapping."""
+    """Apply `fn` to a tensor, or to every tensor of a (nested) mapping."""
     if isinstance(value, Mapping):
         return {k: map_tensors(v, fn) for k, v in value.items()}
     return fn(value)
 
 
 def batch_bounds(n: int, size: int) -> list[tuple[int, int]]:
-    """(start, end) of each batch of `size` among n items. A last one of a single item joins the one before it: batch
-    statistics of one item do not exist."""
+    """(start, end) of each batch of `size` among `n` samples.
+
+    A last batch of one sample joins the batch before it: batch statistics of one sample do not exist.
+    """
     starts = list(range(0, n, size))
     if len(starts) > 1 and n - starts[-1] == 1:
         starts.pop()
@@ -60,10 +65,13 @@ def batch_bounds(n: int, size: int) -> list[tuple[int, int]]:
 class Pass:
     """One forward and backward over a batch, as data.
 
-    present: the modalities that are fed (None: all). update: the modalities whose encoder and own head part may
-    move (None: all); the gradients of the others are removed, not zeroed, since a zero gradient still moves weights
-    through momentum and weight decay. freeze: modalities that stand still outright: no graph, and eval mode, so
-    that batch statistics do not move either. flags: anything a head reads (`{"mean_gates": ...}`, see FusionHead).
+    Args:
+        name: names the pass in logs and random streams.
+        present: the modalities that are fed; None: all.
+        update: the modalities whose encoder and own part of the head are updated; None: all. The gradients of the
+            others are removed, not zeroed: a zero gradient still moves weights through momentum and weight decay.
+        freeze: modalities encoded without a graph and in eval mode, so that batch statistics do not change either.
+        flags: values that a head reads (`{"mean_gates": ...}`, see `FusionHead`).
     """
 
     name: str = "joint"
@@ -77,13 +85,17 @@ class Pass:
         return tuple(m for m in modalities if self.present is None or m in self.present)
 
     def moves(self, modality: str) -> bool:
-        """Whether the parameters of one modality may move in this pass: it is fed, updated and not frozen."""
+        """Whether this pass may change the parameters of a modality: it is fed, updated and not frozen."""
         fed = self.present is None or modality in self.present
         return fed and (self.update is None or modality in self.update) and modality not in self.freeze
 
 
 class Lazy(Mapping[str, Tensor]):
-    """A mapping computed as a whole when it is first read, then kept."""
+    """A mapping that is computed as a whole on first access, and then kept.
+
+    Args:
+        compute: returns the mapping.
+    """
 
     def __init__(self, compute: Callable[[], Mapping[str, Tensor]]) -> None:
         self._compute: Callable[[], Mapping[str, Tensor]] | None = compute
@@ -106,12 +118,15 @@ class Lazy(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a head makes of the features.
+    """The outputs of a fusion head.
 
-    logits: (B, C), trained on. features: modality -> (B, D_m), the encoders' outputs. unimodal: modality -> (B, C),
-    each modality's own logits; how they arise is the head's `how`. aux: anything else (attention, evidence).
-    ranking: (B, C) scores that are ranked and arg-maxed where they differ from softmax(logits). present: modality ->
-    (B,) bool, which items have it, for the modalities in `features`; None when every item has every one of them.
+    Args:
+        logits: (B, C), on which the model is trained.
+        features: modality -> (B, D_m), the encoders' outputs.
+        unimodal: modality -> (B, C), each modality's own logits; `FusionHead.how` says how they arise.
+        aux: anything else (attention weights, evidence).
+        ranking: (B, C) scores that decide a prediction if softmax(logits) does not.
+        present: modality -> (B,) bool, which samples have it, for the modalities in `features`; None if all have all.
     """
 
     logits: Tensor
@@ -123,15 +138,16 @@ class Outputs:
 
     @property
     def scores(self) -> Tensor:
-        """(B, C): the scores a prediction is made from."""
+        """(B, C), the scores that decide a prediction: `ranking`, or softmax(logits)."""
         return self.logits.softmax(-1) if self.ranking is None else self.ranking
 
     def replace(self, **changes: Any) -> Outputs:
+        """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
 class DecisionRule(Protocol):
-    """How a prediction is made from the outputs of a model. Every strategy is one."""
+    """How a model's outputs become a prediction. Every strategy is one."""
 
     def predict(self, out: Outputs) -> Outputs:
         """The outputs with the `ranking` that decides."""

@@ -1,4 +1,4 @@
-"""Image models of timm as encoders of images, spectrograms and frames, with their stages."""
+"""timm models as encoders of images, spectrograms and video frames, with their stages."""
 
 from __future__ import annotations
 
@@ -21,18 +21,27 @@ _HEAD = ("global_pool", "head", "fc", "classifier", "pre_logits", "flatten")
 
 
 class Timm(Planar):
-    """Any model that timm knows, without its classifier.
+    """Any timm model without its classifier.
 
-    model: its name there. weights: "none" for random ones, "pretrained" for the published ones, or a file
-    (.safetensors, or a .pth that holds tensors only) or a folder with one. The first convolution is made for the channels of
-    the input, as timm does it: published weights are summed for one channel, and repeated in turn for more than three.
+    Stages are those that timm lists as features, or the blocks of a vision transformer, whose view is (B, C, L) with
+    all tokens. A model whose stages do not compose to the model, as tested on one sample, has none.
 
-    Stages are those that timm lists as features, or the blocks of a vision transformer, whose view is (B, C, L) with all
-    tokens. They are kept only if they compose to the model, which is tried on one item; a model that is built another way
-    has none. Widths are read off that item as well.
+    Args:
+        spec: an image, a spectrogram or a video.
+        model: name of the model in timm.
+        weights: "none" for random weights, "pretrained" for published ones, or a file (.safetensors, or a .pth with
+            tensors only) or a folder that contains one. The first convolution is adapted to the input's channels as
+            timm does: published weights are summed for one channel, and repeated for more than three.
+        temporal: how the features of a video's frames are pooled: "mean" (default) or "max".
+        options: further arguments of timm.create_model.
 
-    Raises UnknownName for a model that timm does not know, Incompatible where it cannot read such an input, and
-    MmzooError where its weights cannot be found or do not fit.
+    Raises:
+        UnknownName: timm has no such model.
+        Incompatible: the model cannot read such an input.
+        MmzooError: the weights are missing or do not fit.
+
+    Shape:
+        Input: (B, C, H, W), (B, F, T) or (B, T, C, H, W). Output: (B, out_dim).
     """
 
     def __init__(
@@ -80,6 +89,7 @@ class Timm(Planar):
         self.stage_dims = tuple(widths)
 
     def stem(self, x: Tensor) -> Tensor:
+        """The layers before the first stage."""
         if self._cuts and hasattr(self.model, "_pos_embed"):
             x = self.model._pos_embed(self.model.patch_embed(x))
             found: Tensor = self.model.norm_pre(self.model.patch_drop(x))
@@ -112,10 +122,18 @@ class Timm(Planar):
 
 
 class ResNet18(Timm):
-    """ResNet18 (He et al., CVPR 2016) as OGM-GE and most that followed it train it, from random weights.
+    """ResNet18 (He et al., CVPR 2016) with random weights, as in OGM-GE and most later work.
 
-    One input channel for a spectrogram; every residual branch starts at full strength (timm's own default starts the last
-    normalisation of each at zero); the features of a clip are the mean over its frames and positions.
+    A spectrogram is an image of one channel. Every residual branch starts at full strength; timm's own default starts
+    its last normalisation at zero.
+
+    Args:
+        spec: an image, a spectrogram or a video.
+        weights: as for `Timm`; "none" by default.
+        temporal: how the features of a video's frames are pooled: "mean" (default) or "max".
+
+    Shape:
+        Input: (B, C, H, W), (B, F, T) or (B, T, C, H, W). Output: (B, 512).
     """
 
     def __init__(self, spec: InputSpec | Sequence[int], *, weights: str = "none", temporal: Temporal = "mean") -> None:
@@ -123,7 +141,16 @@ class ResNet18(Timm):
 
 
 class ResNet50(Timm):
-    """ResNet50 (He et al., CVPR 2016); see ResNet18."""
+    """ResNet50 (He et al., CVPR 2016); otherwise like `ResNet18`.
+
+    Args:
+        spec: an image, a spectrogram or a video.
+        weights: as for `Timm`; "none" by default.
+        temporal: how the features of a video's frames are pooled: "mean" (default) or "max".
+
+    Shape:
+        Input: (B, C, H, W), (B, F, T) or (B, T, C, H, W). Output: (B, 2048).
+    """
 
     def __init__(self, spec: InputSpec | Sequence[int], *, weights: str = "none", temporal: Temporal = "mean") -> None:
         super().__init__(spec, model="resnet50", weights=weights, temporal=temporal, zero_init_last=False)
@@ -178,7 +205,7 @@ def _filled(timm: Any, model: str, state: dict[str, Tensor], options: dict[str, 
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name: safetensors, or a torch file that holds nothing else. Raises BadValue."""
+    """The tensors of a file by name: safetensors, or a torch file that contains tensors only. Raises BadValue."""
     from safetensors.torch import load_file
 
     try:

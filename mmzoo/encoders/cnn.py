@@ -1,4 +1,4 @@
-"""A small convolutional network for images, spectrograms and frames on a CPU."""
+"""A small convolutional network for images, spectrograms and video frames, fast enough for a CPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,22 @@ from mmzoo.errors import BadValue
 
 
 class CNN(Planar):
-    """Convolutions of 3 x 3 and stride 2 with batch statistics and ReLU, one a stage; then a linear layer.
+    """3 x 3 convolutions of stride 2 with batch norm and ReLU, one per stage, then a linear layer.
 
-    widths: channels after each stage. width: output width. shrink: the input is averaged over squares of that many pixels
-    first. grid: the last map is averaged to grid x grid cells, which the linear layer reads side by side: of a spectrogram
-    a mean over everything would forget the pitch. Raises BadValue for a width, shrink or grid that is not positive.
+    Args:
+        spec: an image, a spectrogram or a video.
+        widths: channels after each stage.
+        width: width of the output.
+        shrink: average the input over squares of this many pixels first.
+        grid: average the last map to grid x grid cells, concatenated for the linear layer; the mean over the whole map
+            of a spectrogram would lose the pitch.
+        temporal: how the features of a video's frames are pooled: "mean" (default) or "max".
+
+    Raises:
+        BadValue: a width, `shrink` or `grid` is not positive.
+
+    Shape:
+        Input: (B, C, H, W), (B, F, T) or (B, T, C, H, W). Output: (B, width).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Image networks inflated into three dimensions, for videos of any number of channels."""
+"""2D image networks inflated to 3D, for videos with any number of channels."""
 
 from __future__ import annotations
 
@@ -15,13 +15,25 @@ from mmzoo.errors import BadValue, Incompatible
 
 
 class Inflated(Timm):
-    """A ResNet whose filters also reach over frames, made as I3D makes its own (Carreira and Zisserman, CVPR 2017).
+    """A ResNet with filters inflated over frames, as in I3D (Carreira and Zisserman, CVPR 2017).
 
-    Every k x k filter with k > 1 becomes one of time x k x k: its copies over time, divided by their number, so that a clip of
-    one repeated frame has the features of that frame. At both ends a clip is continued by its outermost frame. Differs from I3D in
-    the backbone (a ResNet for Inception) and in that time is never strided: clips here are short.
+    Every k x k filter with k > 1 becomes one of time x k x k: copies over time, divided by their number, so that a clip
+    of one repeated frame has the features of that frame. Clips are padded in time by their first and last frame.
+    Differs from I3D in the backbone (a ResNet instead of Inception) and in that time is never strided: clips are short
+    here.
 
-    model: a ResNet of timm. weights: see Timm. Raises Incompatible for another model or input, BadValue for an even `time`.
+    Args:
+        spec: a video.
+        model: name of a timm ResNet.
+        weights: as for `Timm`.
+        time: length of the filters in frames; odd.
+
+    Raises:
+        Incompatible: another kind of model or input.
+        BadValue: `time` is even.
+
+    Shape:
+        Input: (B, T, C, H, W). Output: (B, out_dim).
     """
 
     def __init__(
@@ -51,7 +63,7 @@ def _check_resnet(model: str) -> None:
 
 
 class OverFrames(nn.Conv3d):
-    """A three-dimensional convolution that continues a clip by its outermost frames."""
+    """A 3D convolution that pads a clip in time by its first and last frame."""
 
     def forward(self, x: Tensor) -> Tensor:
         reach = self.kernel_size[0] // 2

@@ -1,4 +1,4 @@
-"""Building models of the transformers library from files or a configuration."""
+"""Builds models of the transformers library from files or a configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from mmzoo.encoders.backbones import read_tensors
 from mmzoo.errors import BadValue, MmzooError, unknown
-from mmzoo.io.weights import transformers_files
+from mmzoo.io.weights import TYPES, transformers_files
 
 
 def load(
@@ -23,9 +23,11 @@ def load(
     at_least: Mapping[str, int] | None = None,
     exactly: Mapping[str, int] | None = None,
 ) -> Any:
-    """A transformers model of a class `kind`. at_least, exactly: what the input asks of a configuration with random weights.
+    """A model of class `kind` of the transformers library.
 
-    Raises BadValue for `config` beside weights that are not random, MmzooError where files are missing or do not fit.
+    `model`, `weights` and `config` are those of `Transformer`; `at_least` and `exactly` are what the input requires of
+    a configuration with random weights. Raises BadValue for `config` with given weights, and MmzooError for missing
+    files.
     """
     import transformers
 
@@ -74,7 +76,7 @@ def _config(transformers: Any, cls: Any, files: Sequence[Path], model: str) -> A
     auto = transformers.AutoConfig if cls is transformers.AutoModel else cls.config_class
     if files:
         return auto.from_pretrained(files[0].parent, local_files_only=True)
-    return auto.for_model(model) if cls is transformers.AutoModel else auto()
+    return auto.for_model(TYPES.get(model, model)) if cls is transformers.AutoModel else auto()
 
 
 def _change(config: Any, changes: Mapping[str, float]) -> None:

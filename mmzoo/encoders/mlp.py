@@ -13,10 +13,21 @@ from mmzoo.errors import BadValue
 
 
 class MLP(Encoder):
-    """Flattens its input and applies linear layers with ReLU; the last layer is linear too.
+    """Flattens its input and applies linear layers with ReLU; the last layer is linear.
 
-    spec: any input but text. hidden: width of each hidden layer. width: the output width. Each hidden layer is a
-    stage. Raises BadValue for a width that is not positive.
+    Each hidden layer is a stage.
+
+    Args:
+        spec: any input but text.
+        hidden: width of each hidden layer.
+        width: width of the output.
+        dropout: dropout probability after each hidden layer.
+
+    Raises:
+        BadValue: a width is not positive.
+
+    Shape:
+        Input: (B, *spec.shape). Output: (B, width).
     """
 
     def __init__(

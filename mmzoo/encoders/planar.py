@@ -15,19 +15,34 @@ Temporal = Literal["mean", "max"]
 
 
 class Planes(NamedTuple):
-    """map: (B * frames, C, H, W). frames: of one item, None where the input is no video."""
+    """The state of a `Planar` encoder.
+
+    Args:
+        map: (B * frames, C, H, W).
+        frames: frames per sample; None if the input is no video.
+    """
 
     map: Tensor
     frames: int | None
 
 
 class Planar(Encoder):
-    """Reads an image, a spectrogram as an image of one channel, or the frames of a video one by one.
+    """Base of encoders that read an image, a spectrogram as an image of one channel, or a video frame by frame.
 
-    A subclass defines `stem`, `block` and `pool`, each on maps (N, C, H, W), and sets n_stages, stage_dims and out_dim. One
-    that keeps its maps in another form says in `to_map` and `from_map` how they become (N, C, *spatial).
-    The features of a video's frames become those of the video by their mean or maximum (temporal). The view of a video
-    is (B, C, T, H, W). Raises Incompatible for an input of another kind, BadValue for `temporal` where there is no time.
+    A subclass defines `stem`, `block` and `pool`, each on maps (N, C, H, W), and sets n_stages, stage_dims and out_dim.
+    If its maps have another layout, `to_map` and `from_map` convert them to and from (N, C, *spatial). The view of a
+    video is (B, C, T, H, W).
+
+    Args:
+        spec: an image, a spectrogram or a video.
+        temporal: how the features of a video's frames are pooled: "mean" (default) or "max".
+
+    Raises:
+        Incompatible: another kind of input.
+        BadValue: `temporal` was given for an input without time.
+
+    Shape:
+        Input: (B, C, H, W), (B, F, T) or (B, T, C, H, W). Output: (B, out_dim).
     """
 
     def __init__(self, spec: InputSpec | Sequence[int], *, temporal: Temporal = "mean") -> None:
@@ -40,7 +55,7 @@ class Planar(Encoder):
         self.channels: int = 1 if self.spec.kind == "spectrogram" else self.spec.shape[-3]
 
     def stem(self, x: Tensor) -> Tensor:
-        """What comes before the first stage."""
+        """The layers before the first stage."""
         return x
 
     def block(self, stage: int, x: Tensor) -> Tensor:
@@ -48,11 +63,11 @@ class Planar(Encoder):
         raise undefined(self, "block")
 
     def pool(self, x: Tensor) -> Tensor:
-        """(N, out_dim) from the map of the last stage."""
+        """(N, out_dim), the features from the map of the last stage."""
         raise undefined(self, "pool")
 
     def to_map(self, x: Tensor) -> Tensor:
-        """(N, C, *spatial) of a map in the backbone's own form."""
+        """(N, C, *spatial), from a map in the backbone's own layout."""
         return x
 
     def from_map(self, map_: Tensor) -> Tensor:
@@ -73,7 +88,7 @@ class Planar(Encoder):
         return map_ if state.frames is None else map_.unflatten(0, (-1, state.frames)).transpose(1, 2)
 
     def sequence(self, state: Planes, steps: int) -> Tensor:
-        """Along the frames of a video, the time of a spectrogram, and an image from top to bottom."""
+        """Along the frames of a video, the time axis of a spectrogram, or an image from top to bottom."""
         map_ = self.view(state)
         return in_steps(map_.transpose(2, 3) if self.spec.kind == "spectrogram" else map_, None, steps)
 

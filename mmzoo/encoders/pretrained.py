@@ -24,8 +24,14 @@ CLIP_SCALE = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.275
 class Inside(NamedTuple):
     """A batch between two layers.
 
-    inputs: of the model. hidden: (N, L, C); args and keywords: what else the layers are called with. mask: (N, L) bool of a
-    text. frames: of one item of a video. in_tuple: whether the layers give a tuple, of which the model takes the first.
+    Args:
+        inputs: inputs of the model.
+        hidden: (N, L, C), input of the next layer.
+        args: further arguments of each layer.
+        keywords: further keyword arguments of each layer.
+        mask: (N, L) bool, the tokens of a text.
+        frames: frames per sample of a video.
+        in_tuple: whether layers return a tuple, of which the model uses the first entry.
     """
 
     inputs: dict[str, Any]
@@ -54,18 +60,18 @@ class _Given(nn.Module):
 
 
 class Layered(Encoder):
-    """Base of encoders around a transformers model, cut at its layers without knowing how the rest of it is made.
+    """Base of encoders that wrap a transformers model and split it at its layers.
 
-    `begin` runs the model's forward up to the first layer and keeps what that was called with (masks, positions). A stage
-    calls a layer with the same. `finish` runs the forward again with every layer replaced by what the last has given. That
-    this composes to the model is tried on two items; where it does not, there are no stages.
+    `begin` runs the model's forward up to the first layer and stores that layer's arguments (masks, positions). A stage
+    calls a layer with the same arguments. `finish` runs the forward again, with every layer replaced by the output of
+    the last one. That this composes to the model is tested on two samples; otherwise the encoder has no stages.
     """
 
     model: Any
     spec: InputSpec
 
     def cut(self, example: Any, name: str) -> None:
-        """Find the layers, and all widths by asking. Raises Incompatible where the model cannot read such an input."""
+        """Find the layers, and all widths by a forward. Raises Incompatible if the model cannot read such an input."""
         self._owner, self._list = "", ""
         n = self.model.config.num_hidden_layers
         for path, module in self.model.named_modules():
@@ -97,11 +103,11 @@ class Layered(Encoder):
         self.train()
 
     def pooled(self, out: Any, state: Inside) -> Tensor:
-        """(N, out_dim) of what the model gives."""
+        """(N, out_dim), pooled from the model's output."""
         raise undefined(self, "pooled")
 
     def enter(self, state: Inside) -> Inside:
-        """The state before the first layer; as it is where there are no stages."""
+        """The state before the first layer; unchanged if there are no stages."""
         if not self.n_stages:
             return state
 
@@ -142,7 +148,7 @@ class Layered(Encoder):
         return z if state.frames is None else self.over_time(z.unflatten(0, (-1, state.frames)))
 
     def over_time(self, z: Tensor) -> Tensor:
-        """(B, D) of the features (B, T, D) of frames."""
+        """(B, D), pooled from the features (B, T, D) of frames."""
         return z.mean(1)
 
     def view(self, state: Inside) -> Tensor:
@@ -158,19 +164,24 @@ class Layered(Encoder):
 
 
 class Transformer(Layered):
-    """Any text model of the transformers library.
+    """Any text model of the transformers library; of an encoder-decoder model (T5, BART) the encoder.
 
-    model: a local folder, a name on the hub, or for weights "none" also a bare type ("bert", "roberta"). weights:
-    "pretrained", those of `model`; "none", random ones; or a folder or .safetensors file. Token ids must be those of the
-    model's own tokenizer, which the data's recipe names; a vocabulary larger than the model's is refused. Segments reach a
-    model that has them; others tell pairs apart by their separator.
-    config: values of the model's configuration to change, where the weights are random.
-    pooling: the first token ("cls"), the mean over tokens, the last token, or the model's own ("pooler"). Where attention
-    looks back only (GPT, Llama), the first token knows nothing of the text, and "cls" is the last one. Of a model with
-    encoder and decoder (T5, BART) the encoder is taken.
+    Args:
+        spec: a text. Token ids must come from the model's own tokenizer, which the data's recipe names; a vocabulary
+            larger than the model's is refused. Models with segment embeddings receive the segments.
+        model: a local folder, a name on the hub, or with weights="none" a model type ("bert", "roberta").
+        weights: "pretrained", those of `model`; "none", random ones; or a folder or .safetensors file.
+        pooling: the first token ("cls", default), the "mean" over tokens, the "last" token, or the model's own
+            "pooler". With causal attention (GPT, Llama) the first token does not see the text, and "cls" is the last
+            one.
+        config: values of the model's configuration to change; random weights only.
 
-    Raises Incompatible where the input does not fit, and MmzooError, naming what is missing and the next step, where the
-    model cannot be found.
+    Raises:
+        Incompatible: the input does not fit.
+        MmzooError: the model is missing; the message gives the next step.
+
+    Shape:
+        Input: {"ids": (B, L), "mask": (B, L)}. Output: (B, out_dim).
     """
 
     kind = "AutoModel"
@@ -228,9 +239,19 @@ class Transformer(Layered):
 
 
 class ClipText(Transformer):
-    """The text tower of CLIP (Radford et al., ICML 2021), read at the token that ends the text; see Transformer.
+    """The text tower of CLIP (Radford et al., ICML 2021), read at the token that ends the text.
 
-    Its attention looks back only, so that a first token would know nothing of the text.
+    Its attention is causal, so that the first token does not see the text.
+
+    Args:
+        spec: a text in the tokens of CLIP.
+        model: as for `Transformer`.
+        weights: as for `Transformer`.
+        pooling: "pooler" (default), the token that ends the text, or the "mean" over tokens.
+        config: as for `Transformer`.
+
+    Shape:
+        Input: {"ids": (B, L), "mask": (B, L)}. Output: (B, out_dim).
     """
 
     kind = "CLIPTextModel"
@@ -248,17 +269,27 @@ class ClipText(Transformer):
 
 
 def clip_pixels(x: Tensor) -> Tensor:
-    """Pictures (..., 3, H, W) scaled by ImageNet's mean and deviation, scaled by CLIP's instead."""
+    """Pictures (..., 3, H, W) normalised by ImageNet's mean and std, renormalised by CLIP's."""
     mean, deviation, clip_mean, clip_deviation = (x.new_tensor(v).view(3, 1, 1) for v in (*IMAGENET_SCALE, *CLIP_SCALE))
     return x * (deviation / clip_deviation) + (mean - clip_mean) / clip_deviation
 
 
 class ClipImage(Layered):
-    """The image tower of CLIP (Radford et al., ICML 2021), frame by frame on a video.
+    """The image tower of CLIP (Radford et al., ICML 2021), applied to each frame of a video.
 
-    model, weights, config: see Transformer. pixels: by which mean and deviation they are scaled; "clip" takes those of ImageNet, which
-    data comes with, off again and those that CLIP was trained with on. Position embeddings are interpolated where the input has another size than the
-    model was made for. The feature is that of the class token after the last normalisation.
+    The feature is that of the class token after the last normalisation. Position embeddings are interpolated if the
+    input has another size than the model was trained on.
+
+    Args:
+        spec: an image or a video.
+        model: as for `Transformer`.
+        weights: as for `Transformer`.
+        temporal: how the features of a video's frames are pooled: "mean" (default) or "max".
+        pixels: mean and std of the pixels: "imagenet" leaves those of the data; "clip" replaces them by CLIP's.
+        config: as for `Transformer`.
+
+    Shape:
+        Input: (B, 3, H, W) or (B, T, 3, H, W). Output: (B, out_dim).
     """
 
     def __init__(

@@ -13,14 +13,24 @@ from mmzoo.errors import BadValue
 
 
 class Words(NamedTuple):
-    """map: (B, L, C), a vector for each token. mask: (B, L) bool, True where there is a token."""
+    """The state of a text encoder.
+
+    Args:
+        map: (B, L, C), one vector per token.
+        mask: (B, L) bool, True at a token.
+    """
 
     map: Tensor
     mask: Tensor
 
 
 def check_text(spec: InputSpec) -> tuple[InputSpec, int]:
-    """The spec of a text and the size of its vocabulary. Raises Incompatible for another input, BadValue without one."""
+    """The spec of a text and the size of its vocabulary.
+
+    Raises:
+        Incompatible: another kind of input.
+        BadValue: the vocabulary is missing.
+    """
     spec = InputSpec.of(spec).of_kind("text")
     if not spec.vocabulary:
         raise BadValue("a text encoder needs the size of the vocabulary: InputSpec('text', (L,), vocabulary=N).")
@@ -28,7 +38,18 @@ def check_text(spec: InputSpec) -> tuple[InputSpec, int]:
 
 
 class Textual(Encoder):
-    """Base of text encoders; the view of a text is (B, C, L). See check_text for what is refused."""
+    """Base of text encoders; the view of a text is (B, C, L).
+
+    Args:
+        spec: a text with its vocabulary.
+
+    Raises:
+        Incompatible: another kind of input.
+        BadValue: the vocabulary is missing.
+
+    Shape:
+        Input: {"ids": (B, L), "mask": (B, L)}. Output: (B, out_dim).
+    """
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
@@ -45,21 +66,28 @@ class Textual(Encoder):
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """(B, C): the mean of (B, L, C) over the tokens that are there; zeros where there is none."""
+    """(B, C), the mean of `x` (B, L, C) over the tokens in `mask` (B, L); zeros without a token."""
     weight = mask.to(x.dtype)[..., None]
     return (x * weight).sum(1) / weight.sum(1).clamp_min(1.0)
 
 
 def last_token(mask: Tensor) -> Tensor:
-    """(B,) int64: the place of the last token that is there; the first where there is none."""
+    """(B,) int64, the position of the last token in `mask` (B, L); 0 without a token."""
     places = torch.arange(mask.shape[1], device=mask.device)
     return (places * mask).amax(1)
 
 
 class TextBag(Textual):
-    """The mean over all tokens of an embedding and a layer on each, then a linear layer: the order of words is lost.
+    """An embedding and a layer on each token, the mean over tokens, then a linear layer; word order is lost.
 
-    embed: width of a token's vector. width: output width.
+    Args:
+        spec: a text with its vocabulary.
+        embed: width of a token's vector.
+        width: width of the output.
+        dropout: dropout probability.
+
+    Shape:
+        Input: {"ids": (B, L), "mask": (B, L)}. Output: (B, width).
     """
 
     def __init__(self, spec: InputSpec, *, embed: int = 64, width: int = 64, dropout: float = 0.0) -> None:
@@ -81,13 +109,19 @@ class TextBag(Textual):
 
 
 class TextWords(Textual):
-    """The sum of a vector for each token over the square root of their number, with dropout: the order of words is lost.
+    """The sum of one vector per token over the square root of their number, with dropout; word order is lost.
 
-    With a linear head this is logistic regression on words, in `embed` dimensions, and trains as fast: nothing lies between
-    a word and the classes. Vectors start near zero, so that words that training has not seen say nothing.
+    With a linear head this is logistic regression on words in `embed` dimensions, and trains as fast: no layer stands
+    between a word and the classes. Vectors start near zero, so that words absent from training have little effect.
 
-    embed: width of a token's vector and of the output. scale: factor on the vectors, and so on how far a step of a given
-    learning rate moves the features.
+    Args:
+        spec: a text with its vocabulary.
+        embed: width of a token's vector and of the output.
+        scale: factor on the vectors, and thus on how far a step of a given learning rate moves the features.
+        dropout: dropout probability.
+
+    Shape:
+        Input: {"ids": (B, L), "mask": (B, L)}. Output: (B, embed).
     """
 
     def __init__(self, spec: InputSpec, *, embed: int = 64, scale: float = 4.0, dropout: float = 0.5) -> None:
@@ -110,10 +144,19 @@ class TextWords(Textual):
 
 
 class TextTransformer(Textual):
-    """Transformer layers (normalised first) over embeddings and learned positions, then the mean over tokens.
+    """Pre-norm transformer layers over embeddings and learned positions, then the mean over tokens.
 
-    dim: width of a token's vector and of the output. depth: layers, each a stage. heads: of attention; they must divide
-    dim.
+    Each layer is a stage.
+
+    Args:
+        spec: a text with its vocabulary.
+        dim: width of a token's vector and of the output.
+        depth: number of layers.
+        heads: number of attention heads; must divide `dim`.
+        dropout: dropout probability.
+
+    Shape:
+        Input: {"ids": (B, L), "mask": (B, L)}. Output: (B, dim).
     """
 
     def __init__(self, spec: InputSpec, *, dim: int = 64, depth: int = 2, heads: int = 4, dropout: float = 0.1) -> None:

@@ -1,7 +1,7 @@
-"""Answers of a joint model of which some modalities are kept and the others are taken away.
+"""Predictions of a joint model with some modalities kept and the others removed.
 
-The head is not told (`present` stays as it is), and the strategy's decision rule applies: these are answers of the model
-as it would be used. `scores` says what the numbers mean.
+The head is not informed (`present` stays as it is), and the strategy's decision rule applies: these are predictions of
+the model in use. `mmzoo.evaluation.scores` explains the numbers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ ABLATIONS = ("zero-feature", "zero-input", "mean-feature")
 
 
 class Undefined(Exception):
-    """An ablation that says nothing about a model; the message says why."""
+    """An ablation is undefined for a model; the message gives the reason."""
 
 
 class Ablation:
-    """The answers of a joint model of which some modalities are kept and the others are taken away.
+    """The predictions of a joint model with some modalities kept and the others removed.
 
-    word: how they are taken away. answer: (kept modalities) -> (N, C) logits and (N, C) scores. costly: whether an
-    answer takes the encoders, so that few subsets should be asked for. What all of them answer is known already: p.
+    Args:
+        word: how modalities are removed; one of ABLATIONS.
+        p: the predictions with all modalities.
+        answer: kept modalities -> (N, C) logits and (N, C) scores.
+        costly: whether `answer` runs the encoders, so that few subsets should be evaluated.
     """
 
     def __init__(
@@ -49,10 +52,11 @@ class Ablation:
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities, in order."""
         return tuple(self._p.features)
 
     def answers(self, kept: Iterable[str]) -> tuple[Tensor, Tensor]:
-        """(N, C) logits and (N, C) scores. Raises Undefined where they are not finite."""
+        """(N, C) logits and (N, C) scores with the modalities `kept`. Raises Undefined if they are not finite."""
         kept = frozenset(kept)
         if kept == self.all:
             return self._p.logits, self._p.scores
@@ -63,14 +67,14 @@ class Ablation:
         return logits, scores
 
     def accuracy(self, kept: Iterable[str]) -> float:
-        """The accuracy over every item, whether it has the modalities or not; computed once for a subset."""
+        """The accuracy over all samples, whether they have the modalities or not; computed once per subset."""
         kept = frozenset(kept)
         if kept not in self._accuracy:
             self.answers(kept)
         return self._accuracy[kept]
 
     def scores_of(self, modality: str) -> dict[str, float]:
-        """The scores with one modality kept, over the items that have it."""
+        """The scores with one modality kept, over the samples that have it."""
         logits, scores = self.answers([modality])
         return classification(*(self._p.of(modality, x) for x in (scores, self._p.target, logits)))
 
@@ -83,9 +87,18 @@ def ablate(
     fitted: Fitted,
     batches: Callable[[], Iterable[Batch]],
 ) -> Ablation:
-    """One of ABLATIONS on predictions p, which were made of `batches`.
+    """One of ABLATIONS, on given predictions.
 
-    Raises Undefined for an ablation of features under a head that acts between stages.
+    Args:
+        word: its name.
+        model: the model.
+        strategy: the decision rule.
+        p: predictions of the model.
+        fitted: probes and mean features of the training samples.
+        batches: yields the batches that `p` was computed from.
+
+    Raises:
+        Undefined: features would be removed under a head that acts between stages.
     """
     if model.head.couples:
         if word != "zero-input":
@@ -100,9 +113,13 @@ def ablate(
 
 
 def features_of_zeros(model: MultimodalModel, batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """modality -> (N, D_m), what its encoder makes of inputs of zeros shaped like those of each batch.
+    """modality -> (N, D_m), the features of inputs of zeros with the shapes of each batch.
 
-    One item a batch is encoded and stands for all: in eval mode items do not depend on one another.
+    One sample per batch is encoded and stands for all: in eval mode samples do not influence each other.
+
+    Args:
+        model: the model.
+        batches: the batches.
     """
     rows = []
     with evaluating(model):

@@ -1,4 +1,4 @@
-"""How large a model is and how much it computes, by parameter group."""
+"""The size of a model and its number of operations, by parameter group."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ SHARED = "head:shared"
 
 
 def complexity(model: MultimodalModel, strategy: DecisionRule, batch: Batch) -> dict[str, Any]:
-    """Size and operations of a model, in all and by parameter group.
+    """Parameters and floating-point operations of a model, in total and by parameter group.
+
+    Args:
+        model: the model.
+        strategy: the decision rule.
+        batch: its first sample gives the shapes.
 
     Returns:
-        `parameters` and `flops` of the model, and under `groups` those of each group; see `flops`. A model whose
-        operations cannot be counted gives `parameters` and, under `uncounted`, the reason: the count costs no run.
+        `parameters` and `flops` of the model, and under `groups` those of each group; see `flops`. If the operations
+        cannot be counted, `parameters` and, under `uncounted`, the reason.
     """
     held = {group: sum(p.numel() for p in params) for group, params in model.groups().items()}
     try:
@@ -42,15 +47,19 @@ def complexity(model: MultimodalModel, strategy: DecisionRule, batch: Batch) -> 
 
 
 def flops(model: MultimodalModel, strategy: DecisionRule, batch: Batch) -> dict[str, int]:
-    """group -> floating-point operations of one item's way to its prediction, decision rule included.
+    """group -> floating-point operations of one sample's prediction, decision rule included.
 
-    batch: its first item gives the shapes; all modalities count as present. Counted is what torch's FlopCounterMode
-    knows: matrix products, convolutions and attention, a multiplication and an addition being two operations.
-    Element-wise work (activations, normalisations, outer products) counts as none.
+    Counts what torch's FlopCounterMode knows: matrix products, convolutions and attention, with a multiplication and an
+    addition as two operations. Element-wise work (activations, normalisations, outer products) counts as zero.
 
-    `encoder:<m>` is the encoder by itself. Of the rest an operation belongs to `head:<m>` or `extra:<name>` when it
-    reads a parameter of that group, or a view of one, and to `head:shared` otherwise: the coupling between stages, and
-    weights that were computed first, among them. The groups add up to the whole.
+    `encoder:<m>` is the encoder itself. Any other operation belongs to `head:<m>` or `extra:<name>` if it reads a
+    parameter of that group, or a view of one, and otherwise to `head:shared`, including the coupling between stages and
+    weights that were computed first. The groups add up to the total.
+
+    Args:
+        model: the model.
+        strategy: the decision rule.
+        batch: its first sample gives the shapes; all modalities count as present.
     """
     inputs = batch.map(lambda t: t[:1]).inputs
     counts = getattr(flop_counter, "_FlopCounterMode", None)

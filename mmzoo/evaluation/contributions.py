@@ -17,12 +17,15 @@ SUBSETS, SUBSETS_COUPLED = 64, 16
 
 
 def contributions(ablation: Ablation) -> tuple[dict[str, float], dict[str, Any]]:
-    """modality -> Shapley contribution to the accuracy; and the facts that go with them.
+    """modality -> Shapley contribution to the accuracy, and the facts that belong to them.
 
-    v(S) is the accuracy with the modalities S kept. v(none) is that of a model that knows nothing of the item, not
-    zero, so that the contributions add up to accuracy - v(none). Exact while the subsets are at most SUBSETS (SUBSETS_COUPLED
-    where each takes the encoders); beyond, the mean gain over sampled orders of the modalities, and the word says how
-    many. They are the same orders for every model, and come in pairs, an order and its reverse.
+    v(S) is the accuracy with the modalities S kept. v(none) is that of a model without any information on the sample,
+    not zero, so that the contributions add up to accuracy - v(none). Exact for up to SUBSETS subsets (SUBSETS_COUPLED
+    if each runs the encoders); beyond, the mean gain over sampled orders of the modalities, whose number the word
+    gives. The orders are the same for every model, and come in pairs, an order and its reverse.
+
+    Args:
+        ablation: the ablated model.
     """
     players = ablation.modalities
     limit = SUBSETS_COUPLED if ablation.costly else SUBSETS
@@ -38,7 +41,12 @@ def contributions(ablation: Ablation) -> tuple[dict[str, float], dict[str, Any]]
 
 
 def paired_orders(players: Sequence[str], pairs: int) -> list[tuple[str, ...]]:
-    """2 * pairs orders of the players: random ones, always the same, each followed by its reverse."""
+    """2 * pairs orders of the players: random ones, always the same, each followed by its reverse.
+
+    Args:
+        players: the players.
+        pairs: number of pairs.
+    """
     generator = stream(0, "orders", len(players))
     drawn = [torch.randperm(len(players), generator=generator).tolist() for _ in range(pairs)]
     return [tuple(players[i] for i in order) for each in drawn for order in (each, each[::-1])]

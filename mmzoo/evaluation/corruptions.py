@@ -1,7 +1,7 @@
-"""Test inputs of which a modality is missing or corrupted, drawn sample by sample.
+"""Test inputs with missing or corrupted modalities, drawn sample by sample.
 
-What a sample gets depends on its number in the data set, the modality and the corruption only: it is the same for every
-method, seed, batch size and strength, so that curves of two methods differ by the methods alone.
+The corruption of a sample depends on its index, the modality and the corruption only: it is the same for every method,
+seed, batch size and strength, so that curves of two methods differ by the methods only.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ def ranks_of(index: Tensor, modality: str) -> Tensor:
     """The order in which samples lose a modality.
 
     Args:
-        index: (N,) the numbers of all test samples.
+        index: (N,), the indices of all test samples.
+        modality: the modality.
 
     Returns:
-        (max + 1,) for each number its place, from 0.
+        (max + 1,), the rank of each index, from 0.
     """
     order = index.sort().values[torch.randperm(len(index), generator=stream(0, "stress", "missing", modality))]
     ranks = torch.zeros(int(index.max()) + 1, dtype=torch.long)
@@ -41,10 +42,12 @@ def ranks_of(index: Tensor, modality: str) -> Tensor:
 
 
 def without(batch: Batch, modality: str, lacks: Tensor) -> Batch:
-    """The batch with a modality taken from some samples, as if the data had lacked it: zeros, and `present` says so.
+    """The batch with a modality removed from some samples, as if missing in the data: zeros, and `present` is False.
 
     Args:
-        lacks: (B,) bool.
+        batch: the batch.
+        modality: the modality.
+        lacks: (B,) bool, the samples that lose it.
     """
     names = list(batch.inputs)
     present = batch.present
@@ -63,22 +66,39 @@ def without(batch: Batch, modality: str, lacks: Tensor) -> Batch:
 # ---------------------------------------------------------------------------------------------- corrupted
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of a modality over the training samples, which the entries of one sample broadcast with:
-    a feature of a vector, a band of a spectrogram and a channel of images each has its own."""
+    """Mean and standard deviation of a modality over the training samples, broadcastable with one sample.
+
+    A feature of a vector, a band of a spectrogram and a channel of an image each have their own.
+
+    Args:
+        mean: the mean.
+        std: the standard deviation.
+    """
 
     mean: Tensor
     std: Tensor
 
     @classmethod
     def of(cls, batches: Iterable[Batch], modality: str, spec: InputSpec) -> Scale:
-        """Measure it, over the samples that have the modality; zeros where none has."""
+        """Measure it over the samples that have the modality; zeros if none has.
+
+        Args:
+            batches: training batches.
+            modality: the modality.
+            spec: its input.
+        """
         axes = [0, *(1 + a for a in _SPREAD_OVER[spec.kind])]
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         for batch in batches:
-            x = batch.inputs[modality].double().cpu()
+            given, mask = batch.inputs[modality], None
+            if isinstance(given, Mapping):  # a series, zeros under its padding
+                mask = given["mask"].cpu()
+                given = torch.where(given["mask"][:, None], given["values"], 0.0)
+            x = given.double().cpu()
             if batch.present is not None:
-                x = x[batch.present[:, list(batch.inputs).index(modality)].cpu()]
-            count += math.prod(x.shape[a] for a in axes)
+                seen = batch.present[:, list(batch.inputs).index(modality)].cpu()
+                x, mask = x[seen], None if mask is None else mask[seen]
+            count += math.prod(x.shape[a] for a in axes) if mask is None else int(mask.sum())
             total = total + x.sum(axes, keepdim=True)[0]
             square = square + x.square().sum(axes, keepdim=True)[0]
         mean = total / max(count, 1)
@@ -87,18 +107,25 @@ class Scale:
 
 
 #: the axes of a sample over which mean and deviation are taken, by kind
-_SPREAD_OVER: Mapping[str, tuple[int, ...]] = {"vector": (), "spectrogram": (1,), "image": (1, 2), "video": (0, 2, 3)}
+_SPREAD_OVER: Mapping[str, tuple[int, ...]] = {
+    "vector": (),
+    "series": (1,),
+    "spectrogram": (1,),
+    "image": (1, 2),
+    "video": (0, 2, 3),
+}
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A way to spoil the input of one modality.
+    """A corruption of the input of one modality.
 
     Args:
-        name: As tables call it.
-        levels: Its five strengths.
-        unit: What the levels are.
-        apply: (one sample, level, scale, generator) -> the sample, spoilt. Of text a sample is a mapping of tensors.
+        name: name in tables.
+        levels: its five strengths.
+        unit: unit of the levels.
+        apply: (one sample, level, scale, generator) -> the corrupted sample. A sample of text or series is a mapping of
+            tensors.
     """
 
     name: str
@@ -108,7 +135,15 @@ class Corruption:
 
 
 def corrupted(batch: Batch, modality: str, corruption: Corruption, level: float, scale: Scale | None) -> Batch:
-    """The batch with one modality spoilt in every sample that has it."""
+    """The batch with one modality corrupted in every sample that has it.
+
+    Args:
+        batch: the batch.
+        modality: the modality.
+        corruption: the corruption.
+        level: its strength.
+        scale: statistics of the modality; None if the corruption needs none.
+    """
     x, column = batch.inputs[modality], list(batch.inputs).index(modality)
     spoilt = []
     for row, number in enumerate(batch.index.tolist()):
@@ -132,6 +167,22 @@ def _stacked(samples: list[Any], like: Any) -> Any:
 def _noise(x: Tensor, level: float, scale: Scale | None, generator: torch.Generator) -> Tensor:
     assert scale is not None
     return x + level * scale.std * torch.randn(x.shape, generator=generator)
+
+
+def _noisy_series(
+    x: Mapping[str, Tensor], level: float, scale: Scale | None, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Noise on the steps that are there. x: values (C, T) and mask (T,)."""
+    return {**x, "values": torch.where(x["mask"], _noise(x["values"], level, scale, generator), x["values"])}
+
+
+def _lost_steps(
+    x: Mapping[str, Tensor], level: float, scale: Scale | None, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """A stretch of the steps that are there at the mean of each channel. x: values (C, T) and mask (T,)."""
+    n = int(x["mask"].sum())
+    silent = _silence(x["values"][:, :n], level, scale, generator)
+    return {**x, "values": torch.cat([silent, x["values"][:, n:]], 1)}
 
 
 def _silence(x: Tensor, level: float, scale: Scale | None, generator: torch.Generator) -> Tensor:
@@ -199,6 +250,10 @@ _PICTURES = (
 #: what each kind of input is corrupted by
 CORRUPTIONS: Mapping[str, tuple[Corruption, ...]] = {
     "vector": (_GAUSSIAN,),
+    "series": (
+        replace(_GAUSSIAN, apply=_noisy_series),
+        Corruption("lost steps", _SHARES, "of the time", _lost_steps),
+    ),
     "spectrogram": (_GAUSSIAN, Corruption("silence", _SHARES, "of the time", _silence)),
     "image": _PICTURES,
     "video": _PICTURES,

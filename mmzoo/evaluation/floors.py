@@ -1,7 +1,7 @@
-"""Linear floors: what logistic regression reaches on fixed features of the same samples. No torch model is trained.
+"""Linear floors: logistic regression on fixed features of the same samples. No torch model is trained.
 
-A floor is what a user has without any deep learning. Texts become TF-IDF, pictures pooled pixels with colour and
-gradient histograms, spectrograms pooled statistics, vectors themselves; all are standardised on the training samples.
+A floor is the baseline without deep learning. Texts become TF-IDF, pictures pooled pixels with colour and gradient
+histograms, spectrograms pooled statistics, and vectors stay as they are; all are standardised on the training samples.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmzoo.evaluation.metrics import classification
+from mmzoo.functional import in_steps
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -36,14 +37,24 @@ FEATURES: Mapping[str, str] = {
     "video": "pooled pixels, colour and gradient histograms, mean and std over frames",
     "spectrogram": "mean, std, least and largest of each band, and pooled cells",
     "vector": "standardised numbers",
+    "series": "mean, std, least and largest of each channel, and means of sixteen runs of steps",
 }
 #: the words for any other kind
 OTHER = "mean, std, least and largest along its last axis, and pooled pieces"
 
 
-def features(kind: str, x: Tensor) -> np.ndarray:
-    """(B, F) float32 of a batch of one modality, as an encoder gets it. Texts are not for this."""
+def features(kind: str, x: Any) -> np.ndarray:
+    """(B, F) float32 features of a batch of one modality, in the form an encoder receives it; not for texts.
+
+    Args:
+        kind: kind of input, see `InputSpec`.
+        x: the batch.
+    """
+    if kind == "series":
+        x = _series(x["values"].float(), x["mask"].bool())
+        kind = "vector"
     x = x.float()
+    made: Tensor
     if kind == "vector":
         made = x.flatten(1)
     elif kind == "image":
@@ -58,7 +69,19 @@ def features(kind: str, x: Tensor) -> np.ndarray:
         x = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
         pieces = F.adaptive_avg_pool1d(x, min(PIECES, x.shape[-1]))
         made = torch.cat([_statistics(x), pieces.flatten(1)], 1)
-    return made.nan_to_num().cpu().numpy()
+    found: np.ndarray = made.nan_to_num().cpu().numpy()
+    return found
+
+
+def _series(x: Tensor, mask: Tensor) -> Tensor:
+    """Of series (B, C, T), each over the steps that it has."""
+    there = mask[:, None]
+    n = there.sum(2).clamp_min(1)
+    mean = torch.where(there, x, 0.0).sum(2) / n
+    std = (torch.where(there, x - mean[..., None], 0.0).square().sum(2) / n).sqrt()
+    low, high = torch.where(there, x, torch.inf).amin(2), torch.where(there, x, -torch.inf).amax(2)
+    runs = in_steps(torch.where(there, x, 0.0), mask, PIECES).flatten(1)
+    return torch.cat([mean, std, low, high, runs], 1).nan_to_num(posinf=0.0, neginf=0.0)
 
 
 def _statistics(x: Tensor) -> Tensor:
@@ -94,7 +117,9 @@ def _at_most(wanted: tuple[int, int], size: Sequence[int]) -> tuple[int, int]:
 class Block:
     """One modality of the samples of a split.
 
-    values: (N, F) features, or N texts. seen: (N,) bool, which samples have it; the others count as the average sample.
+    Args:
+        values: (N, F) features, or N texts.
+        seen: (N,) bool, the samples that have it; the others count as the average sample.
     """
 
     values: np.ndarray | Sequence[str]
@@ -107,13 +132,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a split: their modalities and their classes (N,)."""
+    """The samples of a split: their modalities and their classes (N,).
+
+    Args:
+        blocks: modality -> its values.
+        target: (N,), the classes.
+    """
 
     blocks: Mapping[str, Block]
     target: np.ndarray
 
     def some(self) -> Samples:
-        """Those that have any of the modalities: the others teach nothing."""
+        """The samples that have at least one modality."""
         seen = np.any([b.seen for b in self.blocks.values()], axis=0)
         kept = {m: Block(_rows(b.values, seen), b.seen[seen]) for m, b in self.blocks.items()}
         return Samples(kept, self.target[seen])
@@ -121,7 +151,15 @@ class Samples:
 
 @dataclass(frozen=True)
 class Floor:
-    """Scores of a floor. strength: the chosen C. width: features of all modalities together. scores: (N, C) of test."""
+    """The scores of a floor.
+
+    Args:
+        test: metric -> score on the test set.
+        validation: metric -> score on the validation set.
+        strength: the selected C.
+        width: number of features of all modalities together.
+        scores: (N, C), scores of the test samples.
+    """
 
     test: Mapping[str, float]
     validation: Mapping[str, float]
@@ -131,9 +169,16 @@ class Floor:
 
 
 def linear_floor(train: Samples, validation: Samples, test: Samples, *, n_classes: int, metric: str = "acc") -> Floor:
-    """Multinomial logistic regression on the features of `train`, its strength chosen on `validation`.
+    """Multinomial logistic regression on the features of `train`, with its strength selected on `validation`.
 
-    Ties of `metric` go to the lower validation loss, then to the stronger penalty. Test is scored once, for that choice.
+    Ties go to the lower validation loss, then to the stronger penalty. The test set is scored once, for the selection.
+
+    Args:
+        train: training samples.
+        validation: validation samples.
+        test: test samples.
+        n_classes: number of classes C.
+        metric: the metric that selects.
     """
     from threadpoolctl import threadpool_limits
 
@@ -224,5 +269,5 @@ def _rows(values: np.ndarray | Sequence[str], chosen: np.ndarray) -> Any:
 
 
 def words_for(kind: str) -> str:
-    """What the features of a kind of modality are."""
+    """The features of a kind of modality, in words."""
     return FEATURES.get(kind, OTHER)

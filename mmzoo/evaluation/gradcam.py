@@ -1,4 +1,4 @@
-"""Where an encoder looks: Grad-CAM of one modality of a joint model."""
+"""Grad-CAM of one modality of a joint model: where an encoder looks."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def gradcam(
 ) -> Tensor:
     """Grad-CAM (Selvaraju et al., ICCV 2017) on the map after a stage of one encoder.
 
-    The weight of a channel is the mean over positions of the derivative of the target's logit; the heat is what is positive in
-    the weighted sum of the channels, brought to the size of the input and divided by its maximum. A heat without any positive part
-    is zero.
+    The weight of a channel is the mean over positions of the derivative of the target's logit; the heat map is the
+    positive part of the weighted sum of the channels, resized to the input and divided by its maximum. Without a
+    positive part it is zero.
 
     Args:
-        model: Its encoder of the modality must have stages, those of convolutions or of a vision transformer.
+        model: its encoder of the modality must have stages, of a convolutional network or of a vision transformer.
         inputs: modality -> (B, ...), every sample with all modalities.
-        modality: Of images (B, C, H, W), spectrograms (B, F, T) or videos (B, T, C, H, W).
-        target: (B,) int64, the class whose logit is explained; None: the one that is predicted.
-        stage: After which stage, from 0. None: the last one; of tokens the one before, since the class token alone is read after
-            the last.
-        branch: Explain the modality's own logits instead of the fused ones.
+        modality: images (B, C, H, W), spectrograms (B, F, T) or videos (B, T, C, H, W).
+        target: (B,) int64, the class whose logit is explained; None: the predicted class.
+        stage: the stage, from 0. None: the last one; for tokens the one before, since only the class token is read
+            after the last.
+        branch: explain the modality's own logits instead of the fused ones.
 
     Returns:
-        (B, H, W), of a video (B, T, H, W), in [0, 1].
+        (B, H, W), for a video (B, T, H, W), in [0, 1].
 
     Raises:
-        UnknownName: The model has no such modality.
-        Incompatible: Its encoder has no stages, or no map with two spatial axes.
-        BadValue: There is no such stage, or a target is no class.
+        UnknownName: the model has no such modality.
+        Incompatible: its encoder has no stages, or no map with two spatial axes.
+        BadValue: there is no such stage, or a target is no class.
     """
     encoder: Any = _encoder_of(model, inputs, modality)
     x = inputs[modality]
@@ -86,9 +86,14 @@ def _encoder_of(model: MultimodalModel, inputs: Mapping[str, Any], modality: str
 
 
 def cam(maps: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
-    """The heat of maps (B, C, H, W) or (B, C, T, H, W) and of the derivative by them, brought to a size: (B, [T,] *size).
+    """The heat maps (B, [T,] *size) from maps and their derivatives.
 
-    Of a video every frame has weights of its own, and is divided by its own maximum.
+    Each frame of a video has its own weights, and is divided by its own maximum.
+
+    Args:
+        maps: (B, C, H, W) or (B, C, T, H, W).
+        gradient: the derivative, of the same shape.
+        size: height and width of the result.
     """
     heat = heat_of(maps, channel_weights(gradient))
     flat = heat.reshape(-1, 1, *heat.shape[-2:])
@@ -100,12 +105,12 @@ def cam(maps: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def channel_weights(gradient: Tensor) -> Tensor:
-    """(B, C, ...) the weight of each channel, from the derivative (B, C, ..., H, W): its mean over positions (eq. 1)."""
+    """(B, C, ...) the weight of each channel: the mean over positions of the derivative (B, C, ..., H, W) (eq. 1)."""
     return gradient.mean((-2, -1))
 
 
 def heat_of(maps: Tensor, weights: Tensor) -> Tensor:
-    """(B, ..., H, W) what is positive in the weighted sum of maps (B, C, ..., H, W) (eq. 2)."""
+    """(B, ..., H, W) the positive part of the weighted sum of maps (B, C, ..., H, W) (eq. 2)."""
     return (weights[..., None, None] * maps).sum(1).relu()
 
 

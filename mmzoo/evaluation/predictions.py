@@ -1,4 +1,4 @@
-"""What a trained model says of a data set, and what its training samples give to the evaluation of others."""
+"""The predictions of a trained model on a data set, and what its training samples provide for evaluation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,17 @@ EVAL_BATCH = 512
 
 @dataclass(frozen=True)
 class Predictions:
-    """All that evaluation needs of a data set: one row an item. unimodal and features are keyed by modality; present
-    is (N, M), or None when every item has every modality."""
+    """All that evaluation needs of a data set, one row per sample.
+
+    Args:
+        index: (N,), the samples' indices.
+        target: (N,), the classes.
+        logits: (N, C).
+        scores: (N, C), after the decision rule.
+        unimodal: modality -> (N, C).
+        features: modality -> (N, D_m).
+        present: (N, M) bool; None if every sample has every modality.
+    """
 
     index: Tensor
     target: Tensor
@@ -33,7 +42,7 @@ class Predictions:
     present: Tensor | None = None
 
     def pooled(self) -> Predictions:
-        """The rows of all processes, each of which holds some, in the order of `index`."""
+        """The rows of all processes, in the order of `index`."""
         own = {name: map_tensors(value, Tensor.cpu) for name, value in vars(self).items() if value is not None}
         parts = distributed.all_objects(own)
         order = torch.cat([p["index"] for p in parts]).argsort()
@@ -47,22 +56,32 @@ class Predictions:
         return Predictions(**{name: joined([p[name] for p in parts]) for name in own})
 
     def answered(self, target: Tensor) -> Predictions:
-        """The same with the classes of the items, which were not known when they were made. target: of the whole data set."""
+        """A copy with the classes of the samples, which were unknown before.
+
+        Args:
+            target: the classes of the whole data set.
+        """
         return replace(self, target=target[self.index.cpu()].to(self.target.device))
 
     def of(self, modality: str, values: Tensor) -> Tensor:
-        """The rows of `values` whose items have a modality: what is made of zeros says nothing about it."""
+        """The rows of `values` whose samples have a modality: features of zeros say nothing about it."""
         if self.present is None:
             return values
         return values[self.present[:, list(self.unimodal).index(modality)]]
 
     def seen(self, values: Tensor) -> Tensor:
-        """The rows of `values` whose items have any of the modalities: the others all get one answer, the bias."""
+        """The rows of `values` whose samples have at least one modality: all others get one prediction, the bias."""
         return values if self.present is None else values[self.present.any(1)]
 
 
 def predict(model: MultimodalModel, strategy: DecisionRule, batches: Iterable[Batch]) -> Predictions:
-    """Outputs for every item, in eval mode, with the strategy's decision rule. The mode is put back."""
+    """The outputs for every sample, in eval mode, with the strategy's decision rule. The mode is restored.
+
+    Args:
+        model: the model.
+        strategy: the decision rule.
+        batches: the batches.
+    """
     rows: list[Any] = []
     masks: list[Tensor | None] = []
     with evaluating(model):
@@ -85,10 +104,11 @@ def predict(model: MultimodalModel, strategy: DecisionRule, batches: Iterable[Ba
 
 @dataclass(frozen=True)
 class Fitted:
-    """What the training items give to the evaluation of others. Labels of those others never enter it.
+    """What the training samples provide for the evaluation of others, whose labels never enter.
 
-    probes: modality -> (features -> logits), the linear probe of its encoder. means: modality -> (1, D_m), its mean
-    feature, zeros where no item has it.
+    Args:
+        probes: modality -> (features -> logits), the linear probe of its encoder.
+        means: modality -> (1, D_m), its mean feature; zeros if no sample has it.
     """
 
     probes: Mapping[str, Callable[[Tensor], Tensor]]
@@ -96,7 +116,12 @@ class Fitted:
 
     @classmethod
     def on(cls, p: Predictions, n_classes: int) -> Fitted:
-        """Fit on predictions, for each modality on the items that have it."""
+        """Fit on predictions, for each modality on the samples that have it.
+
+        Args:
+            p: predictions of the training samples.
+            n_classes: number of classes C.
+        """
         own = {m: p.of(m, z) for m, z in p.features.items()}
         probes = {m: fit_probe(z, p.of(m, p.target), n_classes) for m, z in own.items() if len(z)}
         means = {m: (z.double().sum(0, keepdim=True) / max(1, len(z))).to(z.dtype) for m, z in own.items()}

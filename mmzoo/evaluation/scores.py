@@ -1,21 +1,21 @@
-"""Evaluation: the scores of a model and what each modality gives to them, every number with the word for how it arose.
+"""Evaluation: the scores of a model and the contribution of each modality, every number with the word for its origin.
 
-A branch of a joint model has no accuracy of its own. Several numbers go by that name and may lie far apart, so none is
+A branch of a joint model has no accuracy of its own. Several numbers have that name and may differ a lot, so none is
 stored without its word:
 
-- `own`: the modality's own logits; the word is the head's `how` (exact, slice or ablated).
-- `probe`: a linear classifier fitted on the features of the frozen encoder; the same measure for every head.
-- `zero_feature`, `zero_input`, `mean_feature`: the answer of the joint model with the features of all other modalities
-  replaced by zeros, by what their encoders make of inputs of zeros, or by their mean over the training items.
+- `own`: the modality's own logits; the word is the head's `how` (exact, slice or ablated). - `probe`: a linear
+classifier fitted on the features of the frozen encoder; the same measure for every head. - `zero_feature`,
+`zero_input`, `mean_feature`: the prediction of the joint model with the features of all other
+  modalities replaced by zeros, by the features of inputs of zeros, or by their mean over the training samples.
 
-The last three are ablations. The head is not told of them (`present` stays as it is), and the strategy's decision rule
-(`predict`) applies, since they are answers of the model as it would be used; own and probe are no such answers, and
-take the plain softmax. `ablated` and zero-feature are the same logits. From the ablations come, over the subsets of
-modalities that are kept, the Shapley contributions to the accuracy, their imbalance, and the conditional utilisation.
+The last three are ablations. The head is not informed of them (`present` stays as it is), and the strategy's decision
+rule (`predict`) applies, since they are predictions of the model in use; own and probe are not, and use the plain
+softmax. `ablated` and zero-feature are the same logits. From the ablations follow, over the subsets of modalities that
+are kept, the Shapley contributions to the accuracy, their imbalance, and the conditional utilisation.
 
-With a head that acts between stages a branch's features hold what the others passed into it. There own and probe are
-called `coupled`, zero-input runs every subset through the encoders, and the two ablations of features are not defined:
-features cannot be taken away from the others once the stages have mixed them.
+With a head that acts between stages the features of a branch contain information from the others. There own and probe
+are called `coupled`, zero-input runs every subset through the encoders, and the two ablations of features are
+undefined: features cannot be separated once the stages have mixed them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,18 @@ from mmzoo.evaluation.predictions import Fitted, Predictions, predict
 def evaluate(
     model: MultimodalModel, strategy: DecisionRule, batches: Iterable[Batch], *, pooled: bool = False
 ) -> dict[str, Any]:
-    """Accuracy, macro-F1, MAP and loss of the joint model; the same of each modality's own logits under `unimodal`,
-    their gap in accuracy, and under `distance` the modality gap of each pair of features of one width.
+    """Accuracy, macro-F1, MAP and loss of the joint model, and the scores of each modality.
 
-    For choosing and steering: over the items of which the model sees anything, or all where there is none. A final score
-    is over every item instead (`branch_scores`). pooled: the batches are one process's part of the items, and the scores are
-    over those of all processes.
+    The result also holds the same scores of each modality's own logits under `unimodal`, their gap in accuracy, and
+    under `distance` the modality gap of each pair of features of the same width. For selection and steering: over the
+    samples of which the model sees anything, or all if there is none. A final score covers every sample
+    (`branch_scores`).
+
+    Args:
+        model: the model.
+        strategy: the decision rule.
+        batches: the batches.
+        pooled: the batches are this process's share of the samples, and the scores cover all processes.
     """
     p = predict(model, strategy, batches)
     p = p.pooled() if pooled else p
@@ -57,7 +63,7 @@ def evaluate(
 
 
 def own_scores(p: Predictions) -> dict[str, dict[str, float]]:
-    """modality -> the scores of its own logits, over the items that have it."""
+    """modality -> the scores of its own logits, over the samples that have it."""
     return {
         m: classification(p.of(m, z).softmax(-1), p.of(m, p.target), p.of(m, z))
         for m, z in p.unimodal.items()
@@ -66,7 +72,7 @@ def own_scores(p: Predictions) -> dict[str, dict[str, float]]:
 
 
 def distances(p: Predictions) -> dict[str, float]:
-    """`a-b` -> the modality gap (Liang et al., NeurIPS 2022), for each pair of one width."""
+    """`a-b` -> the modality gap (Liang et al., NeurIPS 2022), for each pair of the same width."""
     features = {m: p.of(m, z) for m, z in p.features.items() if len(p.of(m, z))}
     return {
         f"{a}-{b}": modality_gap(features[a], features[b])
@@ -76,10 +82,16 @@ def distances(p: Predictions) -> dict[str, float]:
 
 
 def branch_scores(model: MultimodalModel, p: Predictions, fitted: Fitted, metric: str = "acc") -> dict[str, Any]:
-    """The joint scores, and under `modalities` each modality's by its own logits and by a linear probe.
+    """The joint scores, and under `modalities` those of each modality by its own logits and by a linear probe.
 
-    A modality that no item has, here or among the training items, is left out. `gap`: the largest difference in
-    `metric` between modalities, by either measure.
+    A modality without samples, here or in training, is left out. `gap`: the largest difference in `metric` between
+    modalities, by either measure.
+
+    Args:
+        model: the model.
+        p: its predictions.
+        fitted: probes of the training samples.
+        metric: the metric of the gap.
     """
     own, probe = {m: s for m, s in own_scores(p).items() if m in fitted.probes}, {}
     for m in own:
@@ -108,15 +120,21 @@ def evaluate_modalities(
     test: Callable[[], Iterable[Batch]],
     metric: str = "acc",
 ) -> dict[str, Any]:
-    """Every score of `test`, joint and by modality, each with its word; see the module for what the words mean.
+    """Every score of `test`, joint and by modality, each with its word; the module docstring explains the words.
 
-    train: gives the batches that probes are fitted on and features are averaged over. Returns the joint scores, and
+    Args:
+        model: the model.
+        strategy: the decision rule.
+        train: yields the batches that probes are fitted on and features are averaged over.
+        test: yields the batches that are scored.
+        metric: the metric of gaps.
 
-    - `modalities`: modality -> own, probe, zero_feature, zero_input, mean_feature, each with acc, macro_f1, map, loss
-      and `word`, over the items that have the modality; and `shapley` and `utilisation`, ablation -> value and word.
-    - `shapley`: ablation -> accuracy of `none` and `all` of the modalities (over every item), `imbalance`, `word`.
-    - `gap`, `distance`: differences between the modalities by each measure, distances between their features.
-    - `undefined`: ablation -> why it says nothing here.
+    Returns:
+        The joint scores, and `modalities`: modality -> own, probe, zero_feature, zero_input, mean_feature, each with
+        acc, macro_f1, map, loss and `word`, over the samples that have the modality; and `shapley` and `utilisation`,
+        ablation -> value and word. `shapley`: ablation -> accuracy of `none` and `all` of the modalities over every
+        sample, `imbalance`, `word`. `gap`, `distance`: differences between modalities by each measure, distances
+        between their features. `undefined`: ablation -> why it is undefined here.
     """
     fitted = Fitted.on(predict(model, strategy, train()), model.head.n_classes)
     return modality_scores(model, strategy, predict(model, strategy, test()), fitted, test, metric)
@@ -130,7 +148,16 @@ def modality_scores(
     batches: Callable[[], Iterable[Batch]],
     metric: str = "acc",
 ) -> dict[str, Any]:
-    """`evaluate_modalities` for predictions that are there already. batches: those that p was made of, once more."""
+    """`evaluate_modalities` for given predictions.
+
+    Args:
+        model: the model.
+        strategy: the decision rule.
+        p: predictions of the model.
+        fitted: probes and mean features of the training samples.
+        batches: yields the batches that `p` was computed from.
+        metric: the metric of gaps.
+    """
     found = {**branch_scores(model, p, fitted, metric), "shapley": {}, "undefined": {}}
     with evaluating(model):
         for word in ABLATIONS:

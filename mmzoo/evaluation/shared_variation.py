@@ -1,4 +1,4 @@
-"""What two modalities share beyond the class: canonical correlations within classes, with an interval by permutation."""
+"""What two modalities share beyond the class: canonical correlations within classes, with permutation intervals."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Correlation:
     """One canonical correlation within classes.
 
     Args:
-        value: on samples that the directions were not fitted on, mean of two halves; not below -1 or above 1.
-        chance: the central 95 % of the same value where pairs are drawn anew within each class.
-        p: the share of permutations with at least this value (itself counted).
+        value: on samples not used to fit the directions, mean of two halves; in [-1, 1].
+        chance: the central 95 % of the value when pairs are permuted within each class.
+        p: the fraction of permutations with at least this value (itself counted).
     """
 
     value: float
@@ -31,14 +31,19 @@ class Correlation:
 
     @property
     def decided(self) -> bool:
-        """Whether the value lies above what chance gives."""
+        """Whether the value is above the chance interval."""
         return self.value > self.chance[1]
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What two modalities share within classes: `content` along the directions that tell classes apart, `context` along
-    those that do not. None where there are no such directions. n: the samples used."""
+    """What two modalities share within classes.
+
+    Args:
+        content: along the directions that separate the classes; None if there are none.
+        context: along the directions that do not; None if there are none.
+        n: number of samples used.
+    """
 
     content: Correlation | None
     context: Correlation | None
@@ -50,16 +55,16 @@ def shared_variation(
 ) -> Shared:
     """Canonical correlations within classes of the features of two modalities (Hotelling, 1936).
 
-    Each modality is whitened within classes; its class means then span the directions of content, and what is orthogonal to
-    them is context. Directions are fitted on one half of the samples and correlated on the other, and the halves change
-    places, so that many directions do not look like correlation.
+    Each modality is whitened within classes; its class means then span the directions of content, and their orthogonal
+    complement is context. Directions are fitted on one half of the samples and correlated on the other, and vice versa,
+    so that a large number of directions does not look like correlation.
 
     Args:
-        x: (N, D1) features of one modality.
-        y: (N, D2) features of the other, of the same samples.
-        target: (N,) classes.
-        permutations: of the pairs within each class, for the interval.
-        generator: draws halves and permutations (None: always the same).
+        x: (N, D1), features of one modality.
+        y: (N, D2), features of the other, of the same samples.
+        target: (N,), classes.
+        permutations: number of permutations of the pairs within each class.
+        generator: draws halves and permutations; None: always the same.
 
     Raises:
         BadValue: fewer than LEAST samples, or a single class.

@@ -1,4 +1,4 @@
-"""Affine modulation (FiLM): the features of one modality are scaled and shifted by what others say."""
+"""Affine modulation (FiLM): the features of one modality are scaled and shifted by a function of the others."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ from mmzoo.core.head import FusionHead, conditioners
 
 
 class Affine(FusionHead):
-    """l = W (gamma * z_t + beta) + b with [dgamma; beta] = V [z_c; ...] + v and gamma = gamma_baseline + dgamma.
+    """l = W (gamma * z_t + beta) + b, with [dgamma; beta] = V [z_c; ...] + v and gamma = gamma_baseline + dgamma.
 
     Feature-wise linear modulation (Perez et al., AAAI 2018, eqs. 1-2) of pooled features, as in the code of OGM-GE:
-    no residual, normalisation or non-linearity around it. gamma_baseline: 0 as in that code; 1 as in the code of
-    Perez et al., where the features pass unchanged as long as nothing has been learned.
+    without a residual, normalisation or non-linearity around it. With the defaults the last modality, z_t, is modulated
+    by all others, concatenated. If several modalities are modulated, each has its own V and W, and the logits add up.
+    With two modalities, target="last" and target="first" are the two directions of that code.
 
-    condition, target: which modality conditions and which is modulated: a name, "first", "last", or "others", all but
-    the one named on the other side. With the defaults the last modality, z_t, is modulated by all others side by side.
-    Where several are modulated, each has V, W of its own and the logits add up; "others" on both sides modulates every
-    modality by all the rest. Two modalities give the authors' two directions: target="last" and target="first".
+    Unimodal logits are ablated, since a product has no parts (slicing W, as in that code, fails). The features of
+    absent modalities are zeros: they contribute v to gamma and beta. `Outputs.aux` holds gamma and beta: modulated
+    modality -> (B, D_t).
 
-    Unimodal logits: by ablation, since a product has no parts (the authors slice W, which fails). Absent modalities
-    are features of zeros: their say in gamma and beta is v. Raises Incompatible for fewer than two modalities and for
-    roles that no modality of these can have.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        gamma_baseline: 0 as in the code of OGM-GE (default); 1 as in the code of Perez et al., where features initially
+            pass unchanged.
+        condition: the modality that conditions: a name, "first", "last", or "others" (default): all but `target`.
+        target: the modality that is modulated, in the same form; "last" by default. "others" for both: each modality is
+            modulated by all the rest.
 
-    aux: gamma, beta: modulated modality -> (B, D_t).
+    Raises:
+        Incompatible: fewer than two modalities, or roles that these modalities cannot fill.
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "ablated"

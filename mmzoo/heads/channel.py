@@ -1,4 +1,4 @@
-"""Channel exchange: after each stage, every branch's channels are gated by what all branches hold (MMTM)."""
+"""Channel exchange (MMTM): after each stage, a gate computed from all branches scales the channels of every branch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ Classifier = Literal["mean", "sum", "concat", "stacked"]
 
 
 def squeezed(map_: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(B, C): the mean of a map (B, C, *spatial) over its positions. mask: (B, *spatial) bool, those that count.
+    """The mean of a map over its positions; zeros in a row without any valid position.
 
-    A row of which no position counts gives zeros.
+    Args:
+        map_: (B, C, *spatial).
+        mask: (B, *spatial) bool, the positions that count; None: all.
+
+    Returns:
+        (B, C).
     """
     flat = map_.reshape(*map_.shape[:2], -1)
     if mask is None:
@@ -33,10 +38,21 @@ def squeezed(map_: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 class Gate(nn.Module):
-    """scale * sigmoid(W e + b), one gate a channel, and the running mean of what it gave.
+    """scale * sigmoid(W e + b), one gate per channel, with a running mean of its values.
 
-    mean: (C,), r <- (n r + g) / (n + 1) with g the mean gate of a batch (Wu et al., ICML 2022, the authors' code);
-    steps: n, how many batches. Both are buffers.
+    r <- (n r + g) / (n + 1), g the mean gate of batch n + 1 (Wu et al., ICML 2022, the authors' code).
+
+    Args:
+        hidden: width of e.
+        width: number of channels C.
+        scale: factor on the sigmoid.
+
+    Attributes:
+        mean: (C,) buffer, the running mean r.
+        steps: buffer, the number of batches n.
+
+    Shape:
+        Input: (B, hidden). Output: (B, C).
     """
 
     mean: Tensor
@@ -54,7 +70,12 @@ class Gate(nn.Module):
         return found
 
     def absorb(self, total: Tensor, count: Tensor) -> None:
-        """Take in a batch whose gates add up to `total` (C,) over `count` items; none leave the mean as it is."""
+        """Update the running mean with a batch.
+
+        Args:
+            total: (C,), the sum of the batch's gates.
+            count: number of samples; zero leaves the mean unchanged.
+        """
         there = count > 0
         fresh = total / count.clamp_min(torch.finfo(count.dtype).tiny)
         self.mean += torch.where(there, (fresh - self.mean) / (self.steps + 1), 0.0)
@@ -64,8 +85,16 @@ class Gate(nn.Module):
 class Exchange(nn.Module):
     """Squeeze and excitation across the maps of one stage (Joze et al., CVPR 2020, MMTM).
 
-    s_m = mean of map m over its positions; e = relu(sum_m S_m s_m + b); g_m = scale * sigmoid(W_m e + b_m);
-    map m <- g_m * map m. e has int(2 * sum of widths / ratio) units. A modality that is not there has s_m = 0.
+    s_m = mean of map m over its positions; e = relu(sum_m S_m s_m + b); g_m = scale * sigmoid(W_m e + b_m); map m <-
+    g_m * map m. An absent modality has s_m = 0.
+
+    Args:
+        widths: modality -> number of channels C_m.
+        ratio: e has int(2 * sum of widths / ratio) units.
+        scale: factor on the gates.
+
+    Shape:
+        maps: modality -> (B, C_m, *spatial), input and output.
     """
 
     def __init__(self, widths: Mapping[str, int], ratio: float = 4.0, scale: float = 1.0) -> None:
@@ -79,7 +108,7 @@ class Exchange(nn.Module):
         self.gate = nn.ModuleDict({m: Gate(hidden, width, scale) for m, width in widths.items()})
 
     def joint(self, squeezes: Mapping[str, Tensor]) -> Tensor:
-        """(B, hidden): e, from the squeezes (B, C_m) of any non-empty subset."""
+        """(B, hidden), the joint representation e from the squeezes (B, C_m) of any non-empty subset."""
         parts = [F.linear(s, self.squeeze[m]) for m, s in squeezes.items()]
         return (sum(parts[1:], parts[0]) + self.bias).relu()
 
@@ -91,8 +120,15 @@ class Exchange(nn.Module):
         held: Mapping[str, Any] | None = None,
         frozen: Collection[str] = (),
     ) -> dict[str, Tensor]:
-        """The gated maps. here: (B,) bool, the rows that have a modality (left out: all). held: modality -> bool, whose
-        gate its running mean replaces. frozen: modalities whose running mean does not move."""
+        """The gated maps.
+
+        Args:
+            maps: modality -> (B, C_m, *spatial).
+            masks: modality -> (B, *spatial) bool, False at padding.
+            here: modality -> (B,) bool, the rows that have it; a modality left out is in all rows.
+            held: modality -> bool, whether its running mean replaces its gate.
+            frozen: modalities whose running mean is not updated.
+        """
         masks, here, held = masks or {}, here or {}, held or {}
         gates: dict[str, Tensor] = {}
         if maps:
@@ -127,7 +163,12 @@ class Exchange(nn.Module):
 
 
 class Stacked(FusionHead):
-    """l = U [l_1; ...; l_M] + c on the logits l_m = W_m z_m + b_m of each modality."""
+    """l = U [l_1; ...; l_M] + c on the logits l_m = W_m z_m + b_m of each modality.
+
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+    """
 
     how = "exact"
 
@@ -153,18 +194,31 @@ FINALS: Mapping[str, Any] = {"mean": partial(Sum, reduce="mean"), "sum": Sum, "c
 
 
 class Channel(FusionHead):
-    """An Exchange after each chosen stage, then a plain classifier (Joze et al., CVPR 2020, MMTM).
+    """An `Exchange` after each chosen stage, then a simple classifier (Joze et al., CVPR 2020, MMTM).
 
-    stages: counted from the end, -1 the last; encoders of different depth are aligned there, and a stage needs two
-    encoders that have it. None: the last three, or as many as there are (MMTM and Greedy both use three). A single
-    modality has nobody to exchange with, and only the classifier is left.
-    scale: 1 as in the authors' code, which halves all maps at the start; 2 as the paper is said to have it.
-    final: "mean" of one linear classifier a modality (both papers' code) or their "sum", one linear layer on the
-    features ("concat", as a later benchmark has it) or on the logits of each modality ("stacked", MMTM's option). The
-    unimodal logits are exact, but slices with "concat". They are a branch's, which has heard the others on its way.
+    Encoders of different depth are aligned at the end, and a stage needs two encoders that have it. With a single
+    modality only the classifier remains. The unimodal logits are exact, but slices for "concat"; they belong to a
+    branch that the others have influenced. Running means of the gates can replace them: see `Exchange` and
+    `FusionHead.mean_gates`. They are updated in training only; in the code of Wu et al. (ICML 2022) validation and test
+    samples update them too.
 
-    The gates have running means that can stand in for them: see Exchange, and `FusionHead.mean_gates`. They move in training
-    only, where the code that the second paper came with also lets validation and test items move them.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        stages: stages counted from the end, -1 the last. None (default): the last three, or as many as exist; both
+            papers use three.
+        ratio: reduction of the joint representation, 4 in the authors' code.
+        scale: factor on the gates: 1 as in the authors' code, which halves all maps initially; 2 as reported for the
+            paper.
+        final: "mean" of one linear classifier per modality (default, the code of both papers), their "sum", "concat":
+            one linear layer on the features, or "stacked": one on the logits of each modality (an option of MMTM's
+            code).
+
+    Raises:
+        Incompatible: an encoder lacks `stage_dims`, or fewer than two encoders have a stage.
+
+    Shape:
+        maps: modality -> (B, C_m, *spatial). features: modality -> (B, D_m). Logits: (B, C).
     """
 
     couples = True
@@ -191,8 +245,12 @@ class Channel(FusionHead):
         self.widths: dict[str, tuple[int, ...]] = {}
 
     def build_stages(self, widths: Mapping[str, Sequence[int]]) -> None:
-        """One Exchange for each chosen stage. Raises Incompatible for a stage without two encoders, for encoders that
-        do not say their widths, and for a head that was built for others."""
+        """Build one `Exchange` for each chosen stage.
+
+        Raises:
+            Incompatible: fewer than two encoders have a stage, encoders lack `stage_dims`, or the head was built for
+                others.
+        """
         given = {m: tuple(w) for m, w in widths.items()}
         if self.widths and self.widths != given:
             raise Incompatible(f"this head was built for stages of the widths {self.widths}, not {given}.")
@@ -240,7 +298,7 @@ class Channel(FusionHead):
         return [*gates, *self.final.own(modality)]
 
     def bypass(self, modality: str) -> Iterable[nn.Parameter]:
-        """The modality's gates and, at the same stages, the squeeze that all share."""
+        """The gates of a modality and, at the same stages, the squeeze that all modalities share."""
         own = [p for g in self._gates(modality) for p in g.parameters()]
         shared = [[*e.squeeze.values(), e.bias] for e in self._exchanges() if modality in e.gate]
         return [*own, *(p for ps in shared for p in ps)]

@@ -1,4 +1,4 @@
-"""Concatenation: one linear classifier on all features side by side."""
+"""Concatenation: one linear classifier on the concatenated features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ class Concat(FusionHead):
     """l = W [z_1; ...; z_M] + b.
 
     The unimodal logits are slices, l_m = W_m z_m + b / M, and add up to l (Peng et al., CVPR 2022, eq. 7; their code
-    fixes M = 2). An absent modality is a feature of zeros.
+    fixes M = 2). The feature of an absent modality is zeros.
+
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "slice"

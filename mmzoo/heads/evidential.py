@@ -1,4 +1,4 @@
-"""Evidential fusion: every view gives an opinion, and opinions are combined by Dempster's rule."""
+"""Evidential fusion: every view gives a subjective opinion, and Dempster's rule combines them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ PSEUDO = "pseudo"
 
 
 def log_gain(logits: Tensor, evidence: Evidence = "softplus") -> Tensor:
-    """log(1 + e / C) for the evidence e >= 0 that `logits` (..., C) stand for; never overflows.
+    """log(1 + e / C) for the evidence e >= 0 of `logits`; never overflows.
 
     Dempster's rule adds these: 1 + e / C = prod_m (1 + e_m / C), since the conflict of each pair cancels against the
-    normalisation. No evidence at all (a vacuous opinion) is zero and changes nothing.
+    normalisation. No evidence (a vacuous opinion) is zero and changes nothing.
+
+    Args:
+        logits: (..., C).
+        evidence: the function from logits to evidence.
+
+    Returns:
+        (..., C).
     """
     n_classes = logits.shape[-1]
     if evidence == "exp":
@@ -33,7 +40,7 @@ def log_gain(logits: Tensor, evidence: Evidence = "softplus") -> Tensor:
 
 
 def log_alpha(gain: Tensor) -> Tensor:
-    """log(1 + e) from log(1 + e / C), (..., C): exactly zero at zero, and without e itself, which may be too large."""
+    """log(1 + e) from log(1 + e / C), (..., C): exactly zero at zero, and without computing e, which may overflow."""
     n_classes = gain.shape[-1]
     small = torch.log1p(n_classes * torch.expm1(gain.clamp_max(1.0)))
     large = gain + math.log(n_classes) + torch.log1p((1.0 / n_classes - 1.0) * torch.exp(-gain.clamp_min(1.0)))
@@ -41,26 +48,36 @@ def log_alpha(gain: Tensor) -> Tensor:
 
 
 def log_uncertainty(opinion: Tensor) -> Tensor:
-    """(...) log of u = C / S, S the sum of alpha. opinion: (..., C) log alpha."""
+    """(...) log of u = C / S, with S the sum of alpha, from the log alpha (..., C) of an opinion."""
     return math.log(opinion.shape[-1]) - opinion.logsumexp(-1)
 
 
 class Evidential(FusionHead):
     """TMC and, with pseudo=True, ETMC (Han et al., ICLR 2021 and TPAMI 2022): fusion of subjective opinions.
 
-    View m turns e_m = evidence(W_m z_m + b_m) >= 0 into Dirichlet parameters alpha_m = e_m + 1, that is into belief
-    e_m / S_m in each class and uncertainty u_m = C / S_m, with S_m the sum of alpha_m. The opinions are combined by
-    the reduced rule of Dempster (eqs. 3-4 of the conference paper), here in closed form over any number of views:
-    1 + e / C = prod_m (1 + e_m / C). The authors fold the rule over pairs, which divides by 1 - conflict and gives
-    NaN for large evidence in float32.
+    View m turns e_m = evidence(W_m z_m + b_m) >= 0 into Dirichlet parameters alpha_m = e_m + 1, that is into belief e_m
+    / S_m in each class and uncertainty u_m = C / S_m, with S_m the sum of alpha_m. The opinions are combined by the
+    reduced rule of Dempster (eqs. 3-4 of the conference paper), here in closed form over any number of views: 1 + e / C
+    = prod_m (1 + e_m / C). The authors apply the rule pair by pair, which divides by 1 - conflict and gives NaN for
+    large evidence in float32.
 
-    logits are log alpha of the fused opinion and unimodal logits are log alpha_m, so that softmax(logits) = alpha / S
-    is the expected probability; both are exact. aux: `uncertainty` (B,) of the fused opinion, `conflict` (B,) the mass
-    on contradicting classes that the rule leaves out, 1 - prod_m u_m / u, and `opinions`, view -> log alpha of views
-    that are no modality: with pseudo=True the view that has one linear layer on all features side by side.
+    Logits are log alpha of the fused opinion and unimodal logits are log alpha_m, both exact, so that softmax(logits) =
+    alpha / S is the expected probability. `Outputs.aux` holds `uncertainty` (B,) of the fused opinion, `conflict` (B,),
+    the mass on contradicting classes that the rule leaves out, 1 - prod_m u_m / u, and `opinions`: view -> log alpha of
+    views that are no modality. An absent modality is a vacuous opinion; the pseudo view reads its features as zeros,
+    and is vacuous for a sample without any modality.
 
-    An absent modality is a vacuous opinion; in the pseudo view its features are zeros, and that view is vacuous where
-    nothing is there. Raises Incompatible for a modality named `pseudo` beside a pseudo view.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        evidence: function from logits to evidence; "softplus" by default.
+        pseudo: add a view with one linear layer on the concatenated features (ETMC).
+
+    Raises:
+        Incompatible: a modality is named `pseudo` and `pseudo` is set.
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "exact"

@@ -12,20 +12,28 @@ from mmzoo.core.head import FusionHead, conditioners
 
 
 class Gated(FusionHead):
-    """l = W (sigmoid(h_c) * h_t) + b with h_m = W_m z_m + b_m, one-sided: c gates, t passes or not.
+    """l = W (sigmoid(h_c) * h_t) + b with h_m = W_m z_m + b_m: modality c gates modality t.
 
-    The gate of Kiela et al. (AAAI 2018) as in the code of OGM-GE. More than two modalities (ours): a gate is the
-    sigmoid of the sum of what its modalities project to, and gated features are added up before W.
+    The gate of Kiela et al. (AAAI 2018) as in the code of OGM-GE. Ours for more than two modalities: a gate is the
+    sigmoid of the sum of its modalities' projections, and gated features are added before W.
 
-    condition, target: which modality gates and which is gated, as for the head affine: a name, "first", "last" or
-    "others". The authors' two directions are target="last" (default) and target="first". width: of the projections
-    (none: the largest feature width).
+    Unimodal logits are ablated: the other features are zeros and their projections the biases (slicing W, as in that
+    code, fails). The features of absent modalities are zeros. `Outputs.aux` holds hidden: modality -> (B, width), the
+    h_m, and gate: gated modality -> (B, width).
 
-    Unimodal logits: by ablation, the others being zeros and their projections the biases (the authors slice W, which
-    fails). Absent modalities are features of zeros. Raises Incompatible for fewer than two modalities and for roles
-    that no modality of these can have.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        condition: the modality that gates: a name, "first", "last", or "others" (default): all but `target`.
+        target: the modality that is gated, in the same form. "last" (default) and "first" are the authors' two
+            directions.
+        width: width of the projections; None: the largest feature width.
 
-    aux: hidden: modality -> (B, width), the h_m. gate: gated modality -> (B, width).
+    Raises:
+        Incompatible: fewer than two modalities, or roles that these modalities cannot fill.
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "ablated"

@@ -1,4 +1,4 @@
-"""Gated multimodal units: every modality squashed, and gates that look at all of them."""
+"""Gated multimodal units: tanh projections weighted by gates that read all modalities."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ from mmzoo.core.head import FusionHead
 class GMU(FusionHead):
     """h = sum_m g_m * tanh(W_m z_m), l = W h + b, with gates g_m in (0, 1)^width (Arevalo et al., ICLR workshop 2017).
 
-    gates="tied": the gates of all modalities add up to one, a softmax of V_m x over modalities with the score of the
-    last at zero. At two modalities that is g_1 = sigmoid(V x), g_2 = 1 - g_1, the paper's bimodal unit; for more it is
-    ours. gates="independent": g_m = sigmoid(V_m x), the paper's unit for more than two. gates="paper" (default): tied
-    at two modalities, independent at more.
+    The unit has no biases, as in the paper. The authors' batch normalisation before it and maxout layers after it are
+    not included. Unimodal logits are ablated. The feature of an absent modality is zeros, so its term is exactly zero.
+    `Outputs.aux` holds gates (B, M, width) and hidden (B, M, width), the tanh.
 
-    reads="features": x are all features side by side, as in the paper. reads="projections": x are the W_m z_m, as in
-    the authors' code. Their batch normalisation before the unit and maxout layers after it are not part of it. No
-    biases in the unit, as there. width: of the unit (none: the largest feature width).
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        gates: "tied": softmax over modalities of V_m x, the score of the last fixed at zero; for two modalities g_1 =
+            sigmoid(V x), g_2 = 1 - g_1, the paper's bimodal unit; ours for more. "independent": g_m = sigmoid(V_m x),
+            the paper's unit for more than two. "paper" (default): tied for two modalities, independent for more.
+        reads: what x is: "features" (default), all features concatenated, as in the paper; "projections", the W_m z_m,
+            as in the authors' code.
+        width: width of the unit; None: the largest feature width.
 
-    Unimodal logits: by ablation. An absent modality is a feature of zeros, so its own term is exactly zero. Raises
-    Incompatible for fewer than two modalities.
+    Raises:
+        Incompatible: fewer than two modalities.
 
-    aux: gates (B, M, width). hidden (B, M, width), the tanh.
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "ablated"

@@ -1,4 +1,4 @@
-"""Fusion by an LSTM: over all features in one step, one modality after the other, or over sequences of steps."""
+"""Fusion by an LSTM: over all features in one step, over the modalities in turn, or over sequences of steps."""
 
 from __future__ import annotations
 
@@ -19,25 +19,31 @@ Mode = Literal["concat_step", "modality_sequence", "tokens"]
 class MLLSTM(FusionHead):
     """l = W h + b with h the last hidden state of an LSTM over the modalities.
 
-    ML-LSTM (Nie et al., Multimedia Tools and Applications 2021) has no public code, and only its abstract could be
-    read: an LSTM over utterances that fuses modalities on the way. So no mode is known to be that model.
+    ML-LSTM (Nie et al., Multimedia Tools and Applications 2021) has no public code, and only its abstract was
+    available: an LSTM over utterances that fuses modalities. No mode is known to be that model.
 
-    mode="concat_step" (default): all features side by side are a sequence of one step. This is the LSTM baseline in
-    the code of MCUT, from a group whose benchmarks have the row. From a state of zeros h = o * tanh(i * g), a gated
-    layer: recurrent weights and forget gate act on nothing, so they change no output and get no gradient.
-    mode="modality_sequence" (ours): each z_m projected to `width` is one step, in the order of the modalities.
-    mode="tokens" (ours, the closest to the abstract): z_m is a sequence of `steps` steps side by side, which `readout`
-    takes from the last maps of staged encoders (tokens, frames, positions; all modalities cut into as many steps, so
-    that they are aligned). An LSTM a modality runs along it, and a joint LSTM along their hidden states, side by side.
+    Unimodal logits are ablated, as in the code of MCUT. The features of absent modalities are zeros. `Outputs.aux`
+    holds hidden (B, width).
 
-    width: of each LSTM (none: the largest width of a feature, in mode tokens of a step; MCUT: 512, which is that).
-    layers: stacked (joint) LSTMs (none: two for modality_sequence, else one). steps: of mode tokens; it divides all
-    feature widths.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        mode: "concat_step" (default): the concatenated features are a sequence of one step, the LSTM baseline in the
+            code of MCUT. From a zero state h = o * tanh(i * g): recurrent weights and forget gate have no effect and
+            get no gradient. "modality_sequence" (ours): each z_m, projected to `width`, is one step, in the order of
+            the modalities. "tokens" (ours, closest to the abstract): z_m is a sequence of `steps` steps, read from the
+            last maps of staged encoders (tokens, frames, positions); one LSTM per modality runs along it, and a joint
+            LSTM along their concatenated hidden states.
+        width: width of each LSTM; None: the largest width of a feature, or of a step in mode "tokens" (512 in MCUT,
+            which is that).
+        layers: layers of the (joint) LSTM; None: two for "modality_sequence", otherwise one.
+        steps: steps of mode "tokens"; must divide all feature widths.
 
-    Unimodal logits: by ablation, as in MCUT. Absent modalities are features of zeros. Raises Incompatible for fewer
-    than two modalities, and in mode tokens for features that are no sequences.
+    Raises:
+        Incompatible: fewer than two modalities, or features that are no sequences in mode "tokens".
 
-    aux: hidden (B, width).
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "ablated"

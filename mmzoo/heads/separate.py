@@ -1,4 +1,4 @@
-"""One classifier for every modality, and a joint one beside them."""
+"""One classifier per modality, with a joint classifier beside them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,21 @@ from mmzoo.heads.concat import Concat
 class Separate(FusionHead):
     """l_m = W_m z_m + b_m for each modality, and l = V relu(U x + c) + d from the joined features x.
 
-    join: x is the features side by side ("concat"), their mean, or their maximum in each place; the last two need
-    equal widths (`readout` makes them) and raise Incompatible otherwise. hidden: width of the joint classifier's hidden layer; 0 leaves one
-    linear layer. The networks of DOMFN (Yang et al., ACM MM 2022) from the features on; their code has 64 hidden units
-    and a sigmoid after each classifier, which here belongs to the strategy.
+    The networks of DOMFN (Yang et al., ACM MM 2022) from the features on. Their code applies a sigmoid to each output,
+    which here belongs to the strategy. An absent modality is zeros for "concat", and left out of mean and maximum.
 
-    An absent modality is zeros side by side with the others, and left out of mean and maximum.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        join: x is the concatenation of the features ("concat", default), their "mean", or their elementwise "max"; the
+            last two need equal widths, which `readout` provides.
+        hidden: width of the joint classifier's hidden layer (64 in the authors' code); 0: a single linear layer.
+
+    Raises:
+        Incompatible: features of different widths for "mean" or "max".
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "exact"

@@ -12,10 +12,17 @@ from mmzoo.core.head import FusionHead, mean_over_present
 
 
 class Shared(FusionHead):
-    """l_m = W z_m + b with one W, b for every modality; l is the mean of the l_m of the modalities that are there.
+    """l_m = W z_m + b with the same W, b for every modality; l is the mean of l_m over the modalities present.
 
-    The classifier of MLA (Zhang et al., CVPR 2024), whose decision rule belongs to its strategy. Needs equal widths, which
-    `readout` makes of others.
+    The classifier of MLA (Zhang et al., CVPR 2024), whose decision rule belongs to the strategy. Needs equal widths,
+    which `readout` provides.
+
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+
+    Shape:
+        features: modality -> (B, D). Logits: (B, C).
     """
 
     how = "exact"

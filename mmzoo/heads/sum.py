@@ -1,4 +1,4 @@
-"""Prediction summation: one linear classifier a modality, their logits added or averaged."""
+"""Prediction summation: one linear classifier per modality, with logits added or averaged."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from mmzoo.core.head import FusionHead, mean_over_present
 
 
 class Sum(FusionHead):
-    """l = sum_m (W_m z_m + b_m); with reduce="mean" the average instead, which scales gradients by 1/M.
+    """l = sum_m (W_m z_m + b_m), or the mean over modalities.
 
-    The unimodal logits are the terms with their full bias. (The authors' validation loop of OGM halves the bias,
-    its training loop does not.) An absent modality contributes nothing.
+    The unimodal logits are the terms with their full bias. (In the authors' code of OGM the training loop uses the full
+    bias and the validation loop half of it.) An absent modality contributes nothing.
+
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        reduce: "sum" (default) or "mean", which scales gradients by 1/M.
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "exact"

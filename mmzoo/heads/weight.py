@@ -1,4 +1,4 @@
-"""Weighted fusion: attention over features or over predictions, or a gate without parameters."""
+"""Weighted fusion: attention over features or over predictions, or a parameter-free gate."""
 
 from __future__ import annotations
 
@@ -13,17 +13,26 @@ from mmzoo.core.head import FusionHead
 
 
 class Weight(FusionHead):
-    """Modalities weighted sample by sample.
+    """Weights the modalities for each sample: h = sum_m a_m h_m, l = W h + b.
 
-    level="feature": h = sum_m a_m h_m, l = W h + b, with a = softmax over modalities of one small network k(h_m)
-    shared by all (Yang et al., IJCAI 2019, CMML: the released code weights features although the method is often
-    described as weighting predictions). level="logit": l = sum_m a_m (W_m h_m + b_m). level="gate": no attention
-    network; the weight of feature d in modality m is softmax_d(h_m), normalised over modalities (the form of a later
-    code release of the same group).
+    The weights a are a softmax over modalities of one small network k(h_m), shared by all modalities (CMML, Yang et
+    al., IJCAI 2019). h_m = z_m if all widths are equal, otherwise a linear projection of z_m to `width`.
 
-    attention: hidden widths of k; CMML: (64, 32) on features of 128. h_m = z_m where all widths are equal, otherwise a linear projection of z_m to `width` (default: the largest).
-    Unimodal logits: what the head gives when modality m is the only one there, exact since the weights then are 1
-    (at "gate": one for every feature). An absent modality has weight zero.
+    Unimodal logits are those of the head with only modality m present; they are exact, since the weights are then 1. An
+    absent modality has weight zero.
+
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        level: "feature" (default): as above, the released code of CMML, although the method is often described as a
+            weighting of predictions. "logit": l = sum_m a_m (W_m h_m + b_m). "gate": no attention network; the weight
+            of feature d of modality m is softmax_d(h_m), normalised over modalities, as in later code of the same
+            group.
+        attention: hidden widths of k; (64, 32) on features of width 128 in CMML.
+        width: width of h_m; None: the largest feature width.
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "exact"

@@ -16,6 +16,8 @@ from mmzoo.errors import BadValue, MmzooError
 
 #: weights in the order in which they are looked for; none of them is loaded by pickle
 NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+#: published models whose configuration is that of their type, as transformers has it: from scratch they need no file
+TYPES = {"google-bert/bert-base-uncased": "bert", "openai/clip-vit-base-patch32": "clip"}
 #: how long to wait for the hub before calling it unreachable
 PATIENCE = 5.0
 
@@ -119,13 +121,13 @@ def timm_files(params: Mapping[str, Any]) -> list[Path]:
 
 
 def transformers_files(params: Mapping[str, Any]) -> list[Path]:
-    """config.json and weights of a transformers model: of a folder or of the hub. Nothing where the model is a bare type
-    ("bert") that trains from scratch."""
+    """config.json and weights of a transformers model: of a folder or of the hub. Nothing where a model that
+    trains from scratch is a bare type ("bert"), or is made like one."""
     model, weights = params["model"], params["weights"]
     if weights not in ("none", "pretrained"):
         return [*config_files(weights if Path(weights).expanduser().is_dir() else model), *local(weights)]
     if weights == "none":
-        return config_files(model)
+        return [] if model in TYPES else config_files(model)
     if is_path(model):
         return [*config_files(model), *local(model)]
     config = hub_file(model, ("config.json",), option="model")

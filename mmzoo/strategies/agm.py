@@ -1,4 +1,4 @@
-"""Adaptive gradient modulation: scale each modality's gradient at its own share of the output."""
+"""Adaptive gradient modulation (AGM): scale the gradient of each modality at its share of the output."""
 
 from __future__ import annotations
 
@@ -19,10 +19,16 @@ FLOOR = 1e-8
 
 
 def responses(values: Mapping[frozenset[str], Tensor], modalities: Sequence[str]) -> Tensor:
-    """(M, B, C) mono-modal responses: phi_u = sum over S without u of |S|! (M-|S|-1)! / M! (f(S + u) - f(S)).
+    """Mono-modal responses: phi_u = sum over S without u of |S|! (M-|S|-1)! / M! (f(S + u) - f(S)).
 
-    values: set of modalities -> (B, C), the model's logits with the inputs of all others zeroed, for every set but the
-    empty one, which counts as zero (Li et al., ICCV 2023). The responses therefore add up to f(all).
+    The empty set counts as zero (Li et al., ICCV 2023), so that the responses add up to f(all).
+
+    Args:
+        values: set of modalities -> (B, C), the logits with the inputs of all others set to zero, for every other set.
+        modalities: the modalities in order.
+
+    Returns:
+        (M, B, C).
     """
     weights = shapley_weights(modalities)
     stacked = torch.stack(list(values.values()))
@@ -33,9 +39,15 @@ def responses(values: Mapping[frozenset[str], Tensor], modalities: Sequence[str]
 
 
 def score_sums(phi: Tensor, target: Tensor, here: Tensor | None = None) -> Tensor:
-    """(2, M): for each modality the sum of -log max(softmax(phi_u)[y], 1e-8) over the items, and how many they are.
+    """For each modality the sum of -log max(softmax(phi_u)[y], 1e-8) over the samples, and their number.
 
-    phi: (M, B, C). here: (M, B) bool, which items have the modality; None for all.
+    Args:
+        phi: (M, B, C).
+        target: (B,).
+        here: (M, B) bool, which samples have the modality; None: all.
+
+    Returns:
+        (2, M).
     """
     log_p = phi.log_softmax(-1).gather(-1, target.expand(len(phi), -1).unsqueeze(-1)).squeeze(-1)
     loss = (-log_p).clamp_max(-math.log(FLOOR))
@@ -46,7 +58,11 @@ def score_sums(phi: Tensor, target: Tensor, here: Tensor | None = None) -> Tenso
 def ratios(scores: Tensor, counted: Tensor | None = None) -> Tensor:
     """(M,) r_u = exp(M / (M - 1) (mean_j s_j - s_u)), above 1 for a modality whose loss s_u is below the others'.
 
-    For two modalities this is exp(s_v - s_u). counted: (M,) bool, those that are compared; the others get 1.
+    For two modalities this is exp(s_v - s_u).
+
+    Args:
+        scores: (M,), the losses s_u.
+        counted: (M,) bool, the modalities that are compared; the others get 1.
     """
     weight = torch.ones_like(scores) if counted is None else counted.to(scores.dtype)
     n = weight.sum()
@@ -64,12 +80,19 @@ def coefficients(
     seen: Tensor | None = None,
     known: Tensor | None = None,
 ) -> Tensor:
-    """(M,) kappa_u = exp(alpha min(tau_u - r_u, cap)), r_u from the losses of this batch, tau_u from their means so far.
+    """(M,) kappa_u = exp(alpha min(tau_u - r_u, cap)): r_u from this batch's losses, tau_u from their running means.
 
-    A modality that is further ahead than it usually is gets less than 1. No factor is above the largest number of the
-    dtype to the power of 0.4, 2e15 in float32: two modalities reach 2e4 with alpha = 1, 7e10 with 2.5, any without a cap. cap: None for the authors' 10 with two
-    modalities and 7 with more. symmetric: tau_u - r_u is not below -cap either. seen: (M,) bool, the modalities that
-    this batch holds; the others get 1. known: those with a mean; tau is 1 for the others, as for all at first.
+    A modality that is further ahead than usual gets less than 1. No factor exceeds the largest number of the dtype to
+    the power of 0.4, 2e15 in float32.
+
+    Args:
+        scores: (M,), losses of this batch.
+        means: (M,), their running means.
+        alpha: strength.
+        cap: bound on tau_u - r_u; None: the authors' 10 for two modalities and 7 for more.
+        symmetric: bound it by -cap from below too.
+        seen: (M,) bool, the modalities in this batch; the others get 1.
+        known: (M,) bool, the modalities with a running mean; tau is 1 for the others, as for all at first.
     """
     limit = (10.0 if len(scores) == 2 else 7.0) if cap is None else cap
     gap = (ratios(means, known) - ratios(scores, seen)).clamp(-limit if symmetric else None, limit)
@@ -79,7 +102,7 @@ def coefficients(
 
 
 def running_mean(mean: Tensor, value: Tensor, count: Tensor) -> Tensor:
-    """The mean of `count` values, from the mean of all but the last one and that one."""
+    """The mean of `count` values, from the `mean` of all but the last and that last `value`."""
     return mean * (count - 1) / count + value / count
 
 
@@ -95,30 +118,30 @@ class _Seen:
 
 
 class AGM(Strategy):
-    """AGM (Li et al., ICCV 2023).
+    """Scales gradients by kappa_u = exp(alpha min(tau_u - r_u, cap)) for each modality u (AGM, Li et al., ICCV 2023).
 
-    The output is taken apart into one response a modality, its Shapley value in a game in which the modalities left
-    out have inputs of zeros, and the gradient is multiplied by kappa_u where it enters the response of modality u:
-    before it meets any parameter, so that every fusion head is served and its parameters are modulated too. With two
-    modalities and g = dL/d logits the forward on all inputs receives (kappa_a + kappa_v) / 2 g, that on modality a
-    alone (kappa_a - kappa_v) / 2 g. Forwards on sets of modalities are made in eval mode with a graph; batch statistics
-    and random streams stay as they are. Later parts of a chain see the responses as unimodal logits.
+    The output is split into one response per modality, its Shapley value in a game that sets the inputs of absent
+    modalities to zero. kappa_u multiplies the gradient where it enters the response of u, before it reaches any
+    parameter, so that every fusion head works and its parameters are modulated too. r_u compares the losses of the
+    responses on this batch, tau_u their means over all earlier batches. With two modalities and g = dL/d logits, the
+    forward on all inputs receives (kappa_a + kappa_v) / 2 g, and that on modality a alone (kappa_a - kappa_v) / 2 g.
+    Forwards on sets of modalities run in eval mode with a graph and leave batch statistics and random streams
+    unchanged. Later parts of a chain see the responses as unimodal logits.
 
-    kappa_u = exp(alpha min(tau_u - r_u, cap)): r_u compares the losses of the responses on this batch, tau_u the means of
-    these losses over all batches before.
+    Differs from the authors' scripts: after the window of epochs (theirs is agm:0-19) kappa is 1, while they keep its
+    last value. Ours: samples without a modality do not count in its loss, and a modality without samples keeps kappa =
+    1. Forwards on sets hold the graph of the whole batch, in micro-batches too.
 
-    gradient="detached" is cheaper, and another method: the forwards on sets leave no graph, which saves their memory
-    and a backward as large as the first. kappa_u then multiplies the gradients of encoder u and of its own part of the
-    head; the shared part gets the mean of all kappa, which is what the forward on all inputs receives in the exact form.
-    For a head whose logits add up the encoders' gradients are those of the exact form but for what flows through inputs
-    of zeros.
-
-    clip: where any entry of the head's gradient is larger than this, all gradients are scaled to this norm at most (the
-    authors' code, 1 on CREMA-D; there the last layer); kappa reaches exp(alpha cap). None leaves that to the training.
-
-    Items without a modality do not count in its loss; one that no item has keeps kappa = 1. Where the authors' scripts
-    leave the last kappa at work after their window of epochs, a window here (theirs is agm:0-19) ends with kappa = 1.
-    Forwards on sets hold the graph of the whole batch, in micro-batches too.
+    Args:
+        alpha: strength; 1 is the code's default.
+        cap: bound on tau_u - r_u; None: the code's 10 for two modalities and 7 for more.
+        symmetric: bound it by -cap from below too (ours; off by default).
+        clip: if an entry of the head's gradient exceeds this, scale all gradients to this norm at most (the code: 1 on
+            CREMA-D, for the last layer). kappa reaches exp(alpha cap). None: clip as the training does.
+        gradient: "exact" (default), as above. "detached" (ours) is cheaper and another method: the forwards on sets
+            have no graph, which saves their memory and a large backward. kappa_u then multiplies the gradients of
+            encoder u and of its part of the head; the shared part gets the mean of all kappa. For a head with additive
+            logits the encoders' gradients are exact up to what flows through inputs of zeros.
     """
 
     min_modalities = 2

@@ -1,4 +1,4 @@
-"""Divergence-orientated fusion: items on which the modalities disagree are left to the modalities alone."""
+"""Divergence-orientated fusion (DOMFN): samples on which the modalities disagree are left to single modalities."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ LIMIT = 20.0
 
 
 def squashed(logits: Tensor, squash: Squash = "softmax") -> Tensor:
-    """The scores in [0, 1] that predictions are compared by, (..., C)."""
+    """The scores in [0, 1] that predictions are compared by, (..., C).
+
+    Args:
+        logits: (..., C).
+        squash: "softmax" or "sigmoid".
+    """
     return logits.softmax(-1) if squash == "softmax" else logits.sigmoid()
 
 
 def cross_entropy(logits: Tensor, target: Tensor, squash: Squash = "softmax") -> Tensor:
-    """(B, ...) cross-entropy of each item. logits: (B, ..., C). target: (B,).
+    """(B, ...) cross-entropy of each sample.
 
-    squash="sigmoid" takes the sigmoid scores for logits, as the authors' code does; it is then never below
-    log(1 + (C - 1) / e).
+    Args:
+        logits: (B, ..., C).
+        target: (B,).
+        squash: "sigmoid" uses the sigmoid scores as logits, as the authors' code does; the loss is then never below
+            log(1 + (C - 1) / e).
     """
     log_p = (logits if squash == "softmax" else logits.sigmoid()).log_softmax(-1)
     at = target.view(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
@@ -32,13 +40,24 @@ def cross_entropy(logits: Tensor, target: Tensor, squash: Squash = "softmax") ->
 
 
 def amended(own: Tensor, d: Tensor, eta: float) -> Tensor:
-    """c^2 / 2 - eta d, item by item; above c = LIMIT the square goes on as its tangent, which bounds the gradient."""
+    """c^2 / 2 - eta d for each sample; above c = LIMIT the square continues as its tangent, which bounds the gradient.
+
+    Args:
+        own: the cross-entropies c.
+        d: the divergences.
+        eta: factor on the divergences.
+    """
     square = torch.where(own < LIMIT, 0.5 * own.square(), LIMIT * (own - 0.5 * LIMIT))
     return square - eta * d
 
 
 def mean_scores(own: Tensor, here: Tensor | None = None) -> Tensor:
-    """(B, C) mean score of the modalities that are there. own: (B, M, C). here: (B, M) bool, None for all."""
+    """(B, C) the mean score of the modalities present.
+
+    Args:
+        own: (B, M, C).
+        here: (B, M) bool; None: all.
+    """
     if here is None:
         return own.mean(1)
     weight = here.to(own.dtype)
@@ -46,9 +65,14 @@ def mean_scores(own: Tensor, here: Tensor | None = None) -> Tensor:
 
 
 def divergences(own: Tensor, reference: Tensor, here: Tensor | None = None) -> Tensor:
-    """(B, M) d_m = max_c (p_mc - r_c)^2, zero for an absent modality. own: (B, M, C). reference: (B, C) or (B, M, C).
+    """(B, M) d_m = max_c (p_mc - r_c)^2, zero for an absent modality.
 
-    With the mean of the modalities for a reference d_m is at most ((M - 1) / M)^2, a quarter for two of them.
+    If the reference is the mean of the modalities, d_m is at most ((M - 1) / M)^2, a quarter for two of them.
+
+    Args:
+        own: (B, M, C), the scores p.
+        reference: (B, C) or (B, M, C), the reference r.
+        here: (B, M) bool; None: all.
     """
     r = reference if reference.ndim == own.ndim else reference.unsqueeze(1)
     d = (own - r).square().amax(-1)
@@ -56,15 +80,27 @@ def divergences(own: Tensor, reference: Tensor, here: Tensor | None = None) -> T
 
 
 def agree(d: Tensor, tau: float, gamma: float) -> Tensor:
-    """(B,) bool, whether d_m / tau < gamma for every modality: the joint classifier is then trusted."""
+    """(B,) bool, whether d_m / tau < gamma for every modality; the joint classifier is then trusted.
+
+    Args:
+        d: (B, M), the divergences.
+        tau: scale of the divergences.
+        gamma: threshold.
+    """
     return (d / tau < gamma).all(1)
 
 
 def decision(own: Tensor, joint: Tensor, trusted: Tensor, here: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(B, C) the scores that decide, and (B,) whose they are: -1 the joint classifier's, else the modality's column.
+    """(B, C) the scores that decide, and (B,) their source: -1 for the joint classifier, else the modality's column.
 
-    Where the joint classifier is not trusted, that of the modality with the highest single score decides; the first
-    of equal ones, where the authors' code leaves the result of the item before.
+    If the joint classifier is not trusted, the modality with the highest single score decides; the first of equal ones,
+    where the authors' code keeps the result of the previous sample.
+
+    Args:
+        own: (B, M, C).
+        joint: (B, C).
+        trusted: (B,) bool.
+        here: (B, M) bool; None: all.
     """
     confidence = own.amax(-1)
     if here is not None:
@@ -75,23 +111,30 @@ def decision(own: Tensor, joint: Tensor, trusted: Tensor, here: Tensor | None = 
 
 
 class DOMFN(Strategy):
-    """DOMFN (Yang et al., ACM MM 2022), item by item within a batch.
+    """Trains on the joint loss only where the modalities agree (DOMFN, Yang et al., ACM MM 2022), sample by sample.
 
-    With p_m the scores of modality m, c_m its cross-entropy, c_0 that of the joint logits, and the divergence
-    d_m = max_c (p_m - r)^2 from the reference r, an item is trained on
-      sum_m (c_m^2 / 2 - eta d_m) + sum_m c_m + c_0   where d_m / tau < gamma for every m,
-      sum_m c_m                                       elsewhere,
-    and on sum_m c_m alone in the first `pretrain` epochs. The decision is the joint classifier's in the first case,
-    else that of the most confident modality, and always the latter's while pretraining lasts: the joint classifier is
-    untrained then. The logits that are evaluated are those of whoever decides. An absent modality takes no part in any
-    of this.
+    With p_m the scores of modality m, c_m its cross-entropy, c_0 that of the joint logits, and the divergence d_m =
+    max_c (p_m - r)^2 from the reference r, a sample is trained on
+      sum_m (c_m^2 / 2 - eta d_m) + sum_m c_m + c_0   if d_m / tau < gamma for every m,
+      sum_m c_m                                       otherwise,
+    and on sum_m c_m alone in the first `pretrain` epochs. The joint classifier decides in the first case, otherwise and
+    during pretraining the most confident modality. The evaluated logits are those that decide. Absent modalities are
+    left out.
 
-    We know the paper by its abstract only; the formulas are those of the authors' two releases, which differ.
-    reference="mean": r is the mean of the p_m (their code for MOSI). "joint": r is p_0 (their code for resumes).
-    fallback="ce": as above (MOSI). "amended": sum_m (c_m^2 / 2 - eta d_m), each modality moving only itself, so that
-    all else in d_m is a constant (resumes; there the encoder also moves p_0). squash="sigmoid": their scores, with
-    the cross-entropy of the scores; softmax is ours, and so is that c^2 / 2 ends at c = 20, from where on its tangent
-    is taken (their c is always smaller). Their batches hold one item; the mean over items is ours.
+    Only the abstract of the paper was available; the formulas are those of the authors' two releases, which differ.
+    Ours: softmax scores, a tangent for c^2 / 2 above c = 20 (their c is always smaller), and the mean over the samples
+    of a batch (theirs holds one).
+
+    Args:
+        eta: factor on the divergences.
+        gamma: threshold of the divergences over tau.
+        tau: scale of the divergences.
+        pretrain: epochs of unimodal training at the start.
+        squash: "softmax" (ours) or "sigmoid", the authors' scores, with the cross-entropy of the scores.
+        reference: "mean": r is the mean of the p_m (their code for MOSI). "joint": r is p_0 (their code for resumes).
+        fallback: the loss where modalities disagree. "ce": as above (MOSI). "amended": sum_m (c_m^2 / 2 - eta d_m),
+            each modality moving only itself, with everything else in d_m constant (resumes; there the encoder also
+            moves p_0).
     """
 
     requires = frozenset({"unimodal"})

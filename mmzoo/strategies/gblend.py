@@ -1,4 +1,4 @@
-"""Gradient blending: joint and unimodal losses weighted by how each of them overfits and generalises."""
+"""Gradient blending (G-Blend): joint and unimodal losses, weighted by how each overfits and generalises."""
 
 from __future__ import annotations
 
@@ -21,21 +21,30 @@ FUSED = "fused"
 def gains(train: Tensor, val: Tensor) -> tuple[Tensor, Tensor]:
     """Generalisation dG and overfitting dO of each branch between two checkpoints.
 
-    train, val: (2, K) mean losses of K branches at the first and the last checkpoint. dG = L^V_n - L^V_N, how far the
-    validation loss fell; dO = O_N - O_n with O = L^V - L^T, how far the gap to the training loss grew.
+    dG = L^V_n - L^V_N, the fall of the validation loss; dO = O_N - O_n with O = L^V - L^T, the growth of its gap to the
+    training loss.
+
+    Args:
+        train: (2, K), mean training losses of K branches at the first and the last checkpoint.
+        val: (2, K), mean validation losses.
     """
     gap = val - train
     return val[0] - val[1], gap[1] - gap[0]
 
 
 def scores(train: Tensor, val: Tensor, formula: Formula = "guarded", eps: float = 0.01) -> Tensor:
-    """(K,) weights before they are normalised, of Wang et al., CVPR 2020, Prop. 1: dG / dO^2.
+    """(K,) unnormalised weights dG / dO^2 (Wang et al., CVPR 2020, Prop. 1).
 
-    "paper": as it stands; negative where the validation loss rose, infinite or NaN where the gap did not change.
-    "guarded" (ours): max(dG, 0) / max(dO^2, (eps s)^2), s the largest change of any loss, so that adding a constant to
-    a branch or scaling all losses changes nothing. The others are what public code does: "clamped" (tsai) has absolute
-    floors of 1e-8 under dO^2 and under the result; "absolute" (BalanceBenchmark) drops the sign, so that a branch that
-    got worse counts too; "gap" (MultiBench) takes |L^V_N / (L^V_N - L^T_N)^2|, no differences, a negative gap as 1e-4.
+    Args:
+        train: (2, K), as for `gains`.
+        val: (2, K), as for `gains`.
+        formula: "paper": as it stands; negative if the validation loss rose, infinite or NaN if the gap did not change.
+            "guarded" (ours): max(dG, 0) / max(dO^2, (eps s)^2), s the largest change of any loss, so that adding a
+            constant to a branch or scaling all losses changes nothing. Public code: "clamped" (tsai) has absolute
+            floors of 1e-8 under dO^2 and under the result; "absolute" (BalanceBenchmark) drops the sign, so that a
+            branch that got worse counts too; "gap" (MultiBench) uses |L^V_N / (L^V_N - L^T_N)^2| without differences, a
+            negative gap as 1e-4.
+        eps: relative floor of "guarded".
     """
     gain, over = gains(train, val)
     if formula == "paper":
@@ -53,9 +62,13 @@ def scores(train: Tensor, val: Tensor, formula: Formula = "guarded", eps: float 
 
 
 def normalised(raw: Tensor, least: float = 0.0) -> Tensor:
-    """(K,) weights that add up to one, mixed with equal ones so that none of non-negative ones is below `least`.
+    """(K,) weights that add up to one, mixed with equal weights so that none is below `least`.
 
-    Equal weights where the sum is zero or something is not finite, in any formula.
+    Equal weights if the sum is zero or a value is not finite, in any formula.
+
+    Args:
+        raw: (K,), the unnormalised weights.
+        least: smallest weight, if none is negative.
     """
     equal = torch.full_like(raw, 1.0 / len(raw))
     total = raw.sum()
@@ -66,28 +79,35 @@ def normalised(raw: Tensor, least: float = 0.0) -> Tensor:
 
 
 def blended(losses: Mapping[str, Number], weights: Mapping[str, float]) -> dict[str, Number]:
-    """w_k L_k of each branch."""
+    """w_k L_k for each branch."""
     return {k: weights[k] * loss for k, loss in losses.items()}
 
 
 class GBlend(Strategy):
-    """G-Blend (Wang et al., CVPR 2020): trains on sum_k w_k CE_k over a linear classifier on each modality's features
-    and the joint logits, with w_k in proportion to dG_k / dO_k^2. Predictions are those of the joint logits.
+    """Trains on sum_k w_k CE_k, with w_k proportional to dG_k / dO_k^2 (G-Blend, Wang et al., CVPR 2020, Prop. 1).
 
-    mode="online": the run is cut into super-epochs, the first of `warmup` epochs, the others of `super_epoch`. At the
-    start of each, every branch is trained alone on a copy of the present model for the length of the super-epoch; its
-    mean losses before and after, on the training items and on the strategy's slice, give the weights of that
-    super-epoch. mode="offline": the same once, with copies trained for the whole run. mode="fixed": `weights` by
-    modality and for "fused", zero for who is not named (none given: equal ones).
+    The branches k are the joint logits and one linear classifier on each modality's features. Predictions use the joint
+    logits.
 
-    formula: see `scores`. eps and least belong to "guarded": least is the smallest weight of a branch (the largest then
-    is 1 minus that of the others), since at weight zero the joint classifier, which predicts, would not be trained.
+    Differs from the paper, which finally trains on all training samples: the meta set, on which weights are estimated,
+    is never trained on. Copies train their own branch only, whatever else is in a chain. Samples without a modality do
+    not count in its branch, and only modalities that may be updated take part (Pass.moves). Within a fork the weights
+    are constant.
 
-    The paper then trains on all training items, the slice included; here the slice is never trained on. Copies
-    train their branch only, whatever else a chain holds. Items that lack a modality do not count in its branch, and a
-    branch takes part where its modality may move (Pass.moves). Within a fork the weights stay as they are.
+    Args:
+        mode: "online": the run is split into super-epochs, the first of `warmup` epochs, the others of `super_epoch`.
+            At the start of each, every branch is trained alone on a copy of the present model for its length; the mean
+            losses before and after, on training samples and on the meta set, give its weights. "offline": once, with
+            copies trained for the whole run. "fixed": the given `weights`.
+        formula: see `scores`; "guarded" by default.
+        warmup: epochs of the first super-epoch; 10 as reported for the paper.
+        super_epoch: epochs of the others; 5 as reported for the paper.
+        eps: relative floor of "guarded".
+        least: smallest weight of a branch under "guarded"; at weight zero the joint classifier would not be trained.
+        weights: weights of "fixed" by modality and for "fused", zero for names left out; None: equal weights.
 
-    Raises Incompatible for weights of names that are no modality.
+    Raises:
+        Incompatible: `weights` has a name that is no modality.
     """
 
     owns = frozenset({"task"})
@@ -208,7 +228,13 @@ class _Branch(Strategy):
 
 
 def branch_loss(step: Step, out: Outputs, modality: str) -> Tensor:
-    """The loss of a modality's own classifier over the items that have it; zero where none has."""
+    """The loss of a modality's own classifier over the samples that have it; zero if none has.
+
+    Args:
+        step: the batch in its pass.
+        out: its outputs.
+        modality: the modality.
+    """
     return step.loss(_logits(step, out, modality), step.here(modality))
 
 

@@ -1,4 +1,4 @@
-"""Balanced multi-modal learning: cut a branch off from the others while it learns from them too fast."""
+"""Balanced multimodal learning (Greedy): isolate a branch from the others while it learns too fast from them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mmzoo.api import Grads, Outputs, Pass, Run, Step, Strategy, Terms
 def relative_change(params: Iterable[nn.Parameter]) -> Tensor:
     """mu = ||g||^2 / ||w||^2 over all entries of the parameters together, a scalar.
 
-    A parameter without a gradient counts as one of zero. Where nothing is left to divide by, or a gradient is not
-    finite, mu is zero: the authors' code stops or goes on with NaN.
+    A missing gradient counts as zero. If all weights are zero or a gradient is not finite, mu is zero; the authors'
+    code then stops or continues with NaN.
     """
     params = list(params)
     if not params:
@@ -29,22 +29,27 @@ def relative_change(params: Iterable[nn.Parameter]) -> Tensor:
 
 
 class Greedy(Strategy):
-    """Balanced multi-modal learning (Wu et al., ICML 2022).
+    """Isolates the branch that learns too fast from the other modality (Greedy, Wu et al., ICML 2022).
 
-    mu_main,u and mu_bypass,u are ||grad||^2 / ||w||^2 of branch u and of that through which the other modality reaches
-    it (its gates and the shared squeeze, which counts for both). After each regular step both are added up over time;
-    speed_u = log(sum mu_bypass,u / sum mu_main,u), the conditional learning speed, and d = speed_0 - speed_1. If
-    |d| > epsilon, the next `window` steps are rebalancing steps: the faster branch has the running mean of its gates in
-    place of the gates, so that it learns from its own input alone. The sums stand still meanwhile. Before epoch
-    `start_epoch` (from 0) all steps are regular.
+    mu_main,u and mu_bypass,u are ||grad||^2 / ||w||^2 of branch u and of the parameters through which the other
+    modality reaches it: its gates and the shared squeeze, which counts for both. Both are summed over regular steps;
+    speed_u = log(sum mu_bypass,u / sum mu_main,u), the conditional learning speed, and d = speed_0 - speed_1. If |d| >
+    epsilon, the next `window` steps are rebalancing steps: the running mean of its gates replaces the gates of the
+    faster branch, so that it learns from its own input alone. The sums do not change meanwhile.
 
-    schedule="random": in each step nobody or one of the branches is cut off, with equal chances (the paper's control);
-    epsilon and window then mean nothing. loss="branches": the sum of the branches' cross-entropies replaces that of the
-    joint logits; "joint" keeps it. log: "log10" as in the authors' code, or "ln" as in the paper.
-
-    Differs from the authors' code: each gate's mean is its own (theirs takes the first one's for both), evaluation
-    always uses the gates (theirs whatever the last step used) and leaves their means alone, and a branch that has not
+    Differs from the authors' code: each gate has its own mean (theirs uses the first one's for both), evaluation always
+    uses the gates (theirs whatever the last step used) and does not update their means, and a branch that has not
     learned at all (log of zero) never starts rebalancing.
+
+    Args:
+        epsilon: threshold on |d|; 0.01 in the code.
+        window: number of rebalancing steps; 5 in the code.
+        start_epoch: all steps before this epoch, counted from 0, are regular; 1 in the code.
+        schedule: "speed" (default), as above. "random", the paper's control: each step isolates no branch or one of
+            them, with equal probability; epsilon and window have no effect.
+        loss: "branches" (default): the sum of the branches' cross-entropies replaces that of the joint logits. "joint"
+            keeps the latter.
+        log: "log10" as in the code (default), or "ln" as in the paper.
     """
 
     requires = frozenset({"unimodal", "mean_gates"})
@@ -129,7 +134,9 @@ class Greedy(Strategy):
 
 
 class GreedyMany(Greedy):
-    """Greedy for any number of modalities, which is ours: d is the largest speed minus the smallest, and the branch
-    with the largest is cut off. With two it is Greedy."""
+    """Greedy for any number of modalities (ours): d is the largest minus the smallest speed.
+
+    The branch with the largest speed is isolated. With two modalities it equals `Greedy`, whose parameters it has.
+    """
 
     max_modalities = None

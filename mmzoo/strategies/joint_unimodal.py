@@ -1,4 +1,4 @@
-"""The control: plain training plus the cross-entropy of every modality's own logits."""
+"""A control: plain training plus the cross-entropy of every modality's own logits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from mmzoo.api import Outputs, Step, Strategy, Terms
 class JointUnimodal(Strategy):
     """Adds weight * sum_m CE(l_m, y) to the joint loss.
 
-    Any claim that a method rebalances modalities has to beat this. Items for which a modality is absent do not count
-    in its term. With heads whose unimodal logits are slices the joint classifier itself is trained on them.
+    Any method that claims to rebalance modalities must beat this control. Samples without a modality do not count in
+    its term. With heads whose unimodal logits are slices, the term trains the joint classifier itself.
+
+    Args:
+        weight: factor on the sum.
     """
 
     requires = frozenset({"unimodal"})

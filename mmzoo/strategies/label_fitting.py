@@ -1,4 +1,4 @@
-"""How much of the imbalance is fitting labels: training on labels mixed with the uniform distribution."""
+"""How much of the imbalance comes from fitting labels: training on labels mixed with the uniform distribution."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from mmzoo.api import Outputs, Step, Strategy, Terms
 class LabelFitting(Strategy):
     """Trains on t = one_hot * y + (1 - one_hot) / C in place of the label y (Yang et al., NeurIPS 2024, Figure 1).
 
-    one_hot=1 is plain training; 0 is the uniform label, which tells nothing; the paper's mix is 0.7 and 0.3. The
-    modality that fits labels fastest gains least from a softer label, which is what the figure is about.
+    The modality that fits labels fastest gains least from a softer label, which is the point of the figure.
+
+    Args:
+        one_hot: fraction of the label: 1 is plain training, 0 the uniform label; 0.7 in the paper (default).
     """
 
     owns = frozenset({"task"})

@@ -1,4 +1,4 @@
-"""Alternating unimodal adaptation: one modality after the other through a shared classifier."""
+"""Alternating unimodal adaptation (MLA): the modalities take turns to train a shared classifier."""
 
 from __future__ import annotations
 
@@ -17,19 +17,31 @@ FIXED: Mapping[int, tuple[float, ...]] = {2: (0.55, 0.45), 3: (0.35, 0.25, 0.4)}
 
 
 def damping(batch: int, n_batches: int) -> float:
-    """a = 0.1^(1 + batch / n_batches): from 0.1 at the start of an epoch to 0.01 at its end."""
+    """a = 0.1^(1 + batch / n_batches): from 0.1 at the start of an epoch to 0.01 at its end.
+
+    Args:
+        batch: index of the batch in its epoch.
+        n_batches: batches per epoch.
+    """
     found: float = 0.1 ** (1.0 + batch / n_batches)
     return found
 
 
 def next_matrix(matrix: Tensor, mean: Tensor, a: float, projection: Projection = "owm") -> Tensor:
-    """(D, D) projection after a pass whose features have the mean r (D,), with k = P r.
+    """(D, D) the projection after a pass whose features have the mean r, with k = P r.
 
-    owm: P - k k^T / (a + r^T k), recursive least squares as in OWM; P stays symmetric with eigenvalues in [0, 1].
-    owm_normalized: the same, divided by its Frobenius norm. released: P - k k^T / (a + k r^T), divided entry by entry,
-    then by the norm; it is neither symmetric nor positive, and entries explode where the denominator is small: it multiplies
-    rounding errors too, so that after a few hundred passes two runs that began 1e-16 apart have nothing in common. A
-    result that is not finite is dropped.
+    Args:
+        matrix: (D, D), the projection P before.
+        mean: (D,), r.
+        a: damping.
+        projection: "owm": P - k k^T / (a + r^T k), recursive least squares as in OWM; P stays symmetric with
+            eigenvalues in [0, 1]. "owm_normalized": the same, divided by its Frobenius norm. "released": P - k k^T / (a
+            + k r^T), divided entry by entry, then by the norm; neither symmetric nor positive, and entries explode
+            where the denominator is small. It amplifies rounding errors: two runs that differ by 1e-16 are unrelated
+            after a few hundred passes.
+
+    Returns:
+        The new projection, or `matrix` if the new one is not finite.
     """
     k = matrix @ mean
     below = a + torch.outer(k, mean) if projection == "released" else a + (mean @ k).clamp_min(0.0)
@@ -40,26 +52,33 @@ def next_matrix(matrix: Tensor, mean: Tensor, a: float, projection: Projection =
 
 
 def projected(grad: Tensor, matrix: Tensor) -> Tensor:
-    """(..., C, D) gradient of the classifier's weight times P^T."""
+    """The gradient (..., C, D) of the classifier's weight, times P^T."""
     return grad @ matrix.mT
 
 
 def entropies(logits: Tensor) -> Tensor:
-    """(..., ) entropy of softmax over the last axis; a probability of zero counts nothing."""
+    """(...) the entropy of softmax(logits) over the last axis; a probability of zero contributes nothing."""
     log_p = logits.log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1)
 
 
 def entropy_weights(logits: Tensor, here: Tensor | None = None) -> Tensor:
-    """(B, M) w_m = exp(max_j H_j - H_m) / sum, i.e. softmax over modalities of -H_m, for each item by itself.
+    """(B, M) w_m = exp(max_j H_j - H_m) / sum, i.e. softmax over modalities of -H_m, for each sample.
 
-    logits: (B, M, C). here: (B, M) bool; an absent modality has weight zero, and an item without any keeps finite ones.
+    Args:
+        logits: (B, M, C).
+        here: (B, M) bool; an absent modality has weight zero, and a sample without any has finite weights. None: all.
     """
     return _shares(-entropies(logits), here)
 
 
 def fused(logits: Tensor, weights: Tensor) -> Tensor:
-    """(B, C) sum over modalities of weighted logits (B, M, C); weights: (B, M) or (M,)."""
+    """(B, C) the weighted sum over modalities of logits (B, M, C).
+
+    Args:
+        logits: (B, M, C).
+        weights: (B, M) or (M,).
+    """
     return (weights.unsqueeze(-1) * logits).sum(-2)
 
 
@@ -70,29 +89,30 @@ def _shares(log_weight: Tensor, here: Tensor | None) -> Tensor:
 
 
 class MLA(Strategy):
-    """MLA (Zhang et al., CVPR 2024).
+    """Trains one modality after the other through a shared classifier (MLA, Zhang et al., CVPR 2024).
 
-    Each batch is gone through once a modality, in the data's order: the modality's encoder and the shared classifier
-    take a step on its cross-entropy, then the next modality meets the classifier as it is by then. There is no joint
-    loss. Items without the modality are left out of its pass.
+    Each batch takes one pass per modality, in the data's order: the modality's encoder and the shared classifier take a
+    step on its cross-entropy, and the next modality starts from the classifier as updated. There is no joint loss.
+    Samples without the modality are left out of its pass. The gradient of the classifier's weight is multiplied by P^T
+    from the right (`next_matrix`), so that a step for one modality moves little along the mean features of earlier
+    ones. P starts as the identity and is updated from the second pass on. The bias is not projected. P is never reset:
+    with "owm" it shrinks throughout the run, and late in training the classifier's weight hardly moves.
 
-    projection: what the gradient of the classifier's weight is multiplied by (from the right, by P^T; see `next_matrix`),
-    so that a step for one modality moves little along the mean features of those before. P starts as the identity and is
-    updated from the second pass on. "owm" is the paper's form as we read it; "released" the formula of the authors' code,
-    where it has no effect, since it looks for a parameter by a name that does not occur: "none" is what that code
-    computes. The bias is not projected. P is never reset: with owm it shrinks all through the run, and late in training
-    the classifier's weight hardly moves (see mla/kept in the record).
+    Recorded each epoch: the loss of each modality's passes, and `mla/kept`, the fraction of the classifier's gradient,
+    by norm, that the projection keeps.
 
-    fusion: the decision rule. "entropy": unimodal logits weighted item by item by `entropy_weights`. "fixed": the weights
-    typed into the authors' script, for two or three modalities in the data's order. "mean": equal weights. The authors'
-    code takes the softmax over the batch and one entropy a batch: a prediction then depends on the other items, which
-    is not offered.
+    Differs from the authors' code, which takes the softmax of the entropies over the batch, with one entropy per batch,
+    so that a prediction depends on the other samples; this is not offered. Under the PyTorch release that they pin, the
+    encoder of the first modality takes a second step with a zero gradient, which moves it by momentum and weight decay;
+    here every encoder takes one step per batch.
 
-    Recorded each epoch: the loss of each modality's passes, and the share of the classifier's gradient (by norm) that the
-    projection keeps.
-
-    Under the PyTorch release that the authors pin, the encoder of the first modality takes a second step with a gradient
-    of zeros, which moves it by momentum and weight decay; here every encoder takes one step a batch.
+    Args:
+        projection: "owm" (default) is the paper's form as we read it. "released" is the formula of the authors' code,
+            where it has no effect, since the code looks for a parameter by a name that does not occur. "none" is what
+            that code computes. "owm_normalized": see `next_matrix`.
+        fusion: the decision rule. "entropy" (default): unimodal logits weighted for each sample by `entropy_weights`.
+            "fixed": the constant weights of the authors' script, for two or three modalities in the data's order.
+            "mean": equal weights.
     """
 
     requires = frozenset({"unimodal"})

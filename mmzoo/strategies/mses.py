@@ -1,4 +1,4 @@
-"""Early stopping of single modalities: one that gets worse on the slice stands still from its best epoch on."""
+"""Early stopping per modality (MSES): a modality whose loss on the meta set rises is frozen at its best epoch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ Watch = dict[str, float]
 
 
 def observed(watch: Watch | None, loss: float, smoothing: float = 0.6) -> Watch:
-    """What is remembered after one more validation loss; None stands for nothing yet.
+    """The memory of a modality after one more validation loss.
 
     smoothed_1 = v_1, then smoothed_e = smoothing * v_(e-1) + (1 - smoothing) * v_e: a filter over two *raw* losses, not
     a running mean. An epoch is the best one if its smoothed loss is strictly below all before it. A loss that is not
     finite is no improvement and is forgotten.
+
+    Args:
+        watch: the memory so far; None: none yet.
+        loss: the validation loss.
+        smoothing: weight of the previous loss.
     """
     before: Watch = {"epoch": 0, "previous": math.nan, "best": math.inf, "best_epoch": 0} if watch is None else watch
     after = {**before, "epoch": before["epoch"] + 1, "smoothed": math.nan}
@@ -33,26 +38,28 @@ def observed(watch: Watch | None, loss: float, smoothing: float = 0.6) -> Watch:
 
 
 def stale(watch: Watch, patience: int) -> bool:
-    """Whether the best epoch lies more than `patience` epochs back."""
+    """Whether the best epoch is more than `patience` epochs ago."""
     return watch["epoch"] - watch["best_epoch"] > patience
 
 
 class MSES(Strategy):
-    """Modality-specific early stopping, after Fujimori et al., ACPR 2019.
+    """Stops each modality on its own once its validation loss has stopped falling (after Fujimori et al., ACPR 2019).
 
-    The article could not be obtained: its abstract tells of classifiers for each modality, learned together with
-    the joint one, and of a separate stop for each modality. The rule here is that of the authors of AGM (ICCV 2023),
-    who compare with it. After each epoch v is the mean cross-entropy of a modality's own logits on the slice;
-    `observed` smooths it. When the best epoch lies more than `patience` back, the modality stops for good: its weights
-    go back to that epoch, and from then on its encoder and its part of the head stand still bit for bit, momentum,
-    weight decay and batch statistics included. When all have stopped, training ends.
+    The article was not available; its abstract describes classifiers for each modality, trained together with the joint
+    one, and a separate stop for each. The rule here is that of the authors of AGM (ICCV 2023), who compare with it.
+    After each epoch v is the mean cross-entropy of a modality's own logits on the meta set; `observed` smooths it. If
+    the best epoch is more than `patience` epochs ago, the modality stops for good: its weights return to that epoch,
+    and from then on its encoder and its part of the head are frozen bit for bit, momentum, weight decay and batch
+    statistics included. When all have stopped, training ends. A modality without samples in the meta set is not
+    monitored. In a Window stopped modalities are released when the window closes.
 
-    weight: factor on the sum of the modalities' own losses, which are trained beside the joint one (0: joint only).
-    restore="modality" puts back the encoder and the part of the head of the modality that stops; "all" puts the
-    whole model and the optimizer back to that epoch, but for those that stopped before, as the AGM authors' code does,
-    and so takes steps back from the others; "none" puts nothing back.
-
-    A modality without an item in the slice is not watched. In a Window it moves again when the window has closed.
+    Args:
+        patience: epochs without improvement, strictly more of which stop a modality. The code: 10 to 80.
+        smoothing: weight of the previous loss in the filter; 0.6 in the code.
+        weight: factor on the sum of the modalities' own losses, trained beside the joint loss; 0: joint loss only.
+        restore: "modality" (default, ours) restores encoder and part of the head of the modality that stops. "all"
+            restores the whole model and the optimizer, except modalities that stopped earlier, as in the AGM authors'
+            code; this also reverts the others. "none" restores nothing.
     """
 
     requires = frozenset({"unimodal", "slice"})

@@ -1,4 +1,4 @@
-"""Learning rates of single modalities: kept from unimodal training, scaled together, or led by the slice."""
+"""Learning rates per modality (MSLR): kept from unimodal training, scaled together, or adapted on the meta set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ BOUNDS = (1e-3, 1e3)
 def ratio(before: Sequence[float], accuracy: float, memory: int = 5, include_current: bool = False) -> float | None:
     """An epoch's accuracy over the mean of the `memory` accuracies before it; None while there are fewer.
 
-    include_current: over the mean of the last `memory` ones, itself among them. 1 where the mean is zero.
+    Args:
+        before: earlier accuracies, oldest first.
+        accuracy: that of the epoch.
+        memory: how many are averaged.
+        include_current: average the last `memory` accuracies with this one among them. The ratio is 1 for a mean of
+            zero.
     """
     recent = [*before, accuracy][-memory:] if include_current else before[-memory:]
     if len(recent) < memory:
@@ -29,32 +34,39 @@ def ratio(before: Sequence[float], accuracy: float, memory: int = 5, include_cur
 
 
 def grid(points: int, span: float) -> list[float]:
-    """`points` factors from 1 / span to span in equal steps of their logarithm, those nearest to 1 first."""
+    """`points` factors from 1 / span to span, equally spaced in their logarithm, those nearest to 1 first."""
     steps = [(2 * i - points + 1) / max(1, points - 1) for i in range(points)]
     return [span**x for x in sorted(steps, key=abs)]
 
 
 class MSLR(Strategy):
-    """Modality-specific learning rates (Yao & Mihalcea, Findings of ACL 2022).
+    """Scales the learning rate of each modality (MSLR, Yao and Mihalcea, Findings of ACL 2022).
 
-    The scheduled rate of a modality's encoder and of its part of the head (scope="encoder": of its encoder alone) is
-    multiplied by a factor. The rate is scaled, never the gradient, which is the same for plain SGD only.
+    The scheduled rate of a modality's encoder and of its part of the head is multiplied by a factor: the rate, never
+    the gradient, which would be the same for plain SGD only. The paper's formula for "smart" could not be verified.
+    Within a fork the factors are constant.
 
-    mode="keep": the factor c_u that was best for modality u alone. `factors` gives it as the share of the run's rate (1
-    for who is not named); where none are given, each modality is trained alone, on copies from the weights at
-    hand and for a share `trial` of the run, with `points` rates from 1 / span to span times the run's, and the one with
-    the highest accuracy on the slice is taken (ties: the lower loss, then the rate nearest to the run's).
+    Args:
+        mode: "keep": the factor c_u, the best for modality u by itself. "smart": c_u s, one s for all modalities,
+            searched over the same grid with copies of the joint model (ours). "dynamic" (default): c_u q_u; after each
+            epoch q_u is the accuracy of the modality's own logits on the meta set over the mean of the `memory` epochs
+            before, 1 until there are that many; it applies from the next epoch on. This is the rule of the authors of
+            AGM (ICCV 2023).
+        factors: modality -> c_u, relative to the run's rate; 1 for names left out. None: 1 for "dynamic"; otherwise
+            each modality is trained by itself on copies, with the rates of a grid, and the one with the highest
+            accuracy on the meta set is used; ties go to the lower loss, then to the rate nearest to the run's.
+        scope: "branch": encoder and part of the head; "encoder": the encoder only.
+        memory: epochs that are averaged; 5 in both public forms.
+        period: epochs between two updates of "dynamic". The second public form is period=5 with include_current,
+            compound and scope="encoder".
+        include_current: average the present accuracy too.
+        compound: multiply the present rate instead of the initial one.
+        points: rates in the grid.
+        span: the grid extends from 1 / span to span.
+        trial: length of a trial, as a fraction of the run.
 
-    mode="smart": c_u s. What the paper calls smart could not be verified; here one s for all modalities is searched on
-    top of the kept rates, over the same grid with copies of the joint model.
-
-    mode="dynamic": c_u q_u, with c_u from `factors` or 1. After each epoch q_u is the accuracy of the modality's own
-    logits on the slice over the mean of the `memory` epochs before (see `ratio`), 1 until there are so many; it holds from
-    the next epoch on. These are the rule and the options of the two public forms: that of the authors of AGM (ICCV 2023;
-    default), and one (include_current, compound, period=5, scope="encoder") that multiplies the rate at hand every
-    `period` epochs by a ratio to a mean with the present accuracy in it.
-
-    Raises Incompatible for factors of names that are no modality. Within a fork the factors stay as they are.
+    Raises:
+        Incompatible: `factors` has a name that is no modality.
     """
 
     requires = frozenset({"unimodal", "slice"})
@@ -112,7 +124,7 @@ class MSLR(Strategy):
             )
 
     def factor(self, modality: str) -> float:
-        """The factor on a modality's learning rate at present."""
+        """The present factor on a modality's learning rate."""
         given = self.found if self.factors is None else self.factors
         factor = given.get(modality, 1.0)
         if self.mode == "dynamic":

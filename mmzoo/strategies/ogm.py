@@ -1,4 +1,4 @@
-"""On-the-fly gradient modulation: slow down the encoder that is ahead."""
+"""On-the-fly gradient modulation (OGM, OGM-GE): slow down the encoder that is ahead."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ Form = Literal["conference", "journal"]
 def ratios(scores: Tensor) -> Tensor:
     """(M,) rho_u = mean over the other modalities j of s_u / s_j.
 
-    For two modalities s_u / s_v (Peng et al., CVPR 2022, eq. 9); the mean for more is that of the journal version
-    (Wei et al., TPAMI 2024), known to us at second hand. A score of zero is taken as the smallest normal number.
+    For two modalities s_u / s_v (Peng et al., CVPR 2022, eq. 9); the mean for more is that of the journal version (Wei
+    et al., TPAMI 2024), as reported by others. A score of zero counts as the smallest normal number.
+
+    Args:
+        scores: (M,), the sums s_u of true-class probabilities.
     """
     floored = scores.clamp_min(torch.finfo(scores.dtype).tiny)
     pairwise = floored[:, None] / floored[None, :]
@@ -26,9 +29,14 @@ def ratios(scores: Tensor) -> Tensor:
 def coefficients(scores: Tensor, alpha: float, form: Form = "conference") -> Tensor:
     """(M,) factors on the gradients: 1 where rho_u <= 1, else 1 - tanh(alpha rho_u) or 1 - alpha tanh(rho_u - 1).
 
-    The first is CVPR 2022 eq. 10, which jumps at rho = 1; the second is the journal's, which does not. At a tie the
-    factor is 1, as in the paper; the authors' code then scales the first modality. No factor is below zero: the
-    journal's would be for alpha above 1, and would turn training round.
+    At a tie the factor is 1, as in the paper; the authors' code then scales the first modality. Factors are at least
+    zero: the journal's would be negative for alpha above 1, and reverse training.
+
+    Args:
+        scores: (M,), the sums s_u of true-class probabilities.
+        alpha: strength.
+        form: "conference": the first form, CVPR 2022 eq. 10, which jumps at rho = 1. "journal": the second, which does
+            not.
     """
     rho = ratios(scores)
     ahead = 1.0 - torch.tanh(alpha * rho) if form == "conference" else 1.0 - alpha * torch.tanh(rho - 1.0)
@@ -36,22 +44,31 @@ def coefficients(scores: Tensor, alpha: float, form: Form = "conference") -> Ten
 
 
 def with_noise(grad: Tensor, factor: float | Tensor, noise: Tensor) -> Tensor:
-    """k g + sigma noise, sigma the unbiased deviation of the entries of g plus 1e-8 (the authors' code).
+    """k g + sigma noise, sigma the unbiased std of the entries of g plus 1e-8 (the authors' code).
 
-    A single entry has no deviation: it gets no noise, where the authors' code gives NaN.
+    A single entry has no std: it gets no noise, where the authors' code gives NaN.
+
+    Args:
+        grad: a gradient g.
+        factor: k.
+        noise: standard normal numbers of the shape of g.
     """
     sigma = grad.std() + 1e-8 if grad.numel() > 1 else torch.zeros_like(grad).sum()
     return (factor * grad).add_(sigma * noise)
 
 
 class OGM(Strategy):
-    """OGM and, with noise=True, OGM-GE (Peng et al., CVPR 2022).
+    """Scales the gradients of the encoder that is ahead (Peng et al., CVPR 2022, eqs. 8-10); OGM-GE with noise=True.
 
-    After backward the gradients of encoder u are multiplied by k_u, computed from the sums over the batch of the
-    true-class probabilities of each modality's own logits; with noise Gaussian noise is added to every modality.
+    After backward the gradients of encoder u are multiplied by k_u, which `coefficients` computes from the sums over
+    the batch of the true-class probabilities of each modality's own logits.
 
-    tensors: which encoder parameters are touched: "conv" (4-D only, as in the authors' code, which leaves linear
-    layers and thus transformers alone), "matrix" (two or more dimensions; default, ours), or "all".
+    Args:
+        alpha: strength; 0.3 as in one example of the authors' README, which has 0.1 for VGGSound and 0.8 for CREMA-D.
+        noise: add Gaussian noise to the gradients of every modality (GE).
+        form: "conference" (default) or "journal", see `coefficients`.
+        tensors: encoder parameters that are modulated: "conv" (4-D only, as in the authors' code, which leaves out
+            linear layers and thus transformers), "matrix" (two or more dimensions; default, ours), or "all".
     """
 
     requires = frozenset({"unimodal"})

@@ -6,6 +6,6 @@ from mmzoo.api import Strategy
 
 
 class Plain(Strategy):
-    """Minimises the cross-entropy of the joint logits and does nothing else."""
+    """Minimises the cross-entropy of the joint logits, and nothing else."""
 
     neutral = {}  # noqa: RUF012 - it is plain training

@@ -1,4 +1,4 @@
-"""Prototypical modal rebalance: pull the slow modality towards its class prototypes."""
+"""Prototypical modal rebalance (PMR): pull the slow modality towards its class prototypes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ Variant = Literal["paper", "code"]
 def neg_distance(features: Tensor, prototypes: Tensor, seen: Tensor | None = None) -> Tensor:
     """(B, C) minus the Euclidean distance to each prototype, the logits of eq. 7; -inf for classes never seen.
 
-    The gradient at distance zero is zero, where the authors' square root gives NaN. So is what is zero but for rounding, as at
-    a prototype that is one item: its gradient would be a unit vector of random direction.
+    The gradient at distance zero is zero, where the square root in the authors' code gives NaN. The same holds at
+    distances of rounding size, e.g. to a prototype of one sample: the gradient would be a unit vector of random
+    direction.
+
+    Args:
+        features: (B, D).
+        prototypes: (C, D).
+        seen: (C,) bool; None: all.
     """
     distance = torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
     with torch.no_grad():
@@ -27,43 +33,67 @@ def neg_distance(features: Tensor, prototypes: Tensor, seen: Tensor | None = Non
 
 
 def coefficients(scores: Tensor, variant: Variant = "paper") -> Tensor:
-    """(M,) weights of the prototype losses: clip(s_max / s_u - 1, 0, 1), zero for the strongest.
+    """(M,) weights of the prototype losses: clip(s_max / s_u - 1, 0, 1), zero for the strongest modality.
 
     For two modalities these are beta and gamma of Fan et al., CVPR 2023, eq. 11; for more the reference is the
-    strongest one (ours). variant="code": 1 for every modality behind the strongest, as in the authors' code.
+    strongest one (ours).
+
+    Args:
+        scores: (M,), the sums s_u of true-class probabilities.
+        variant: "code": 1 for every modality behind the strongest, as in the authors' code.
     """
     ahead = scores.max() / scores.clamp_min(torch.finfo(scores.dtype).tiny)
     return (ahead - 1.0).clamp(0.0, 1.0) if variant == "paper" else (ahead > 1.0).to(scores.dtype)
 
 
 def entropies(logits: Tensor) -> Tensor:
-    """(B,) entropy of softmax(logits); classes at -inf count nothing, in value and in gradient."""
+    """(B,) entropy of softmax(logits); classes at -inf contribute nothing to value and gradient."""
     log_p = logits.log_softmax(-1)
     return -(log_p.exp() * log_p.masked_fill(torch.isneginf(log_p), 0.0)).sum(-1)
 
 
 def class_sums(features: Tensor, target: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """(C, D) sum of the features of each class and (C,) how many there were."""
+    """(C, D) the sum of the features of each class, and (C,) the number of samples.
+
+    Args:
+        features: (B, D).
+        target: (B,).
+        n_classes: number of classes C.
+    """
     total = features.new_zeros(n_classes, features.shape[1]).index_add_(0, target, features)
     return total, torch.bincount(target, minlength=n_classes).to(features.dtype)
 
 
 def mixed(old: Tensor, fresh: Tensor, momentum: float) -> Tensor:
-    """Prototypes after one update: momentum * old + (1 - momentum) * fresh (eq. 12)."""
+    """The prototypes after one update: momentum * old + (1 - momentum) * fresh (eq. 12).
+
+    Args:
+        old: (C, D).
+        fresh: (C, D).
+        momentum: weight of the old ones.
+    """
     return momentum * old + (1 - momentum) * fresh
 
 
 class PMR(Strategy):
-    """PMR (Fan et al., CVPR 2023, eqs. 7-13).
+    """Adds alpha * sum_u c_u * PCE_u, a prototype loss of the slow modalities (PMR, Fan et al., CVPR 2023, eqs. 7-13).
 
-    Adds alpha * sum_u c_u * PCE_u, the cross-entropy under softmax(-distance to class prototypes) of modality u,
-    with c_u from the batch sums of true-class probabilities. variant="paper": soft c_u and, in the first
-    `entropy_epochs` epochs, minus mu * c * H(p of the strongest modality), c the largest c_u. variant="code": hard
-    c_u, no entropy term, and no momentum before the third set of prototypes, as the authors' code does.
+    PCE_u is the cross-entropy under softmax(-distance to class prototypes) of modality u, and c_u follows from the
+    batch sums of true-class probabilities (`coefficients`). In the first `entropy_epochs` epochs minus mu * c * H(p of
+    the strongest modality) is added, c the largest c_u.
 
-    Prototypes: class means of features in eval mode over a share `fraction` of the training items, drawn anew before
-    each epoch, mixed as momentum * old + (1 - momentum) * new. A class that does not occur keeps its old prototype,
-    and one never seen is left out; the authors' code then makes every loss NaN.
+    Prototypes are class means of features in eval mode, over a random `fraction` of the training samples before each
+    epoch, mixed as momentum * old + (1 - momentum) * new. A class that does not occur keeps its old prototype, and one
+    never seen is left out; in the authors' code it makes every loss NaN.
+
+    Args:
+        alpha: factor on the prototype losses; 1 or 2 in the paper.
+        mu: factor on the entropy; 0.01 or 0.001 in the paper.
+        entropy_epochs: epochs with the entropy term (ours; the paper gives no number).
+        momentum: weight of the old prototypes; 0.2 in the code.
+        fraction: fraction of the training samples; 0.1 in the paper.
+        variant: "paper" (default): as above. "code": hard c_u, no entropy term, and no momentum before the third set of
+            prototypes, as in the authors' code.
     """
 
     min_modalities = 2

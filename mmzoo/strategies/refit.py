@@ -24,25 +24,24 @@ PRESENT = "present:"
 
 
 class Refit(Strategy):
-    """Trains nothing itself; after training, fits a linear classifier on the frozen features and predicts with it.
+    """Fits a linear classifier on the frozen features after training, and predicts with it; training itself is plain.
 
-    Classifier re-training (cRT; Kang et al., ICLR 2020), against spurious features last-layer re-training (DFR;
-    Kirichenko et al., ICLR 2023): training may leave good encoders behind a poor classifier. The classifier reads what
-    the head's own last layer reads (`Outputs.aux["penultimate"]`) or, where a head has no layer before its classifiers, the
-    features of all modalities side by side; an absent modality is zeros, with a column that says so. It is fitted on
-    all labelled samples, the meta set included, without augmentation, on columns that are standardised.
+    Classifier re-training (cRT; Kang et al., ICLR 2020), or against spurious features last-layer re-training (DFR;
+    Kirichenko et al., ICLR 2023): training may leave good encoders behind a poor classifier. The classifier reads the
+    input of the head's last layer (`Outputs.aux["penultimate"]`) or, for a head without earlier layers, the
+    concatenated features of all modalities; an absent modality is zeros, with a column that marks it. It is fitted on
+    all labelled samples, the meta set included, without augmentation, on standardised columns. Unimodal logits stay
+    those of the trained head.
 
-    Differs from cRT: no class-balanced sampling and no stochastic steps, the problem is convex and solved. Differs from DFR:
-    it needs no group labels, and fits on the training samples themselves.
+    Differs from cRT: no class-balanced sampling and no stochastic steps; the problem is convex and solved. Differs from
+    DFR: it needs no group labels, and fits on the training samples themselves.
 
     Args:
-        form: "ridge" on one-hot labels, in closed form; "ce" minimises the cross-entropy plus
-            strength / 2 * ||W||^2, with L-BFGS in float64.
-        strength: of the penalty, relative to the number of samples. None: each of 10, 1, ... 1e-4, and the validation
-            set decides.
-        keep_better: training's own classifier competes too, and wins ties.
-
-    What it says of each modality: unimodal logits stay those of the trained head.
+        form: "ridge" on one-hot labels, in closed form; "ce" minimises the cross-entropy plus strength / 2 * ||W||^2,
+            with L-BFGS in float64.
+        strength: of the penalty, relative to the number of samples. None: the best of 10, 1, ... 1e-4 on the validation
+            set.
+        keep_better: training's own classifier is a candidate too, and wins ties.
     """
 
     owns = frozenset({"finish"})

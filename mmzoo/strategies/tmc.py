@@ -1,4 +1,4 @@
-"""Trusted multi-view classification: an evidential loss on every opinion, its regulariser growing with the epochs."""
+"""Trusted multi-view classification (TMC): an evidential loss on every opinion, with an annealed regulariser."""
 
 from __future__ import annotations
 
@@ -43,10 +43,14 @@ def _residue(x: Tensor) -> Tensor:
 
 
 def kl_to_uniform(opinion: Tensor) -> Tensor:
-    """(...) KL(Dir(alpha) || Dir(1)), zero where all alpha are 1. opinion: (..., C) log alpha >= 0.
+    """(...) KL(Dir(alpha) || Dir(1)), zero where all alpha are 1.
 
     lgamma(S) - sum lgamma(alpha) - lgamma(C) + sum (alpha - 1)(digamma(alpha) - digamma(S)), with its large parts
-    cancelled by hand: alpha of any size, and no digit lost on the way, where float32 loses three at alpha = 10^4.
+    cancelled analytically: it supports alpha of any size without loss of digits, of which float32 would lose three at
+    alpha = 10^4.
+
+    Args:
+        opinion: (..., C), log alpha >= 0.
     """
     n_classes = opinion.shape[-1]
     strength = opinion.logsumexp(-1)
@@ -57,9 +61,12 @@ def kl_to_uniform(opinion: Tensor) -> Tensor:
 def evidence_loss(opinion: Tensor, target: Tensor, weight: float, fit: Fit = "log") -> Tensor:
     """(..., B) A + weight * KL(Dir(alpha~) || Dir(1)), alpha~ being alpha with that of the true class set to 1.
 
-    fit="log": A = digamma(S) - digamma(alpha_y), the expected cross-entropy. fit="mse": A = sum_c (y_c - p_c)^2 +
-    p_c (1 - p_c) / (S + 1) with p = alpha / S, the expected squared error. opinion: (..., B, C) log alpha; what is
-    below zero counts as no evidence. target: (B,).
+    Args:
+        opinion: (..., B, C), log alpha; negative values count as no evidence.
+        target: (B,).
+        weight: weight of the KL term.
+        fit: "log": A = digamma(S) - digamma(alpha_y), the expected cross-entropy. "mse": A = sum_c (y_c - p_c)^2 + p_c
+            (1 - p_c) / (S + 1) with p = alpha / S, the expected squared error.
     """
     opinion = opinion.clamp_min(0.0)
     strength = opinion.logsumexp(-1)
@@ -76,11 +83,14 @@ class TMC(Strategy):
     """The training of TMC and ETMC (Han et al., ICLR 2021 and TPAMI 2022).
 
     The loss is the batch mean of the evidential loss of the fused opinion plus that of every view's own opinion, a
-    pseudo view of the head included, all with weight 1. The KL term, which takes evidence from wrong classes, has the
+    pseudo view of the head included, all with weight 1. The KL term, which removes evidence for wrong classes, has the
     weight min(1, t / anneal), t = epoch + first with epochs counted from 0.
 
-    Defaults: the conference code (anneal 50, t from 1). The journal's code has anneal 10 and t from 0, so that its
-    first epoch has no KL term. fit="mse" is in the conference code, but not called there.
+    Args:
+        anneal: epochs until the KL term has full weight; 50 in the conference code (default), 10 in the journal's.
+        first: t of the first epoch; 1 in the conference code (default), 0 in the journal's, whose first epoch has no
+            KL.
+        fit: "log" (default), or "mse", which the conference code contains but does not call.
     """
 
     requires = frozenset({"evidence"})

@@ -1,4 +1,4 @@
-"""Uni-modal ensemble: the average prediction of models that were each trained on one modality."""
+"""Unimodal ensemble (UME): the average prediction of models that were each trained on one modality."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ Average = Literal["probs", "logits"]
 
 
 def ensemble(logits: Sequence[Tensor], average: Average = "probs", present: Tensor | None = None) -> Tensor:
-    """(B, C) logits of the average prediction, from one (B, C) a modality.
+    """(B, C) logits of the average prediction, from one (B, C) per modality.
 
-    "probs": log of the mean of softmax(logits_m), so that softmax gives the mean back. "logits": the mean of the
-    logits, i.e. a normalised geometric mean of the probabilities. present: (B, M) bool, the modalities that count;
-    None for all. An item without any has all classes alike.
+    Args:
+        logits: (B, C) of each modality.
+        average: "probs": log of the mean of softmax(logits_m), so that softmax returns the mean. "logits": the mean of
+            the logits, i.e. a normalised geometric mean of the probabilities.
+        present: (B, M) bool, the modalities that count; None: all. For a sample without any, all classes are equal.
     """
     stacked = torch.stack(list(logits), 1)
     if average == "logits":
@@ -34,14 +36,17 @@ def ensemble(logits: Sequence[Tensor], average: Average = "probs", present: Tens
 
 
 class UME(Strategy):
-    """UME (Du et al., ICML 2023): no joint training; p = mean_m p_m over models of one modality each.
+    """Averages the predictions of unimodal models, p = mean_m p_m, without joint training (UME, Du et al., ICML 2023).
 
-    average: "probs" averages softmax(logits_m), "logits" the logits before the softmax; the sources do not settle
-    which is meant. Setup fills the encoders and the classifiers of the model with those of the teachers and ends the
-    training before it starts, so that the model is the ensemble and its own logits of m are those of m's teacher.
+    Setup fills the model's encoders and classifiers with those of the teachers and ends training before it starts, so
+    that the model is the ensemble and its own logits of m are those of m's teacher.
 
-    Raises Incompatible in setup where the head keeps no linear classifier for each modality (the head `sum` does), or
-    where a given teacher has none or another encoder.
+    Args:
+        average: "probs" (default) averages softmax(logits_m), "logits" the logits; the sources leave this open.
+
+    Raises:
+        Incompatible: in setup, the head has no linear classifier for each modality (the head `sum` has), or a given
+            teacher has none or another encoder.
     """
 
     requires = frozenset({"teachers", "unimodal"})

@@ -1,4 +1,4 @@
-"""Uni-modal teacher: keep each encoder's features near those of the same encoder trained alone."""
+"""Unimodal teacher (UMT): keep each encoder's features near those of the same encoder trained by itself."""
 
 from __future__ import annotations
 
@@ -8,19 +8,29 @@ from mmzoo.api import Incompatible, Outputs, Run, Step, Strategy, Terms
 
 
 def distances(student: Tensor, teacher: Tensor) -> Tensor:
-    """(B,) mean of (student - teacher)^2 over the features; no gradient goes to the teacher. student, teacher: (B, D)."""
+    """(B,) the mean of (student - teacher)^2 over the features, without a gradient for the teacher.
+
+    Args:
+        student: (B, D).
+        teacher: (B, D).
+    """
     return (student - teacher.detach()).square().mean(-1)
 
 
 class UMT(Strategy):
-    """UMT (Du et al., ICML 2023): adds weight * sum_m MSE(z_m, teacher's z_m) to the loss.
+    """Adds weight * sum_m MSE(z_m, z_m of the teacher) to the loss (UMT, Du et al., ICML 2023).
 
-    z_m: the features that the head is given. The teacher of m is the model of m alone on the same data, split, seed,
-    encoder and budget; it is frozen and in eval mode, and sees the very batch that the student sees.
+    z_m are the features that the head receives. The teacher of m is a unimodal model with the same data, split, seed,
+    encoder and budget; it is frozen and in eval mode, and receives the same batch as the student.
 
-    The formula and the weight of 10 are those of a third party's benchmark (BalanceBenchmark), in epochs 0 to 80
-    there, which is written umt:0-80 here; it leaves the teachers in train mode, so that their batch statistics move,
-    which is not offered. Raises Incompatible in setup where a given teacher has features of another width.
+    Formula and default weight are those of BalanceBenchmark, a third party's benchmark, in epochs 0 to 80 there, which
+    is umt:0-80 here. Its teachers stay in train mode, so that their batch statistics change; this is not offered.
+
+    Args:
+        weight: factor on the sum; 10 in BalanceBenchmark.
+
+    Raises:
+        Incompatible: in setup, a given teacher has features of another width.
     """
 
     min_modalities = 2

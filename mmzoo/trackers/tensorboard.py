@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from mmzoo.trackers.base import Tracker
+from mmzoo.trackers.base import Tracker, scalars
 
 
 class TensorBoard(Tracker):
-    """One log folder a run, below TARGET or else `tensorboard` in the folder of the results.
+    """Writes one TensorBoard log folder per run, below TARGET or else `tensorboard` in the results folder.
 
-    Scalars `train/...` and `holdout/...` by epoch, `test/...` at the chosen epoch, and the spec as a text.
+    Scalars `train/...` and `holdout/...` by epoch, `test/...` at the selected epoch, and the spec as text.
+
+    Args:
+        target: the parent folder; None: `tensorboard` in the results folder.
+        folder: the results folder.
+        run: the row as known before training.
     """
 
     def __init__(self, target: str | None, folder: Path, run: Mapping[str, Any]) -> None:
@@ -28,20 +33,12 @@ class TensorBoard(Tracker):
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         for part in ("train", "holdout"):
-            for name, value in _scalars(record[part], part):
+            for name, value in scalars(record[part], part):
                 self._writer.add_scalar(name, value, record["epoch"])
         self._writer.flush()
 
     def end(self, row: Mapping[str, Any]) -> None:
-        for name, value in _scalars(row["metrics"], "test"):
+        for name, value in scalars(row["metrics"], "test"):
             self._writer.add_scalar(name, value, row["metrics"]["selected_epoch"])
         self._writer.add_text("status", f"{row['status']} {row['reason']}".strip())
         self._writer.close()
-
-
-def _scalars(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _scalars(value, f"{prefix}/{key}")
-        elif isinstance(value, (int, float)):
-            yield f"{prefix}/{key}", float(value)

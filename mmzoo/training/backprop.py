@@ -1,4 +1,4 @@
-"""The encoding of a training pass and the backward through it, in micro-batches where the training asks for them."""
+"""Encoding and backward of a training pass, in micro-batches if the training asks for them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,23 @@ from mmzoo.training.step import Step
 
 @dataclass
 class Cost:
-    """Whole-model forwards and backwards, in batches; feeding one of M modalities counts 1/M."""
+    """Forwards and backwards of the whole model, in batches; feeding one of M modalities counts 1/M.
+
+    Args:
+        forward: number of forwards.
+        backward: number of backwards.
+    """
 
     forward: float = 0.0
     backward: float = 0.0
 
 
 class Backprop:
-    """Encodes the batch of a pass, takes gradients of losses through it, and counts what both cost.
+    """Encodes the batch of a pass, runs backward through it, and counts the cost of both.
 
     Args:
         model: the model that is trained.
-        cost: where forwards and backwards are added up.
+        cost: the counter that forwards and backwards are added to.
         micro_batch: how many samples are encoded at once; None: the whole batch.
     """
 
@@ -39,7 +44,7 @@ class Backprop:
         self._micro: MicroBatches | None = None
 
     def encode(self, step: Step) -> dict[str, Tensor]:
-        """modality -> features (B, D_m) of the modalities that the pass feeds."""
+        """modality -> features (B, D_m), of the modalities that the pass of `step` feeds."""
         self._fed = self.share(step.pass_)
         self._cost.forward += self._fed
         if self._size is None or len(step.batch) <= self._size:
@@ -49,14 +54,26 @@ class Backprop:
         return self._micro.features()
 
     def backward(self, loss: Tensor, *, retain_graph: bool = False) -> None:
-        """Accumulate the gradients of a loss."""
+        """Accumulate the gradients of a loss.
+
+        Args:
+            loss: a scalar.
+            retain_graph: keep the graph for another backward.
+        """
         self._cost.backward += self._fed
         loss.backward(retain_graph=retain_graph)
         if self._micro is not None and self._micro.backward():
             self._cost.forward += self._fed
 
     def term_grads(self, terms: Mapping[str, Tensor]) -> dict[str, dict[str, list[Tensor | None]]]:
-        """term -> group -> gradient of each of its parameters, the mean over processes; `.grad` stays as it was."""
+        """The gradients of each loss term, averaged over processes; `.grad` is left unchanged.
+
+        Args:
+            terms: name -> scalar.
+
+        Returns:
+            term -> group -> gradient of each of the group's parameters, None where there is none.
+        """
         groups = self._model.groups()
         params = [p for ps in groups.values() for p in ps]
         kept = [p.grad for p in params]
@@ -72,15 +89,20 @@ class Backprop:
         return result
 
     def share(self, pass_: Pass) -> float:
-        """What encoding a batch in a pass counts of encoding it whole."""
+        """The fraction of a whole forward that encoding in this pass costs."""
         modalities = self._model.modalities
         return len(pass_.fed(modalities)) / len(modalities)
 
 
 class MicroBatches:
-    """Encodes a batch in pieces without a graph; after backward, encodes again to carry the gradients on.
+    """Encodes a batch in pieces without a graph, and again after backward to pass the gradients on to the encoders.
 
     Only the features of the whole batch are in memory at once.
+
+    Args:
+        model: the model that is trained.
+        step: the batch in its pass.
+        size: how many samples are encoded at once.
     """
 
     def __init__(self, model: MultimodalModel, step: Step, size: int) -> None:
@@ -88,6 +110,7 @@ class MicroBatches:
         self._leaves: dict[str, Tensor] = {}
 
     def features(self) -> dict[str, Tensor]:
+        """modality -> features (B, D_m), leaves of a graph that begins at them."""
         with torch.no_grad():
             pieces = [self._encode(*bounds) for bounds in self._bounds()]
         frozen = self._step.pass_.freeze
@@ -95,7 +118,7 @@ class MicroBatches:
         return dict(self._leaves)
 
     def backward(self) -> bool:
-        """Hand the gradients that have gathered on the features to the encoders. Returns whether there were any."""
+        """Pass the gradients accumulated on the features to the encoders. Returns whether there were any."""
         grads = {m: z.grad for m, z in self._leaves.items() if z.grad is not None}
         if not grads:
             return False

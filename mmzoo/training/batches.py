@@ -16,12 +16,17 @@ from mmzoo.errors import BadValue, Incompatible
 
 
 class Batches(Protocol):
-    """A loader: re-iterable batches in an order that a generator decides (None: the stored order)."""
+    """A loader: batches that can be iterated any number of times."""
 
     def __len__(self) -> int: ...
-    def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]: ...
-    def part(self, number: int, of: int) -> Batches: ...
-    def sampled(self, rows: Tensor, drop: Tensor | None, ordered: bool = False) -> Batches: ...
+    def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        """Iterate over the batches, shuffled by `generator` or, without one, in stored order."""
+
+    def part(self, number: int, of: int) -> Batches:
+        """The share of one process, `number` of `of`."""
+
+    def sampled(self, rows: Tensor, drop: Tensor | None, ordered: bool = False) -> Batches:
+        """The loader over other rows; see `Run.set_sampling`."""
 
 
 class _ListBatches:
@@ -47,4 +52,5 @@ class _ListBatches:
 
 
 def as_batches(source: Any) -> Batches:
+    """A loader as it is; any other iterable of batches as a loader in its own order."""
     return source if hasattr(source, "batches") else _ListBatches(source)

@@ -1,6 +1,6 @@
-"""What a method asks of a head, of the modalities and of the training, and what is missing: the reasons of a refusal.
+"""Whether a method, a head, the modalities and the training fit together, and the reason if they do not.
 
-One list, for the plan, which knows entries of the catalogue, and for a run, which knows the objects. No torch at import.
+Used by the plan, which knows entries of the catalogue, and by a run, which knows the objects. No torch at import.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a strategy declares; see `mmzoo.training.strategy.Strategy`. most: None for any number of modalities."""
+    """What a strategy requires; see `mmzoo.training.strategy.Strategy`.
+
+    Args:
+        name: the name in messages.
+        requires: its `requires`.
+        least: smallest number of modalities.
+        most: largest number of modalities; None: any.
+        single_process: why it trains in one process only; empty if it does not.
+    """
 
     name: str
     requires: frozenset[str] = frozenset()
@@ -31,7 +39,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class HeadFacts:
-    """What a head declares; see `mmzoo.core.head.FusionHead`."""
+    """What a head declares; see `mmzoo.core.head.FusionHead` for the fields."""
 
     name: str
     how: str = "ablated"
@@ -42,7 +50,7 @@ class HeadFacts:
 
 
 def out_of_range(name: str, n: int, least: int = 1, most: int | None = None) -> Iterator[str]:
-    """Why something does not take n modalities."""
+    """Why `name` does not support `n` modalities, given its smallest and largest number."""
     if n < least:
         yield f"{name} needs at least {least} modalities; there {'is' if n == 1 else 'are'} {n}."
     if most is not None and n > most:
@@ -50,7 +58,7 @@ def out_of_range(name: str, n: int, least: int = 1, most: int | None = None) -> 
 
 
 def unmet(needs: Needs, head: HeadFacts, n: int, *, processes: int) -> Iterator[str]:
-    """Why a strategy cannot work under a head with n modalities, in so many processes."""
+    """Why a strategy cannot train a head with `n` modalities in this many processes."""
     name, asked = needs.name, needs.requires
     if needs.single_process and processes > 1:
         yield f"{name} trains in one process: {needs.single_process}."
@@ -77,7 +85,7 @@ def unmet(needs: Needs, head: HeadFacts, n: int, *, processes: int) -> Iterator[
 
 
 def unsuited(needs: Needs, training: Training) -> Iterator[str]:
-    """Why a strategy cannot be trained like this."""
+    """Why a strategy cannot train under these settings."""
     if "plain_steps" in needs.requires and (options := bent(training)):
         yield f"{needs.name} as set follows the steps as they are taken: leave out {' and '.join(options)}."
     if "double_backward" in needs.requires and training.compile:
@@ -85,7 +93,7 @@ def unsuited(needs: Needs, training: Training) -> Iterator[str]:
 
 
 def unsuited_head(head: HeadFacts, training: Training) -> Iterator[str]:
-    """Why a head cannot be trained like this."""
+    """Why a head cannot be trained under these settings."""
     whole = [f"train.{k}" for k in ("micro_batch", "compile") if getattr(training, k)]
     if head.couples and whole:
         yield (
@@ -95,7 +103,7 @@ def unsuited_head(head: HeadFacts, training: Training) -> Iterator[str]:
 
 
 def unsuited_device(training: Training, device: str) -> Iterator[str]:
-    """Why nothing can be trained like this on a device."""
+    """Why these settings cannot be used on a device."""
     if training.tf32 and not device.startswith("cuda"):
         yield f"train.tf32 is a mode of CUDA GPUs, and this run is on {device}: leave it out."
 
@@ -104,7 +112,18 @@ def unsuited_device(training: Training, device: str) -> Iterator[str]:
 def check_requirements(
     name: str, strategy: Strategy, model: MultimodalModel, *, has_meta_set: bool, processes: int
 ) -> None:
-    """Raise Incompatible, with the reason, when a model or its data lacks what a strategy asks for."""
+    """Check that a model and its data have what a strategy requires.
+
+    Args:
+        name: the strategy's name in messages.
+        strategy: the strategy.
+        model: the model.
+        has_meta_set: whether there is a meta set.
+        processes: number of processes.
+
+    Raises:
+        Incompatible: something is missing; the message names it.
+    """
     _refuse(unmet(_needs(name, strategy), _facts(model.head), len(model.modalities), processes=processes))
     asked = strategy.claims.requires
     if "equal_dims" in asked and len(set(model.head.dims.values())) > 1:
@@ -114,7 +133,18 @@ def check_requirements(
 
 
 def check_engine(name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: str) -> None:
-    """Raise Incompatible, with the reason, where the numbers cannot be computed as the training asks."""
+    """Check that the numerical settings suit strategy, head and device.
+
+    Args:
+        name: the strategy's name in messages.
+        strategy: the strategy.
+        model: the model.
+        training: the settings.
+        device: the device, e.g. "cuda:0".
+
+    Raises:
+        Incompatible: they do not; the message gives the reason.
+    """
     _refuse(unsuited(_needs(name, strategy), training))
     _refuse(unsuited_head(_facts(model.head), training))
     _refuse(unsuited_device(training, device))

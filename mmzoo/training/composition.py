@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class Wrapper(Strategy):
-    """A strategy around another one: hands every hook on. Base of Window."""
+    """A strategy around another one that passes every hook on. Base of `Window`.
+
+    Args:
+        inner: the strategy that is wrapped.
+    """
 
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
@@ -78,11 +82,15 @@ class Wrapper(Strategy):
 
 
 class Window(Wrapper):
-    """`inner` in epochs `first` to `last` only, both inclusive, counted from 0.
+    """Applies a strategy in some epochs only, first and last included, counted from 0.
 
-    A float in [0, 1] is a share of the run: Window(s, 0.0, 0.5) is the first half. Outside the window every hook
-    returns its input, and `window_end` has taken back what would last; `setup`, `param_groups`, `predict` and the
-    state belong to the whole run.
+    Outside the window every hook returns its input, and `window_end` has reverted lasting changes. `setup`,
+    `param_groups`, `predict` and the state belong to the whole run.
+
+    Args:
+        inner: the strategy.
+        first: the first epoch. A float in [0, 1] is a fraction of the run: Window(s, 0.0, 0.5) is the first half.
+        last: the last epoch, or a fraction; None: the end of the run.
     """
 
     def __init__(self, inner: Strategy, first: int | float = 0, last: int | float | None = None) -> None:
@@ -143,9 +151,13 @@ class Window(Wrapper):
 
 
 class Chain(Strategy):
-    """Several strategies as one: each hook's result is handed to the next, in the order given.
+    """Applies several strategies as one: the result of each hook is the input of the next strategy's hook.
 
-    Raises Incompatible when two of them own the same thing, and when one of them stands alone (`solo`).
+    Args:
+        parts: the strategies in order.
+
+    Raises:
+        Incompatible: two of them own the same thing, or one of them cannot be combined (`solo`).
     """
 
     def __init__(self, *parts: Strategy) -> None:
@@ -218,7 +230,7 @@ class Chain(Strategy):
             part.updated(step, out, terms)
 
     def predict(self, out: Outputs) -> Outputs:
-        """The decision rule of the parts; what was put in place after training has the last word, wherever it stands."""
+        """The decision rule of the parts. One set after training takes precedence, wherever it stands in the chain."""
         for part in sorted(self.parts, key=lambda p: "finish" in p.owns):
             out = part.predict(out)
         return out
@@ -281,7 +293,14 @@ def _joined_cost(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def check_owners(parts: Sequence[tuple[str, frozenset[str]]]) -> None:
-    """Raise Incompatible when two named parts own the same thing."""
+    """Check that no two named parts own the same thing.
+
+    Args:
+        parts: (name, what it owns) of each part.
+
+    Raises:
+        Incompatible: two of them do.
+    """
     for i, (name, owns) in enumerate(parts):
         for other, others in parts[:i]:
             if both := sorted(owns & others):

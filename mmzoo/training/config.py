@@ -1,4 +1,4 @@
-"""How a model is trained apart from its strategy: optimizer, schedule, batch size. No torch at import."""
+"""Training settings apart from the strategy: optimizer, schedule, batch size. No torch at import."""
 
 from __future__ import annotations
 
@@ -24,17 +24,33 @@ _WORDS = {"str": "a name", "bool": "true or false", "int": "a whole number", "fl
 
 @dataclass(frozen=True)
 class Training:
-    """One training protocol; all runs of a bench on one data set share it.
+    """The training settings that all runs on one data set of a benchmark share.
 
-    lr is the rate before the schedule lowers it; the warm-up of `warmup_epochs` (linear, by step). schedule "step"
-    multiplies it by `gamma` every `step_size` epochs, "plateau" when the holdout loss has not fallen for `patience`
-    epochs, "cosine" lets it fall to zero at the end. momentum is SGD's. clip bounds the norm of all gradients
-    together (None: no clipping). micro_batch: how many items are encoded at once; the mathematics stays that of
-    the whole batch (batch statistics aside). processes: how many share each batch; torchrun decides it, no setting.
+    Args:
+        optimizer: "sgd", "adam" or "adamw".
+        lr: learning rate before the schedule lowers it.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of all parameters.
+        batch_size: samples per step, over all processes.
+        epochs: number of epochs.
+        schedule: "constant"; "step": times `gamma` every `step_size` epochs; "plateau": times `gamma` when the
+            validation loss has not fallen for `patience` epochs; "cosine": to zero at the end.
+        step_size: epochs between steps.
+        gamma: factor of "step" and "plateau".
+        patience: epochs that "plateau" waits.
+        warmup_epochs: epochs of a linear warm-up, by step.
+        clip: bound on the norm of all gradients together; None: no clipping.
+        micro_batch: how many samples are encoded at once; None: the whole batch. The mathematics is that of the whole
+            batch, batch statistics aside.
+        precision: "fp32", or "bf16": encoders run under autocast in training and evaluation. Head, losses and weights
+            stay fp32, and so does a forward that a method differentiates twice.
+        tf32: allow TF32 in matrix products and convolutions of a CUDA GPU.
+        compile: compile the encoders with torch.compile, except in such forwards.
+        fused: use the optimizer's fused step.
+        processes: number of processes that share a batch; set by torchrun.
 
-    How the numbers are computed: precision "bf16" encodes under autocast, in training and in evaluation, while head,
-    losses and weights stay fp32, and so does a forward that a method differentiates twice; tf32 allows it in matrix products and convolutions of a CUDA GPU; compile hands the
-    encoders to torch.compile, such forwards aside; fused takes the optimizer's fused step.
+    Raises:
+        BadValue: a value is out of range, or an option has no effect beside the others.
     """
 
     optimizer: str = "sgd"
@@ -62,20 +78,25 @@ class Training:
             raise BadValue("training: " + "; ".join(faults))
 
     def replace(self, **changes: Any) -> Training:
-        """A copy with some values changed. Raises UnknownName for a key that does not exist, BadValue for a bad one."""
+        """A copy with some values changed.
+
+        Raises:
+            UnknownName: there is no such setting.
+            BadValue: a value is out of range.
+        """
         for key in changes:
             if key not in FIELDS:
                 raise unknown("training option", key, FIELDS)
         return dataclasses.replace(self, **{k: _coerced(k, v) for k, v in changes.items()})
 
     def as_dict(self) -> dict[str, Any]:
-        """All values; of how the numbers are computed only what is not the default, which leaves a run what it was."""
+        """All settings; numerical options only if they differ from the default, which keeps older run ids valid."""
         given = dataclasses.asdict(self)
         return {k: v for k, v in given.items() if k not in ENGINE or v != ENGINE[k]}
 
 
 def bent(training: Training) -> list[str]:
-    """The options that make a step more than the forward, the backward and the update of one batch in full precision."""
+    """The options under which a step is more than forward, backward and update of one batch in full precision."""
     t = training
     asked = {
         "clip": t.clip is not None,
@@ -88,7 +109,13 @@ def bent(training: Training) -> list[str]:
 
 
 def open_epochs(first: int | float, last: int | float | None, n_epochs: int) -> range:
-    """The epochs, from 0, of a window that is inclusive at both ends. A float is a share of the run; None its end."""
+    """The epochs of a window that is inclusive at both ends, counted from 0.
+
+    Args:
+        first: first epoch, or a fraction of the run as a float.
+        last: last epoch, or a fraction; None: the end.
+        n_epochs: length of the run.
+    """
     start = math.floor(first * n_epochs) if isinstance(first, float) else first
     if last is None:
         return range(start, n_epochs)
@@ -111,8 +138,12 @@ WHEN: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 def idle(name: str, values: Mapping[str, Any]) -> str:
-    """Why an option means nothing beside the others, in words; empty where it does mean something. Options that `values` lacks
-    have their defaults."""
+    """Why an option has no effect beside the others; empty if it has one.
+
+    Args:
+        name: the option.
+        values: the settings; missing ones have their defaults.
+    """
     if name not in WHEN:
         return ""
     other, wanted = WHEN[name]

@@ -13,14 +13,15 @@ from mmzoo.errors import unknown
 
 
 class Grads:
-    """What the hook `gradients` works on. Gradients of groups that the pass may not move are removed on creation.
+    """The gradients of one pass by parameter group, for the hook `gradients`.
 
-    `encoder:m` and `head:m` belong to modality m; `head:shared` and `extra:*` always move.
+    Groups that the pass may not update lose their gradients at construction. `encoder:m` and `head:m` belong to
+    modality m; `head:shared` and `extra:*` are always updated.
 
     Args:
         model: the model that is trained.
         pass_: the pass whose gradients these are.
-        groups: the parameters by group (None: those of the model).
+        groups: the parameters by group; None: those of the model.
     """
 
     def __init__(
@@ -37,22 +38,28 @@ class Grads:
         return iter(self._groups)
 
     def params(self, group: str) -> list[nn.Parameter]:
-        """The parameters of a group that have a gradient. A group without parameters is empty."""
+        """The parameters of a group that have a gradient; none for an empty group."""
         return [p for p in self._members(group) if p.grad is not None]
 
     def drop(self, group: str) -> None:
-        """Remove the gradients: the optimizer then skips the group, momentum and weight decay included."""
+        """Remove the gradients of a group: the optimizer then skips it, momentum and weight decay included."""
         for p in self._members(group):
             p.grad = None
 
     def scale(self, group: str, factor: float | Tensor, only: Callable[[nn.Parameter], bool] = lambda p: True) -> None:
-        """Multiply the gradients of a group (of those parameters for which `only` holds) by one factor."""
+        """Multiply the gradients of a group by one factor, in place.
+
+        Args:
+            group: name of the group.
+            factor: a number or a 0-dimensional tensor.
+            only: scale the gradients of these parameters only; default: all.
+        """
         grads = [p.grad for p in self._members(group) if p.grad is not None and only(p)]
         if grads:
             torch._foreach_mul_(grads, factor)
 
     def sq_norm(self, group: str) -> Tensor:
-        """The squared L2 norm of a group's gradients, a scalar; zero for a group without gradients."""
+        """The squared L2 norm of a group's gradients, a 0-dimensional tensor; zero without gradients."""
         total = [p.grad.detach().square().sum() for p in self.params(group)]  # type: ignore[union-attr]
         if total:
             return torch.stack(total).sum()

@@ -1,4 +1,4 @@
-"""The loop over epochs, and the choice of the epoch."""
+"""The loop over epochs, and the selection of the epoch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from mmzoo.core.precision import without_compiler
 from mmzoo.core.values import Batch
 from mmzoo.errors import Diverged, Incompatible
 from mmzoo.evaluation.scores import evaluate
-from mmzoo.training.run import Run, on_device
+from mmzoo.training.run import Run
 from mmzoo.training.verbs import Phase
+from mmzoo.training.weights import on_device
 
 _CURE = "A smaller learning rate (--set train.lr=...) or gradient clipping (--set train.clip=1) usually helps."
 
 
 @dataclass
 class Selection:
-    """The best epoch so far by a holdout score; ties go to the lower holdout loss, then to the earlier epoch."""
+    """The best epoch so far by validation score; ties go to the lower validation loss, then to the earlier epoch."""
 
     epoch: int = -1
     score: float = -math.inf
@@ -37,15 +38,24 @@ class Selection:
     as_trained: Selection | None = None
 
     def offer(self, epoch: int, score: float, loss: float, run: Run, candidate: str = "") -> None:
+        """Take the present weights if their score is the best so far.
+
+        Args:
+            epoch: the epoch, from 0.
+            score: its validation score.
+            loss: its validation loss.
+            run: the run with these weights.
+            candidate: name given by `Strategy.finish`; empty for an epoch of training.
+        """
         if (score, -loss) > (self.score, -self.loss):
             self.epoch, self.score, self.loss, self.candidate = epoch, score, loss, candidate
             self.weights = copy.deepcopy(run.model.state_dict())
             self.strategy = run.strategy.state_dict()
 
     def restore(self, run: Run) -> None:
-        """Put model and strategy back to the chosen epoch: a decision rule may depend on both.
+        """Restore model and strategy to the selected epoch: a decision rule may depend on both.
 
-        Modules that a strategy has added since then are taken out again.
+        Modules that a strategy added later are removed.
         """
         run.model.remove_extra(self.weights)
         run.model.load_state_dict(self.weights)

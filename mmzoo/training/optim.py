@@ -1,4 +1,4 @@
-"""The optimizer of a run: how it is built, the rate of each parameter group, and one update."""
+"""The optimizer of a run: its construction, the learning rate of each parameter group, and one update."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ Builder = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
 def build_optimizer(groups: Iterable[Mapping[str, Any]], training: Training) -> torch.optim.Optimizer:
-    """The optimizer that `training` names, over parameter groups that carry their own lr and weight decay."""
+    """The optimizer that `training` names.
+
+    Args:
+        groups: parameter groups, each with its own lr and weight decay.
+        training: the settings.
+    """
     params: Any = [dict(g) for g in groups]
     if training.optimizer == "sgd":
         return torch.optim.SGD(params, lr=training.lr, momentum=training.momentum, fused=training.fused or None)
@@ -99,10 +104,10 @@ class Optimization:
     """The updates of a run: its optimizer, the schedule, and the learning rate of each named group.
 
     Args:
-        model: the model whose parameters move.
+        model: the model whose parameters are updated.
         strategy: may change rate and weight decay of groups in `param_groups`.
         training: optimizer, rates, schedule and clipping.
-        build: builds the optimizer from parameter groups, in place of the one that `training` names.
+        build: builds the optimizer from parameter groups; None: the one that `training` names.
         steps_per_epoch: how many steps the warm-up counts as an epoch.
         scales: group -> factor on its rate, read before each update.
 
@@ -146,7 +151,7 @@ class Optimization:
             distributed.average_gradients(self._model.parameters())
 
     def clip(self) -> Tensor | None:
-        """Bound the norm of all gradients together, where the training asks for it. Returns the norm before."""
+        """Clip the norm of all gradients together, if the training asks for it. Returns the norm before clipping."""
         if self._training.clip is None:
             return None
         return nn.utils.clip_grad_norm_(self._model.parameters(), self._training.clip)
@@ -161,11 +166,16 @@ class Optimization:
 
     # ------------------------------------------------------------------ between steps
     def refresh(self) -> None:
-        """Look at the model's groups again: a module has joined."""
+        """Update the groups after a module was added to the model."""
         self._groups = self._model.groups()
 
     def add(self, name: str, params: list[nn.Parameter]) -> None:
-        """Let new parameters join as a group of their own."""
+        """Add new parameters as a group of their own.
+
+        Args:
+            name: name of the group.
+            params: its parameters.
+        """
         if params:
             group: dict[str, Any] = {"name": name, "params": params, "lr_scale": 1.0}
             if self._build is None:
@@ -176,9 +186,9 @@ class Optimization:
         self.refresh()
 
     def continue_from(self, other: Optimization) -> None:
-        """Take over memory and schedule of the optimization that a fork was made from.
+        """Copy optimizer state and schedule of the run that a fork was made from.
 
-        Where the fork's strategy has added modules, the optimizer starts without memory.
+        If the fork's strategy added modules, the optimizer starts with an empty state.
         """
         if len(other.optimizer.param_groups) == len(self.optimizer.param_groups):
             with without_compiler():
@@ -218,10 +228,14 @@ class Optimization:
 
 
 class Schedule:
-    """The factor on the learning rate, by torch's own schedulers.
+    """The factor on the learning rate, from torch's own schedulers.
 
-    They run on a rate of 1 of their own: strategies scale the rate of single groups, and a scheduler that wrote
-    into the optimizer would overwrite that.
+    They act on a separate rate of 1: strategies scale the rates of single groups, and a scheduler that wrote into the
+    optimizer would overwrite them.
+
+    Args:
+        training: schedule and warm-up.
+        steps_per_epoch: how many steps the warm-up counts as an epoch.
     """
 
     def __init__(self, training: Training, steps_per_epoch: int) -> None:
@@ -231,12 +245,17 @@ class Schedule:
         self._warmup = training.warmup_epochs * steps_per_epoch
 
     def factor(self, global_step: int) -> float:
+        """The factor at a step, counted over the whole run."""
         warm = min(1.0, (global_step + 1) / self._warmup) if self._warmup else 1.0
         found: float = warm * self._shadow.param_groups[0]["lr"]
         return found
 
     def epoch_done(self, loss: float | None) -> None:
-        """Advance by one epoch. loss: what "plateau" watches; without one it leaves the rate alone."""
+        """Advance by one epoch.
+
+        Args:
+            loss: the loss that "plateau" watches; None leaves its rate unchanged.
+        """
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
             if loss is not None and math.isfinite(loss):
                 self._scheduler.step(loss)

@@ -18,7 +18,7 @@ from mmzoo.training.strategy import Strategy, Terms
 
 @dataclass(frozen=True)
 class Parts:
-    """What a pass works with: the model, the way of encoding it, and the optimizer."""
+    """The objects that a pass works with: the model, its encoding and backward, and the optimizer."""
 
     model: MultimodalModel
     backprop: Backprop
@@ -26,7 +26,13 @@ class Parts:
 
 
 def train_pass(parts: Parts, strategy: Strategy, step: Step) -> None:
-    """One pass over one batch: the whole of what training does."""
+    """One pass over one batch: forward, backward and update, with all hooks of the strategy.
+
+    Args:
+        parts: model, encoding and optimizer.
+        strategy: the strategy.
+        step: the batch in its pass.
+    """
     optimization, run = parts.optimization, step.run
     optimization.clear()
     if (found := forward_pass(parts, strategy, step)) is None:
@@ -43,7 +49,16 @@ def train_pass(parts: Parts, strategy: Strategy, step: Step) -> None:
 
 
 def forward_pass(parts: Parts, strategy: Strategy, step: Step) -> tuple[Outputs, Terms] | None:
-    """The half of a pass before its backward: the outputs and the loss terms. None where no sample is in the loss."""
+    """The first half of a pass, up to the loss terms.
+
+    Args:
+        parts: model, encoding and optimizer.
+        strategy: the strategy.
+        step: the batch in its pass.
+
+    Returns:
+        Outputs and loss terms; None if no sample is in the loss.
+    """
     step.batch = with_inputs(step.batch, strategy.inputs(step, step.batch.inputs))
     feats = strategy.features(step, parts.backprop.encode(step))
     if step.is_empty():
@@ -59,7 +74,11 @@ def forward_pass(parts: Parts, strategy: Strategy, step: Step) -> tuple[Outputs,
 
 
 def with_inputs(batch: Batch, inputs: Mapping[str, Any]) -> Batch:
-    """The batch with other inputs. Raises BadValue where a modality is gone or new."""
+    """The batch with other inputs.
+
+    Raises:
+        BadValue: a modality is missing or new.
+    """
     if inputs is batch.inputs:
         return batch
     if set(inputs) != set(batch.inputs):

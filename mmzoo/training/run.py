@@ -30,12 +30,13 @@ from mmzoo.training.step import Step
 from mmzoo.training.strategy import Strategy
 from mmzoo.training.teachers import OneModality, Teachers, one_modality
 from mmzoo.training.verbs import Phase, Verbs
+from mmzoo.training.weights import on_device
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class RunOptions(TypedDict, total=False):
-    """What a `Run` takes beside data, training, seed and device; see there."""
+    """Further keyword arguments of `Run`."""
 
     optimizer: Builder | None
     criterion: Criterion
@@ -45,26 +46,24 @@ class RunOptions(TypedDict, total=False):
 
 
 class Run(Verbs):
-    """The training of one model under one strategy.
-
-    There is no way from here to the validation or the test set.
+    """The training of one model under one strategy. It has no access to the validation and the test set.
 
     Args:
-        model: the model, which is moved to `device` and trained in place.
+        model: the model; moved to `device` and trained in place.
         strategy: the method.
         train: the training batches.
-        slice: the meta set: labelled batches apart from them that a strategy may learn from.
-        training: optimizer, schedule, epochs and the like; None: the defaults.
-        seed: decides every random number of the training.
+        slice: the meta set: labelled batches, separate from `train`, that a strategy may learn from.
+        training: optimizer, schedule, epochs and other settings; None: the defaults.
+        seed: determines every random number of the training.
         device: where to train.
-        optimizer: builds one from parameter groups, in place of the one that `training` names.
-        criterion: (logits, target) -> the mean loss; cross-entropy by default.
-        teachers: trained models of one modality each, copies of which `teacher` hands out; those that are missing are
-            trained here where the strategy requires them.
-        state: a checkpoint made by `state_dict` to continue from.
+        optimizer: builds the optimizer from parameter groups; default: the one that `training` names.
+        criterion: (logits, target) -> the mean loss; default: cross-entropy.
+        teachers: modality -> trained model of it, returned in copy by `teacher`. Missing ones are trained if the
+            strategy requires them.
+        state: a checkpoint made by `state_dict`, from which the run resumes.
 
     Raises:
-        Incompatible: the strategy asks for what is not there.
+        Incompatible: the strategy requires something that is missing.
     """
 
     def __init__(
@@ -140,17 +139,18 @@ class Run(Verbs):
     # ------------------------------------------------------------------ facts
     @property
     def phase(self) -> Phase:
-        """Where the run stands."""
+        """The state of the run in its life cycle."""
         over = self.stopped or self.epoch >= self.n_epochs
         return Phase.ENDED if over and self._phase is Phase.BETWEEN_EPOCHS else self._phase
 
     @property
     def forked(self) -> bool:
-        """Whether this run is a fork, which cannot fork again."""
+        """Whether this run is a fork. A fork cannot fork again."""
         return self._forked
 
     @property
     def steps_per_epoch(self) -> int:
+        """The number of batches in an epoch."""
         return len(self._train)
 
     # ------------------------------------------------------------------ the loop
@@ -164,19 +164,19 @@ class Run(Verbs):
         self._optimization.refresh()
 
     def epoch_batches(self) -> Iterator[Batch]:
-        """The training batches of this epoch, in the order that the seed fixes."""
+        """The training batches of this epoch, in an order determined by the seed."""
         train = self._train if self._sampling is None else self._train.sampled(*self._sampling)
         yield from train.batches(stream(self.seed, "order", self.epoch))
 
     def train_epoch(self) -> None:
-        """One epoch without its end: evaluate, then call `end_epoch`. All processes leave it with the same buffers."""
+        """Train one epoch and average the buffers over processes. Evaluate, then call `end_epoch`."""
         self.start_epoch()
         for batch in self.epoch_batches():
             self.step(batch)
         distributed.average_buffers(self.model)
 
     def step(self, batch: Batch) -> None:
-        """Train on one batch: every pass that the strategy plans."""
+        """Train on one batch, in every pass that the strategy plans."""
         if batch.present is not None and tuple(batch.inputs) != self.modalities:
             raise BadValue(
                 f"the batch has the modalities {', '.join(batch.inputs)}, the model {', '.join(self.modalities)}: with "
@@ -196,8 +196,11 @@ class Run(Verbs):
         self.batch_in_epoch += 1
 
     def end_epoch(self, loss: float | None = None) -> dict[str, float]:
-        """End an epoch. loss: what the schedule "plateau" watches. Returns the mean of every logged value, over the epoch and
-        over processes."""
+        """End an epoch. Returns the mean of every logged value over the epoch and over processes.
+
+        Args:
+            loss: the loss that the schedule "plateau" watches.
+        """
         self.strategy.epoch_end(self, Lazy(self._meta_metrics) if self._meta is not None else {})
         self._optimization.schedule.epoch_done(loss)
         self.epoch += 1
@@ -205,36 +208,36 @@ class Run(Verbs):
         return distributed.mean_values({name: _mean(values) for name, values in self._logged.items()})
 
     def _meta_metrics(self) -> dict[str, Any]:
-        """The scores on the meta set, that of all processes, which cost forwards: computed when a hook reads
-        them."""
+        """The scores on the meta set of all processes; computed when a hook reads them, as they cost forwards."""
         batches = list(self.meta_batches("metrics"))
         self.cost.forward += len(batches)
         return evaluate(self.model, self.strategy, batches, pooled=self.n_processes > 1)
 
     def training_loss(self) -> float:
-        """The sum of the mean losses that were logged in this epoch so far, over processes."""
+        """The sum of the mean losses logged in this epoch so far, over processes."""
         losses = {name: _mean(values) for name, values in self._logged.items() if name.startswith("loss/")}
         return math.fsum(distributed.mean_values(losses).values())
 
     def finite(self) -> bool:
-        """Whether everything that was logged in this epoch is finite."""
+        """Whether every value logged in this epoch is finite."""
         return all(math.isfinite(_mean(values)) for values in self._logged.values())
 
     # ------------------------------------------------------------------ teachers and forks
     def teacher(self, modality: str) -> MultimodalModel:
-        """The teacher of a modality: a trained model of it alone, frozen, in eval mode, on the run's device.
+        """The teacher of a modality: a trained unimodal model, frozen, in eval mode, on the run's device.
 
-        It is the one that was given to Run(teachers=...). Otherwise it is trained when first asked for: the encoder as
-        it was before training, under a linear classifier of its own, on the same batches, with the same seed, budget
-        and optimizer, to the last epoch. Its cost then counts as this run's. Teachers are no part of the model.
+        Unless it was given to Run(teachers=...), it is trained on first use: the initial encoder under a linear
+        classifier of its own, with the same batches, seed, budget and optimizer, to the last epoch. Its cost counts as
+        this run's. Teachers are not part of the model.
 
-        Raises Incompatible where the strategy does not name 'teachers' in `requires` and none was given.
+        Raises:
+            Incompatible: none was given, and the strategy does not name 'teachers' in `requires`.
         """
         return self._teachers.get(self, modality, self._train_alone)
 
     @torch.no_grad()
     def teacher_outputs(self, modality: str, batch: Batch) -> Outputs:
-        """What a teacher makes of a batch, without a graph; in micro-batches where the training asks for them."""
+        """Outputs of the teacher of `modality` for a `batch`, without a graph; in micro-batches as in training."""
         teacher = self.teacher(modality)
         batch = one_modality(batch, modality, self.modalities.index(modality))
         self.cost.forward += 1 / len(self.modalities)
@@ -245,7 +248,7 @@ class Run(Verbs):
             return teacher.outputs({modality: features}, batch.present)
 
     def _train_alone(self, modality: str, model: MultimodalModel) -> None:
-        """Train a model of one modality plainly, as this run is trained. Raises Diverged, naming modality and epoch."""
+        """Train a unimodal model plainly, as this run is trained. Raises Diverged, naming modality and epoch."""
         child = Run(
             model,
             Strategy(),
@@ -268,11 +271,13 @@ class Run(Verbs):
         self.cost.backward += child.cost.backward / len(self.modalities)
 
     def fork(self, strategy: Strategy | None = None, *, epochs: int = 0) -> Run:
-        """A throw-away copy of model and optimizer that trains through the same loop under `strategy`.
+        """A temporary copy of model and optimizer, trained by the same loop. This run does not change.
 
-        It starts from the present weights and learning rates and runs `epochs` epochs; its cost counts as this run's.
-        One level deep: a fork cannot fork. Nothing of this run changes. Under a strategy that adds modules the optimizer
-        starts without its memory.
+        It starts from the present weights and learning rates; its cost counts as this run's. A fork cannot fork.
+
+        Args:
+            strategy: its strategy; None: plain training. If it adds modules, the optimizer state starts empty.
+            epochs: number of epochs.
         """
         if self._forked:
             raise Incompatible("a fork cannot fork again.")
@@ -301,7 +306,7 @@ class Run(Verbs):
 
     # ------------------------------------------------------------------ checkpoint
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to continue, between two epochs. Loads with torch.load(weights_only=True)."""
+        """A checkpoint, valid between two epochs. Loads with torch.load(weights_only=True)."""
         return {
             "model": copy.deepcopy(self.model.state_dict()),
             **self._optimization.state_dict(),
@@ -333,15 +338,6 @@ class Run(Verbs):
         self.warnings = dict(state["warnings"])
         self._sampling = None if state["sampling"] is None else tuple(state["sampling"])
         self.cost.forward, self.cost.backward = state["cost"]["forward"], state["cost"]["backward"]
-
-
-def on_device(value: Any, device: torch.device) -> Any:
-    """A state with all its tensors on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {k: on_device(v, device) for k, v in value.items()}
-    return type(value)(on_device(v, device) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _mean(values: list[Any]) -> float:

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Step:
-    """One batch on its way through one pass. Hooks read it; only `features` may set `keep`.
+    """One batch in one pass, as every hook receives it. Only `features` may set `keep`.
 
-    keep: (B,) bool, the samples that stay in the loss (None: all); at first those that have some of the modalities that
-    the pass feeds. Whoever sets it does so in every process. scratch: private to the step, dies with it.
+    Processes that share a batch hold equally many rows each, but not equally many that are in the loss or have a
+    modality: `loss`, `mean` and `true_class_scores` count those of all processes.
 
-    Where several processes share a batch, as many rows lie in each, but not as many that are in the loss or have a
-    modality: `loss`, `mean` and `true_class_scores` count those of all.
+    Args:
+        run: the run.
+        batch: the batch, of B samples.
+        pass_: the pass.
+        keep: (B,) bool, the samples that stay in the loss, B' of them; None: all. Initially those with at least one
+            modality that the pass feeds. A hook that sets it must do so in every process.
+        scratch: values private to this step, keyed by their owner.
     """
 
     run: Run
@@ -35,10 +40,12 @@ class Step:
     scratch: dict[Any, Any] = field(default_factory=dict)
 
     def generator(self, name: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """A stream fixed by (seed, name, step, pass): calling a hook again replays its draws.
+        """A random stream fixed by (seed, name, step, pass): calling a hook again replays its draws.
 
-        device: where to draw. Only the default gives the same numbers everywhere; elsewhere large draws are cheaper,
-        and replayed on the same kind of device alone.
+        Args:
+            name: names the stream.
+            device: where to draw. Only the default gives the same numbers on every machine; large draws on a GPU are
+                cheaper, and replay on the same kind of device only.
         """
         return stream(self.run.seed, "step", name, self.run.global_step, self.pass_.name, device=device)
 
@@ -47,30 +54,38 @@ class Step:
         return x if self.keep is None else x[self.keep]
 
     def here(self, modality: str) -> Tensor | None:
-        """(B',) bool, which of the samples in the loss have this modality; None when all have every one."""
+        """(B',) bool, which samples in the loss have this modality; None if all have every modality."""
         if self.batch.present is None:
             return None
         return self.kept(self.batch.present[:, self.run.modalities.index(modality)])
 
     @property
     def target(self) -> Tensor:
-        """(B',) the targets of the samples that stay in the loss."""
+        """(B',) the targets of the samples in the loss."""
         return self.kept(self.batch.target)
 
     def loss(self, logits: Tensor, counted: Tensor | None = None) -> Tensor:
-        """The run's criterion over the samples in the loss, a scalar; zero where there is none.
+        """The run's criterion over the samples in the loss; zero if there are none.
 
-        logits: (B', C). counted: (B',) bool, those of the samples that count (`here`, for one); None for all. In several
-        processes it is this one's part, as with `mean`.
+        Args:
+            logits: (B', C).
+            counted: (B',) bool, the samples that count, e.g. `here`; None: all.
+
+        Returns:
+            A scalar: this rank's contribution, as for `mean`.
         """
         return self._part(loss_over(self.run.criterion, logits, self.target, counted), counted)
 
     def mean(self, values: Tensor, counted: Tensor | None = None) -> Tensor:
-        """(...) the mean of values (B', ...) over the samples in the loss; zeros where there is none.
+        """The mean over the samples in the loss; zeros if there are none. All processes must call it.
 
-        counted: (B',) bool, those of the samples that count; None for all. In several processes it is this one's part:
-        what becomes the mean over the samples of all of them when the parts are averaged over processes, as gradients and
-        logged values are. All processes have to call it.
+        Args:
+            values: (B', ...).
+            counted: (B',) bool, the samples that count; None: all.
+
+        Returns:
+            (...). With several processes, this rank's contribution: the average over ranks, as taken of gradients and
+            logged values, is the mean over the samples of all of them.
         """
         if counted is None:
             own = values.mean(0) if len(values) else values.sum(0)
@@ -80,11 +95,17 @@ class Step:
         return self._part(own, counted)
 
     def true_class_scores(self, logits: Mapping[str, Tensor]) -> Tensor:
-        """(M,) for each modality the sum over the samples in the loss of the softmax probability of the true class, the mean
-        over processes (Peng et al., CVPR 2022, eq. 8).
+        """For each modality, the sum over the samples in the loss of the softmax probability of the true class.
 
-        logits: modality -> (B', C). The mean over the samples that have the modality stands for all, so that one which is
-        often missing does not look weak for that reason.
+        Peng et al., CVPR 2022, eq. 8, averaged over processes. Ours for missing modalities: the mean over the samples
+        that have the modality stands for all, so that a modality that is often missing does not look weak for that
+        reason.
+
+        Args:
+            logits: modality -> (B', C).
+
+        Returns:
+            (M,).
         """
         p = true_class_probabilities(torch.stack([*logits.values()]), self.target)
         columns = [self.here(m) for m in logits]
@@ -98,7 +119,7 @@ class Step:
         return found
 
     def is_empty(self) -> bool:
-        """Whether no process has a sample in the loss: there is nothing to learn then."""
+        """Whether no process has a sample in the loss."""
         if self.keep is None and (self.batch.present is None or self.run.n_processes == 1):
             return False
         some = torch.ones((), device=self.run.device) if self.keep is None else self.keep.any().float()

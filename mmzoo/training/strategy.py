@@ -1,4 +1,4 @@
-"""What a training strategy is: one plain object whose hooks take values and return values."""
+"""The base class of training strategies: one object whose hooks take values and return values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,13 @@ REQUIREMENTS = frozenset(
 
 @dataclass(frozen=True)
 class Group:
-    """One named parameter group before the optimizer exists: `lr_scale` multiplies the scheduled rate."""
+    """One named parameter group, before the optimizer exists.
+
+    Args:
+        params: its parameters.
+        lr_scale: factor on the scheduled learning rate.
+        weight_decay: weight decay.
+    """
 
     params: Sequence[nn.Parameter]
     lr_scale: float = 1.0
@@ -68,7 +74,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Claims:
-    """All that a strategy declares about itself, as one value. See the attributes of `Strategy` of the same names."""
+    """All that a strategy declares about itself, as one value. `Strategy` documents the fields."""
 
     requires: frozenset[str]
     min_modalities: int
@@ -86,12 +92,24 @@ class Claims:
 class Strategy:
     """Base of all strategies. Every hook returns its input unless overridden.
 
-    Parameters are keyword-only arguments of `__init__`, kept as attributes of the same name. What is remembered
-    from step to step is named in `state`. State changes only in setup, epoch_start, epoch_end, gradients and
-    updated; `inputs`, `features`, `outputs` and `losses` may be called again by a probe or a fork.
+    Parameters are keyword-only arguments of `__init__`, stored as attributes of the same name. `state` names what is
+    remembered from step to step. State changes only in setup, epoch_start, epoch_end, gradients and updated; a probe or
+    a fork may call `inputs`, `features`, `outputs` and `losses` again.
 
-    What a strategy declares about itself stands in class attributes; where that depends on parameters, `__init__` sets
-    attributes of the same names. `claims` reads them as one value.
+    Class attributes declare properties of the method. If one depends on parameters, `__init__` sets an attribute of the
+    same name. `claims` reads them as one value.
+
+    Hooks receive these arguments:
+        run: the `Run`: data, model, random streams, forwards outside the pass.
+        step: the `Step`: the batch in its pass.
+        groups: name -> `Group`, all parameters by named group.
+        metrics: name -> score on the meta set, over all processes; empty unless `requires` names `slice`.
+        passes: the passes planned for a batch.
+        inputs: modality -> (B, ...), the inputs of the encoders.
+        feats: modality -> (B, D_m), the features of the modalities that the pass feeds.
+        out: the `Outputs`: joint and unimodal logits (B, C).
+        terms: name -> scalar, the loss terms; their sum is minimised.
+        grads: the `Grads`: gradients by named group.
     """
 
     #: what the method needs: any of REQUIREMENTS. double_backward: a training step is differentiated twice, so that its
@@ -128,7 +146,7 @@ class Strategy:
 
     @property
     def claims(self) -> Claims:
-        """What this strategy declares about itself, with its parameters as they are."""
+        """What this strategy declares about itself with its present parameters."""
         return Claims(**{name: getattr(self, name) for name in CLAIMED})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -142,55 +160,54 @@ class Strategy:
 
     # 1-4: once, and around an epoch
     def setup(self, run: Run) -> None:
-        """Once, before the optimizer exists. May add modules and ask for teachers; must not train the given model.
+        """Called once, before the optimizer exists. May add modules and ask for teachers; must not train the model.
 
-        On resume it is called with the state already loaded, so a method whose parameters grow adds them here.
+        On resume the state is already loaded, so that a method whose parameters grow adds them here.
         """
 
     def param_groups(self, groups: Mapping[str, Group]) -> Mapping[str, Group]:
-        """Once. May change learning-rate scale and weight decay by named group; must not drop a group."""
+        """Called once. May change learning-rate scale and weight decay by named group; must not drop a group."""
         return groups
 
     def epoch_start(self, run: Run) -> None:
-        """Before each epoch. May change own state and call run.edit, set_sampling, set_lr_scale, add_module."""
+        """Called before each epoch. May change own state and call run.edit, set_sampling, set_lr_scale, add_module."""
 
     def epoch_end(self, run: Run, metrics: Mapping[str, Any]) -> None:
-        """After each epoch, with the metrics on the strategy's own slice (empty unless `slice` is required), that of all
-        processes."""
+        """Called after each epoch with the metrics on the meta set. May change own state."""
 
     def window_end(self, run: Run) -> None:
-        """After `epoch_end` of the last epoch of a Window: take back what would outlast it (run.set_lr_scale)."""
+        """Called after `epoch_end` of the last epoch of a Window: revert what would outlast it (run.set_lr_scale)."""
 
     # 5-12: in each pass
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:
-        """Each batch: split, restrict or flag the passes."""
+        """Called for each batch: split, restrict or flag the passes."""
         return passes
 
     def inputs(self, step: Step, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Before the encoders: mix, mask or disturb inputs (never in place); every modality is returned."""
+        """Called before the encoders: mix, mask or perturb inputs, not in place. Returns every modality."""
         return inputs
 
     def features(self, step: Step, feats: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """After the encoders: drop or mix features (never in place), set `step.keep`."""
+        """Called after the encoders: drop or mix features, not in place; may set `step.keep`."""
         return feats
 
     def outputs(self, step: Step, out: Outputs) -> Outputs:
-        """After the head: replace logits and unimodal, both, or later parts of a chain never see it."""
+        """Called after the head: replace both logits and unimodal, or later parts of a chain do not see the change."""
         return out
 
     def losses(self, step: Step, out: Outputs, terms: Terms) -> Terms:
-        """Add terms named `<strategy>/<what>`; scale or replace only what is owned."""
+        """Called for the loss: add terms named `<strategy>/<what>`; scale or replace only what is owned."""
         return terms
 
     def backward(self, step: Step, terms: Terms) -> None:
-        """How gradients are made (owner of `backward` only). Default: of the sum of all terms."""
+        """Accumulates gradients (owner of `backward` only). Default: those of the sum of all terms."""
         step.run.backward(sum(terms.values()))  # type: ignore[arg-type]
 
     def gradients(self, step: Step, out: Outputs, grads: Grads) -> None:
-        """After backward and the reduction over processes, before clipping: change `.grad` through Grads."""
+        """Called after backward and the average over processes, before clipping: change `.grad` through Grads."""
 
     def updated(self, step: Step, out: Outputs, terms: Terms) -> None:
-        """After the optimizer step: change own state."""
+        """Called after the optimizer step: change own state."""
 
     # 13: evaluation only
     def predict(self, out: Outputs) -> Outputs:
@@ -199,28 +216,32 @@ class Strategy:
 
     # 13: after training
     def finish(self, run: Run) -> Iterator[str]:
-        """After the last epoch (owner of `finish` only): put weights or own state in place and yield a name for them.
+        """Called after the last epoch (owner of `finish` only): a generator that changes weights or own state in place.
 
-        A generator. Each time it yields, the model as it then stands is scored on the validation set, which no hook
-        sees; the best of all candidates is kept, ties to the lower loss, then to the earlier one. It is called with the
-        weights of the chosen epoch in place and, where that is another one, again with those of the last. To let
-        training's own result compete, yield once before changing anything. `run.collect` gives what the model makes of
-        all labelled samples.
+        Each time it yields a name, the present model is scored on the validation set, which no hook sees. The best
+        candidate is kept; ties go to the lower loss, then to the earlier one. The first call starts from the weights of
+        the selected epoch, a second call from those of the last epoch if that is another one. Yield once before any
+        change to let the result of training compete. `run.collect` gives the model's outputs for all labelled samples.
         """
         return iter(())
 
     def state_dict(self) -> dict[str, Any]:
+        """A copy of the attributes that `state` names."""
         return {name: copy.deepcopy(getattr(self, name)) for name in self.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises BadValue when the keys are not those of `state_dict`."""
+        """Restore a `state_dict`.
+
+        Raises:
+            BadValue: its keys are not those of this strategy.
+        """
         if set(state) != set(self.state):
             raise BadValue(f"state of {type(self).__name__} has {sorted(state)}; expected {sorted(self.state)}.")
         for name, value in state.items():
             setattr(self, name, copy.deepcopy(value))
 
     def params(self) -> dict[str, Any]:
-        """The parameters as given (or defaulted) at construction."""
+        """The constructor's parameters with their present values."""
         init: Any = type(self).__init__
         names = () if init is object.__init__ else inspect.signature(init).parameters
         return {name: getattr(self, name) for name in names if name != "self"}

@@ -1,4 +1,4 @@
-"""Teachers: a model of one modality alone for each modality, for strategies that learn from them."""
+"""Teachers: one unimodal model per modality, for strategies that learn from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Alone(FusionHead):
-    """The linear classifier of one modality, l = W z + b."""
+    """The linear classifier of one modality, l = W z + b. Shapes are those of `FusionHead`."""
 
     how = "exact"
     additive = True
@@ -47,9 +47,14 @@ class Alone(FusionHead):
 class Teachers:
     """The teachers of one run, by modality.
 
-    given: trained models of one modality each; copies of them are used, in the model's precision. wanted: whether the
-    run may train the others, for which it keeps a copy of each encoder as it is before training. Raises UnknownName or
-    BadValue for a given model that is none of a modality of this run.
+    Args:
+        model: the model of the run.
+        given: modality -> trained unimodal model; copies are used, in the model's precision.
+        wanted: whether the run may train the missing ones. It then keeps a copy of each encoder as initialised.
+
+    Raises:
+        UnknownName: a given modality is not in the run.
+        BadValue: a given model is not a model of that modality alone.
     """
 
     def __init__(self, model: MultimodalModel, given: Mapping[str, MultimodalModel], *, wanted: bool) -> None:
@@ -61,9 +66,16 @@ class Teachers:
         self._own: list[str] = []
 
     def get(self, run: Run, modality: str, train: Callable[[str, MultimodalModel], None]) -> MultimodalModel:
-        """The teacher of a modality; `train` makes one of an untrained model where there is none yet.
+        """The teacher of a modality.
 
-        Raises UnknownName for a modality that the run does not have, Incompatible where no teacher can be made.
+        Args:
+            run: the run.
+            modality: the modality.
+            train: trains an untrained model of the modality; called if there is no teacher yet.
+
+        Raises:
+            UnknownName: the run does not have this modality.
+            Incompatible: no teacher was given, and none may be trained.
         """
         if modality not in self._ready:
             if modality not in run.modalities:
@@ -79,8 +91,10 @@ class Teachers:
         return self._ready[modality]
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights of the teachers that the run itself has trained, and of the encoders that the others would start
-        from. Of those that were given the names: they are given again on resume."""
+        """The weights of teachers that the run trained, and of the encoders from which the others would start.
+
+        Of given teachers only the names: they must be given again on resume.
+        """
         return {
             "own": {m: copy.deepcopy(self._ready[m].state_dict()) for m in self._own},
             "fresh": {m: copy.deepcopy(encoder.state_dict()) for m, encoder in self._fresh.items()},
@@ -88,9 +102,14 @@ class Teachers:
         }
 
     def load(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Take over the teachers of a checkpoint; one that is given to the new run goes before.
+        """Restore the teachers of a checkpoint; a teacher given to the new run takes precedence.
 
-        Raises BadValue where one was given then and is not now: the run would go on under another.
+        Args:
+            run: the run that resumes.
+            state: a `state_dict`.
+
+        Raises:
+            BadValue: a teacher was given then and is not now: the run would continue under another one.
         """
         if missing := [m for m in state["given"] if m not in self._ready]:
             raise BadValue(
@@ -119,7 +138,13 @@ class Teachers:
 
 
 class OneModality:
-    """The batches of a loader with one modality of each. column: where `present` has it."""
+    """The batches of a loader, restricted to one modality.
+
+    Args:
+        source: the loader.
+        modality: the modality that is kept.
+        column: its column in `Batch.present`.
+    """
 
     def __init__(self, source: Batches, modality: str, column: int) -> None:
         self._source, self._modality, self._column = source, modality, column
@@ -139,7 +164,7 @@ class OneModality:
 
 
 def one_modality(batch: Batch, modality: str, column: int) -> Batch:
-    """A batch with one of its modalities."""
+    """A batch restricted to one modality, whose column in `Batch.present` is `column`."""
     present = None if batch.present is None else batch.present[:, column : column + 1]
     return Batch({modality: batch.inputs[modality]}, batch.target, batch.index, present)
 

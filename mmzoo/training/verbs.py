@@ -26,7 +26,7 @@ from mmzoo.training.weights import Weights
 
 
 class Phase(enum.Enum):
-    """Where a run stands. In SETUP it has no optimizer yet; ENDED means that no further epoch is due."""
+    """The life cycle of a run. In SETUP there is no optimizer yet; in ENDED no epoch remains."""
 
     SETUP = "setup"
     BETWEEN_EPOCHS = "between epochs"
@@ -35,7 +35,7 @@ class Phase(enum.Enum):
 
 
 class Verbs:
-    """The part of a `Run` that strategies call. `Run` sets the attributes and holds the loop."""
+    """The part of a `Run` that strategies call. `Run` sets the attributes and contains the loop."""
 
     model: MultimodalModel
     strategy: Strategy
@@ -60,27 +60,30 @@ class Verbs:
     # ------------------------------------------------------------------ facts
     @property
     def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities, in order."""
         return self.model.modalities
 
     @property
     def n_classes(self) -> int:
+        """The number of classes C."""
         return self.model.head.n_classes
 
     @property
     def n_processes(self) -> int:
-        """How many processes train this run together."""
+        """The number of processes that train this run together."""
         return distributed.world_size()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer. There is none in `setup`."""
+        """The optimizer; does not exist in `setup`."""
         return self._optimization.optimizer
 
     def train(self, name: str = "strategy", *, shuffled: bool = True) -> Iterator[Batch]:
-        """The training batches, in an order of the strategy's own (`name`) that leaves training's order alone.
+        """The training batches, in an order separate from the one that training uses. Resampling does not affect them.
 
-        shuffled=False: in stored order and without augmentation, so that the n-th item is row n for `set_sampling`.
-        Resampling changes neither.
+        Args:
+            name: names the order.
+            shuffled: False for stored order without augmentation, in which the n-th sample is row n of `set_sampling`.
         """
         order = stream(self.seed, "train", name, self.epoch) if shuffled else None
         for batch in self._train.batches(order):
@@ -89,8 +92,8 @@ class Verbs:
     def meta_batches(self, name: str = "strategy") -> Iterator[Batch]:
         """The batches of the meta set: labelled samples that the strategy may learn from and training does not see.
 
-        Their order is one of its own for each epoch and `name`. Data is often stored by class, so that the first batches
-        in stored order would hold a few classes only.
+        They are shuffled for each epoch and `name`: data is often stored by class, so that the first batches in stored
+        order would contain few classes.
 
         Args:
             name: names the order.
@@ -107,17 +110,22 @@ class Verbs:
             yield batch.to(self.device)
 
     def strategy_holdout(self, name: str = "strategy") -> Iterator[Batch]:
-        """Deprecated, gone in 0.3: the name of `meta_batches` before."""
+        """Deprecated name of `meta_batches`; removed in 0.3."""
         warnings.warn("Run.strategy_holdout is now Run.meta_batches.", DeprecationWarning, stacklevel=2)
         return self.meta_batches(name)
 
     def generator(self, name: str) -> torch.Generator:
-        """A stream fixed by (seed, name, epoch), for hooks around an epoch."""
+        """A random stream fixed by (seed, name, epoch), for hooks around an epoch."""
         return stream(self.seed, "epoch", name, self.epoch)
 
     # ------------------------------------------------------------------ passes over the model
     def log(self, name: str, value: Tensor | float) -> None:
-        """Record a value; the epoch's mean goes into the run's record. A tensor is not synchronised until then."""
+        """Record a value; its mean over the epoch enters the run's record. A tensor is not synchronised before that.
+
+        Args:
+            name: name of the record, e.g. "ogm/audio".
+            value: a number or a 0-dimensional tensor.
+        """
         self._logged.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else float(value))
 
     def forward(
@@ -128,9 +136,13 @@ class Verbs:
         zero: Iterable[str] = (),
         mode: Literal["train", "eval"],
     ) -> Outputs:
-        """A raw forward without hooks; batch statistics and random state are as before afterwards.
+        """A forward without hooks; batch statistics and random state are restored afterwards.
 
-        present: the modalities that are fed (None: all). zero: those whose input is replaced by zeros.
+        Args:
+            batch: the batch.
+            present: the modalities that are fed; None: all.
+            zero: the modalities whose input is replaced by zeros.
+            mode: "train" or "eval", the mode of all modules.
         """
         inputs = dict(batch.inputs)
         for m in zero:
@@ -144,11 +156,18 @@ class Verbs:
     def coalitions(
         self, batch: Batch, sets: Iterable[Iterable[str]], *, present: Iterable[str] | None = None
     ) -> dict[frozenset[str], Outputs]:
-        """set -> what `forward(batch, zero=<all others>, mode="eval")` gives, for any number of sets of modalities.
+        """The outputs for sets of modalities, with the inputs of all others set to zero, in eval mode.
 
-        Where the head does not act between the stages, this takes one forward however many the sets are: every
-        encoder runs once, over the batch and an item of zeros, and only the head runs once a set. Otherwise it takes
-        a forward a set. present: the modalities that are fed at all (None: all).
+        With most heads this takes one forward for any number of sets: each encoder runs once, over the batch and one
+        sample of zeros, and the head runs once per set. A head that acts between stages takes one forward per set.
+
+        Args:
+            batch: the batch.
+            sets: the sets of modalities.
+            present: the modalities that are fed; None: all.
+
+        Returns:
+            set -> outputs.
         """
         pass_ = Pass("probe", present=None if present is None else frozenset(present))
         fed, wanted = pass_.fed(self.modalities), [frozenset(s) for s in sets]
@@ -165,24 +184,23 @@ class Verbs:
             return {s: self.model.outputs(feats, batch.present) for s, feats in chosen.items()}
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradients of a loss: the only way to call backward."""
+        """Accumulate the gradients of a scalar `loss`. Hooks must use this and never call `loss.backward()`."""
         self._backprop.backward(loss)
 
     def term_grads(self, terms: Mapping[str, Tensor]) -> dict[str, dict[str, list[Tensor | None]]]:
-        """term -> group -> gradient of each of the group's parameters (None where it has none), reduced."""
+        """term -> group -> gradient of each parameter of the group (None without one), averaged over processes."""
         return self._backprop.term_grads(terms)
 
     def collect(self, read: Callable[[Outputs], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """What the model makes of every labelled sample, those of the meta set included: for `finish`.
+        """Values computed from the outputs for every labelled sample, the meta set included; for `finish`.
 
-        In eval mode, without augmentation or a graph, one row a sample in the order of their numbers; in several
-        processes each gets the rows of all. Resampling changes nothing. The cost is counted.
+        Runs in eval mode without augmentation and without a graph. Resampling has no effect. The cost is counted.
 
         Args:
-            read: out -> name -> (B, ...), what is wanted of the outputs of a batch.
+            read: outputs of a batch -> name -> (B, ...), the values wanted.
 
         Returns:
-            name -> (N, ...), with `target` (N,) and `index` (N,), the samples' numbers.
+            name -> (N, ...), with `target` (N,) and `index` (N,): one row per sample of all processes, sorted by index.
         """
         pieces: list[dict[str, Tensor]] = []
         with evaluating(self.model), seeded(self.seed, "collect", self.global_step):
@@ -203,28 +221,43 @@ class Verbs:
                 yield from (source.part(*distributed.share()) if self.n_processes > 1 else source).batches()
 
     def warn(self, message: str) -> None:
-        """Note something that a reader of the results should know; the same message is counted, not repeated."""
+        """Add a warning to the results of this run; a repeated message is counted."""
         self.warnings[message] = self.warnings.get(message, 0) + 1
 
     def reduce(self, x: Tensor) -> Tensor:
-        """The mean over processes: for every score that steers training. Means over items are `Step.mean` and `Step.loss`."""
+        """The mean of `x` over processes, for scores that steer training.
+
+        Means over samples are `Step.mean` and `Step.loss`.
+        """
         return distributed.mean(x)
 
     def gather(self, x: Tensor) -> Tensor:
-        """The rows of all processes, one after the other, for losses that compare the items of a batch.
+        """The rows of all processes, by rank, for losses that compare the samples of a batch.
 
-        Every process must hold as many rows: give whole batches, and beside them what tells which rows count. Gradients flow
-        back to where a row came from, so that averaging the parameters' gradients over processes gives the gradient of the
+        Every process must pass equally many rows: pass whole batches together with a mask of the rows that count.
+        Gradients return to the rank of each row, so that parameter gradients averaged over processes are those of the
         loss on the whole batch.
+
+        Args:
+            x: (B, ...).
+
+        Returns:
+            (world size * B, ...).
         """
         return distributed.gather(x)
 
     # ------------------------------------------------------------------ weights and data
     def add_module(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
-        """Build a module from a stream of its own and add it as group `extra:<name>`.
+        """Build a module under a random stream of its own and add it as group `extra:<name>`.
 
-        Once the optimizer exists, the new parameters join it. In a fork, a module that came with the copied model is
-        used as it is.
+        If the optimizer exists already, the new parameters join it. A fork reuses the module of the copied model.
+
+        Args:
+            name: name of the module.
+            build: returns the module.
+
+        Raises:
+            BadValue: the name is taken.
         """
         if self._forked and name in self.model.extra:
             return self.model.extra[name]
@@ -238,7 +271,7 @@ class Verbs:
         return module
 
     def reset_optimizer(self, groups: Iterable[str]) -> None:
-        """Forget the optimizer's state (momentum, moments) of the named groups."""
+        """Clear the optimizer state (momentum, moments) of the named groups."""
         for name in groups:
             for p in self._weights().params(name):
                 self.optimizer.state.pop(p, None)
@@ -246,38 +279,40 @@ class Verbs:
     def snapshot(self, group: str, *, optimizer: bool = False) -> dict[str, Any]:
         """A copy of a group's parameters and, for an encoder or an extra module, of its buffers.
 
-        optimizer: with what the optimizer remembers of them (momentum, moments), under "optimizer".
+        Args:
+            group: name of the group.
+            optimizer: include the optimizer state of these parameters, under "optimizer".
         """
         return self._weights().snapshot(group, optimizer=optimizer)
 
     def restore(self, group: str, snapshot: Mapping[str, Any]) -> None:
-        """Put a snapshot back, the optimizer's memory too where the snapshot holds it."""
+        """Restore a `snapshot` of a `group`, with the optimizer state if the snapshot contains it."""
         self._weights().restore(group, snapshot)
         self.log(f"edit/{group}", 1.0)
 
     def edit(self, group: str, fn: Callable[[str, Tensor], Tensor]) -> None:
-        """Replace each parameter of a group by fn(name, value)."""
+        """Replace each parameter of a `group` by `fn`(name, value)."""
         self._weights().edit(group, fn)
         self.log(f"edit/{group}", 1.0)
 
     def set_lr_scale(self, group: str, factor: float) -> None:
-        """Multiply the scheduled learning rate of a group from now on."""
+        """Multiply the scheduled learning rate of a `group` by `factor` from now on."""
         self._weights().params(group)
         self._lr_scale[group] = float(factor)
 
     def set_sampling(self, rows: Tensor | None, drop: Tensor | None = None, *, ordered: bool = False) -> None:
-        """Train on other rows from the next epoch on; None restores the data as it is.
+        """Train on other rows from the next epoch on; None restores the original data.
 
         Args:
-            rows: (n,) or (n, M) int64, positions in the training set (per modality in the second form; the label is
-                that of the first column).
+            rows: (n,) or (n, M) int64, positions in the training set; in the second form one per modality, and the
+                label is that of the first column.
             drop: (n, M) bool, modalities to treat as absent.
-            ordered: whether batches follow `rows` as they stand, for a curriculum; otherwise they are shuffled.
+            ordered: whether batches follow `rows` as given, e.g. for a curriculum; otherwise they are shuffled.
         """
         self._sampling = None if rows is None else (rows.cpu(), None if drop is None else drop.cpu(), ordered)
 
     def stop(self) -> None:
-        """End training after this epoch; in `setup`, before the first one: the model is then scored as setup left it."""
+        """End training after this epoch. In `setup`: before the first one; the model is then scored as it is."""
         self.stopped = True
 
     def _weights(self) -> Weights:

@@ -1,4 +1,4 @@
-"""The weights of a parameter group by name: copies of them, putting a copy back, rewriting them."""
+"""Copies, restoring and editing of the weights of a named parameter group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Weights:
 
     Args:
         model: the model; groups are those of `MultimodalModel.groups`.
-        memory: what the optimizer remembers of each parameter; None before there is one.
+        memory: the optimizer's state of each parameter; None before there is an optimizer.
     """
 
     def __init__(self, model: MultimodalModel, memory: Mapping[Any, Any] | None) -> None:
@@ -32,7 +32,12 @@ class Weights:
         return groups[group]
 
     def snapshot(self, group: str, *, optimizer: bool) -> dict[str, Any]:
-        """A copy of parameters and buffers by name, with the optimizer's memory under "optimizer" where asked for."""
+        """A copy of parameters and buffers by name, with the optimizer state under "optimizer" on request.
+
+        Args:
+            group: name of the group.
+            optimizer: include the optimizer state.
+        """
         tensors = self._tensors(group)
         kept: dict[str, Any] = {name: t.detach().clone() for name, t in tensors.items()}
         if optimizer:
@@ -42,7 +47,7 @@ class Weights:
 
     @torch.no_grad()
     def restore(self, group: str, snapshot: Mapping[str, Any]) -> None:
-        """Put a snapshot back, the optimizer's memory too where the snapshot holds it."""
+        """Restore a snapshot of a group, with the optimizer state if the snapshot contains it."""
         for name, t in self._tensors(group).items():
             t.copy_(snapshot[name])
             if "optimizer" in snapshot:
@@ -74,3 +79,12 @@ class Weights:
             return {**dict(module.named_parameters()), **dict(module.named_buffers())}
         names = {id(p): n for n, p in self._model.head.named_parameters()}
         return {names[id(p)]: p for p in self.params(group)}
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """A state with all its tensors on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {k: on_device(v, device) for k, v in value.items()}
+    return type(value)(on_device(v, device) for v in value) if isinstance(value, (list, tuple)) else value

@@ -83,11 +83,19 @@ def picture() -> str:
     return "\n".join(["```mermaid", "graph TD", *lines, "```"])
 
 
+def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function, its docstring aside."""
+    first = node.body[0]
+    documented = ast.get_docstring(node, clean=False) is not None
+    about = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+    return (node.end_lineno or 0) - node.lineno + 1 - about
+
+
 def spans(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
-    """(kind, name, size): lines of a function, public methods of a class, parameters of a constructor."""
+    """(kind, name, size): lines of a function's code, public methods of a class, parameters of a constructor."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
-            yield "function", node.name, (node.end_lineno or 0) - node.lineno + 1
+            yield "function", node.name, code_lines(node)
         elif isinstance(node, ast.ClassDef):
             methods = [n for n in node.body if isinstance(n, ast.FunctionDef)]
             yield "class", node.name, sum(not m.name.startswith("_") for m in methods)

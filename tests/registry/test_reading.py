@@ -10,9 +10,8 @@ from helpers.registry_files import listed
 from mmzoo.errors import BadValue
 from mmzoo.registry import read_entries
 
-
-def test_all_faults_of_a_registry_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
-    text = """\
+#: a registry, and the lines of its faults
+FAULTY = """\
 schema: 2
 strategys: {}
 strategies:
@@ -50,33 +49,36 @@ datasets:
     encoders: {vector: {name: mlp}}
     training: {default: {lr: -1}}
 """
-    faults = listed(text, tmp_path)
-    places = [
-        (1, "schema"),
-        (2, "strategys"),
-        (4, "strategies.Bad-Name"),
-        (6, "strategies.one.path"),
-        (7, "strategies.one.summary"),
-        (8, "strategies.one.requires"),
-        (9, "strategies.one.cost"),
-        (10, "strategies.one.modalities"),
-        (11, "strategies.one.version"),
-        (12, "strategies.one.paper"),
-        (13, "strategies.one.colour"),
-        (18, "strategies.two.params.a"),
-        (19, "strategies.two.params.b.type"),
-        (20, "strategies.two.params.c.range"),
-        (21, "strategies.two.params.d.default"),
-        (22, "strategies.two.params.e.choices"),
-        (23, "strategies.two.params.f.docs"),
-        (24, "strategies.two.params.g.range"),
-        (26, "heads.three.how"),
-        (28, "methods.four.args"),
-        (28, "methods.four.strategy"),
-        (28, "methods.four"),
-        (34, "datasets.five.n_classes"),
-    ]
-    assert [f.partition(": ")[0] + ": " + f.split(": ")[1] for f in faults] == [f"line {n}: {k}" for n, k in places]
+FAULTS = [
+    (1, "schema"),
+    (2, "strategys"),
+    (4, "strategies.Bad-Name"),
+    (6, "strategies.one.path"),
+    (7, "strategies.one.summary"),
+    (8, "strategies.one.requires"),
+    (9, "strategies.one.cost"),
+    (10, "strategies.one.modalities"),
+    (11, "strategies.one.version"),
+    (12, "strategies.one.paper"),
+    (13, "strategies.one.colour"),
+    (18, "strategies.two.params.a"),
+    (19, "strategies.two.params.b.type"),
+    (20, "strategies.two.params.c.range"),
+    (21, "strategies.two.params.d.default"),
+    (22, "strategies.two.params.e.choices"),
+    (23, "strategies.two.params.f.docs"),
+    (24, "strategies.two.params.g.range"),
+    (26, "heads.three.how"),
+    (28, "methods.four.args"),
+    (28, "methods.four.strategy"),
+    (28, "methods.four"),
+    (34, "datasets.five.n_classes"),
+]
+
+
+def test_all_faults_of_a_registry_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+    faults = listed(FAULTY, tmp_path)
+    assert [f.partition(": ")[0] + ": " + f.split(": ")[1] for f in faults] == [f"line {n}: {k}" for n, k in FAULTS]
 
 
 def test_faults_within_a_data_set_are_told_once_its_form_is_right(tmp_path: Path) -> None:

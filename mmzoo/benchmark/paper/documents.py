@@ -75,7 +75,7 @@ def _record(table: str, cell: Compared, found: Found) -> dict[str, Any]:
 
 
 def write_documents(documents: Sequence[Document], folder: Path) -> list[Path]:
-    """Each document as NAME.md, .tex, .csv and .json, and all of them as index.html. Raises BadValue where the folder cannot be
+    """Each document as NAME.md, .tex, .csv, .json and .svg, and all of them as index.html. Raises BadValue where the folder cannot be
     written."""
     files: dict[str, str] = {"index.html": page(documents)}
     for each in documents:
@@ -84,11 +84,12 @@ def write_documents(documents: Sequence[Document], folder: Path) -> list[Path]:
             files[f"{each.name}.tex"] = "\n".join(map(latex, each.tables))
         if each.records:
             files[f"{each.name}.csv"] = _csv(each.records)
-            files[f"{each.name}.json"] = json.dumps({"schema": 1, "cells": list(each.records)}, indent=1) + "\n"
-        files |= {
-            f"{each.name}.svg" if i == 0 else f"{each.name}-{i}.svg": svg
-            for i, svg in enumerate(each.pictures.values())
-        }
+        names = {f"{each.name}.svg" if i == 0 else f"{each.name}-{i}.svg": c for i, c in enumerate(each.pictures)}
+        files |= {file: each.pictures[caption] for file, caption in names.items()}
+        if each.records or names:
+            told = {"pictures": names, "notes": list(each.notes)} if names else {}
+            value = {"schema": 1, "cells": list(each.records), **told}
+            files[f"{each.name}.json"] = json.dumps(value, indent=1) + "\n"
     try:
         for name, text in files.items():
             write_bytes(folder / name, text.encode())

@@ -18,6 +18,7 @@ from mmzoo.benchmark.paper.documents import Document
 from mmzoo.benchmark.paper.runs import FAST_EPOCHS, HEAT, Budget, is_prepared
 from mmzoo.benchmark.planning.data_defaults import make_missing
 from mmzoo.benchmark.planning.plan import make_plan
+from mmzoo.benchmark.results.paper_figures import paper_folder
 from mmzoo.config.spec import BenchSpec
 from mmzoo.data.loading.datamodule import DataModule
 from mmzoo.data.preparing.prepare import Progress
@@ -56,7 +57,7 @@ def heat_document(catalogue: Catalogue, budget: Budget) -> Document:
             for epoch, (pictures, heat) in _followed(kit, answers, items).items()
         ]
     png = figure_png(maps)
-    write_bytes(budget.out / "paper" / "fig4.png", png)
+    write_bytes(paper_folder(budget.out) / "fig4.png", png)
     names = ", ".join(map(str, items))
     svg = _as_svg(png, f"Grad-CAM of the {MODALITY} branch, test items {names}")
     notes = [

@@ -12,6 +12,7 @@ from mmzoo.benchmark.paper.documents import Document
 from mmzoo.benchmark.paper.runs import Budget, run_suite
 from mmzoo.benchmark.reporting.figures import charts
 from mmzoo.benchmark.reporting.figures.drawing import FORMS, convert
+from mmzoo.benchmark.results.paper_figures import paper_folder
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import BadValue
 from mmzoo.io.files import read_bytes, write_bytes
@@ -51,9 +52,11 @@ def figure_document(figure: str, catalogue: Catalogue, budget: Budget) -> Docume
 
 def _write(budget: Budget, file: str, data: bytes) -> None:
     try:
-        write_bytes(budget.out / "paper" / file, data)
+        write_bytes(paper_folder(budget.out) / file, data)
     except OSError as error:
-        raise BadValue(f"figures cannot be written to {budget.out / 'paper'}: {error}. Name another folder.") from None
+        raise BadValue(
+            f"figures cannot be written to {paper_folder(budget.out)}: {error}. Name another folder."
+        ) from None
 
 
 def _marks(dataset: str, found: Found) -> list[str]:

@@ -12,7 +12,6 @@ from mmzoo.io.yaml_file import read
 
 HERE = Path(__file__).parent
 TABLES = ("table1", "table2", "table3", "table4", "table5", "tableA1", "tableA2", "tableA3")
-FIGURES = ("fig1", "fig2", "fig3", "fig4")
 #: in %; two where the paper contradicts itself
 Values = tuple[float, ...]
 

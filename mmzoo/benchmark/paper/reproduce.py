@@ -10,7 +10,7 @@ from mmzoo.registry import Catalogue
 
 
 def document(name: str, catalogue: Catalogue, budget: Budget) -> Document:
-    """A table of TABLES or a figure of FIGURES. Raises what `run_suite` raises."""
+    """A table of TABLES or a figure of `mmzoo.benchmark.results.paper_figures.FIGURES`. Raises what `run_suite` raises."""
     if name in TABLES:
         printed = read_printed(name)
         found = run_suite(name, catalogue, budget)

@@ -12,7 +12,7 @@ from mmzoo.benchmark.paper.printed import suite_file
 from mmzoo.benchmark.python import bench
 from mmzoo.config.suites import read_suite
 from mmzoo.data.store.choice import chosen_store
-from mmzoo.errors import MmzooError, unknown
+from mmzoo.errors import BadValue, MmzooError, short, unknown
 from mmzoo.registry import Catalogue
 
 #: epochs with --fast
@@ -30,6 +30,7 @@ class Budget:
         datasets: Those that are wanted; none: all of the suite.
         seeds: How many; None: as the suite has it.
         fast: One seed and FAST_EPOCHS epochs.
+        weights: What the encoders of real data sets start from; None: as the paper has it.
         on_row: Told of every run that was missing and is there now.
     """
 
@@ -40,6 +41,7 @@ class Budget:
     device: str = "auto"
     workers: int = 1
     on_row: Callable[[dict[str, Any]], None] = lambda row: None
+    weights: str | None = None
 
 
 def suite_datasets(name: str, catalogue: Catalogue) -> tuple[str, ...]:
@@ -65,6 +67,21 @@ def check_datasets(names: Sequence[str], suites: Sequence[str], catalogue: Catal
             raise unknown("data set of these tables", name, known)
 
 
+def check_weights(budget: Budget, suites: Sequence[str], catalogue: Catalogue) -> None:
+    """Raise BadValue for `weights` where all data sets are replaced by synthetic ones, whose encoders have none."""
+    if budget.weights is None:
+        return
+    for suite in suites:
+        preset = "paper" if suite == "fig4" else str(read_suite(suite_file(suite), catalogue)["preset"])
+        for name in suite_datasets(suite, catalogue):
+            if (not budget.datasets or name in budget.datasets) and is_prepared(name, preset, catalogue):
+                return
+    raise BadValue(
+        f"--weights {short(budget.weights)}: no data set is prepared as in the paper, and the encoders of the synthetic sets start "
+        "from no weights. Prepare one (mmzoo data prepare NAME), or leave the option out."
+    )
+
+
 def is_prepared(dataset: str, preset: str, catalogue: Catalogue) -> bool:
     """Whether the real data set lies prepared as a training preset wants it."""
     entry = catalogue.get("datasets", dataset)
@@ -76,6 +93,10 @@ def is_prepared(dataset: str, preset: str, catalogue: Catalogue) -> bool:
     return True
 
 
+def _weights(budget: Budget, real: bool) -> dict[str, str]:
+    return {"encoder.*.weights": budget.weights} if real and budget.weights is not None else {}
+
+
 def _on(dataset: str, fields: Mapping[str, Any], catalogue: Catalogue, budget: Budget) -> Found:
     real = is_prepared(dataset, fields["preset"], catalogue)
     rows = bench(
@@ -85,7 +106,7 @@ def _on(dataset: str, fields: Mapping[str, Any], catalogue: Catalogue, budget: B
         seeds=1 if budget.fast else budget.seeds or fields.get("seeds", 3),
         epochs=FAST_EPOCHS if budget.fast else None,
         preset=fields["preset"] if real else "default",
-        settings=dict(fields.get("settings", ())),
+        settings=dict(fields.get("settings", ())) | _weights(budget, real),
         overrides=[dict(each) for each in fields.get("overrides", ())],
         selection=fields.get("selection", "holdout"),
         references=fields.get("references", True),

@@ -162,7 +162,8 @@ def _encoder(
             f"These take it: {fit or 'none'}."
         )
     given = encoder.check_params(choice.get("params", {})) if encoder.id == usual.id else {}
-    given |= encoder.check_params(settings.take(encoder)) | encoder.check_params(asked)
+    for more in (settings.take(encoder), settings.take_encoders(encoder), asked):
+        given |= encoder.check_params(more)
     check_options(encoder, given)
     # An option that is off leaves the run what it is without it.
     given = {k: v for k, v in given.items() if k not in ENCODER_OPTIONS or v != ENCODER_OPTIONS[k].default}

@@ -48,65 +48,78 @@ def _scores(
 ) -> Table:
     main = main_metric(groups)
     metrics = [main, *(m for m in METRICS if m != main)]
-    tuned = any("tuning" in r for g in groups for r in g.rows)
-    watched = any("peers" in r["metrics"] for g in groups for r in g.rows)
-    planted = any("bayes" in r for g in groups for r in g.rows)
-    table = Table(
-        f"{dataset}: test scores in %, mean ± std over seeds",
-        [
-            "method",
-            *(METRICS[m] for m in metrics),
-            f"last-epoch {METRICS[main]}",
-            f"Δ {METRICS[main]} to plain",
-            *(("Bayes", "closed") if planted else ()),
-            *(TEST_SELECTION if watched else ()),
-            *(TUNED if tuned else ()),
-            "samples",
-            "seconds",
-            "forwards",
-            "backwards",
-            "seeds",
-        ],
-    )
-    columns: list[list[Spread]] = []
-    deltas: list[Spread | None] = []
-    for group in groups:
-        paths = [*(("metrics", m) for m in metrics), ("metrics", "last", main)]
-        columns.append([group.spread(at(*path)) for path in paths])
+    optional = _optional_columns(groups, main)
+    header = [
+        "method",
+        *(METRICS[m] for m in metrics),
+        f"last-epoch {METRICS[main]}",
+        f"Δ {METRICS[main]} to plain",
+        *(name for names, _ in optional for name in names),
+        *("samples", "seconds", "forwards", "backwards", "seeds"),
+    ]
+    table = Table(f"{dataset}: test scores in %, mean ± std over seeds", header)
+    paths = [*(("metrics", m) for m in metrics), ("metrics", "last", main)]
+    columns = [[group.spread(at(*path)) for path in paths] for group in groups]
     joint = [i for i, g in enumerate(groups) if not g.alone]
-    best = [_best([columns[i][c] for i in joint]) for c in range(len(metrics) + 1)]
+    best = [_best([columns[i][c] for i in joint]) for c in range(len(paths))]
+    deltas: list[Spread | None] = []
     for i, group in enumerate(groups):
         cells = [Cell(percent(s), i in joint and s.n > 0 and s.mean == best[c]) for c, s in enumerate(columns[i])]
         plain = plain_of(group, groups)
-        delta = paired(group.by_seed(main_score), plain.by_seed(main_score)) if plain and not group.alone else None
-        delta = None if plain is group else delta
-        deltas.append(delta)
-        cells.append(Cell(percent(delta, sign=True) if delta else DASH))
-        if planted:
-            cells += [Cell(percent(spread(list(group.by_seed(at("bayes")).values())[:1]))), Cell(closed(group, plain))]
-        if watched:
-            cells += [
-                Cell(percent(group.spread(at("metrics", "peers", main)))),
-                Cell(percent(group.spread(at("metrics", "peers", "flatters")), sign=True)),
-            ]
-        if tuned:
-            cells += [Cell(number(group.spread(at("tuning", k)), 0)) for k in ("trials", "seconds", "backward")]
-        cells += [Cell(number(group.spread(at("cost", "train_items")), 0))]
-        cells += [Cell(number(group.spread(at("timing", "seconds"))))]
-        cells += [Cell(number(group.spread(at("cost", k)), 0)) for k in ("forward", "backward")]
+        deltas.append(_to_plain(group, plain))
+        cells.append(Cell(percent(deltas[-1], sign=True) if deltas[-1] else DASH))
+        cells += [Cell(text) for _, texts in optional for text in texts(group, plain)]
+        cells += [Cell(text) for text in _cost(group)]
         table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(main_score))))])
-        table.notes += failures(group) + cautions(group)
-        table.notes += blind(group)
+        table.notes += failures(group) + cautions(group) + blind(group)
     for r in refused:
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
         table.notes.append(f"{r['method']}: {r['reason']}")
     table.body += floor_lines(floors, _floor_columns(table.header, metrics), DASH)
     table.notes += _still_improving(groups)
     table.notes += below_notes(groups, floors) + floor_notes(floors)
-    table.notes += _together(groups)
-    table.notes += _reading(groups)
-    table.notes += _detectable([d for d in deltas if d])
+    table.notes += _together(groups) + _reading(groups) + _detectable([d for d in deltas if d])
     return table
+
+
+def _optional_columns(
+    groups: Sequence[Group], main: str
+) -> list[tuple[tuple[str, ...], Callable[[Group, Group | None], list[str]]]]:
+    """The names of columns that only some benches have, and what gives their cells for a group and its plain training."""
+
+    def bayes(group: Group, plain: Group | None) -> list[str]:
+        return [percent(spread(list(group.by_seed(at("bayes")).values())[:1])), closed(group, plain)]
+
+    def selected(group: Group, plain: Group | None) -> list[str]:
+        chosen, optimism = (group.spread(at("metrics", "peers", k)) for k in (main, "flatters"))
+        return [percent(chosen), percent(optimism, sign=True)]
+
+    def tuned(group: Group, plain: Group | None) -> list[str]:
+        return [number(group.spread(at("tuning", k)), 0) for k in ("trials", "seconds", "backward")]
+
+    rows = [row for group in groups for row in group.rows]
+    every = [
+        (any("bayes" in r for r in rows), ("Bayes", "closed"), bayes),
+        (any("peers" in r["metrics"] for r in rows), TEST_SELECTION, selected),
+        (any("tuning" in r for r in rows), TUNED, tuned),
+    ]
+    return [(names, cells) for there, names, cells in every if there]
+
+
+def _to_plain(group: Group, plain: Group | None) -> Spread | None:
+    """The paired difference of a joint method to its plain training; None where there is none."""
+    if plain is None or plain is group or group.alone:
+        return None
+    return paired(group.by_seed(main_score), plain.by_seed(main_score))
+
+
+def _cost(group: Group) -> list[str]:
+    """Training samples, seconds, forwards and backwards."""
+    return [
+        number(group.spread(at("cost", "train_items")), 0),
+        number(group.spread(at("timing", "seconds"))),
+        *(number(group.spread(at("cost", k)), 0) for k in ("forward", "backward")),
+    ]
 
 
 def _still_improving(groups: Sequence[Group]) -> list[str]:

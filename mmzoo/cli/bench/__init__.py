@@ -33,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "results folder are not trained again.",
     )
     add_spec_options(parser)
-    _add_run_options(parser.add_argument)
+    add_run_options(parser.add_argument)
     _add_execution_options(parser.add_argument)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--quiet", action="store_true", help="print the tables at the end and nothing before them")
@@ -49,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(command=run)
 
 
-def _add_run_options(add: Callable[..., Any]) -> None:
+def add_run_options(add: Callable[..., Any]) -> None:
     add(
         "--selection",
         "--protocol",

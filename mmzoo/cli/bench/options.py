@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mmzoo.benchmark.execution.torchrun import processes
 from mmzoo.benchmark.planning.data_defaults import default_datasets
@@ -18,7 +18,14 @@ from mmzoo.registry.plugins import catalogue
 DEFAULT_OUT = "mmzoo-results"
 
 
-def add_spec_options(parser: argparse.ArgumentParser) -> None:
+class Taker(Protocol):
+    """What options are added to: a parser, or what notes them."""
+
+    @property
+    def add_argument(self) -> Callable[..., Any]: ...
+
+
+def add_spec_options(parser: Taker) -> None:
     """Add the options that say which runs, on which device, and where the results go."""
     _add_method_options(parser.add_argument)
     _add_setting_options(parser.add_argument)
@@ -71,6 +78,11 @@ def _add_setting_options(add: Callable[..., Any]) -> None:
         help="use another encoder for a modality, e.g. audio=resnet18; short for --set encoder.audio=resnet18",
     )
     add(
+        "--weights",
+        metavar="NAME",
+        help="weights that encoders start from: none trains all of them from scratch; short for --set encoder.*.weights=NAME",
+    )
+    add(
         "--override",
         metavar="'WHAT.KEY=VALUE ...'",
         action="append",
@@ -89,7 +101,8 @@ def spec_of(arguments: argparse.Namespace) -> BenchSpec:
     if "datasets" not in fields:
         fields["datasets"] = default_datasets(catalogue())
     encoders = [] if arguments.encoders is None else [f"encoder.{pair}" for pair in _names(arguments.encoders)]
-    added = map(parse_setting, [*encoders, *arguments.settings])
+    weights = [] if arguments.weights is None else [f"encoder.*.weights={arguments.weights}"]
+    added = map(parse_setting, [*encoders, *weights, *arguments.settings])
     fields["settings"] = (*fields.get("settings", ()), *added)
     if "method" not in fields:
         raise BadValue("name the method that the bench is about, e.g. --method dynamic_gap_lb. See: mmzoo list methods")

@@ -58,7 +58,7 @@ class CremaD(Source):
 
     @classmethod
     def recipes(cls) -> Mapping[str, Recipe]:
-        return {r.name: r for r in _recipes()}
+        return {r.name: r for r in (*_recipes(), *_released())}
 
     def list(self, root: Path, *, split: str, splits_dir: Path | None = None) -> Listing:  # type: ignore[override]
         textfiles.folder(root)
@@ -184,11 +184,8 @@ class _Media:
 
 
 def _recipes() -> Iterator[Recipe]:
+    """mmzoo's own recipes, and what the dynamic-gap paper states."""
     paper = Spectrogram(rate=16_000, samples=48_000, n_fft=512, hop=159)
-    ogm = Spectrogram(rate=22_050, samples=66_150, n_fft=512, hop=353, center=True)
-    pmr = Spectrogram(rate=22_050, samples=160_000, n_fft=512, hop=159, spectrum="density", standardise=True)
-    one = Frames(1, 224, fit="stretch", pick="first", every="second", few="repeat")
-    three = Frames(3, 224, fit="stretch", pick="first", every="second", few="repeat")
     yield Recipe(
         "default",
         {"audio": Spectrogram(samples=48_000, standardise=True), "video": Frames(10, 256)},
@@ -199,6 +196,19 @@ def _recipes() -> Iterator[Recipe]:
         {"audio": paper, "video": Frames(10, 256, fit="stretch")},
         doc="what the dynamic-gap paper states: 257x299, and 10 frames of which 3 are used (frames: 3); the rest is ours",
     )
+    yield Recipe(
+        "mini",
+        {"audio": Spectrogram(samples=8_000, n_fft=128, hop=512, standardise=True), "video": Frames(3, 16)},
+        doc="for the generated twin: half a second and small frames, which a CPU trains on in seconds",
+    )
+
+
+def _released() -> Iterator[Recipe]:
+    """What the code of papers reads."""
+    ogm = Spectrogram(rate=22_050, samples=66_150, n_fft=512, hop=353, center=True)
+    pmr = Spectrogram(rate=22_050, samples=160_000, n_fft=512, hop=159, spectrum="density", standardise=True)
+    one = Frames(1, 224, fit="stretch", pick="first", every="second", few="repeat")
+    three = Frames(3, 224, fit="stretch", pick="first", every="second", few="repeat")
     yield Recipe(
         "ogm",
         {"audio": ogm, "video": one},
@@ -229,9 +239,4 @@ def _recipes() -> Iterator[Recipe]:
             "video": Frames(3, 224, fit="stretch", pick="starts", every="second", few="repeat"),
         },
         doc="MLA's script: 129x626 of 5 s (the first, where MLA draws a start), and the first frame of each third",
-    )
-    yield Recipe(
-        "mini",
-        {"audio": Spectrogram(samples=8_000, n_fft=128, hop=512, standardise=True), "video": Frames(3, 16)},
-        doc="for the generated twin: half a second and small frames, which a CPU trains on in seconds",
     )

@@ -122,7 +122,7 @@ def _recipes() -> Iterator[Recipe]:
     )
     yield Recipe(
         "clip",
-        {"image": Image(224), "text": Tokens("openai/clip-vit-base-patch32", 77)},
+        {"image": Image(224, fit="clip"), "text": Tokens("openai/clip-vit-base-patch32", 77)},
         options,
         "for CLIP's encoders, as in the dynamic-gap paper's table of backbones: 77 pieces",
     )

@@ -158,7 +158,7 @@ def _recipes() -> Iterator[Recipe]:
     )
     yield Recipe(
         "clip",
-        {"image": Image(224), "text": Tokens("openai/clip-vit-base-patch32", 77)},
+        {"image": Image(224, fit="clip"), "text": Tokens("openai/clip-vit-base-patch32", 77)},
         {"text": "replace"},
         "for CLIP's encoders: 77 pieces of the tweet with its target",
     )

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mmzoo.data.fields.files import decoding, head
 from mmzoo.data.fields.pixels import LEAST_LEVELS, Range, check_range, deep, stretched, to_8_bits
@@ -36,7 +36,7 @@ _TURNS = {
 }
 #: chunks of a PNG that its pixels need
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-Fit = Literal["crop", "stretch"]
+Fit = Literal["crop", "stretch", "clip"]
 
 
 def open_picture(path: Path, channels: int, values: Range | None = None) -> tuple[Picture, str]:
@@ -125,19 +125,31 @@ def _flat(picture: Picture, mode: str) -> Picture:
     return picture if picture.mode == mode else picture.convert(mode)
 
 
-def fitted(picture: Picture, size: int, fit: str, dtype: str = "uint8") -> np.ndarray:
-    """(size, size, channels): the shortest side to `size` and the middle square, or both sides to `size`."""
+def fitted(picture: Picture, size: int, fit: Fit, dtype: str = "uint8") -> np.ndarray:
+    """Brings a picture to (size, size, channels); see `Image` for what `fit` does."""
     import numpy as np
     from PIL import Image as pil
 
-    w, h = picture.size
-    side = min(w, h)
-    left, top = (w - side) / 2, (h - side) / 2
-    box = (left, top, left + side, top + side) if fit == "crop" else (0, 0, w, h)
-    if (w, h) != (size, size):
+    if fit == "clip" and max(picture.size) * size**2 <= min(picture.size) * MOST_PIXELS:
+        picture = _as_clip(picture, size)
+    elif picture.size != (size, size):
+        w, h = picture.size
+        side = min(w, h)
+        left, top = (w - side) / 2, (h - side) / 2
+        box = (0, 0, w, h) if fit == "stretch" else (left, top, left + side, top + side)
         picture = picture.resize((size, size), pil.Resampling.BILINEAR, box=box)
     array = np.asarray(picture, dtype)
     return array if array.ndim == 3 else array[..., None]
+
+
+def _as_clip(picture: Picture, size: int) -> Picture:
+    """The middle square, after the shortest side was brought to `size` with bicubic interpolation and whole pixels."""
+    from PIL import Image as pil
+
+    w, h = (side * size // min(picture.size) for side in picture.size)
+    picture = picture.resize((w, h), pil.Resampling.BICUBIC)
+    left, top = (w - size) // 2, (h - size) // 2
+    return picture.crop((left, top, left + size, top + size))
 
 
 def check_form(size: int, channels: int, fit: str) -> None:
@@ -146,8 +158,8 @@ def check_form(size: int, channels: int, fit: str) -> None:
         raise BadValue(f"size must be from 1 to 4096, not {size!r}.")
     if channels not in (1, 3):
         raise BadValue(f"channels must be 1 (grey) or 3 (RGB), not {channels!r}.")
-    if fit not in ("crop", "stretch"):
-        raise BadValue(f"fit must be crop or stretch, not {fit!r}.")
+    if fit not in get_args(Fit):
+        raise BadValue(f"fit must be one of {', '.join(get_args(Fit))}, not {fit!r}.")
 
 
 @dataclass(frozen=True)
@@ -155,7 +167,8 @@ class Image(Field):
     """One picture, (size, size, channels) uint8.
 
     fit: "crop" brings the shortest side to `size` and keeps the middle square; "stretch" brings both sides to `size`, as
-    torchvision's Resize((size, size)) does, and keeps everything. range: the values that become black and white; by default
+    torchvision's Resize((size, size)) does, and keeps everything; "clip" brings the shortest side to `size` with bicubic
+    interpolation and then cuts the middle square, as CLIP's image processor does. range: the values that become black and white; by default
     0 and 255 of 8 bits, 0 and 65535 of more. Pictures that lose their content by that are faults.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmzoo.data.loading.inputs import Preparation
 from mmzoo.data.loading.transforms import transform_for
 from mmzoo.data.store.classes import set_remarks
 from mmzoo.data.store.splits import completed_split, split_hash
-from mmzoo.data.store.store import DataStore
+from mmzoo.data.store.store import DataStore, Row
 from mmzoo.errors import MmzooError
 
 #: what a data set of this kind may be asked for as it is read; see `open_module`
@@ -50,14 +50,10 @@ def open_module(
         BadValue: A value is out of range.
     """
     store = _store(folder, content)
-    index = store.index
     name = store.split_name(split)
-    used = [r for r in index if r.sides[name] != "-"]
-    ids, labels = [r.id for r in used], [r.label for r in used]
-    sides, groups = [r.sides[name] for r in used], [r.groups[name] for r in used]
-    meta_set = store.meta["recipe"]["options"].get("meta_set", True)
-    splits = completed_split(ids, labels, sides, groups, salt=store.name, meta_set=meta_set)
-    classes = store.meta["classes"]
+    used = [r for r in store.index if r.sides[name] != "-"]
+    ids, labels, classes = [r.id for r in used], [r.label for r in used], store.meta["classes"]
+    splits = _splits(store, used, name)
     counts = {k: np.bincount([labels[r] for r in at], minlength=len(classes)).tolist() for k, at in splits.items()}
     rows = np.array([r.row for r in used], dtype=np.int64)
     inputs = {m: Mapped({p: store.array(m, p) for p in store.parts(m)}, rows) for m in store.modalities}
@@ -87,6 +83,14 @@ def open_module(
         readers={m: read for m, k in store.kinds.items() if k == "text" and (read := reader(store.fitted(m)))},
         given_holdout=any(r.sides[name] == "holdout" for r in used),
     )
+
+
+def _splits(store: DataStore, used: Sequence[Row], name: str) -> dict[str, list[int]]:
+    """The places of the samples of each split, those that a published split leaves out made from its training samples."""
+    ids, labels = [r.id for r in used], [r.label for r in used]
+    sides, groups = [r.sides[name] for r in used], [r.groups[name] for r in used]
+    meta_set = store.meta["recipe"]["options"].get("meta_set", True)
+    return completed_split(ids, labels, sides, groups, salt=store.name, meta_set=meta_set)
 
 
 def _store(folder: Path, content: str | None) -> DataStore:

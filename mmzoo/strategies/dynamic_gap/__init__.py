@@ -1,8 +1,8 @@
 """Dynamic gap: classification and matching of modalities, weighted against each other over time.
 
 `strategy` holds the training strategy, `losses` what it minimises, `learners`, `implicit` and `forward` how the weight
-alpha changes, `released` what the authors' scripts do instead, and `settings` the parameters of all of them. To add a
-way to learn alpha, write a `Learner` and name it in `strategy.learner_of`.
+alpha changes, `released` the rules of the authors' scripts, and `settings` the parameters of all of them. To add a way
+to learn alpha, write a `Learner` and name it in `strategy.learner_of`.
 """
 
 from mmzoo.strategies.dynamic_gap.learners import Learner, heuristic, stepwise

@@ -1,4 +1,4 @@
-"""A learned alpha by equation 3: one implicit solve an update."""
+"""A learned alpha by equation 3: one implicit solve per update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How alpha changes: the base of all learners, the fixed schedules, and what every learned alpha shares."""
+"""How alpha changes: the base of all learners, the fixed schedules, and the base of every learned alpha."""
 
 from __future__ import annotations
 
@@ -23,15 +23,21 @@ def heuristic(t: int) -> float:
 
 
 def stepwise(p: float, epoch: int, n_epochs: int) -> float:
-    """alpha in `epoch`, counted from 0: p in the first half of the run, 1 - p afterwards (h(p) of the paper)."""
+    """alpha in `epoch`, counted from 0: p in the first half of the run, 1 - p afterwards (h(p) of the paper).
+
+    Args:
+        p: alpha in the first half.
+        epoch: the epoch, from 0.
+        n_epochs: length of the run.
+    """
     return p if epoch < n_epochs / 2 else 1.0 - p
 
 
 class Learner:
-    """How alpha changes over a run. This base keeps it as it is.
+    """How alpha changes over a run. This base class leaves it constant.
 
     `DynamicGap` calls `epoch_start`, then in each step `backward` and `stepped`, and `update` at the end of an epoch or
-    after every `every` steps. What a learner remembers is in `warm`, name -> tensor, and survives a checkpoint.
+    after every `every` steps. `warm` holds a learner's memory, name -> tensor, and is stored in checkpoints.
     """
 
     #: what the learner asks for and replaces, as `Strategy.requires` and `Strategy.owns` say it
@@ -53,14 +59,14 @@ class Learner:
         self.warm: dict[str, Tensor] = {}
 
     def setup(self, run: Run) -> None:
-        """Before training. Raises Incompatible where alpha cannot be learned in this run."""
+        """Called before training. Raises Incompatible if alpha cannot be learned in this run."""
 
     def epoch_start(self, run: Run, alpha: float) -> float:
         """The alpha that an epoch starts with."""
         return alpha
 
     def watch(self, run: Run) -> None:
-        """Follow the steps from here on: called at the start of an epoch and after each update within it."""
+        """Follow the steps from here on; called at the start of an epoch and after each update within it."""
 
     def backward(self, step: Step, loss: Tensor, slope: Tensor) -> None:
         """The backward of a step, where `owns` holds "backward".
@@ -73,7 +79,7 @@ class Learner:
         step.run.backward(loss)
 
     def stepped(self) -> None:
-        """After each optimizer step."""
+        """Called after each optimizer step."""
 
     def update(self, run: Run, alpha: float) -> float:
         """The next alpha."""
@@ -94,11 +100,15 @@ class Learner:
 
 
 class Constant(Learner):
-    """alpha as given."""
+    """A constant alpha."""
 
 
 class Stepwise(Learner):
-    """p in the first half of the run, 1 - p afterwards (h(p) of the paper)."""
+    """p in the first half of the run, 1 - p afterwards (h(p) of the paper).
+
+    Args:
+        p: alpha in the first half.
+    """
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -116,7 +126,11 @@ class Heuristic(Learner):
 
 
 class Linear(Learner):
-    """alpha falls evenly from p in the first epoch to 0 in the last: what any learned fall has to beat."""
+    """alpha decreases linearly from p in the first epoch to 0 in the last: a control for every learned decrease.
+
+    Args:
+        p: alpha in the first epoch.
+    """
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -127,11 +141,11 @@ class Linear(Learner):
 
 
 class StepRule:
-    """How one derivative h moves alpha, at most by `max_change`, within [0, 1].
+    """How a derivative h changes alpha, by at most `max_change`, within [0, 1].
 
     step="eta": by eta times h, or times its direction. step="rms": by h over its running root mean square (decay 0.9,
-    corrected for its start, as in Adam), times travel / updates: a derivative that keeps its sign moves alpha by about `travel`
-    in the run, whatever the number of parameters and the length of the run.
+    bias corrected as in Adam), times travel / updates: if the derivative keeps its sign, alpha changes by about
+    `travel` in the run, for any number of parameters and length of the run.
 
     Args:
         settings: step, travel, eta, max_change and normalize, as `DynamicGap` takes them.
@@ -163,12 +177,12 @@ class StepRule:
 
 
 class Learned(Learner, ABC):
-    """An alpha that moves against the derivative of the upper loss, which `derivative` gives.
+    """A learned alpha, which moves against the derivative of the upper loss that `derivative` computes.
 
     Args:
         loss: the two inner losses.
-        step: how a derivative moves alpha.
-        upper: where the upper loss comes from, and how often alpha moves.
+        step: how a derivative changes alpha.
+        upper: where the upper loss comes from, and how often alpha is updated.
     """
 
     stochastic = True  # the batches of both levels are drawn
@@ -207,11 +221,11 @@ class Learned(Learner, ABC):
             self.step.seen = (int(state["step"][0]), float(state["step"][1]))
 
     def stream(self, level: str) -> str:
-        """The name of a stream of batches: each update of an epoch has its own."""
+        """The name of a random stream of batches; each update of an epoch has its own."""
         return f"dynamic_gap/{level}" + ("" if self.every is None else f"/{self.n_updates}")
 
     def batches(self, run: Run) -> list[Batch]:
-        """The batches of the upper level, drawn anew for each update."""
+        """The batches of the upper level, newly drawn for each update."""
         return upper_batches(run, self.upper, self.stream("upper"))
 
     @staticmethod
@@ -222,7 +236,12 @@ class Learned(Learner, ABC):
 
 
 def upper_batches(run: Run, settings: UpperSettings, name: str) -> list[Batch]:
-    """Batches of the training data or of the meta set, in the order of a stream called `name`.
+    """Batches of the training data or of the meta set.
+
+    Args:
+        run: the run.
+        settings: which of the two, and how many.
+        name: name of the random stream that orders them.
 
     Raises:
         Incompatible: the meta set is empty.

@@ -1,4 +1,4 @@
-"""L_cls and L_mm, and how alpha weighs them."""
+"""The losses L_cls and L_mm, and their weighting by alpha."""
 
 from __future__ import annotations
 
@@ -53,7 +53,13 @@ class GapLoss:
 
     # ------------------------------------------------------------------ in training
     def of_step(self, step: Step, out: Outputs, task: Tensor) -> tuple[Tensor, Tensor]:
-        """L_cls and L_mm of a training pass, `task` being the cross-entropy of its joint logits."""
+        """L_cls and L_mm of a training pass.
+
+        Args:
+            step: the batch in its pass.
+            out: its outputs.
+            task: the cross-entropy of the joint logits.
+        """
         match = self._match(step, self._matched(step, out), tuple(out.features))
         if self.settings.unimodal:
             own = {m: step.kept(z) for m, z in out.unimodal.items()}
@@ -62,13 +68,13 @@ class GapLoss:
 
     # ------------------------------------------------------------------ apart from training
     def outputs(self, step: Step) -> list[Tensor]:
-        """What both losses are functions of, from a forward in eval mode."""
+        """The values that both losses are functions of, from a forward in eval mode."""
         out = step.run.forward(step.batch, mode="eval")
         own = [step.kept(out.unimodal[m]) for m in step.run.modalities] if self.settings.unimodal else []
         return [step.kept(out.logits), *own, *self._matched(step, out)]
 
     def of_outputs(self, step: Step, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """L_cls and L_mm as functions of what `outputs` gives."""
+        """L_cls and L_mm as functions of what `outputs` returns."""
         modalities = step.run.modalities
         logits, *matched = outputs
         task = step.loss(logits)
@@ -113,12 +119,18 @@ class GapLoss:
 
 
 def joint(run: Run, batch: Batch) -> Step:
-    """A batch in a pass that feeds all modalities, apart from training."""
+    """A batch in a pass that feeds all modalities, outside training."""
     return Step(run, batch).at(Pass())
 
 
 def first_items(run: Run, batch: Batch, items: int | None) -> Batch:
-    """At most `items` samples of a batch over all processes, as many from each; None: the whole batch."""
+    """At most `items` samples of a batch over all processes, equally many from each.
+
+    Args:
+        run: the run.
+        batch: the batch.
+        items: the number of samples; None: the whole batch.
+    """
     if items is None:
         return batch
     share = -(-items // run.n_processes)

@@ -1,4 +1,4 @@
-"""What the authors' two released scripts do with alpha: neither the heuristic nor equation 3 of the paper.
+"""The rules for alpha in the authors' two released scripts: neither is the heuristic or equation 3 of the paper.
 
 A method that runs a script as released takes form="released", matching="kl_to_mean" and one of the two learners here:
 schedule="released" for the script that the authors' README names, "released_learned" for the second one.
@@ -22,7 +22,7 @@ SAMPLES = 8
 
 
 def released_alpha(epoch: int) -> float:
-    """alpha in `epoch`, counted from 0, in the script that the authors' README names: a frozen polynomial."""
+    """alpha in `epoch`, counted from 0, in the script that the authors' README names: a fixed polynomial."""
     cls = [0.204623704, 0.00335472727, 0.000122989557, -2.92947416e-6, 2.23835486e-8, -5.39717505e-11]
     return 1.0 - sum(c * float(epoch) ** k for k, c in enumerate(cls))
 
@@ -30,26 +30,29 @@ def released_alpha(epoch: int) -> float:
 def released_surrogate(
     total: Tensor, cls: Tensor, params: Sequence[Tensor], reduce: Callable[[Tensor], Tensor] = lambda vector: vector
 ) -> float:
-    """The number that the authors' second script steps along.
+    """The quantity that the authors' second script uses as the derivative.
 
     The mean over the *first* parameter tensor of H_total grad L_cls. It is the derivative of nothing, and depends on
-    the order of the parameters; it is here to show what that script does. No inverse, no mixed derivative.
+    the order of the parameters. No inverse, no mixed derivative.
 
     Args:
         total: the whole inner loss, a scalar with its graph.
         cls: L_cls, a scalar in the same graph.
         params: the trainable parameters, in the order of the model.
         reduce: the mean of a vector (P,) over processes.
-
-    Returns:
-        The surrogate of the derivative in alpha.
     """
     product = reduce(hessian_operator(total, params)(reduce(flat_grad(cls, params))))
     return float(product[: params[0].numel()].mean())
 
 
 def released_step(alpha: float, surrogate: float, epoch: int) -> float:
-    """alpha after an epoch of the authors' second script: rate 1e-4, halved every 20 epochs, kept in [0.05, 0.95]."""
+    """alpha after an epoch of the authors' second script: rate 1e-4, halved every 20 epochs, kept in [0.05, 0.95].
+
+    Args:
+        alpha: alpha before.
+        surrogate: see `released_surrogate`.
+        epoch: the epoch, from 0.
+    """
     return min(0.95, max(0.05, alpha - 1e-4 * 0.5 ** (epoch // 20) * surrogate))
 
 

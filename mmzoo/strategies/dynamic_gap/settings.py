@@ -1,4 +1,4 @@
-"""The parameters of dynamic gap in groups, one for each object that it is made of."""
+"""The parameters of dynamic gap in groups, one for each of its objects. `DynamicGap` documents them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Group = TypeVar("Group")
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What is minimised; see `losses.GapLoss`."""
+    """The loss; see `losses.GapLoss`."""
 
     form: Form = "paper"
     matching: Matching = "infonce"
@@ -28,7 +28,7 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How far one update moves alpha; see `learners.StepRule`."""
+    """The size of one update of alpha; see `learners.StepRule`."""
 
     step: Literal["eta", "rms"] = "eta"
     travel: float = 0.5
@@ -39,7 +39,7 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class UpperSettings:
-    """Where the upper loss of a learned alpha comes from, and how often alpha moves; see `learners.Learned`."""
+    """The source of the upper loss of a learned alpha, and the interval of updates; see `learners.Learned`."""
 
     upper: Literal["slice", "train"] = "slice"
     upper_batches: int = 4
@@ -59,14 +59,14 @@ class SolveSettings:
 
 
 def pick(group: type[Group], settings: Mapping[str, Any]) -> Group:
-    """One group, with its fields from the settings of all groups."""
+    """One group, with its fields taken from the settings of all groups."""
     return group(**{f.name: settings[f.name] for f in fields(group)})  # type: ignore[arg-type]
 
 
 def takes_fields_of(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a constructor with `**settings` take the fields of some dataclasses as keyword-only parameters.
 
-    They stand in its signature with their types and defaults, and `settings` holds every one of them.
+    They appear in its signature with types and defaults, and `settings` holds every one of them.
     """
 
     def extended(init: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""The strategy that trains on both losses under an alpha that a learner moves."""
+"""The strategy that trains on both losses, weighted by an alpha that a learner changes."""
 
 from __future__ import annotations
 
@@ -55,54 +55,55 @@ class DynamicGap(Strategy):
     """Trains on (1 - alpha) * L_cls + alpha * L_mm (Yang et al., NeurIPS 2024, eq. 1).
 
     L_cls is the cross-entropy of the joint logits, and L_mm a matching loss between modalities. Recorded each epoch:
-    alpha, L_cls, L_mm, the norms of their gradients on one batch, and what the learner of alpha reports.
+    alpha, L_cls, L_mm, the norms of their gradients on one batch, and the values that the learner of alpha reports.
 
-    Where we differ from the paper: it names no step size, and the size of the derivative depends on solver and damping
-    by orders of magnitude, so by default the cosine between the two vectors takes its place (`normalize`), and a change
-    is bounded (`max_change`). It takes the upper loss from the training data; there the derivative cannot be negative
-    at an inner optimum, so that alpha only falls, and by default we take it from the meta set, labels that training
-    does not see. A solve that did not converge leaves alpha alone, and the record says so.
+    Differs from the paper, which gives no step size: the size of the derivative depends on solver and damping by orders
+    of magnitude, so by default the cosine between the two vectors replaces it (`normalize`), and changes are bounded
+    (`max_change`). The paper takes the upper loss from the training data, where the derivative cannot be negative at an
+    inner optimum, so that alpha only decreases; by default we use the meta set, labels that training does not see. A
+    solve that did not converge leaves alpha unchanged, and the record says so.
 
     Args:
         schedule: "constant" keeps `alpha`; "stepwise" is alpha in the first half of the run and 1 - alpha afterwards;
-            "linear" falls evenly from alpha in the first epoch to 0 in the last; "heuristic" is 1 - exp(-1 / t); "learned" starts at `alpha` and moves against the derivative of the upper
-            loss (eq. 3), h = -(d grad L / d alpha)^T (H + damping)^{-1} grad L_upper; "released" and
-            "released_learned" are what the authors' two scripts do instead (`dynamic_gap.released`).
+            "linear" decreases from alpha in the first epoch to 0 in the last; "heuristic" (default) is 1 - exp(-1 / t);
+            "learned" starts at `alpha` and moves against the derivative of the upper loss (eq. 3), h = -(d grad L / d
+            alpha)^T (H + damping)^{-1} grad L_upper; "released" and "released_learned" follow the authors' two scripts
+            (`dynamic_gap.released`).
         alpha: the constant, p of "stepwise", or the start of "linear" and of a learned alpha.
         form: "paper" as above; "additive" is L_cls + alpha * L_mm, which keeps the classification step at any alpha;
             "released" is twice the paper's form, as in the authors' code. (1 - alpha) also shrinks the classification
             step: a comparison that ignores this is confounded with the learning rate.
-        matching: "infonce" is the paper's, symmetric InfoNCE on cosine similarity over `temperature`, here the mean over
-            unordered pairs, with linear projections where widths differ; "class" the same with every sample of one
-            class as a match, so that it does not push apart what the labels put together (ours); "kl_to_mean" what the
-            authors' code does on unimodal logits; "js" the Jensen-Shannon divergence that they call it. In several
-            processes the negatives are those of all.
-        temperature: of the similarities.
-        floor: the norm below which a feature is not scaled up, which bounds the gradient.
-        unimodal: the factor on the sum of the cross-entropies of each modality's own logits in L_cls (ours; 0 in the
+        matching: "infonce" is the paper's, symmetric InfoNCE on cosine similarity over `temperature`; the mean over
+            unordered pairs, and linear projections for different widths, are ours. "class" (ours): the same with every
+            sample of one class as a match, so that it does not separate samples of the same class. "kl_to_mean": the
+            loss of the authors' code, on unimodal logits; "js": the Jensen-Shannon divergence that they call it. With
+            several processes the negatives come from all of them.
+        temperature: temperature of the similarities.
+        floor: norm below which a feature is not scaled up, which bounds the gradient.
+        unimodal: factor on the sum of the cross-entropies of each modality's own logits in L_cls (ours; 0 in the
             paper).
-        upper: where the upper loss comes from, "slice" (the meta set) or "train".
-        upper_batches: how many batches of the upper level an update sees.
-        every: the steps between two updates, the inner iterations of the paper's algorithm 1, which it does not number;
-            None: one update at the end of each epoch.
+        upper: source of the upper loss, "slice" (the meta set) or "train".
+        upper_batches: batches of the upper level per update.
+        every: steps between two updates, the inner iterations of the paper's algorithm 1, which gives no number; None:
+            one update at the end of each epoch.
         step: "eta" steps by eta times the derivative. "rms" steps by the derivative over its running root mean square,
             times `travel` over the number of updates in the run.
         travel: how far "rms" moves alpha in a run in which the derivative keeps its sign.
-        eta: the step size of alpha.
-        max_change: the most that alpha changes in one update.
+        eta: step size of alpha.
+        max_change: largest change of alpha in one update.
         normalize: step along the cosine instead of the raw derivative.
         solver: "gauss_newton" with conjugate gradients; "hessian" with MINRES, the paper's formula; "neumann", a series
-            in the Gauss-Newton matrix; "identity", first order; "tangent", forward through the steps as they were
-            taken, batch statistics, momentum and weight decay included (no clipping, micro-batches, bf16, compiled
-            encoders or fused optimizer; about three backwards a step). The others leave weight decay and the terms of
+            in the Gauss-Newton matrix; "identity", first order; "tangent", forward mode through the steps as taken,
+            batch statistics, momentum and weight decay included (without clipping, micro-batches, bf16, compiled
+            encoders or fused optimizer; about three backwards per step). The others leave weight decay and the terms of
             other members of a chain out of the inner problem.
         damping: added to the diagonal, relative to the largest eigenvalue.
-        iterations: the most products with the curvature in a solve.
-        scope: the parameters that a solve moves in: "all", "heads", "last" (heads and the last layer of each encoder)
-            or "pattern:REGEX" on their names; the others count as constants. With matching on features L_mm does not
-            move a head, so that "heads" can hardly do anything but lower alpha.
-        batches: how many batches of the inner problem a solve sees.
-        items: how many samples of each of them at most; None: all.
+        iterations: largest number of products with the curvature in a solve.
+        scope: the parameters that a solve covers: "all", "heads", "last" (heads and the last layer of each encoder) or
+            "pattern:REGEX" on their names; the others count as constants. Matching on features does not depend on the
+            head, so that "heads" can hardly do anything but lower alpha.
+        batches: batches of the inner problem per solve.
+        items: largest number of samples in each of them; None: all.
     """
 
     owns = frozenset({"task"})

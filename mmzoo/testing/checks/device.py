@@ -15,7 +15,8 @@ from mmzoo.testing.harness.ranks import RankFailed, in_another
 from mmzoo.testing.harness.report import CheckFailed, Skipped, contract, require
 from mmzoo.training.config import Training
 from mmzoo.training.loop import fit
-from mmzoo.training.run import Run, on_device
+from mmzoo.training.run import Run
+from mmzoo.training.weights import on_device
 
 APART = 1e-9
 CURE = "make tensors where others are (x.new_zeros, torch.zeros_like, constant of mmzoo.functional, device=run.device)"

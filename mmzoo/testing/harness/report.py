@@ -1,4 +1,4 @@
-"""What a contract check says, how checks are run, and the record that remains."""
+"""Messages of contract checks, how checks are run, and their results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ FIRST: list[str] = []
 
 
 class CheckFailed(AssertionError):
-    """A part does not do what it claims. The message has three parts: the claim, what was seen, what to do."""
+    """A part does not do what it claims. The message has three parts.
+
+    Args:
+        claimed: the claim.
+        seen: the observation.
+        todo: the next step.
+    """
 
     def __init__(self, claimed: str, seen: str, todo: str) -> None:
         super().__init__(f"claimed: {claimed}\nseen: {seen}\nto do: {todo}")
@@ -36,7 +42,14 @@ class Skipped(Exception):
 
 
 def require(holds: bool, claimed: str, seen: str, todo: str) -> None:
-    """Raise CheckFailed unless the claim holds."""
+    """Raise CheckFailed unless the claim holds.
+
+    Args:
+        holds: whether it does.
+        claimed: the claim.
+        seen: the observation.
+        todo: the next step.
+    """
     if not holds:
         raise CheckFailed(claimed, seen, todo)
 
@@ -57,7 +70,13 @@ def contract(kind: Kind, *, first: bool = False) -> Callable[[Check], Check]:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check on one part. reason: why it failed, was skipped or was expected to fail."""
+    """The result of one check on one part.
+
+    Args:
+        name: name of the check.
+        status: the outcome.
+        reason: why it failed, was skipped or was expected to fail.
+    """
 
     name: str
     status: Status
@@ -68,7 +87,12 @@ class CheckResult:
 
 
 class Report(list[CheckResult]):
-    """The results of all checks on one part, named `label`."""
+    """The results of all checks on one part.
+
+    Args:
+        label: name of the part.
+        results: the results.
+    """
 
     def __init__(self, label: str, results: Collection[CheckResult] = ()) -> None:
         super().__init__(results)
@@ -76,6 +100,7 @@ class Report(list[CheckResult]):
 
     @property
     def failed(self) -> list[CheckResult]:
+        """The results of failed checks."""
         return [r for r in self if r.status == "failed"]
 
     @property
@@ -98,7 +123,14 @@ class Report(list[CheckResult]):
 
 
 def run_check(name: str, check: Check, case: Any, expected: str | None = None) -> CheckResult:
-    """Run one check. expected: why it is expected to fail; passing then counts as a failure."""
+    """Run one check.
+
+    Args:
+        name: name of the check.
+        check: the check.
+        case: the part.
+        expected: why it is expected to fail; passing then counts as a failure. None: it is not.
+    """
     grad_mode = torch.is_grad_enabled()
     try:
         check(case)
@@ -123,8 +155,18 @@ def run_checks(
     only: Collection[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
-    """Run all checks of a kind, or those named in `only`. progress: told the name of each before it runs. Raises UnknownName
-    for a check that does not exist."""
+    """Run the checks of a kind of part.
+
+    Args:
+        kind: "strategy", "head", "encoder" or "dataset".
+        case: the part.
+        expected_failures: check -> reason.
+        only: names of the checks to run; None: all.
+        progress: told the name of each check before it runs.
+
+    Raises:
+        UnknownName: there is no such check.
+    """
     expected = dict(expected_failures or {})
     report = Report(case.label)
     for name, check in chosen(kind, expected, only):

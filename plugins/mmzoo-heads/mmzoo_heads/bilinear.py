@@ -15,11 +15,20 @@ Form = Literal["matrix", "vector", "scalar"]
 
 
 def interaction(form: Form, x: Tensor, y: Tensor, w: Tensor, u: Tensor, v: Tensor, b: Tensor) -> Tensor:
-    """One multiplicative interaction of x (B, D1) and y (B, D2) (Jayakumar et al., ICLR 2020, table 1).
+    """One multiplicative interaction of two inputs (Jayakumar et al., ICLR 2020, table 1).
 
-    matrix: y^T (W x + V) + U^T x + b, with W (D1, D2, C), U (D1, C), V (D2, C), b (C,), gives (B, C).
-    vector: (x W + V) * y + x U + b, with W, U (D1, D2), V, b (D2,), gives (B, D2).
-    scalar: (x . W + V) y + (x . U + b), with W, U (D1,), V, b (1,), gives (B, D2).
+    Args:
+        form: "matrix": y^T (W x + V) + U^T x + b. "vector": (x W + V) * y + x U + b. "scalar": (x . W + V) y + (x . U +
+            b).
+        x: (B, D1).
+        y: (B, D2).
+        w: (D1, D2, C) for "matrix", (D1, D2) for "vector", (D1,) for "scalar".
+        u: (D1, C), (D1, D2) or (D1,).
+        v: (D2, C), (D2,) or (1,).
+        b: (C,), (D2,) or (1,).
+
+    Returns:
+        (B, C) for "matrix", otherwise (B, D2).
     """
     if form == "matrix":
         return torch.einsum("bi,ijc,bj->bc", x, w, y) + y @ v + x @ u + b
@@ -29,13 +38,20 @@ def interaction(form: Form, x: Tensor, y: Tensor, w: Tensor, u: Tensor, v: Tenso
 
 
 class Bilinear(FusionHead):
-    """Multiplicative interactions (Jayakumar et al., ICLR 2020).
+    """Multiplicative interactions of modalities (Jayakumar et al., ICLR 2020).
 
-    matrix: l = sum over pairs i < j of z_i^T W_ij z_j + sum_i U_i z_i + b: with two modalities the full bilinear form of the
-    paper; with more, the sum over pairs is ours. vector, scalar: the features of all modalities but the last condition those
-    of the last, and a linear layer reads the result; more than one conditioning modality stand side by side.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        form: "matrix" (default): l = sum over pairs i < j of z_i^T W_ij z_j + sum_i U_i z_i + b, the paper's full
+            bilinear form for two modalities; the sum over pairs is ours. "vector", "scalar": the concatenated features
+            of all modalities but the last condition those of the last, and a linear layer reads the result.
 
-    Raises Incompatible for a single modality.
+    Raises:
+        Incompatible: a single modality.
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "ablated"

@@ -1,4 +1,4 @@
-"""Bottleneck attention (MBT): modalities exchange what they know through a few shared tokens."""
+"""Bottleneck attention (MBT): modalities exchange information through a few shared tokens."""
 
 from __future__ import annotations
 
@@ -12,15 +12,26 @@ from mmzoo_heads.tokens import TokenHead
 
 
 class Bottleneck(TokenHead):
-    """Fusion layers with bottleneck tokens (Nagrani et al., NeurIPS 2021, eq. 8 and 9).
+    """Fusion layers with bottleneck tokens (MBT, Nagrani et al., NeurIPS 2021, eqs. 8 and 9).
 
-    In each layer a modality attends over its own tokens followed by the bottlenecks, [z_m; b], through a transformer layer of
-    its own (normalised first, GELU); the new bottlenecks are the mean over modalities of what each made of them. The first b
-    is learned, from N(0, 0.02^2). The layers before the fusion layers are the encoders themselves: stages of a transformer give
-    the paper's network, with its fusion layers in the head; maps of a convolutional network are read as tokens too.
+    In each layer a modality attends over its own tokens and the bottlenecks, [z_m; b], through its own pre-norm
+    transformer layer with GELU; the new bottlenecks are the mean over modalities of their outputs. The first b is
+    learned, from N(0, 0.02^2). The layers before the fusion layers are the encoders: with the stages of a transformer
+    the network is the paper's; the maps of a convolutional network are read as tokens too. A sample without a modality
+    has the mean over those present.
 
-    The paper takes 4 bottlenecks, fuses in the last 4 of 12 layers, and averages the logits of each modality through one
-    output layer (shared_classifier). An item that lacks a modality has the mean over those that are there.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        dim: width of the tokens.
+        heads: number of attention heads.
+        layers: number of fusion layers; the paper fuses in the last 4 of 12.
+        bottlenecks: number of bottleneck tokens; 4 in the paper.
+        ratio: hidden width of the feed-forward layers over `dim`.
+        shared_classifier: one output layer for all modalities, as in the paper.
+
+    Shape:
+        maps: modality -> (B, C_m, *spatial). features: modality -> (B, D_m). Logits: (B, C).
     """
 
     def __init__(
@@ -54,7 +65,7 @@ class Bottleneck(TokenHead):
         return [*super().own(modality), *blocks]
 
     def bypass(self, modality: str) -> Any:
-        """The first bottlenecks, which serve all. (A modality's blocks carry its own tokens as well.)"""
+        """The first bottlenecks, which all modalities share; the blocks of a modality also carry its own tokens."""
         return [self.first]
 
     def mix(
@@ -74,7 +85,17 @@ class Bottleneck(TokenHead):
 def exchange(
     tokens: Mapping[str, Tensor], shared: Tensor, blocks: Mapping[str, Any], masks: Mapping[str, Tensor] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One fusion layer: the new tokens (B, N_m, D) of each modality, and the bottlenecks (B, K, D) that it made."""
+    """One fusion layer.
+
+    Args:
+        tokens: modality -> (B, N_m, D).
+        shared: (B, K, D), the bottlenecks.
+        blocks: modality -> its transformer layer.
+        masks: modality -> (B, N_m) bool, False at padding.
+
+    Returns:
+        modality -> new tokens (B, N_m, D), and modality -> its bottlenecks (B, K, D).
+    """
     new, each = {}, {}
     for m, x in tokens.items():
         hidden = None

@@ -1,4 +1,4 @@
-"""Cross-attention: the tokens of each modality look at those of all others."""
+"""Cross-attention: the tokens of each modality attend to those of all others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from mmzoo_heads.tokens import TokenHead
 
 
 class Block(nn.Module):
-    """x <- x + MHA(LN x, LN c, LN c); x <- x + FFN(LN x), with c the tokens of the others."""
+    """x <- x + MHA(LN x, LN c, LN c); x <- x + FFN(LN x), with c the tokens of the other modalities.
+
+    Args:
+        dim: width of the tokens.
+        heads: number of attention heads.
+        ratio: hidden width of the feed-forward layer over `dim`.
+    """
 
     def __init__(self, dim: int, heads: int, ratio: float) -> None:
         super().__init__()
@@ -22,8 +28,13 @@ class Block(nn.Module):
         self.feed = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x: (B, N, D). context: (B, K, D). mask: (B, K) bool, which of it may be looked at; a row without any hears
-        nothing."""
+        """The new tokens (B, N, D).
+
+        Args:
+            x: (B, N, D).
+            context: (B, K, D).
+            mask: (B, K) bool, the context tokens that can be attended to; a row without any receives nothing.
+        """
         some = mask.any(1, keepdim=True)
         c = self.norm_context(context)
         heard, _ = self.attend(self.norm(x), c, c, key_padding_mask=~mask & some, need_weights=False)
@@ -32,12 +43,24 @@ class Block(nn.Module):
 
 
 class CrossAttention(TokenHead):
-    """Symmetric cross-attention between all modalities, normalised first (after Tsai et al., ACL 2019, whose network also has
-    temporal convolutions before and self-attention after it, and one stack an ordered pair).
+    """Symmetric pre-norm cross-attention between all modalities, after Tsai et al. (ACL 2019).
 
-    In each layer every modality attends to the tokens of all the others side by side, as they were after the layer before;
-    a single modality only passes its feed-forward layers. Encoders of vectors give one token each: with two modalities
-    attention then looks at a single token, and only the values that it carries matter.
+    In each layer every modality attends to the tokens of all others, concatenated, as the previous layer left them;
+    with a single modality only the feed-forward layers remain. Differs from the paper, whose network also has temporal
+    convolutions before and self-attention after it, and one stack per ordered pair. Encoders of vectors give one token
+    each: with two modalities attention then sees a single token, and only its values matter.
+
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        dim: width of the tokens.
+        heads: number of attention heads.
+        layers: number of layers.
+        ratio: hidden width of the feed-forward layers over `dim`.
+        shared_classifier: one output layer for all modalities.
+
+    Shape:
+        maps: modality -> (B, C_m, *spatial). features: modality -> (B, D_m). Logits: (B, C).
     """
 
     def __init__(
@@ -64,7 +87,7 @@ class CrossAttention(TokenHead):
         return [*super().own(modality), *blocks]
 
     def bypass(self, modality: str) -> Any:
-        """What reads the others' tokens."""
+        """The parameters that read the tokens of the other modalities."""
         blocks: Any = dict(self.blocks.items()).get(modality, ())
         return [p for b in blocks for part in (b.attend, b.norm_context) for p in part.parameters()]
 

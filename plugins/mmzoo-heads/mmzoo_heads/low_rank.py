@@ -1,4 +1,4 @@
-"""Low-rank multimodal fusion: the tensor of all modalities, contracted with a weight of low rank without being built."""
+"""Low-rank multimodal fusion: the tensor of all modalities, contracted with a low-rank weight and never formed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from mmzoo.api import FusionHead
 class LowRank(FusionHead):
     """l = sum_r w_r prod_m ([1; z_m] F_m[r]) + b (Liu et al., ACL 2018, eq. 6).
 
-    F_m: (R, D_m + 1, C), ones first. Equals a linear layer on the outer product of all [1; z_m] whose weight has rank R.
-    The factors are parameters; a widely used copy keeps them in a list, where they are never trained, moved or saved.
+    F_m: (R, D_m + 1, C), ones first. Equals a linear layer of rank R on the outer product of all [1; z_m]. The factors
+    are parameters; a widely used copy keeps them in a list, where they are never trained, moved or saved.
 
-    init "slice": Xavier for each (D_m + 1, C) slice. "authors": Xavier for the three axes at once, which takes the last two
-    for a convolution's and starts smaller.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        rank: the rank R.
+        init: "slice" (default): Xavier for each (D_m + 1, C) slice. "authors": Xavier for the three axes at once, which
+            treats the last two as a convolution's and starts smaller.
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "ablated"

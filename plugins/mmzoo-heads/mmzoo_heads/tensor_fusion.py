@@ -16,7 +16,11 @@ USUAL, MOST = 4096, 1_000_000
 
 
 def outer(features: Sequence[Tensor]) -> Tensor:
-    """(B, prod (D_m + 1)): the outer product of all [1; z_m], ones first, row-major (Zadeh et al., EMNLP 2017, eq. 2)."""
+    """(B, prod (D_m + 1)), the outer product of all [1; z_m], ones first, row-major (Zadeh et al., EMNLP 2017, eq. 2).
+
+    Args:
+        features: (B, D_m) of each modality.
+    """
     total = features[0].new_ones(len(features[0]), 1)
     for z in features:
         one = torch.cat([z.new_ones(len(z), 1), z], 1)
@@ -25,13 +29,23 @@ def outer(features: Sequence[Tensor]) -> Tensor:
 
 
 class TensorFusion(FusionHead):
-    """l = f(vec([1; P_1 z_1] x ... x [1; P_M z_M])) with f two hidden layers and a linear one (Zadeh et al., EMNLP 2017).
+    """l = f(vec([1; P_1 z_1] x ... x [1; P_M z_M])), with f two hidden layers and a linear one.
 
-    The ones keep each modality and each smaller set of them in the product. width: what P_m projects to; None: the largest
-    up to 32 whose product has at most 4,096 entries (32 for two modalities, 15 for three). hidden: width of the two hidden
-    layers; None: f is linear. The authors' network ends in a scaled sigmoid, for a regression; here it ends in logits.
+    Tensor fusion (Zadeh et al., EMNLP 2017). The ones keep each modality and each smaller set of them in the product.
+    The authors' network ends in a scaled sigmoid for regression; here it ends in logits.
 
-    Raises Incompatible where the product would have more than a million entries.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        width: output width of P_m; None: the largest up to 32 with at most 4,096 entries in the product (32 for two
+            modalities, 15 for three).
+        hidden: width of the two hidden layers; None: f is linear.
+
+    Raises:
+        Incompatible: the product would have more than a million entries.
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "ablated"

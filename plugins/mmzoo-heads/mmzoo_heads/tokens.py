@@ -1,4 +1,4 @@
-"""What the two attention heads share: tokens out of the last maps of the encoders, and a classifier a modality."""
+"""The base of the attention heads: tokens from the last maps of the encoders, and one classifier per modality."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ from mmzoo.api import Encoder, FusionHead, Incompatible, Pass, mean_over_present
 
 
 class TokenHead(FusionHead):
-    """Base of heads that act on the tokens of the encoders' last stage, each position of a map being one.
+    """Base of heads that act on the tokens of the encoders' last stage; each position of a map is a token.
 
-    Tokens enter at the width `dim`, through a linear layer where an encoder has another width, and go back in the same way,
-    added to what the encoder had; where the widths are equal there is no layer. The encoder then goes on to its feature
-    z_m, and l is the mean of W_m z_m + b_m over the modalities that are there; with shared_classifier W and b are one for all.
+    Tokens enter at the width `dim`, through a linear layer if the encoder has another width, and return the same way,
+    added to the map. The encoder then computes its feature z_m, and l is the mean of W_m z_m + b_m over the modalities
+    present.
 
-    Raises Incompatible where heads do not divide dim, and for a shared classifier on features of different width.
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        dim: width of the tokens.
+        heads: number of attention heads.
+        layers: number of layers.
+        shared_classifier: use the same W and b for all modalities.
+
+    Raises:
+        Incompatible: `heads` does not divide `dim`, or a shared classifier gets features of different widths.
+
+    Shape:
+        maps: modality -> (B, C_m, *spatial). features: modality -> (B, D_m). Logits: (B, C).
     """
 
     couples = True
@@ -49,7 +61,7 @@ class TokenHead(FusionHead):
         return to_one_width(encoders) if shared_classifier else encoders
 
     def build_stages(self, widths: Mapping[str, Sequence[int]]) -> None:
-        """Raises Incompatible for encoders that do not say the width of their last map, and for other widths than before."""
+        """Build the layers for the last maps. Raises Incompatible if their widths are unknown or changed."""
         if silent := [m for m, w in widths.items() if not w]:
             raise Incompatible(
                 f"head {type(self).__name__} needs to know the width of the last map, and the encoders of "
@@ -68,14 +80,19 @@ class TokenHead(FusionHead):
         self.to(next(self.classify.parameters()))
 
     def build_layers(self, modalities: Sequence[str]) -> None:
-        """Make the layers that act on tokens."""
+        """Build the layers that act on the tokens of these modalities."""
         raise TypeError(f"{type(self).__name__} does not define build_layers")
 
     def mix(
         self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor], here: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
-        """Tokens (B, N_m, dim) of any non-empty subset, each after hearing the others. masks: (B, N_m) bool, False for
-        padding and in rows that lack the modality. here: (B,) bool, the rows that have it."""
+        """The tokens (B, N_m, dim) of any non-empty subset after the exchange.
+
+        Args:
+            tokens: modality -> (B, N_m, dim).
+            masks: modality -> (B, N_m) bool, False at padding and in rows without the modality.
+            here: modality -> (B,) bool, the rows that have it.
+        """
         raise TypeError(f"{type(self).__name__} does not define mix")
 
     def couple(

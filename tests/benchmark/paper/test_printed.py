@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mmzoo.benchmark.paper.printed import FIGURES, TABLES, read_printed, suite_file
+from mmzoo.benchmark.paper.printed import TABLES, read_printed, suite_file
 from mmzoo.benchmark.planning.plan import make_plan
+from mmzoo.benchmark.results.paper_figures import FIGURES
 from mmzoo.config.spec import BenchSpec
 from mmzoo.config.suites import read_suite
 from mmzoo.registry import Catalogue

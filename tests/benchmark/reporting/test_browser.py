@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mmzoo.benchmark.paper.documents import Document, write_documents
 from mmzoo.benchmark.reporting.html.page import render_page
 from mmzoo.benchmark.results.store import Store
 
@@ -22,11 +23,19 @@ pytest.importorskip("vl_convert")
 OFFLINE = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run")
 
 
+#: a figure that would run a script and load a picture, were it more than an image
+FIGURE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 300" width="900" height="300" onload="alert(1)">
+<script>top.ran = true; fetch("http://127.0.0.1:9/")</script><rect width="900" height="300"/>
+<image href="http://127.0.0.1:9/x.png" width="9" height="9"/></svg>"""
+
+
 @pytest.fixture(scope="module")
 def page_file(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = Store(results)
+    folder = tmp_path_factory.mktemp("page")
+    store = Store(Path(shutil.copytree(results, folder / "results")))
+    write_documents([Document("fig1", "Figure 1", pictures={"mfeat": FIGURE})], store.root / "paper")
     rows, _ = store.rows()
-    path = tmp_path_factory.mktemp("page") / "report.html"
+    path = folder / "report.html"
     path.write_text(render_page(rows, store.bench(), store, out=path), encoding="utf-8")
     return path
 
@@ -52,6 +61,14 @@ def page(browser: Any, page_file: Path, request: pytest.FixtureRequest) -> Itera
     opened.wait_for_selector("[data-chart] svg")
     yield opened
     opened.close()
+
+
+def test_a_figure_of_the_paper_is_an_image_that_does_nothing(page: Any) -> None:
+    image = page.locator("#paper img")
+    image.scroll_into_view_if_needed()
+    size = image.evaluate("i => [i.naturalWidth, i.clientWidth, i.closest('figure').clientWidth]")
+    assert size[0] == 900 and size[1] <= size[2] and page.evaluate("window.ran") is None
+    assert page.said == [] and not [url for url in page.asked if "127.0.0.1" in url]
 
 
 def column(page: Any, number: int) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mmzoo.benchmark.paper.documents import Document, write_documents
 from mmzoo.benchmark.reporting.html.page import render_page
 from mmzoo.benchmark.reporting.tables import Cell, Table
 from mmzoo.benchmark.results.store import Store
@@ -97,6 +98,22 @@ def test_nothing_in_a_name_becomes_markup_or_code(store: Store) -> None:
     assert not {name for name, _ in page.attributes} & {"onerror", "src"}
     assert "{{7*7}}" in text and "\u202e" not in text
     assert any(spec["data"]["values"] for spec in embedded(text)["charts"].values())
+
+
+def test_figures_of_the_paper_are_images_with_a_text(store: Store, copied: Path) -> None:
+    drawn = Document(
+        "fig1", "Figure 1", pictures={EVIL: f"<svg xmlns='http://www.w3.org/2000/svg'>{EVIL}</svg>"}, notes=[EVIL]
+    )
+    write_documents([drawn], copied / "paper")
+    rows, bench = store.rows()[0], store.bench()
+    text, harmless = (render_page(rows, bench, Store(root)) for root in (copied, store.root))
+    page = Page(text)
+    given = dict(page.attributes)
+    assert page.tags["img"] == 1 and page.tags["script"] == Page(harmless).tags["script"] and "onerror" not in given
+    assert str(given["src"]).startswith("data:image/svg+xml;base64,") and str(given["alt"]).startswith(
+        "Figure 1: accuracy"
+    )
+    assert "paper" in page.ids and "#paper" in page.links and "paper" not in Page(harmless).ids
 
 
 def test_the_page_is_the_same_each_time(text: str, store: Store) -> None:

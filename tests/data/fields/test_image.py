@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from helpers.field_faults import fault
+from PIL import Image as pil
 
 from mmzoo.data.fields.image import Image
+from mmzoo.data.loading.transforms import Pixels
 from mmzoo.data.sources.source import File
+from mmzoo.encoders.pretrained import clip_pixels
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132\n"
 
 
 def test_a_picture_is_cropped_in_the_middle_or_stretched(tmp_path: Path) -> None:
-    from PIL import Image as pil
-
     picture = pil.new("RGB", (90, 30), "black")
     picture.paste((255, 255, 255), (30, 0, 60, 30))
     picture.save(tmp_path / "a.png")
@@ -25,8 +28,6 @@ def test_a_picture_is_cropped_in_the_middle_or_stretched(tmp_path: Path) -> None
 
 
 def test_pictures_of_all_kinds_become_upright_rgb(tmp_path: Path) -> None:
-    from PIL import Image as pil
-
     left = np.zeros((20, 20), np.uint8)
     left[:, :10] = 200
     grey = pil.fromarray(left)
@@ -52,8 +53,6 @@ def test_pictures_of_all_kinds_become_upright_rgb(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_a_picture_is_told_by_its_kind(tmp_path: Path) -> None:
-    from PIL import Image as pil
-
     noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
     pil.fromarray(noise).save(tmp_path / "a.jpg")
     whole = (tmp_path / "a.jpg").read_bytes()
@@ -83,3 +82,23 @@ def test_a_picture_that_claims_gigabytes_is_refused_before_it_is_decoded(tmp_pat
         data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
         (tmp_path / f"{n}.png").write_bytes(data)
         assert fault(Image(20), File(tmp_path / f"{n}.png")).kind == "broken"
+
+
+@pytest.mark.parametrize("size", [(300, 200), (201, 333), (224, 224), (97, 64), (1000, 231)])
+def test_clip_pixels_equal_those_of_its_own_processor(tmp_path: Path, size: tuple[int, int]) -> None:
+    """From the file to the input of the model: stored pixels, ImageNet's scale off, CLIP's scale on."""
+    from transformers import CLIPImageProcessorPil
+
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    pil.fromarray(noise).save(tmp_path / "a.png")
+    stored = Image(224, fit="clip").read(File(tmp_path / "a.png"))[""]
+    loaded = Pixels(stored.shape, frames=None, size=None, crop=False, flip=False)(
+        torch.from_numpy(stored.copy())[None], None
+    )
+    theirs = CLIPImageProcessorPil()(pil.fromarray(noise), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(clip_pixels(loaded), theirs, atol=1e-5, rtol=0)
+
+
+def test_clip_pixels_of_a_thin_picture_take_no_memory(tmp_path: Path) -> None:
+    pil.new("L", (30_000, 1), 7).save(tmp_path / "line.png")
+    assert (Image(224, 1, fit="clip").read(File(tmp_path / "line.png"))[""] == 7).all()

@@ -227,33 +227,10 @@ def test_from_a_manifest_to_a_table_of_results(
         and "prepared or re-checked first" in planned.out
         and not (tmp_path / "home" / "stores").exists()
     )
-    done = mmzoo(
-        "bench",
-        "--method",
-        "ogm",
-        "--no-references",
-        "--datasets",
-        manifest,
-        "--set",
-        "mine.modalities=[words, sensors]",
-        "--baselines",
-        "concat",
-        *out,
-    )
+    two = ("--baselines", "concat", "--set", "mine.modalities=[words, sensors]")
+    done = mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, *two, *out)
     assert done.code == 0 and "mine[modalities=[words,sensors]]" in done.out and "prepared: " in done.out
-    again = mmzoo(
-        "bench",
-        "--method",
-        "ogm",
-        "--no-references",
-        "--datasets",
-        manifest,
-        "--set",
-        "mine.modalities=[words, sensors]",
-        "--baselines",
-        "concat",
-        *out,
-    )
+    again = mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, *two, *out)
     assert "to do: 0" in again.out and "prepared: " not in again.out
     edited(folder, 4, x="17")  # another table is other data
     assert "to do: 0" not in mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, *out).out

@@ -24,6 +24,7 @@ from mmzoo.benchmark.reporting.robustness.curves import stressed
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.statistics import spread
 from mmzoo.benchmark.reporting.tables import DASH, Table, one_line, percent
+from mmzoo.benchmark.results.paper_figures import read_figures
 from mmzoo.benchmark.results.store import Store
 from mmzoo.config.spec import STRESSES
 from mmzoo.errors import MmzooError
@@ -44,13 +45,12 @@ def render_page(
 
     Args:
         rows, bench: as the store has them, see `Store.bench`.
-        store: where histories and predictions of the rows are.
+        store: holds histories and predictions of the rows.
         out: where the page will be written; links to the files of a run are relative to it.
-        tables: further tables to show, such as those of `--stats`.
-        live: for a page that a server renews: what the server calls the state of the runs that the page shows.
+        tables: further tables, such as those of `--stats`.
+        live: for a page that a server updates: the server's name of the state that the page shows.
 
-    Raises:
-        MmzooError: without jinja2 or vl-convert-python.
+    Raises MmzooError without jinja2 or vl-convert-python.
     """
     overview = make_overview(rows, bench)
     datasets = by_dataset(rows, bench)
@@ -70,6 +70,7 @@ def render_page(
         "tables": tables,
         "ranks": "ranks" in specs,
         "maps": [{"id": name, "label": spec["description"]} for name, spec in maps.items()],
+        "paper": read_figures(store.root),
         "runs": _runs(datasets, _base(store.root, out)),
         "equal": _equal(rows),
         "environments": collect.environments(rows),
