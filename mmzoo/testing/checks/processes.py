@@ -13,9 +13,10 @@ from mmzoo.errors import Incompatible
 from mmzoo.evaluation.predictions import predict
 from mmzoo.testing.harness.cases import StrategyCase
 from mmzoo.testing.harness.observing import difference, weights
+from mmzoo.testing.harness.ranks import PROCESSES, RankFailed
 from mmzoo.testing.harness.report import CheckFailed, Skipped, contract, require
 from mmzoo.testing.harness.tasks import Task, train
-from mmzoo.testing.harness.together import PROCESSES, RankFailed, in_turn
+from mmzoo.testing.harness.together import in_turn
 
 #: how far apart they may end, in float64 without batch statistics or dropout
 APART = 1e-6

@@ -102,7 +102,9 @@ def check_modules(case: StrategyCase) -> None:
     train(run, 1)
     known = {id(p) for p in run.model.parameters()}
     for part in _parts(run.strategy):
-        lost = [(n, m) for n, m in held(part, nn.Module) if any(_learns(p, known) for p in m.parameters())]
+        lost: list[tuple[str, Any]] = [
+            (n, m) for n, m in held(part, nn.Module) if any(_learns(p, known) for p in m.parameters())
+        ]
         lost += [(n, p) for n, p in held(part, nn.Parameter) if _learns(p, known)]
         for name, what in lost:
             where = _assigned(part, name)

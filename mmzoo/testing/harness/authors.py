@@ -68,9 +68,10 @@ def written_names(part: object, names: frozenset[str]) -> list[str]:
             said = node.args[:1]
         else:
             continue
-        for each in (s for s in said if isinstance(s, ast.Constant) and isinstance(s.value, str)):
-            if each.value.rpartition(":")[2] in names:
-                found.append(f'"{each.value}" ({Path(file_of(part)).name}:{first + each.lineno - 1})')
+        for each in said:
+            text = each.value if isinstance(each, ast.Constant) else None
+            if isinstance(text, str) and text.rpartition(":")[2] in names:
+                found.append(f'"{text}" ({Path(file_of(part)).name}:{first + each.lineno - 1})')
     return list(dict.fromkeys(found))
 
 
