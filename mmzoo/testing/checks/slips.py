@@ -21,7 +21,7 @@ from mmzoo.testing.harness.authors import (
     remembering,
     written_names,
 )
-from mmzoo.testing.harness.cases import StrategyCase, is_combination
+from mmzoo.testing.harness.cases import StrategyCase
 from mmzoo.testing.harness.graphs import held, products
 from mmzoo.testing.harness.observing import difference, weights
 from mmzoo.testing.harness.report import CheckFailed, Skipped, contract, require
@@ -308,9 +308,7 @@ def check_leftovers(case: StrategyCase) -> None:
 @contract("strategy")
 def check_factors(case: StrategyCase) -> None:
     """A weight of a loss is a number: no gradient goes into the model through the factor in front of a term."""
-    if is_combination(case.first):
-        raise Skipped("it only holds others")
-    run = case.run(case.task(2 if case.modalities == 2 else None), Spy(case.new(), _factors_watched))
+    run = case.run(case.task(), Spy(case.new(), _factors_watched))
     with remembering():
         train(run, 2)
 
