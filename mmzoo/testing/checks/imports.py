@@ -34,7 +34,7 @@ def check_imports(case: StrategyCase) -> None:
     try:
         source = Path(inspect.getsourcefile(cls) or "").read_text(encoding="utf-8")
     except (OSError, TypeError):
-        raise Skipped("its source is not to be had") from None
+        raise Skipped("its source is not available") from None
     names = used(ast.parse(textwrap.dedent(source)), cls.__name__)
     private = sorted(name for name in names if not _is_public(name) and not name.startswith(_own_folder(cls)))
     require(
@@ -115,7 +115,7 @@ def check_tripwire(case: StrategyCase) -> None:
     except TypeError:
         author = Path()
     if not author.name:
-        raise Skipped("its source is not to be had")
+        raise Skipped("its source is not available")
     with _decoy() as folder, watching(author, [folder, home(), HERE / "data" / "datasets"]) as found:
         task = case.task()
         run = case.run(task)
