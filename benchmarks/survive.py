@@ -6,7 +6,7 @@
     python benchmarks/survive.py slurm                 submitit's local executor, jobs killed
     python benchmarks/survive.py cluster               a real SLURM (sbatch is here): jobs requeued, killed, out of time
     python benchmarks/survive.py hosts                 every run over two hosts, network namespaces made here (as root, Linux)
-    python benchmarks/survive.py attacks               a list of hostile or unlucky inputs, see attacks.py; what held is written to
+    python benchmarks/survive.py attacks               a list of hostile or unlucky inputs, see attacking.py; what held is written to
                                                        results/survive_attacks.md and .json
 
 Each compares its rows with those of an undisturbed bench in one process, byte for byte apart from clock and machine, and
