@@ -79,10 +79,7 @@ class DataModule:
         return self.bayes.get("+".join(self.modalities))
 
     def shape(self, modality: str) -> tuple[int, ...]:
-        """The shape of one sample of a modality as the encoder receives it.
-
-        Of text it is the shape of its ids, of a series that of its values.
-        """
+        """The shape of one sample as the encoder receives it; of text that of its ids, of a series that of its values."""
         if modality in self.transforms:
             return self.transforms[modality].shape
         x = self.inputs[modality]
