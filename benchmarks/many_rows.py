@@ -44,7 +44,7 @@ def make(folder: Path, n: int) -> None:
     for i in range(len(rows), n):
         row = copy.deepcopy(rows[i % len(rows)])
         source = store.folder(row["run_id"])
-        row["seed"] = row["spec"]["seed"] = i
+        row["seed"] = row["spec"]["seed"] = i // len(rows)
         row["run_id"] = RunSpec.from_dict(row["spec"]).run_id
         target = store.folder(row["run_id"])
         target.mkdir(parents=True, exist_ok=True)

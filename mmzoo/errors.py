@@ -1,4 +1,4 @@
-"""Errors that a user can act on. Each says what was given, what is accepted and what to do next."""
+"""Errors that a user can act on. Each gives the value, the accepted values and the next step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ HERE, STDLIB = Path(__file__).resolve().parent, Path(sysconfig.get_path("stdlib"
 
 
 class MmzooError(Exception):
-    """Base of all errors that the command line prints as one message and exit code 2."""
+    """Base of all errors that the command line prints as one message with exit code 2."""
 
     exit_code = 2
 
 
 class ResultsLost(MmzooError):
-    """The folder of results was moved or deleted while a bench wrote to it."""
+    """The results folder was moved or deleted while a benchmark wrote to it."""
 
     exit_code = 1
 
@@ -34,11 +34,11 @@ class BadValue(MmzooError):
 
 
 class Incompatible(MmzooError):
-    """Parts that cannot work together: the reason is the message."""
+    """Parts that cannot be combined; the message gives the reason."""
 
 
 class CorruptFile(MmzooError):
-    """A file of ours that cannot be read back."""
+    """A file written by mmzoo that cannot be read back."""
 
 
 class Diverged(MmzooError):

@@ -1,7 +1,7 @@
-"""A trained model as a folder of its own: `mmzoo.save_pretrained`, `mmzoo.from_pretrained`.
+"""A trained model as a self-contained folder: `mmzoo.save_pretrained`, `mmzoo.from_pretrained`.
 
-The folder needs neither the results that it came from nor the prepared data. It holds `config.json`, `model.safetensors`,
-the tokenizers, and a model card; no file in it is unpickled or executed.
+The folder needs neither the results that it came from nor the prepared data. It holds `config.json`,
+`model.safetensors`, the tokenizers, and a model card; no file in it is unpickled or executed.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ _TENSOR, _TUPLE = "$tensor", "$tuple"
 
 
 def save_pretrained(trained: Trained, folder: str | Path, *, license: str = "") -> Path:
-    """Write a trained model as a folder of its own, beside a model card.
+    """Write a trained model to a self-contained folder, with a model card.
 
     Args:
-        trained: What `load_run` gave.
-        folder: A folder that is not there yet, or empty.
-        license: SPDX name of the licence of the weights, for the card; empty: the card says that it is to be filled in.
+        trained: the return value of `load_run`.
+        folder: a folder that does not exist yet, or is empty.
+        license: SPDX name of the licence of the weights, for the card; empty: the card asks to fill it in.
 
     Returns:
         The folder.
 
     Raises:
-        BadValue: The folder holds something, or the model is made of classes in a file of the user's own.
+        BadValue: the folder is not empty, or the model uses classes from a file of the user.
     """
     from safetensors.torch import save
 
@@ -94,16 +94,19 @@ def save_pretrained(trained: Trained, folder: str | Path, *, license: str = "") 
 
 
 def is_pretrained(folder: str | Path) -> bool:
-    """Whether a folder is one that `save_pretrained` wrote."""
+    """Whether a folder was written by `save_pretrained`."""
     return (Path(folder) / CONFIG).is_file() and (Path(folder) / MODEL).is_file()
 
 
 def from_pretrained(folder: str | Path) -> Trained:
     """Load a model that `save_pretrained` wrote. No file is unpickled or executed.
 
+    Args:
+        folder: the folder.
+
     Raises:
-        BadValue: There is no such folder, or the model is made of classes in somebody's file.
-        CorruptFile: A file is not the one that was written.
+        BadValue: there is no such folder, or the model uses classes from a file of the user.
+        CorruptFile: a file has changed since it was written.
     """
     folder = Path(folder)
     if not is_pretrained(folder):

@@ -24,15 +24,20 @@ Row = dict[str, Any]
 
 
 class Rows(list[Row]):
-    """The rows of a bench, each as `result.json` holds it. asked: order and roles of the methods,
-    for the tables, and under `refused` what could not be run."""
+    """The rows of a benchmark, each as stored in `result.json`.
+
+    Args:
+        rows: the rows.
+        asked: order and roles of the methods, for the tables, and under `refused` what could not be run.
+        store: the results folder.
+    """
 
     def __init__(self, rows: Sequence[Row], asked: Mapping[str, Any], store: Store) -> None:
         super().__init__(rows)
         self.asked, self.store = asked, store
 
     def frame(self) -> Any:
-        """A pandas DataFrame, one line a run, nested values as dotted columns. Raises MmzooError without pandas."""
+        """A pandas DataFrame, one line per run, nested values as dotted columns. Raises MmzooError without pandas."""
         try:
             import pandas
         except ImportError as error:

@@ -34,9 +34,14 @@ from mmzoo.training.strategy import Strategy
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's model at the epoch chosen on validation, in eval mode, with the strategy that decides how it predicts.
+    """The model of a run at the selected epoch, in eval mode, with the strategy whose decision rule it uses.
 
-    form: what the model takes for input, and the names of its classes. folder: that of the run.
+    Args:
+        model: the model.
+        strategy: the strategy.
+        row: the row of the run.
+        form: the inputs that the model takes, and the names of its classes.
+        folder: the folder of the run.
     """
 
     model: MultimodalModel
@@ -46,20 +51,20 @@ class Trained:
     folder: Path
 
     def predict(self, inputs: Mapping[str, Any], present: Tensor | Literal["all"] | None = None) -> Outputs:
-        """Score samples. No graph.
+        """Predict samples, without a graph.
 
         Args:
-            inputs: modality -> (B, ...) tensor or array, or for texts a mapping of `ids` and `mask`. None: no sample has the
-                modality. Of floating-point inputs, a sample that is NaN throughout lacks the modality.
-            present: (B, M) bool, which modalities each sample has, in the order of `form.modalities`; "all": every sample has
-                all of them. None: as the inputs say by None and NaN.
+            inputs: modality -> (B, ...) tensor or array, or for texts a mapping of `ids` and `mask`. None: no sample
+                has the modality. A sample of floating-point inputs that is all NaN lacks the modality.
+            present: (B, M) bool, which modalities each sample has, in the order of `form.modalities`; "all": every
+                sample has all of them. None: as given by None and NaN in the inputs.
 
         Returns:
-            The outputs; `scores` are the probabilities by the strategy's decision rule.
+            The outputs; `scores` are the probabilities of the strategy's decision rule.
 
         Raises:
-            BadValue: A modality is missing and nothing says that the samples lack it; or samples of the training data lacked
-                modalities, and neither `present` nor the inputs say which are there.
+            BadValue: a modality is missing although no sample is marked as lacking it; or the training data had missing
+                modalities, and neither `present` nor the inputs state which are there.
         """
         full, mask = completed(self.form, inputs, present)
         device = next(self.model.parameters()).device
@@ -68,7 +73,7 @@ class Trained:
             return self.strategy.predict(self.model(full, None if mask is None else mask.to(device)))
 
     def data(self) -> DataModule:
-        """The data set that it was trained on, with its splits. Raises Unprepared where its store is gone."""
+        """The data set that it was trained on, with its splits. Raises Unprepared if its store is gone."""
         return _run_data(self.row)
 
 
@@ -77,12 +82,12 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Trained:
 
     Args:
         folder: the folder of the run.
-        trust: execute the Python files that the row names (a class of `./mine.py:Mine`). Without it such a run is refused
-            before any file is executed: a results folder may come from somebody else. With it the files must have the
+        trust: execute the Python files that the row names (a class of `./mine.py:Mine`). Without it such a run is
+            refused before any file is executed: a results folder may come from another person. The files must have the
             hash that the run was trained with.
 
     Raises:
-        BadValue: the run is not there, has no scores, kept no weights, or names code without `trust`.
+        BadValue: the run does not exist, has no scores, kept no weights, or names code without `trust`.
         CorruptFile: the weights are not those that were scored.
         MmzooError: code or encoder files were edited since.
     """

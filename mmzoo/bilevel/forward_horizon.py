@@ -128,8 +128,16 @@ class Horizon:
 
     # ------------------------------------------------------------------ batch norm
     def seen(self, module: _BatchNorm, x: Tensor, output: Tensor) -> Tensor | None:
-        """After each forward of a batch norm: note what the running statistics take in, or let the tangent of the
-        running statistics into the graph where the output was made with them."""
+        """Record the statistics of a batch norm after each of its forwards, or add their tangent to the graph.
+
+        Args:
+            module: the batch norm.
+            x: its input.
+            output: its output.
+
+        Returns:
+            The output with the tangent of the running statistics if it was computed with them; None: no change.
+        """
         state = self._state
         own = module.running_mean is self._known[module][0]
         if module.training:

@@ -38,11 +38,11 @@ class Mixing:
         return cls((1.0, alpha), (0.0, 1.0))
 
     def total(self, l_cls: Tensor, l_mm: Tensor) -> Tensor:
-        """The inner loss, from the scalars L_cls and L_mm."""
+        """The inner loss, from the scalars `l_cls` and `l_mm`."""
         return self.factors[0] * l_cls + self.factors[1] * l_mm
 
     def slope(self, l_cls: Tensor, l_mm: Tensor) -> Tensor:
-        """The derivative of the inner loss in alpha at fixed parameters."""
+        """The derivative of the inner loss in alpha at fixed parameters, from the scalars `l_cls` and `l_mm`."""
         return self.slopes[0] * l_cls + self.slopes[1] * l_mm
 
 

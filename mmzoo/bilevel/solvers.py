@@ -88,15 +88,12 @@ def conjugate_gradients(
 def minres(a: Operator, b: Tensor, *, max_iter: int, tol: float = 0.0, x0: Tensor | None = None) -> Solution:
     """Solve A x = b for symmetric, possibly indefinite A with the smallest residual (Paige and Saunders, 1975).
 
-    `Solution.curvature` is the smallest Ritz value, over the whole Krylov space. One more product measures the
-    residual, since its recurrence drifts.
+    `Solution.curvature` is the smallest Ritz value. One more product measures the residual (its recurrence drifts).
 
     Args:
         a: products with A.
         b: (P,).
-        max_iter: largest number of iterations.
-        tol: stop when the residual is below `tol` times |b|.
-        x0: (P,), starting point; ignored if it is worse than zero.
+        max_iter, tol, x0: as for `conjugate_gradients`.
     """
     x, r, products = _start(a, b, x0)
     scale, size = length(r), length(b)

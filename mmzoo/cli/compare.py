@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmzoo.errors import BadValue
+
+if TYPE_CHECKING:
+    from mmzoo.errors import CorruptFile
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,11 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def rows_of(folder: str) -> list[dict[str, Any]]:
-    """The rows of a folder. Those that cannot be read are named on stderr. Raises BadValue where there are none."""
+def rows_of(folder: str, take: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row) -> list[dict[str, Any]]:
+    """The rows of a folder, or what is taken of each. Those that cannot be read are named on stderr. Raises BadValue where there are none."""
+    from mmzoo.benchmark.results.sharing import each_of
     from mmzoo.benchmark.results.store import Store
 
-    rows, errors = Store(Path(folder)).rows()
+    errors: list[CorruptFile] = []
+    rows = each_of(Store(Path(folder)), errors, take)
     for error in errors:
         print(f"mmzoo: {error}", file=sys.stderr)
     if not rows:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import argparse
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import Path
 
-from mmzoo.errors import unknown
+from mmzoo.errors import BadValue, unknown
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "docs",
         help="print a page of the documentation",
-        description="Prints a page of the documentation as Markdown; without NAME, lists the pages.",
+        description="Prints a page of the documentation as Markdown; without NAME, lists the pages. --build writes all of it as "
+        "a site, with a page for each installed method: pip install 'mmzoo[docs]'.",
     )
     parser.add_argument("page", metavar="NAME", nargs="?", help="the name of a page, e.g. methods")
+    parser.add_argument("--build", metavar="DIR", help="write the documentation site; open DIR/index.html")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.build is not None:
+        return _build(arguments)
     found = pages()
     if arguments.page is None:
         width = max(map(len, found))
@@ -31,6 +36,21 @@ def run(arguments: argparse.Namespace) -> int:
     if name not in found:
         raise unknown("page", arguments.page, found)
     print(found[name].read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from mmzoo.cli.site.build import build
+    from mmzoo.registry.plugins import catalogue
+
+    if arguments.page is not None:
+        raise BadValue("--build writes all pages: leave NAME out.")
+    out = Path(arguments.build)
+    if out.exists() and not (out / ".buildinfo").is_file() and (out.is_file() or any(out.iterdir())):
+        raise BadValue(f"--build {out}: something else is there. Name an empty or a new folder.")
+    with resources.as_file(resources.files("mmzoo").joinpath("docs")) as sources:
+        build(catalogue(), sources, out)
+    print(f"The site is in {out}. Open {out / 'index.html'}.")
     return 0
 
 

@@ -11,8 +11,8 @@ from mmzoo.errors import BadValue
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "gradcam",
-        help="Grad-CAM images for a run with saved weights",
-        description="Grad-CAM of one modality of a run that kept its weights (mmzoo bench --keep-weights), for the "
+        help="draw Grad-CAM images for a run with saved weights",
+        description="Draws Grad-CAM of one modality of a run with saved weights (mmzoo bench --keep-weights), for the "
         "true class of test samples, as a PNG: each sample, and the heat map over it.",
     )
     add = parser.add_argument

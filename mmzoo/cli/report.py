@@ -18,7 +18,7 @@ VIEWS = ("details", "modalities", "map", "stats", "stress")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("report", help="make tables, an HTML page and figures from a results folder")
+    parser = commands.add_parser("report", help="print tables or write an HTML page and figures from a results folder")
     add = parser.add_argument
     add("folder", metavar="DIR", help="the folder given to bench as --out")
     add(
@@ -55,6 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report. Rows that cannot be read are named on stderr, and the exit code is then 2."""
+    from mmzoo.benchmark.results.sharing import shared_rows
     from mmzoo.benchmark.results.store import Store
 
     for flag, value in (("the folder of the results", arguments.folder), ("--figures", arguments.figures)):
@@ -64,14 +65,16 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(Path(arguments.folder))
     if arguments.format == "json" and arguments.output is None and arguments.figures is None and not views:
         return _stream(store, arguments.folder)
-    rows, errors = store.rows()
+    fmt = _format(arguments)
+    errors: list[CorruptFile] = []
+    rows = list(store.each_row(errors)) if fmt in ("csv", "json") else shared_rows(store, errors)
     if not rows and not errors:
         where = arguments.folder
         raise BadValue(
             f"there are no results in the folder {where}: make some with: mmzoo bench --method NAME --out {where}"
         )
     if rows:
-        _write(arguments, rows, store, views, errors)
+        _write(arguments, fmt, rows, store, views, errors)
         if arguments.figures is not None:
             from mmzoo.benchmark.reporting.figures.drawing import draw_figures
 
@@ -105,17 +108,26 @@ def _views(arguments: argparse.Namespace) -> list[str]:
     """The parts that are asked for. Raises BadValue where the format has no parts."""
     if arguments.all:
         return ["overview", *VIEWS]
-    views = [view for view in VIEWS if getattr(arguments, view)]
-    if views and arguments.format in ("csv", "json"):
+    views, fmt = [view for view in VIEWS if getattr(arguments, view)], _format(arguments)
+    if views and fmt in ("csv", "json"):
         raise BadValue(
-            f"--{views[0]} chooses tables, and {arguments.format} has none: it holds every number of every row. Leave "
+            f"--{views[0]} chooses tables, and {fmt} has none: it holds every number of every row. Leave "
             f"--{views[0]} out, or write --format md, latex or html."
         )
     return views
 
 
+def _format(arguments: argparse.Namespace) -> str:
+    """The format that is asked for, or that the suffix of the file says; auto for tables on a terminal."""
+    if arguments.format != "auto" or arguments.output is None:
+        return str(arguments.format)
+    ends = {".html": "html", ".htm": "html", ".tex": "latex", ".csv": "csv", ".json": "json", ".md": "md"}
+    return ends.get(Path(arguments.output).suffix.lower(), "md")
+
+
 def _write(
     arguments: argparse.Namespace,
+    fmt: str,
     rows: list[dict[str, Any]],
     store: Store,
     views: list[str],
@@ -131,13 +143,10 @@ def _write(
             f"no run in {arguments.folder} was put under stress: run its bench with --stress missing,noise first. Runs whose weights "
             "were not kept are trained again."
         )
-    bench, fmt = store.bench(), arguments.format
-    if fmt == "auto" and arguments.output is None:
+    bench = store.bench()
+    if fmt == "auto":
         show(report.tables(rows, bench, store, views, faults), sys.stdout)
         return
-    if fmt == "auto":
-        ends = {".html": "html", ".htm": "html", ".tex": "latex", ".csv": "csv", ".json": "json", ".md": "md"}
-        fmt = ends.get(Path(arguments.output).suffix.lower(), "md")
     out = None if arguments.output is None else Path(arguments.output)
     text = report.render(rows, bench, store, fmt, views, out=out, faults=faults)
     if out is None:

@@ -25,11 +25,11 @@ class InputSpec:
     """The input of an encoder: what kind of data, and the shape of one sample.
 
     A batch has one more axis in front. A batch of text is a mapping {"ids": (B, L) int64, "mask": (B, L) bool, True at
-    a token}, with "segment": (B, L) int64 for pairs. At evaluation a batch may have more frames or fewer tokens than
-    `shape`.
+    a token}, with "segment": (B, L) int64 for pairs; one of series is {"values": (B, C, T), "mask": (B, T) bool}. A
+    batch may have more frames, or fewer tokens or steps, than `shape`.
 
     Args:
-        kind: vector (D,), spectrogram (F, T), image (C, H, W), video (T, C, H, W) or text (L,).
+        kind: vector (D,), series (C, T), spectrogram (F, T), image (C, H, W), video (T, C, H, W) or text (L,).
         shape: the shape of one sample, as listed under `kind`.
         vocabulary: number of different token ids; of text only.
     """
@@ -63,7 +63,9 @@ class InputSpec:
         return self
 
     def example(self, n: int = 2) -> Any:
-        """A random batch of `n` such inputs: normal numbers, or tokens without padding. Uses the global generator."""
+        """A random batch of `n` such inputs: normal numbers, or tokens; without padding. Uses the global generator."""
+        if self.kind == "series":
+            return {"values": torch.randn(n, *self.shape), "mask": torch.ones(n, self.shape[-1], dtype=torch.bool)}
         if self.kind != "text":
             return torch.randn(n, *self.shape)
         ids = torch.randint(self.vocabulary or 2, (n, *self.shape))
@@ -174,7 +176,7 @@ class Encoder(nn.Module):
             p.requires_grad_(p.requires_grad and id(p) not in early)
 
     def advance(self, stage: int, state: Any) -> Any:
-        """`run_stage`, recomputed in the backward pass if the encoder was configured with `checkpoint`."""
+        """`run_stage` of a `stage` on a `state`, recomputed in the backward pass if configured with `checkpoint`."""
         # torch.func has no place for what checkpointing hangs on saved tensors.
         if not self._recompute or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             return self.run_stage(stage, state)
@@ -192,7 +194,7 @@ class Encoder(nn.Module):
         raise TypeError(f"{type(self).__name__} defines neither forward nor the stages begin/run_stage/finish")
 
     def run_stage(self, stage: int, state: Any) -> Any:
-        """The state after one stage, counted from 0."""
+        """The state after a `stage`, counted from 0, given the `state` before it."""
         raise TypeError(f"{type(self).__name__} has no stages")
 
     def view(self, state: Any) -> Tensor:
@@ -204,7 +206,7 @@ class Encoder(nn.Module):
         return found
 
     def sequence(self, state: Any, steps: int) -> Tensor:
-        """The map of a state as a sequence of `steps` vectors, each the mean of a run of positions.
+        """The map of a `state` as a sequence of `steps` vectors, each the mean of a run of positions.
 
         Positions are read row by row, so that the sequence follows the first spatial axis. Override this if time is
         another.
@@ -219,7 +221,7 @@ class Encoder(nn.Module):
         return None
 
     def replace(self, state: Any, map_: Tensor) -> Any:
-        """The state with another map of the same shape."""
+        """The `state` with another map `map_` of the same shape."""
         return map_
 
     def finish(self, state: Any) -> Tensor:

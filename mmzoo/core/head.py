@@ -50,6 +50,8 @@ class FusionHead(nn.Module):
     """
 
     how: How = "ablated"
+    #: what a message advises where a method needs logits of each modality and the head is "ablated"; None: another head
+    no_unimodal: str | None = None
     additive: bool = False
     equal_dims: bool = False
     evidential: bool = False

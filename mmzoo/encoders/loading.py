@@ -23,19 +23,11 @@ def load(
     at_least: Mapping[str, int] | None = None,
     exactly: Mapping[str, int] | None = None,
 ) -> Any:
-    """A model of the transformers library.
+    """A model of class `kind` of the transformers library.
 
-    Args:
-        kind: name of the class, e.g. "AutoModel".
-        model: a folder, a name on the hub, or a model type.
-        weights: "none", "pretrained", or a file or folder.
-        config: values of the configuration to change; random weights only.
-        at_least: lower bounds that the input sets for a configuration with random weights.
-        exactly: values that the input sets for a configuration with random weights.
-
-    Raises:
-        BadValue: `config` was given with weights that are not random.
-        MmzooError: files are missing or do not fit.
+    `model`, `weights` and `config` are those of `Transformer`; `at_least` and `exactly` are what the input requires of
+    a configuration with random weights. Raises BadValue for `config` with given weights, and MmzooError for missing
+    files.
     """
     import transformers
 

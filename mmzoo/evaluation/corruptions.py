@@ -90,10 +90,15 @@ class Scale:
         axes = [0, *(1 + a for a in _SPREAD_OVER[spec.kind])]
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         for batch in batches:
-            x = batch.inputs[modality].double().cpu()
+            given, mask = batch.inputs[modality], None
+            if isinstance(given, Mapping):  # a series, zeros under its padding
+                mask = given["mask"].cpu()
+                given = torch.where(given["mask"][:, None], given["values"], 0.0)
+            x = given.double().cpu()
             if batch.present is not None:
-                x = x[batch.present[:, list(batch.inputs).index(modality)].cpu()]
-            count += math.prod(x.shape[a] for a in axes)
+                seen = batch.present[:, list(batch.inputs).index(modality)].cpu()
+                x, mask = x[seen], None if mask is None else mask[seen]
+            count += math.prod(x.shape[a] for a in axes) if mask is None else int(mask.sum())
             total = total + x.sum(axes, keepdim=True)[0]
             square = square + x.square().sum(axes, keepdim=True)[0]
         mean = total / max(count, 1)
@@ -102,7 +107,13 @@ class Scale:
 
 
 #: the axes of a sample over which mean and deviation are taken, by kind
-_SPREAD_OVER: Mapping[str, tuple[int, ...]] = {"vector": (), "spectrogram": (1,), "image": (1, 2), "video": (0, 2, 3)}
+_SPREAD_OVER: Mapping[str, tuple[int, ...]] = {
+    "vector": (),
+    "series": (1,),
+    "spectrogram": (1,),
+    "image": (1, 2),
+    "video": (0, 2, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,8 @@ class Corruption:
         name: name in tables.
         levels: its five strengths.
         unit: unit of the levels.
-        apply: (one sample, level, scale, generator) -> the corrupted sample. A sample of text is a mapping of tensors.
+        apply: (one sample, level, scale, generator) -> the corrupted sample. A sample of text or series is a mapping of
+            tensors.
     """
 
     name: str
@@ -155,6 +167,22 @@ def _stacked(samples: list[Any], like: Any) -> Any:
 def _noise(x: Tensor, level: float, scale: Scale | None, generator: torch.Generator) -> Tensor:
     assert scale is not None
     return x + level * scale.std * torch.randn(x.shape, generator=generator)
+
+
+def _noisy_series(
+    x: Mapping[str, Tensor], level: float, scale: Scale | None, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Noise on the steps that are there. x: values (C, T) and mask (T,)."""
+    return {**x, "values": torch.where(x["mask"], _noise(x["values"], level, scale, generator), x["values"])}
+
+
+def _lost_steps(
+    x: Mapping[str, Tensor], level: float, scale: Scale | None, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """A stretch of the steps that are there at the mean of each channel. x: values (C, T) and mask (T,)."""
+    n = int(x["mask"].sum())
+    silent = _silence(x["values"][:, :n], level, scale, generator)
+    return {**x, "values": torch.cat([silent, x["values"][:, n:]], 1)}
 
 
 def _silence(x: Tensor, level: float, scale: Scale | None, generator: torch.Generator) -> Tensor:
@@ -222,6 +250,10 @@ _PICTURES = (
 #: what each kind of input is corrupted by
 CORRUPTIONS: Mapping[str, tuple[Corruption, ...]] = {
     "vector": (_GAUSSIAN,),
+    "series": (
+        replace(_GAUSSIAN, apply=_noisy_series),
+        Corruption("lost steps", _SHARES, "of the time", _lost_steps),
+    ),
     "spectrogram": (_GAUSSIAN, Corruption("silence", _SHARES, "of the time", _silence)),
     "image": _PICTURES,
     "video": _PICTURES,

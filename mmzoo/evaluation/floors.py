@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmzoo.evaluation.metrics import classification
+from mmzoo.functional import in_steps
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -36,19 +37,24 @@ FEATURES: Mapping[str, str] = {
     "video": "pooled pixels, colour and gradient histograms, mean and std over frames",
     "spectrogram": "mean, std, least and largest of each band, and pooled cells",
     "vector": "standardised numbers",
+    "series": "mean, std, least and largest of each channel, and means of sixteen runs of steps",
 }
 #: the words for any other kind
 OTHER = "mean, std, least and largest along its last axis, and pooled pieces"
 
 
-def features(kind: str, x: Tensor) -> np.ndarray:
+def features(kind: str, x: Any) -> np.ndarray:
     """(B, F) float32 features of a batch of one modality, in the form an encoder receives it; not for texts.
 
     Args:
         kind: kind of input, see `InputSpec`.
         x: the batch.
     """
+    if kind == "series":
+        x = _series(x["values"].float(), x["mask"].bool())
+        kind = "vector"
     x = x.float()
+    made: Tensor
     if kind == "vector":
         made = x.flatten(1)
     elif kind == "image":
@@ -63,7 +69,19 @@ def features(kind: str, x: Tensor) -> np.ndarray:
         x = x.flatten(1, -2) if x.ndim > 2 else x[:, None]
         pieces = F.adaptive_avg_pool1d(x, min(PIECES, x.shape[-1]))
         made = torch.cat([_statistics(x), pieces.flatten(1)], 1)
-    return made.nan_to_num().cpu().numpy()
+    found: np.ndarray = made.nan_to_num().cpu().numpy()
+    return found
+
+
+def _series(x: Tensor, mask: Tensor) -> Tensor:
+    """Of series (B, C, T), each over the steps that it has."""
+    there = mask[:, None]
+    n = there.sum(2).clamp_min(1)
+    mean = torch.where(there, x, 0.0).sum(2) / n
+    std = (torch.where(there, x - mean[..., None], 0.0).square().sum(2) / n).sqrt()
+    low, high = torch.where(there, x, torch.inf).amin(2), torch.where(there, x, -torch.inf).amax(2)
+    runs = in_steps(torch.where(there, x, 0.0), mask, PIECES).flatten(1)
+    return torch.cat([mean, std, low, high, runs], 1).nan_to_num(posinf=0.0, neginf=0.0)
 
 
 def _statistics(x: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from typing import Any
 
 #: bytes of the largest file that is read whole
 LARGEST = 1 << 28
+#: bytes that are asked for at least: some systems give the size of a file as 0
+_BLOCK = 1 << 16
 
 
 def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
@@ -31,7 +33,7 @@ def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if found.st_size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
-        return file.read(limit + 1)
+        return file.read(min(limit, max(found.st_size, _BLOCK)) + 1)
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:

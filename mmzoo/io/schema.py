@@ -12,6 +12,7 @@ data stores (`mmzoo.data.store`) and the entries of registry.yaml (`mmzoo.regist
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,8 +103,12 @@ def whole(low: float = -math.inf, high: float = math.inf) -> Kind:
 
 def number(low: float = -math.inf, high: float = math.inf) -> Kind:
     """A finite number, both limits included."""
-    words, json = f"a finite number{_limits(low, high)}", {"type": "number", **_bounds(low, high)}
-    return Kind(words, lambda value: is_number(value) and low <= value <= high, json)
+    least, most = max(low, -sys.float_info.max), min(high, sys.float_info.max)  # a finite float is between, NaN is not
+
+    def fits(value: Any) -> bool:
+        return least <= value <= most if type(value) is float else is_number(value) and low <= value <= high
+
+    return Kind(f"a finite number{_limits(low, high)}", fits, {"type": "number", **_bounds(low, high)})
 
 
 def one_of(*values: str) -> Kind:
@@ -155,14 +160,41 @@ def misfit(value: Any, form: Form, where: str = "") -> str | None:
     Returns:
         "PATH is missing", "PATH is not KIND", or None where all of it fits.
     """
+    return None if _fits(value, form) else _fault(value, form, where)
+
+
+def _fits(value: Any, form: Any) -> bool:
+    """Whether a value is as its form says. Most are, and rows are read by the ten thousand: no words are made here."""
+    kind = type(form)  # an isinstance of Mapping costs more than all the rest
+    if kind is Kind:
+        return bool(form.fits(value))
+    if kind is Optional:
+        return _fits(value, form.form)
+    if kind is Each:
+        return isinstance(value, dict) and all(_fits(inside, form.form) for inside in value.values())
+    if kind is Items:
+        return isinstance(value, list) and all(_fits(item, form.form) for item in value)
+    if not isinstance(value, dict):
+        return False
+    for key, inner in form.items():
+        if key not in value:
+            if type(inner) is not Optional:
+                return False
+        elif not (inner.fits(value[key]) if type(inner) is Kind else _fits(value[key], inner)):
+            return False
+    return True
+
+
+def _fault(value: Any, form: Form, where: str) -> str | None:
+    """The words of `misfit`."""
     match form:
         case Kind():
             return None if form.fits(value) else f"{where or 'it'} is not {form.words}"
         case Optional():
-            return misfit(value, form.form, where)
+            return _fault(value, form.form, where)
         case Each():
             keys = {key: form.form for key in value} if isinstance(value, dict) else {}
-            return misfit(value, keys, where)
+            return _fault(value, keys, where)
         case Items():
             return _item_misfit(value, form.form, where)
     if not isinstance(value, dict):
@@ -173,12 +205,12 @@ def misfit(value: Any, form: Form, where: str = "") -> str | None:
 def _key_misfit(inside: Mapping[str, Any], key: str, form: Form, where: str) -> str | None:
     path = f"{where}.{key}" if where else str(key)
     if key in inside:
-        return misfit(inside[key], form, path)
+        return _fault(inside[key], form, path)
     return None if isinstance(form, Optional) else f"{path} is missing"
 
 
 def _item_misfit(value: Any, form: Form, where: str) -> str | None:
     if not isinstance(value, list):
         return f"{where or 'it'} is not a list"
-    faults = (misfit(item, form, f"{where}.{n}") for n, item in enumerate(value))
+    faults = (_fault(item, form, f"{where}.{n}") for n, item in enumerate(value))
     return next((fault for fault in faults if fault is not None), None)

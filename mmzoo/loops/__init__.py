@@ -1,1 +1,1 @@
-"""Strategies in somebody else's training loop: plain PyTorch, Lightning, the Hugging Face Trainer, accelerate."""
+"""Strategies in a training loop of your own: plain PyTorch, Lightning, the Hugging Face Trainer, accelerate."""

@@ -1,4 +1,4 @@
-"""A strategy attached to a loop that somebody else runs: `mmzoo.attach`."""
+"""A strategy attached to a training loop outside mmzoo: `mmzoo.attach`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _OWNED = {"data": "chooses the samples of an epoch", "finish": "acts after train
 
 
 class AttachOptions(TypedDict, total=False):
-    """What `attach` takes beside model, method, data and epochs."""
+    """Further keyword arguments of `attach`."""
 
     optimizer: Any
     slice: Iterable[Any] | None
@@ -63,12 +63,11 @@ class _Open:
 
 
 class Attached(Run):
-    """A strategy in a loop that somebody else runs. Made by `attach`.
+    """A strategy in a training loop of your own. Returned by `attach`, which documents the parameters.
 
-    The loop calls `start_epoch`, then for each batch `loss`, its own backward, `gradients` and its own optimizer step, and
-    `end_epoch`. `step` does all of a batch at once, which methods with several passes over a batch need.
-
-    Random numbers of a forward come from the seed, as in `Run`, and not from the global stream.
+    The loop calls `start_epoch`, then for each batch `loss`, its own backward, `gradients` and its own optimizer step,
+    and `end_epoch`. `step` does everything for a batch at once, as methods with several passes over a batch require.
+    Random numbers of a forward come from the seed, as in `Run`, and not from the global generator.
     """
 
     def __init__(
@@ -105,12 +104,12 @@ class Attached(Run):
         return self._updates
 
     def watch(self, optimizer: Any) -> None:
-        """Follow the optimizer of the loop, where it was not there yet for `attach`."""
+        """Follow the optimizer of the loop, if it did not exist at `attach`."""
         self._updates.watch(optimizer)
 
     # ------------------------------------------------------------------ the loop
     def start_epoch(self) -> None:
-        """Begin an epoch: call before its first batch. The loop itself puts the network in train mode."""
+        """Begin an epoch: call before its first batch. The loop itself sets the network to train mode."""
         self._need_optimizer()
         self._open = None
         self.device = next(self.model.parameters()).device
@@ -156,13 +155,13 @@ class Attached(Run):
 
     @property
     def out(self) -> Outputs:
-        """What the model made of the last batch given to `loss`."""
+        """The outputs of the model for the last batch given to `loss`."""
         if self._open is None or self._open.out is None:
             raise BadValue("there are outputs between loss(batch) and the optimizer's step.")
         return self._open.out
 
     def gradients(self) -> None:
-        """What the strategy does to the gradients: call after backward, before clipping and the optimizer's step."""
+        """Apply the strategy to the gradients: call after backward, before clipping and the optimizer step."""
         if self._open is None or self._open.modulated:
             raise BadValue("gradients() follows loss(batch) and its backward, once for each step of the optimizer.")
         self._open.modulated = True
@@ -174,7 +173,7 @@ class Attached(Run):
         self.strategy.gradients(step, out, Grads(self.model, step.pass_, self._updates.groups))
 
     def step(self, batch: Any) -> None:
-        """All of a batch: every pass that the strategy plans, with backward and the optimizer's step."""
+        """Train on one batch: every pass that the strategy plans, with backward and optimizer step."""
         self._check_order()
         self._steps_itself = True
         try:
@@ -187,13 +186,13 @@ class Attached(Run):
         return super().end_epoch(loss)
 
     def predict(self, inputs: Mapping[str, Any], present: Tensor | None = None) -> Outputs:
-        """Outputs for inputs by modality, by the strategy's decision rule; no graph, in eval mode."""
+        """Outputs for inputs by modality with the strategy's decision rule, in eval mode without a graph."""
         with evaluating(self.model):
             return self.strategy.predict(self.model(inputs, present))
 
     # ------------------------------------------------------------------ checkpoint
     def state_dict(self) -> dict[str, Any]:
-        """What the strategy remembers, between two epochs. Network and optimizer are for the loop to save."""
+        """The state of the strategy, between two epochs. The loop saves network and optimizer."""
         return {
             "strategy": self.strategy.state_dict(),
             "extra": {k: v.clone() for k, v in self.model.extra.state_dict().items()},
@@ -203,7 +202,7 @@ class Attached(Run):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Resume from a `state_dict`."""
         self.strategy.load_state_dict(state["strategy"])
         self.model.extra.load_state_dict(state["extra"])
         self.epoch, self.global_step, self.stopped = state["epoch"], state["global_step"], state["stopped"]
@@ -263,20 +262,20 @@ def attach(
 
     Args:
         net: an mmzoo model; a network with the attributes `encoders` and `head` (see `Branches`); or `Branches`.
-        method: as the benchmark takes it, `"ogm"` or `"ogm:0-5+pmr"`, without a head; or a strategy.
-        train: the training batches, for methods that look at them beside the loop, and to read widths from.
-        epochs: how many there will be, which schedules and windows count with.
-        optimizer: the one that the loop steps. Where it is made later, call `watch`.
+        method: as for the benchmark, `"ogm"` or `"ogm:0-5+pmr"`, without a head; or a strategy.
+        train: the training batches, for methods that read them outside the loop, and to infer widths.
+        epochs: number of epochs, on which schedules and windows depend.
+        optimizer: the optimizer of the loop. If it is created later, call `watch`.
         slice: labelled batches that the network is not trained on, for methods that learn from a meta set.
-        seed: decides every random number of the method.
-        read: turns a batch into (inputs by modality, labels), where it is no mapping or tuple of them.
-        criterion: (logits, labels) -> the mean loss; cross-entropy by default.
+        seed: determines every random number of the method.
+        read: converts a batch into (inputs by modality, labels), if it is no mapping or tuple of them.
+        criterion: (logits, labels) -> the mean loss; default: cross-entropy.
         settings: parameters of the method, `{"ogm.alpha": 0.1}`.
 
     Raises:
-        UnknownName: There is no such method.
-        BadValue: The text or a setting cannot be read.
-        Incompatible: The method needs what the network or a foreign loop does not have; the message says what.
+        UnknownName: there is no such method.
+        BadValue: the text or a setting is malformed.
+        Incompatible: the method needs something that the network or this loop lacks; the message names it.
     """
     if wrong := set(options) - set(AttachOptions.__annotations__):
         raise TypeError(f"attach() got an unexpected keyword argument {min(wrong)!r}")
@@ -286,7 +285,12 @@ def attach(
 
 
 def strategy_of(text: str, settings: Mapping[str, Any] = MappingProxyType({})) -> Strategy:
-    """The strategy that a method's text names; the head is the network's own."""
+    """The strategy that a method's text names; the head is that of the network.
+
+    Args:
+        text: the method.
+        settings: its parameters by dotted name.
+    """
     parsed = parse_method(text)
     if parsed.head is not None:
         raise BadValue(f"{text}: the network has its own head. Write {parsed.body}.")

@@ -1,4 +1,4 @@
-"""The batches of a user's own loader, read as mmzoo's."""
+"""The batches of your own loader, converted to mmzoo's."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Read = Callable[[Any], tuple[Mapping[str, Any], Tensor]]
 
 
 def read_batch(given: Any, modalities: tuple[str, ...], read: Read | None = None) -> Batch:
-    """A user's batch as mmzoo's.
+    """Convert a batch to mmzoo's `Batch`.
 
     Args:
-        given: mmzoo's `Batch`; a mapping with each modality and its labels; a tuple of the inputs in the order of the
+        given: a `Batch`; a mapping with each modality and its labels; a tuple of the inputs in the order of the
             modalities and the labels; or (mapping of inputs, labels).
         modalities: those of the model, in order.
-        read: gives (inputs by modality, labels) of a batch of any other kind.
+        read: returns (inputs by modality, labels) of a batch of any other kind.
 
     Raises:
-        BadValue: The batch is none of these.
+        BadValue: the batch is none of these.
     """
     if isinstance(given, Batch):
         return given
@@ -61,7 +61,12 @@ def _parted(given: Any, modalities: tuple[str, ...]) -> tuple[Mapping[str, Any],
 
 
 class UserBatches:
-    """A user's loader. Strategies that look at the training data beside the loop leave the global random stream alone."""
+    """A loader from outside mmzoo. Strategies that read the training data leave the global generator unchanged.
+
+    Args:
+        source: the loader.
+        read: converts its batches.
+    """
 
     def __init__(self, source: Iterable[Any], read: Callable[[Any], Batch]) -> None:
         self._source, self._read = source, read
@@ -73,7 +78,7 @@ class UserBatches:
             raise BadValue("give attach a loader or a list of batches, whose length is known.") from None
 
     def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
-        """All batches once. generator: its seed decides what the loader draws."""
+        """All batches once. The seed of `generator` determines what the loader draws."""
         seed = 0 if generator is None else generator.initial_seed()
         source: Iterator[Any] | None = None
         for i in range(len(self)):

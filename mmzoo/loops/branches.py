@@ -23,18 +23,16 @@ Features = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Branches:
-    """Where the branches of a network are.
-
-    A network that has attributes of these names says it itself, and needs no `Branches`.
+    """The branches of a network. A network with attributes `encoders` and `head` needs no `Branches`.
 
     Args:
         net: the network.
-        encoders: modality -> the module with the parameters of its branch. No parameter is in two of them.
-        head: features of all modalities, modality -> (B, D_m), to logits (B, C). An `nn.Linear` or `nn.Sequential` is given
-            the features side by side, (B, sum of D_m), in the order of `encoders`.
+        encoders: modality -> the module with the parameters of its branch. No two of them share a parameter.
+        head: features of all modalities, modality -> (B, D_m), to logits (B, C). An `nn.Linear` or `nn.Sequential` gets
+            the concatenated features, (B, sum of D_m), in the order of `encoders`.
         features: inputs, modality -> input, to features. None: each encoder is called with the input of its modality.
-        unimodal: features of all modalities to logits of each, modality -> (B, C). None: parts of the head where it is an
-            `nn.Linear`, W_m z_m + b / M; otherwise what the head gives with the other features set to zero.
+        unimodal: features of all modalities to logits of each, modality -> (B, C). None: parts of a head that is an
+            `nn.Linear`, W_m z_m + b / M; otherwise the head with the other features set to zero.
     """
 
     net: nn.Module
@@ -48,7 +46,7 @@ class Branches:
         """The branches of a network that has the attributes `encoders` and `head`.
 
         Raises:
-            Incompatible: It has not.
+            Incompatible: it does not.
         """
         name = type(net).__name__
         if missing := [a for a in ("encoders", "head") if not hasattr(net, a)]:
@@ -84,14 +82,14 @@ class Branches:
 
 
 def as_model(net: nn.Module | Branches, inputs: Mapping[str, Any]) -> MultimodalModel:
-    """A network as mmzoo trains it; it shares all parameters with the network, and an mmzoo model is returned as it is.
+    """A network as a model that mmzoo can train, with shared parameters; an mmzoo model is returned as it is.
 
     Args:
         net: an mmzoo model, a network with the attributes of `Branches`, or `Branches`.
-        inputs: modality -> input of some samples, from which widths and classes are read.
+        inputs: modality -> input of some samples, from which widths and classes are inferred.
 
     Raises:
-        Incompatible: The network does not say where its branches are, or they do not give what they should.
+        Incompatible: the branches of the network are unknown, or they return something else than required.
     """
     if isinstance(net, MultimodalModel):
         return net
@@ -145,7 +143,18 @@ class _Branch(Encoder):
 
 
 class NetworkHead(FusionHead):
-    """The head of a network. Its parameters are held by the network."""
+    """The head of a network, which holds the parameters.
+
+    Args:
+        branches: the branches of the network.
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+    """
+
+    no_unimodal = (
+        "Give the network `unimodal`, a function from features to the logits of each modality, or a head that is an nn.Linear: "
+        "mmzoo docs own_loop."
+    )
 
     def __init__(self, branches: Branches, dims: Mapping[str, int], n_classes: int) -> None:
         super().__init__(dims, n_classes)
@@ -169,7 +178,13 @@ class NetworkHead(FusionHead):
 
 
 class NetworkModel(MultimodalModel):
-    """A network that was not written for mmzoo."""
+    """A network that was not written for mmzoo.
+
+    Args:
+        branches: its branches.
+        widths: modality -> feature width, in order.
+        n_classes: number of classes C.
+    """
 
     def __init__(self, branches: Branches, widths: Mapping[str, int], n_classes: int) -> None:
         encoders = {m: _Branch(module, widths[m]) for m, module in branches.encoders.items()}
@@ -199,7 +214,7 @@ class NetworkModel(MultimodalModel):
             return self.encode(inputs, pass_, present), self.encode(map_tensors(inputs, torch.zeros_like), pass_)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """`encoder:<m>` for each branch, `head:shared` for all else that the network holds, `extra:<name>`."""
+        """`encoder:<m>` for each branch, `head:shared` for everything else in the network, `extra:<name>`."""
         groups = {f"encoder:{m}": list(e.parameters()) for m, e in self.encoders.items()}
         taken = {id(p) for params in groups.values() for p in params}
         groups["head:shared"] = [p for p in self.net.parameters() if id(p) not in taken]

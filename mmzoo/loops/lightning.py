@@ -12,14 +12,14 @@ from mmzoo.loops.attached import Attached
 
 
 class StrategyCallback(lightning.Callback):
-    """Calls what is around `loss` in a Lightning module.
+    """Calls the strategy's hooks around the loss of a Lightning module.
 
     The module's `training_step` returns `attached.loss(batch)`. With `automatic_optimization = False` it calls
     `attached.step(batch)` instead. Values that the strategy logs go to the trainer's loggers, and its state into the
     trainer's checkpoints.
 
     Args:
-        attached: what `mmzoo.attach` gave.
+        attached: the return value of `mmzoo.attach`.
     """
 
     def __init__(self, attached: Attached) -> None:

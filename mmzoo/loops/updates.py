@@ -1,4 +1,4 @@
-"""The updates of a loop that owns its optimizer."""
+"""The updates of a training loop that owns its optimizer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mmzoo.training.strategy import Group, Strategy
 
 
 class ForeignUpdates(Optimization):
-    """An optimizer that somebody else has made and steps. Rates and schedule are theirs.
+    """An optimizer created and stepped outside mmzoo, with its own rates and schedule.
 
     Args:
         model: the model that is trained.
-        strategy: the strategy. One that changes rate or weight decay of a group is refused.
+        strategy: the strategy.
         on_step: called after each step of the optimizer.
 
     Raises:
-        Incompatible: The strategy changes rate or weight decay of a group.
+        Incompatible: the strategy changes rate or weight decay of a group.
     """
 
     def __init__(self, model: MultimodalModel, strategy: Strategy, on_step: Callable[[], None]) -> None:
@@ -40,10 +40,10 @@ class ForeignUpdates(Optimization):
         self.refresh()
 
     def watch(self, optimizer: Any) -> None:
-        """Follow an optimizer, or a wrapper around one that holds it as `.optimizer`. Extra modules of the strategy join it.
+        """Follow an optimizer, or a wrapper that holds one as `.optimizer`. Extra modules of the strategy join it.
 
         Raises:
-            BadValue: It is no optimizer, or holds none of the model's parameters.
+            BadValue: it is no optimizer, or holds none of the model's parameters.
         """
         inner = optimizer
         while not isinstance(inner, torch.optim.Optimizer) or hasattr(inner, "optimizer"):
@@ -71,7 +71,7 @@ class ForeignUpdates(Optimization):
         self._outer.zero_grad(set_to_none=True)
 
     def average(self) -> None:
-        """Nothing: there is one process."""
+        """Does nothing: there is one process."""
 
     def clip(self) -> Tensor | None:
         return None
@@ -88,4 +88,4 @@ class ForeignUpdates(Optimization):
         return {}
 
     def load_state_dict(self, state: Any) -> None:
-        """Nothing: the loop keeps the state of its optimizer."""
+        """Does nothing: the loop keeps the state of its optimizer."""

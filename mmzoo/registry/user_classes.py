@@ -25,7 +25,7 @@ BASES = {
     "encoders": "mmzoo.core.encoder:Encoder",
 }
 #: what an encoder is taken to read where it has no `kinds`
-KINDS = ("vector", "spectrogram", "image", "video", "text")
+KINDS = ("vector", "series", "spectrogram", "image", "video", "text")
 _TYPES: Mapping[str, str] = {"bool": "bool", "int": "int", "float": "float", "str": "str"}
 
 

@@ -1,16 +1,16 @@
-"""Contract checks for strategies, fusion heads and encoders, one's own or those of a package.
+"""Contract checks for strategies, fusion heads and encoders, your own or those of a package.
 
     from mmzoo.testing import check_strategy
     report = check_strategy(lambda: MyStrategy(alpha=0.3))
 
-or, one pytest test a check:
+or, with one pytest test per check:
 
     from mmzoo.testing import parametrize_with_checks
     @parametrize_with_checks([MyStrategy, MyStrategy(alpha=0.0)])
     def test_contract(check): check()
 
-Checks are chosen by what a part declares about itself (`requires`, `owns`, `neutral`, ...). A failure says what was
-claimed, what was seen and what to do. The names below are loaded when they are first used.
+What a part declares about itself (`requires`, `owns`, `neutral`, ...) selects the checks. The message of a failure
+gives the claim, the observation and the next step. The names below are loaded on first use.
 """
 
 from __future__ import annotations

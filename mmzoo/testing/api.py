@@ -1,4 +1,4 @@
-"""The entry points: check a strategy, a head, an encoder, or whatever a catalogue names; and a form for pytest."""
+"""The entry points: check a strategy, a head, an encoder or any catalogue entry, directly or through pytest."""
 
 from __future__ import annotations
 
@@ -33,13 +33,22 @@ def check_strategy(
 ) -> Report:
     """Run every contract check on a strategy.
 
-    strategy: an instance, a class, or a function without arguments that makes one; chains and windows too. head:
-    (dims, n_classes) -> head, for a strategy that only works with a certain one. encoder: (input width, feature
-    width, with batch statistics, dropout) -> encoder. draws: examples a check with random inputs. only: names of the
-    checks to run. expected_failures: check -> reason, on top of those that the strategy itself declares; an expected
-    failure that passes is a failure.
+    Args:
+        strategy: an instance, a class, or a function without arguments that returns one; chains and windows too.
+        head: (dims, n_classes) -> head, for a strategy that works with certain heads only; None: a head that fits its
+            requirements.
+        encoder: (input width, feature width, with batch statistics, dropout) -> encoder.
+        draws: number of examples per check with random inputs.
+        only: names of the checks to run; None: all.
+        expected_failures: check -> reason, in addition to those that the strategy declares. An expected failure that
+            passes is a failure.
+        raise_failures: raise if a check fails.
 
-    Raises AssertionError listing all failures, unless raise_failures is False.
+    Returns:
+        The result of every check.
+
+    Raises:
+        AssertionError: checks failed; the message lists all of them.
     """
     case = StrategyCase(strategy, head=head, encoder=encoder, draws=draws)
     return _checked("strategy", case, only, expected_failures, raise_failures)
@@ -56,10 +65,23 @@ def check_head(
     expected_failures: Mapping[str, str] | None = None,
     raise_failures: bool = True,
 ) -> Report:
-    """Run every contract check on a fusion head, given by its class or by (dims, n_classes) -> head.
+    """Run every contract check on a fusion head.
 
-    encoder: as in check_strategy; for a head with a `readout` what that makes. multiple: of which all widths are
-    multiples, where the head asks for that. expected_failures: on top of those that the head itself declares.
+    Args:
+        head: its class, or (dims, n_classes) -> head.
+        encoder: as for `check_strategy`; for a head with a `readout`, the encoder that it returns.
+        draws: number of examples per check with random inputs.
+        label: name in the report; default: that of the class.
+        multiple: all widths are multiples of this number, for heads that require it.
+        only: names of the checks to run; None: all.
+        expected_failures: check -> reason, in addition to those that the head declares.
+        raise_failures: raise if a check fails.
+
+    Returns:
+        The result of every check.
+
+    Raises:
+        AssertionError: checks failed; the message lists all of them.
     """
     case = HeadCase(head, encoder=encoder, draws=draws, label=label, multiple=multiple)
     return _checked("head", case, only, expected_failures, raise_failures)
@@ -75,19 +97,36 @@ def check_encoder(
     expected_failures: Mapping[str, str] | None = None,
     raise_failures: bool = True,
 ) -> Report:
-    """Run every contract check on an encoder, given by a function without arguments.
+    """Run every contract check on an encoder.
 
-    inputs: an InputSpec (`mmzoo.testing.SPECS` has one of each kind), the shape of one item, or (number of items,
-    generator) -> a batch, e.g. of token ids and their mask.
+    Args:
+        encoder: a function without arguments that returns one.
+        inputs: an InputSpec (`mmzoo.testing.SPECS` has one of each kind), the shape of one sample, or (number of
+            samples, generator) -> a batch, e.g. of token ids and their mask.
+        draws: number of examples per check with random inputs.
+        label: name in the report; default: that of the class.
+        only: names of the checks to run; None: all.
+        expected_failures: check -> reason.
+        raise_failures: raise if a check fails.
+
+    Returns:
+        The result of every check.
+
+    Raises:
+        AssertionError: checks failed; the message lists all of them.
     """
     case = EncoderCase(encoder, inputs=inputs, draws=draws, label=label)
     return _checked("encoder", case, only, expected_failures, raise_failures)
 
 
 def check_part(kind: Kind, cls: type, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Report:
-    """Run every contract check on what a catalogue entry names: a class and its parameters.
+    """Run every contract check on a class with given parameters, as named by a catalogue entry.
 
-    options: those of check_strategy, check_head or check_encoder.
+    Args:
+        kind: "strategy", "head" or "encoder".
+        cls: the class.
+        kwargs: its parameters.
+        options: those of `check_strategy`, `check_head` or `check_encoder`.
     """
     options.setdefault("raise_failures", True)
     only, expected, raising = (options.pop(k, None) for k in ("only", "expected_failures", "raise_failures"))
@@ -95,7 +134,7 @@ def check_part(kind: Kind, cls: type, kwargs: Mapping[str, Any] | None = None, *
 
 
 def part_case(kind: Kind, cls: type, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-    """The case of a class and its parameters."""
+    """The test case of a class with given parameters; arguments as for `check_part`."""
     given = dict(kwargs or {})
     if kind == "strategy":
         return StrategyCase(partial(cls, **given), **options)
@@ -113,7 +152,14 @@ def part_case(kind: Kind, cls: type, kwargs: Mapping[str, Any] | None = None, **
 
 
 class BoundCheck:
-    """One check on one part, to be called by a test: raises on failure, skips through pytest."""
+    """One check on one part, to be called by a test: raises on failure, skips through pytest.
+
+    Args:
+        name: name of the check.
+        check: the check.
+        case: the part.
+        expected: why it is expected to fail; None: it is not.
+    """
 
     def __init__(self, name: str, check: Check, case: Any, expected: str | None) -> None:
         self.id = f"{case.label}-{name}"
@@ -139,9 +185,13 @@ def parametrize_with_checks(
     expected_failures: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Any:
-    """A decorator that turns `def test_contract(check): check()` into one test a part and check.
+    """A decorator that turns `def test_contract(check): check()` into one pytest test per part and check.
 
-    parts: as the first argument of check_strategy, check_head or check_encoder; options: their other ones.
+    Args:
+        parts: first arguments of `check_strategy`, `check_head` or `check_encoder`.
+        kind: "strategy", "head" or "encoder".
+        expected_failures: check -> reason, for all parts.
+        options: further arguments of these functions.
     """
     import pytest
 
@@ -174,9 +224,14 @@ def _expected(case: Any, given: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def check_vectors(path: Path) -> None:
-    """Replay a file of test vectors: every value of every case is compared or skipped for a reason, and agrees within 1e-9.
+    """Replay a file of test vectors: every value of every case must agree within 1e-9 or be skipped for a reason.
 
-    Raises CheckFailed that names the case, BadValue for a file that holds no vectors. See mmzoo.testing.replay.
+    Args:
+        path: the file; see `mmzoo.testing.replay`.
+
+    Raises:
+        CheckFailed: a value differs; the message names the case.
+        BadValue: the file holds no vectors.
     """
     results = [replay(case) for case in read(str(path))]
     todo = "compare the formula with the vector's source"

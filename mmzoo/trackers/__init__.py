@@ -1,1 +1,1 @@
-"""Adapters to other people's experiment trackers."""
+"""Adapters to experiment trackers."""

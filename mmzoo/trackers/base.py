@@ -1,4 +1,4 @@
-"""Who is told of a run while it trains. No torch at import."""
+"""The base class of experiment trackers, and the trackers of one run. No torch at import."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ from mmzoo.registry import Catalogue
 
 
 class Tracker:
-    """Base of trackers: one object a run, made where the run is trained. Each method may be left as it is.
+    """Base of trackers: one object per run, created in the process that trains it. Every method is optional.
 
-    target: what the user wrote after the colon of `--track NAME:TARGET`, or None. folder: that of the results. run: the
-    row as far as it is known before training (run_id, dataset, label, seed, spec ...). What a tracker raises costs a
-    warning and the rest of its reports, never the run.
+    An exception in a tracker ends its reports with a warning, never the run.
+
+    Args:
+        target: the text after the colon of `--track NAME:TARGET`, or None.
+        folder: the results folder.
+        run: the row as known before training (run_id, dataset, label, seed, spec ...).
     """
 
     def __init__(self, target: str | None, folder: Path, run: Mapping[str, Any]) -> None:
         pass
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """After every epoch: its number from 0, and under `train` and `holdout` all that was measured."""
+        """Called after every epoch with its number, from 0, and under `train` and `holdout` everything measured."""
 
     def end(self, row: Mapping[str, Any]) -> None:
-        """At the end: the row, whatever its status. Nothing is called after it."""
+        """Called last, with the row of the run, whatever its status."""
 
 
 class Trackers:
-    """The trackers of one run. An epoch that is repeated after a kill is told again."""
+    """The trackers of one run. An epoch that is repeated after a kill is reported again.
+
+    Args:
+        catalogue: the catalogue.
+        wanted: NAME or NAME:TARGET of each.
+        folder: the results folder.
+    """
 
     def __init__(self, catalogue: Catalogue, wanted: Sequence[str], folder: Path) -> None:
         self._catalogue, self._wanted, self._folder = catalogue, wanted, folder
@@ -67,8 +76,17 @@ class Trackers:
 
 
 def check_trackers(catalogue: Catalogue, wanted: Sequence[str]) -> None:
-    """Raise UnknownName, BadValue or MmzooError, before anything is trained, for one that is unknown, named twice or
-    not installed."""
+    """Check trackers before training.
+
+    Args:
+        catalogue: the catalogue.
+        wanted: NAME or NAME:TARGET of each.
+
+    Raises:
+        UnknownName: there is no such tracker.
+        BadValue: one is named twice.
+        MmzooError: one is not installed.
+    """
     for text in wanted:
         catalogue.get("trackers", text.partition(":")[0]).load()
         if wanted.count(text) > 1:

@@ -14,9 +14,14 @@ from mmzoo.trackers.base import Tracker, scalars
 
 
 class TensorBoard(Tracker):
-    """One log folder a run, below TARGET or else `tensorboard` in the folder of the results.
+    """Writes one TensorBoard log folder per run, below TARGET or else `tensorboard` in the results folder.
 
-    Scalars `train/...` and `holdout/...` by epoch, `test/...` at the chosen epoch, and the spec as a text.
+    Scalars `train/...` and `holdout/...` by epoch, `test/...` at the selected epoch, and the spec as text.
+
+    Args:
+        target: the parent folder; None: `tensorboard` in the results folder.
+        folder: the results folder.
+        run: the row as known before training.
     """
 
     def __init__(self, target: str | None, folder: Path, run: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ Used by the plan, which knows entries of the catalogue, and by a run, which know
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mmzoo.errors import Incompatible
@@ -37,6 +37,10 @@ class Needs:
     single_process: str = ""
 
 
+#: what to do where a strategy needs logits of each modality, and the head has none of its own
+ADVICE = "Use a head whose `how` is exact or slice: mmzoo list heads."
+
+
 @dataclass(frozen=True)
 class HeadFacts:
     """What a head declares; see `mmzoo.core.head.FusionHead` for the fields."""
@@ -47,6 +51,7 @@ class HeadFacts:
     evidential: bool = False
     couples: bool = False
     mean_gates: bool = False
+    advice: str = field(default=ADVICE, kw_only=True)
 
 
 def out_of_range(name: str, n: int, least: int = 1, most: int | None = None) -> Iterator[str]:
@@ -64,10 +69,7 @@ def unmet(needs: Needs, head: HeadFacts, n: int, *, processes: int) -> Iterator[
         yield f"{name} trains in one process: {needs.single_process}."
     yield from out_of_range(name, n, needs.least, needs.most)
     if "unimodal" in asked and head.how == "ablated":
-        yield (
-            f"{name} needs logits of each modality; head {head.name} has none of its own. Use a head whose `how` is exact or "
-            "slice: mmzoo list heads."
-        )
+        yield (f"{name} needs logits of each modality; head {head.name} has none of its own. {head.advice}")
     if "additive" in asked and not head.additive:
         yield f"{name} needs a head whose unimodal logits add up to the joint ones; head {head.name} is not one."
     if "evidence" in asked and not head.evidential:
@@ -161,4 +163,5 @@ def _needs(name: str, strategy: Strategy) -> Needs:
 
 
 def _facts(head: FusionHead) -> HeadFacts:
-    return HeadFacts(type(head).__name__, head.how, head.additive, head.evidential, head.couples, head.mean_gates)
+    declared = (head.how, head.additive, head.evidential, head.couples, head.mean_gates)
+    return HeadFacts(type(head).__name__, *declared, advice=head.no_unimodal or ADVICE)

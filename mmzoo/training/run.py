@@ -237,7 +237,7 @@ class Run(Verbs):
 
     @torch.no_grad()
     def teacher_outputs(self, modality: str, batch: Batch) -> Outputs:
-        """The outputs of a modality's teacher for a batch, without a graph; in micro-batches as in training."""
+        """Outputs of the teacher of `modality` for a `batch`, without a graph; in micro-batches as in training."""
         teacher = self.teacher(modality)
         batch = one_modality(batch, modality, self.modalities.index(modality))
         self.cost.forward += 1 / len(self.modalities)

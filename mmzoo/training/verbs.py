@@ -286,12 +286,12 @@ class Verbs:
         return self._weights().snapshot(group, optimizer=optimizer)
 
     def restore(self, group: str, snapshot: Mapping[str, Any]) -> None:
-        """Restore a `snapshot` of a group, with the optimizer state if the snapshot contains it."""
+        """Restore a `snapshot` of a `group`, with the optimizer state if the snapshot contains it."""
         self._weights().restore(group, snapshot)
         self.log(f"edit/{group}", 1.0)
 
     def edit(self, group: str, fn: Callable[[str, Tensor], Tensor]) -> None:
-        """Replace each parameter of a `group` by fn(name, value)."""
+        """Replace each parameter of a `group` by `fn`(name, value)."""
         self._weights().edit(group, fn)
         self.log(f"edit/{group}", 1.0)
 

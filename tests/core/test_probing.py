@@ -15,6 +15,7 @@ from mmzoo.registry.plugins import catalogue
 
 SPECS = {
     "vector": InputSpec("vector", (5,)),
+    "series": InputSpec("series", (3, 12)),
     "image": InputSpec("image", (3, 32, 32)),
     "spectrogram": InputSpec("spectrogram", (32, 40)),
     "video": InputSpec("video", (2, 3, 32, 32)),
@@ -36,7 +37,7 @@ class Deaf(Encoder):
         return self.layer(x if self.zero else torch.ones_like(x))
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "text_bag", "text_words"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "text_bag", "text_words", "series_cnn", "series_transformer"])
 def test_no_encoder_of_ours_is_blind(name: str) -> None:
     entry = catalogue().get("encoders", name)
     for kind in entry.inputs:

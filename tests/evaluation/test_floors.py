@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from mmzoo.core.values import map_tensors
 from mmzoo.data.fields.text import Tokens, reader
 from mmzoo.data.sources.source import Text
 from mmzoo.evaluation.floors import STRENGTHS, Block, Samples, features, linear_floor
@@ -22,7 +25,8 @@ SHAPES = {
     "image": (3, 20, 20),
     "video": (4, 3, 12, 12),
     "spectrogram": (12, 30),
-    "series": (40, 3),
+    "series": (3, 10),
+    "other": (40, 3),
 }
 
 
@@ -49,13 +53,28 @@ def test_texts_reach_what_tfidf_and_logistic_regression_do() -> None:
     assert found.test["acc"] == pytest.approx(scores[STRENGTHS.index(found.strength)][1], abs=1 / 60)
 
 
+def _row(i: int, x: torch.Tensor) -> torch.Tensor:
+    return x[i : i + 1]
+
+
+def test_a_series_is_read_as_far_as_it_goes() -> None:
+    x = torch.randn(1, 2, 9)
+    longer = {"values": torch.cat([x, 99 * torch.ones(1, 2, 4)], 2), "mask": torch.arange(13)[None] < 9}
+    short = {"values": x, "mask": torch.ones(1, 9, dtype=torch.bool)}
+    np.testing.assert_allclose(features("series", longer), features("series", short), atol=1e-6)
+    np.testing.assert_allclose(features("series", short)[0, :2], x[0].mean(1), atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", SHAPES)
 def test_features_are_finite_and_of_each_sample_alone(kind: str) -> None:
-    x = torch.randn(6, *SHAPES[kind], generator=torch.Generator().manual_seed(0))
-    x[0] = 0.0
+    drawn = torch.randn(6, *SHAPES[kind], generator=torch.Generator().manual_seed(0))
+    drawn[0] = 0.0
+    x: Any = drawn
+    if kind == "series":  # one without a single step, and others that end early
+        x = {"values": drawn, "mask": torch.arange(drawn.shape[2]) < torch.tensor([0, 1, 3, 5, 8, 99])[:, None]}
     together = features(kind, x)
     assert np.isfinite(together).all() and together.ndim == 2
-    alone = np.concatenate([features(kind, one[None]) for one in x])
+    alone = np.concatenate([features(kind, map_tensors(x, partial(_row, i))) for i in range(6)])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert not np.array_equal(together[1], together[2])
 

@@ -47,6 +47,13 @@ def test_a_method_that_asks_for_more_on_the_way_is_refused(method: str, reason: 
         made.end_epoch()
 
 
+def test_a_head_of_several_layers_is_told_how_to_give_logits_of_each_modality() -> None:
+    net = Net()
+    net.head = torch.nn.Sequential(net.head, torch.nn.ReLU(), torch.nn.Linear(net.head.out_features, 3))
+    with pytest.raises(Incompatible, match="Give the network `unimodal`"):
+        attached("ogm", net)
+
+
 def test_no_method_is_refused_by_its_name() -> None:
     class Sampling(Strategy):
         owns = frozenset({"data"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,10 @@ def test_wandb_holds_what_it_was_told(tell: Callable[..., Path], monkeypatch: py
     monkeypatch.delenv("WANDB_MODE", raising=False)
     results = tell(WandB)
     (path,) = results.glob("wandb/offline-run-*/run-*.wandb")
-    told = records(path)
+    told, deadline = records(path), time.monotonic() + 30
+    while not any(r.HasField("exit") for r in told) and time.monotonic() < deadline:
+        time.sleep(0.1)  # the process of the package writes on its own time
+        told = records(path)
     (run,) = (r.run for r in told if r.WhichOneof("record_type") == "run")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert (run.project, run.display_name) == ("mmzoo", "mfeat:six ogm[alpha=0.5] seed3")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from mmzoo.benchmark.reporting.statistics import Spread, spread
@@ -22,6 +23,7 @@ class Group:
     label: str
     role: str
     rows: tuple[Row, ...]
+    _spreads: dict[Callable[[Row], float], Spread] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def alone(self) -> bool:
@@ -31,7 +33,10 @@ class Group:
         return {r["seed"]: get(r) for r in self.rows if r["status"] == "ok"}
 
     def spread(self, get: Callable[[Row], float]) -> Spread:
-        return spread(list(self.by_seed(get).values()))
+        """Mean and deviation over the seeds, of `at` and other functions that stay; tables ask for the same again and again."""
+        if get not in self._spreads:
+            self._spreads[get] = spread(list(self.by_seed(get).values()))
+        return self._spreads[get]
 
 
 def grouped(rows: Sequence[Row], roles: Mapping[str, str]) -> list[Group]:
@@ -57,6 +62,7 @@ def _protocol(row: Row, config: str) -> str:
     return f"{t['optimizer']} lr {t['lr']:g}, {t['epochs']} epochs, {shared}{config[:6]}"
 
 
+@lru_cache(maxsize=1024)
 def at(*path: str) -> Callable[[Row], float]:
     """A number of a row by its path; NaN where there is none, and for the mAP of test samples of a single class."""
 

@@ -14,7 +14,7 @@ from mmzoo import __version__
 from mmzoo.benchmark.results.forms import FINAL, ID, SCHEMA, planned_fault, present_name, record_fault, row_fault
 from mmzoo.errors import BadValue, CorruptFile, MmzooError, ResultsLost
 from mmzoo.io.files import write_bytes, write_json
-from mmzoo.io.json_file import NotJson, checksum_fault, read_json, unsealed, write_sealed
+from mmzoo.io.json_file import NotJson, checksum_fault, read_json, read_sealed, unsealed, write_sealed
 
 WEIGHTS = "weights.safetensors"
 STRATEGY_STATE = "strategy.pt"
@@ -85,8 +85,10 @@ class Store:
         folder = self.root / "runs"
         if self.root.exists() and not self.root.is_dir():
             raise BadValue(f"{self.root} is a file, not a folder of results. Name what was given to bench as --out.")
-        found = [p.name for p in folder.iterdir() if ID.fullmatch(p.name) and p.is_dir()] if folder.is_dir() else []
-        return sorted(found)
+        if not folder.is_dir():
+            return []
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if ID.fullmatch(e.name) and e.is_dir())
 
     def note_planned(self, run_id: str, planned: Mapping[str, Any]) -> None:
         """Keep what a run is, before it is run; what another bench wants kept is kept."""
@@ -124,7 +126,7 @@ class Store:
         """The row of a run, None when there is none yet. Raises CorruptFile naming the file and the next step."""
         path = self.folder(run_id) / "result.json"
         try:
-            row = read_json(path)
+            row, fault = read_sealed(path)
         except FileNotFoundError:
             return None
         except NotADirectoryError:
@@ -135,7 +137,7 @@ class Store:
             raise _corrupt(path, error.strerror or str(error)) from None
         except NotJson as error:
             raise _corrupt(path, str(error)) from None
-        if fault := row_fault(row, run_id) or checksum_fault(row):
+        if fault := row_fault(row, run_id) or fault:
             raise _corrupt(path, fault)
         return unsealed(row) | {k: present_name(row[k]) for k in ("label", "method")}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.planning.planned import Planned
+from mmzoo.benchmark.results.sharing import each_of
 from mmzoo.registry import Catalogue
 
 if TYPE_CHECKING:
@@ -24,18 +26,31 @@ EVALUATION, FIXED = 0.25, 0.3
 def recorded(missing: Sequence[Planned], store: Store) -> dict[str, float]:
     """data set -> seconds that its missing runs take, by rows of the same data set that are there already: of the same method
     where there are some, else of the others, by what the methods cost. Data sets without a row are left out."""
-    rows = [r for r in store.rows()[0] if r["status"] == "ok" and r["metrics"].get("epochs")]
+    if not missing:
+        return {}
+    times: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for dataset, training, label, seconds in filter(None, each_of(store, [], _timed)):
+        times.setdefault((dataset, training), {}).setdefault(label, []).append(seconds)
+    like = {key: median([s for each in by_label.values() for s in each]) for key, by_label in times.items()}
+    same = {(*key, label): median(each) for key, by_label in times.items() for label, each in by_label.items()}
     found: dict[str, float] = {}
     for planned in missing:
-        like = [
-            r
-            for r in rows
-            if r["spec"]["training"] == planned.spec.as_dict()["training"] and r["dataset"] == planned.dataset
-        ]
-        same = [r for r in like if r["label"] == planned.label] or like
-        if same:
-            found[planned.dataset] = found.get(planned.dataset, 0.0) + median(_seconds(r) for r in same)
+        key = (planned.dataset, _text(planned.spec.as_dict()["training"]))
+        if key in like:
+            seconds = same.get((*key, planned.label), like[key])
+            found[planned.dataset] = found.get(planned.dataset, 0.0) + seconds
     return found
+
+
+def _timed(row: Mapping[str, Any]) -> tuple[str, str, str, float] | None:
+    """Data set, training, label and seconds of a run that was trained."""
+    if row["status"] != "ok" or not row["metrics"].get("epochs"):
+        return None
+    return row["dataset"], _text(row["spec"]["training"]), row["label"], _seconds(row)
+
+
+def _text(training: Mapping[str, Any]) -> str:
+    return json.dumps(training, sort_keys=True)
 
 
 def _seconds(row: Mapping[str, Any]) -> float:

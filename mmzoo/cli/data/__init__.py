@@ -17,7 +17,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "data",
         help="prepare, check, generate and show data sets",
-        description="Turns a data set in its published layout, or one of your own (a YAML manifest and a CSV file), into a packed "
+        description="Turns a data set in its published layout, or your own data (a YAML manifest and a CSV file), into a packed "
         "store below MMZOO_HOME, from which any bench reads it. NAME is a data set (mmzoo data list) or FILE.yaml.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))
@@ -33,10 +33,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_prepare(actions.add_parser)
     _add_check(actions.add_parser)
     _add_mini(actions.add_parser)
-    listed = actions.add_parser("list", help="which data sets there are, and which are prepared")
+    listed = actions.add_parser("list", help="list data sets, and which are prepared")
     listed.set_defaults(command=run_list)
     shown = actions.add_parser(
-        "show", help="layout, source, recipes, splits and stores of a data set; NAME:KEY=VALUE for one that is bundled"
+        "show", help="show layout, source, recipes, splits and stores of a data set; NAME:KEY=VALUE for a bundled one"
     )
     _add_name(shown, run_show)
     add_shared(actions.add_parser)
@@ -45,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_prepare(add_parser: Callable[..., Any]) -> None:
     parser = add_parser(
         "prepare",
-        help="make the store of a data set",
+        help="prepare the store of a data set",
         description="Makes the store, with one worker process per core. Resumes where it was stopped, and does nothing where all "
         "is done.",
     )
@@ -57,7 +57,7 @@ def _add_prepare(add_parser: Callable[..., Any]) -> None:
         metavar="[KIND=]ACTION,...",
         action="append",
         default=[],
-        help="what is done with samples that cannot be used: error (default), drop, blank (zeros), and keep for "
+        help="how to treat samples that cannot be used: error (default), drop, blank (zeros), and keep for "
         "KIND duplicate, mislabelled, silent, short; e.g. drop, or missing=drop,silent=keep",
     )
     parser.add_argument(
@@ -68,7 +68,7 @@ def _add_prepare(add_parser: Callable[..., Any]) -> None:
 def _add_check(add_parser: Callable[..., Any]) -> None:
     parser = add_parser(
         "check",
-        help="what is wrong with a data set or its store",
+        help="check a data set and its store for faults",
         description="With --root, or for FILE.yaml: reads and decodes everything and names each fault. Otherwise: checks that the "
         "stores of NAME are as they were written. Exit code 1 when something is wrong.",
     )
@@ -88,9 +88,7 @@ def _add_mini(add_parser: Callable[..., Any]) -> None:
     )
     _add_name(parser, run_mini)
     parser.add_argument("--root", metavar="DIR", help="the folder to write (default: below MMZOO_HOME)")
-    parser.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="another seed gives other samples (default: 0)"
-    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the samples (default: 0)")
 
 
 def _add_name(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
@@ -103,6 +101,6 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", metavar="DIR", help="the folder of the published files")
     parser.add_argument("--splits", metavar="DIR", help="the folder of the split lists, if not below --root")
     parser.add_argument(
-        "--recipe", metavar="NAME", help="how files become arrays (default: the first; mmzoo data show NAME)"
+        "--recipe", metavar="NAME", help="how files are converted to arrays (default: the first; mmzoo data show NAME)"
     )
     parser.add_argument("--jobs", metavar="N", type=int, help="worker processes (default: one per core; 0: none)")

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 def add_shared(add_parser: Callable[..., Any]) -> None:
     parser = add_parser(
         "shared",
-        help="what the modalities of a data set share beyond the class",
+        help="measure what the modalities of a data set share beyond the class",
         description=(
             "Trains each modality alone and correlates the features of the validation samples within classes: along the "
             "directions that tell classes apart (content) and along the others (context). Matching of samples can help where "
             "content is shared; where context alone is, it harms."
         ),
     )
-    parser.add_argument("data", metavar="NAME", help="a data set as bench takes it, or FILE.yaml")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the training runs (default: 0)")
+    parser.add_argument("data", metavar="NAME", help="a data set, as for bench, or FILE.yaml")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the training runs (default: 0)")
     parser.add_argument(
-        "--out", metavar="DIR", default="mmzoo-shared", help="folder of the runs, as of bench (default: mmzoo-shared)"
+        "--out", metavar="DIR", default="mmzoo-shared", help="folder of the runs (default: mmzoo-shared)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     parser.set_defaults(command=_shared)

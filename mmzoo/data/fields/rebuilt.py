@@ -19,6 +19,7 @@ FIELDS: Mapping[str, str] = {
     "Flow": "flow",
     "Frames": "video",
     "Image": "image",
+    "Series": "series",
     "Tokens": "text",
     "Vector": "vector",
 }

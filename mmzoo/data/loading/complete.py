@@ -79,9 +79,12 @@ def _without_nan(form: InputForm, modality: str, value: Any, n: int) -> tuple[An
     if value is None:
         zeros = torch.zeros(n, *spec.shape)
         absent = {"ids": zeros.long(), "mask": zeros.bool()} if spec.kind == "text" else zeros
+        absent = {"values": zeros, "mask": zeros[:, 0].bool()} if spec.kind == "series" else absent
         return absent, torch.zeros(n, dtype=torch.bool)
     if spec.kind == "text" and not isinstance(value, Mapping):
         raise BadValue(f"{modality!r} is a text: give a mapping of ids (B, L) int64 and mask (B, L) bool.")
+    if spec.kind == "series" and not isinstance(value, Mapping):
+        raise BadValue(f"{modality!r} is a series: give a mapping of values (B, C, T) and mask (B, T) bool.")
     if isinstance(value, Mapping):
         return value, torch.ones(n, dtype=torch.bool)
     if value.dim() != 1 + len(spec.shape):

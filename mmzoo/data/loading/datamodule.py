@@ -1,4 +1,4 @@
-"""What a data set offers to the bench, and the loader that reads it."""
+"""A data set as the benchmark uses it, and the loader that reads it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,28 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class DataModule:
-    """A data set with fixed splits.
+    """A data set with fixed splits. Some fields are known for some data sets only.
 
-    inputs: modality -> tensor with one row an item (or a mapping of such), or a column of a store. target: (N,) int64.
-    splits: train (without the slice), slice, holdout and test -> sorted row numbers. split_hash, recipe_hash: which item lies
-    where, and how the inputs were made. present: (N, M) bool, or None when no modality is ever missing. kinds: modality -> kind
-    of its input as an encoder is told it; where none is given, its number of axes tells. vocabulary: modality -> number of
-    different token ids, of texts. transforms: modality -> what is done to rows as they are read. bayes: modalities, joined by
-    "+" in their order -> the accuracy that nothing can exceed on them in the long run, where the data is made so that it is known.
-    notes: what a reader of any score on it should know.
-    readers: modality -> what turns a batch of its tokens back into texts, where the tokenizer is known. given_holdout: whether
-    somebody has published the holdout as such, so that its items are no training items.
-    ids: the name of each row, where rows have names. classes: the names of the classes in order, where they have some.
-    preparation: how rows of a table become its inputs, where it was made from a table or from files.
+    Args:
+        name: name of the data set.
+        inputs: modality -> tensor with one row per sample (or a mapping of such), or a column of a store.
+        target: (N,) int64.
+        n_classes: number of classes C.
+        splits: train (without the meta set), slice (the meta set), holdout (validation) and test -> sorted row numbers.
+        split_hash: identifies the assignment of samples to splits.
+        recipe_hash: identifies the preparation of the inputs.
+        metric: the metric that selects epochs.
+        present: (N, M) bool; None if every sample has every modality.
+        kinds: modality -> kind of its input (`InputSpec`); by default its number of axes decides.
+        vocabulary: modality -> number of token ids, of texts.
+        transforms: modality -> transform of its rows when they are read.
+        bayes: modalities, joined by "+" in order -> Bayes accuracy, of synthetic data.
+        notes: remarks that belong to every score on it.
+        readers: modality -> converts a batch of its tokens to texts.
+        ids: the name of each row.
+        classes: the names of the classes in order.
+        preparation: how rows of a table become its inputs.
+        given_holdout: whether the validation split is a published one, whose samples are no training samples.
     """
 
     name: str
@@ -66,25 +75,26 @@ class DataModule:
 
     @property
     def best(self) -> float | None:
-        """The Bayes accuracy of the modalities that are here, where it is known."""
+        """The Bayes accuracy of the present modalities; None if unknown."""
         return self.bayes.get("+".join(self.modalities))
 
     def shape(self, modality: str) -> tuple[int, ...]:
-        """The shape of one item's input as an encoder gets it; of text that of its ids."""
+        """The shape of one sample of a modality as the encoder receives it; of text that of its ids, of a series that of its
+        values."""
         if modality in self.transforms:
             return self.transforms[modality].shape
         x = self.inputs[modality]
-        return tuple((x["ids"] if isinstance(x, Mapping) else x).shape[1:])
+        return tuple((next(x[k] for k in ("ids", "values") if k in x) if isinstance(x, Mapping) else x).shape[1:])
 
     def spec(self, modality: str) -> InputSpec:
-        """What the encoder of a modality is told of its input."""
+        """The `InputSpec` of a modality."""
         shape = self.shape(modality)
         kind = self.kinds.get(modality) or InputSpec.of(shape).kind
         return InputSpec(kind, shape, self.vocabulary.get(modality))
 
     @property
     def form(self) -> InputForm:
-        """What a model that is trained on it takes for input."""
+        """The inputs that a model trained on it takes."""
         return InputForm(
             self.name,
             {m: self.spec(m) for m in self.inputs},
@@ -95,14 +105,13 @@ class DataModule:
         )
 
     def unanswered(self) -> DataModule:
-        """The same data set without what only the test samples' scores may use: their labels are UNKNOWN, and no row has a
-        name, which may hold its label."""
+        """A copy for training: test labels are UNKNOWN, and rows have no names, which may contain the label."""
         target = self.target.clone()
         target[torch.as_tensor(list(self.splits["test"]), dtype=torch.int64)] = UNKNOWN
         return replace(self, target=target, ids=())
 
     def only(self, modalities: Sequence[str]) -> DataModule:
-        """The same items with some of the modalities, in the data set's order."""
+        """The same samples with some of the modalities, in the data set's order."""
         for m in modalities:
             if m not in self.inputs:
                 raise unknown(f"modality of {self.name}", m, self.inputs)
@@ -111,10 +120,13 @@ class DataModule:
         return replace(self, inputs={m: x for m, x in self.inputs.items() if m in modalities}, present=present)
 
     def loader(self, *splits: str, batch_size: int, device: torch.device | str = "cpu") -> Loader:
-        """A loader of the items of one or several splits, which reaches those rows and no others.
+        """A loader of the samples of the given splits, with access to no other rows.
 
-        device: where rows of a store are transformed, and where its batches then are. On a GPU the stored rows lie as a whole
-        where they fit (RESIDENT_SHARE); else they are fetched ahead. The numbers are the same.
+        Args:
+            splits: names of splits.
+            batch_size: samples per batch.
+            device: where rows of a store are transformed and batches are returned. On a GPU the stored rows are kept
+                there if they fit (RESIDENT_SHARE), and otherwise prefetched; the results are the same.
         """
         for name in splits:
             if name not in self.splits:
@@ -131,14 +143,20 @@ class DataModule:
 
 
 class Loader:
-    """Batches gathered from columns.
+    """Batches gathered from columns. A last batch of one sample joins the one before: it has no batch statistics.
 
-    inputs: modality -> tensor, mapping of tensors, or Column, each with one row an item. index: (n,) the rows' numbers in the
-    data set. The order of an epoch is decided by the generator alone and by `order_by` (default: `index`), so that two loaders
-    that differ by some rows show the common rows in the same order. A last batch of one item is merged into the one before
-    it: batch statistics of one item do not exist. transforms: modality -> what is done to its rows, on `device`; with a
-    generator, as in training. ordered: the order is the stored one, with a generator too. share: (number of this process,
-    how many there are); see `shared`.
+    Args:
+        inputs: modality -> tensor, mapping of tensors, or Column, each with one row per sample.
+        target: (n,) int64.
+        index: (n,) int64, the rows' numbers in the data set.
+        present: (n, M) bool; None if every sample has every modality.
+        batch_size: samples per batch.
+        order_by: (n,), with the generator determines the order; default: `index`. Loaders that differ by some rows show
+            their common rows in the same order.
+        transforms: modality -> transform of its rows, on `device`; random if a generator is given.
+        device: device of the batches.
+        share: (rank, world size); see `shared`.
+        ordered: keep the stored order even with a generator.
     """
 
     def __init__(
@@ -174,7 +192,7 @@ class Loader:
 
     @property
     def n_seen(self) -> int:
-        """How many items have any of the modalities: the others teach nothing."""
+        """The number of samples with at least one modality."""
         return self.n_items if self._present is None else int(self._present.any(1).sum())
 
     @property
@@ -182,13 +200,12 @@ class Loader:
         return self._index
 
     def order(self, generator: torch.Generator) -> Tensor:
-        """The item numbers in the order in which `batches(generator)` shows them; nothing is read."""
+        """The row numbers in the order of `batches(generator)`, without reading data."""
         self._key(generator)
         return self._index[self._order(generator)]
 
     def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
-        """All items once: in stored order and as they are, or in the order and with the augmentation that the generator
-        draws."""
+        """All samples once: as stored, or in the order and with the augmentation that `generator` draws."""
         key = None if generator is None else self._key(generator)
         order = None if generator is None else self._order(generator)
         number, of = self._share
@@ -205,10 +222,10 @@ class Loader:
             self._spare[:] = [buffers]
 
     def shared(self, number: int, of: int) -> Loader:
-        """What one of several processes reads: every `of`-th item of each batch that a single process would read.
+        """The share of a process in training: every `of`-th sample of each batch of a single process, from `number` on.
 
-        All hold equally many items of a batch, so that the mean of their means is that of the batch: items that do not go
-        round (`n_left_out`) are read by none, nor is a last batch that gives each process less than two.
+        All processes hold equally many samples of a batch, so that the mean of their means is that of the batch.
+        Leftover samples (`n_left_out`) are skipped, and so is a last batch with fewer than two samples per process.
         """
         return Loader(
             self._columns,
@@ -224,10 +241,7 @@ class Loader:
         )
 
     def part(self, number: int, of: int) -> Loader:
-        """What one of several processes evaluates: every `of`-th item, and no item is left out.
-
-        Raises BadValue where there are fewer items than processes.
-        """
+        """The share of a process in evaluation: every `of`-th sample from `number` on. Raises BadValue for too few."""
         if of == 1:
             return self
         if self.n_items < of:
@@ -246,11 +260,11 @@ class Loader:
 
     @property
     def n_left_out(self) -> int:
-        """How many items an epoch leaves out because they do not go round among the processes."""
+        """The number of samples that an epoch skips because they cannot be shared equally among processes."""
         return self.n_items - sum(b - a for a, b in self._whole_bounds())
 
     def sampled(self, rows: Tensor, drop: Tensor | None = None, ordered: bool = False) -> Loader:
-        """The loader of other rows; see Run.set_sampling."""
+        """The loader over other `rows`; `drop` and `ordered` as for `Run.set_sampling`."""
         own = rows if rows.ndim == 2 else rows[:, None].expand(-1, len(self._columns))
         inputs = {m: x.select(own[:, i]) for i, (m, x) in enumerate(self._columns.items())}
         present = None if self._present is None else self._present.gather(0, own)

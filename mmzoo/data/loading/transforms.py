@@ -68,8 +68,11 @@ class Vectors(Transform):
         return raw.float()
 
 
-class Words(Transform):
-    """Word pieces: ids (and segment) int64, mask bool. Columns that are padding in all of a batch are cut off."""
+class Padded(Transform):
+    """Tokens or series with their mask, which becomes bool. Steps that are padding in all of a batch are cut off.
+
+    Word pieces (ids, segment) become int64, the values of series (B, C, T) float32. shape: of one item's ids or values.
+    """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
@@ -78,7 +81,8 @@ class Words(Transform):
         mask = raw["mask"].bool()
         used = mask.any(0).nonzero()
         length = max(1, int(used.max()) + 1 if len(used) else 1)
-        return {name: mask[:, :length] if name == "mask" else x[:, :length].long() for name, x in raw.items()}
+        cut = {k: mask[:, :length] if k == "mask" else x[..., :length] for k, x in raw.items()}
+        return {k: x if k == "mask" else x.float() if k == "values" else x.long() for k, x in cut.items()}
 
 
 class Pixels(Transform):
@@ -169,5 +173,7 @@ def transform_for(
     if kind in ("image", "video"):
         return Pixels(parts[""], frames=frames, size=size, crop=crop, flip=flip)
     if kind == "text":
-        return Words(parts["ids"])
+        return Padded(parts["ids"])
+    if kind == "series":
+        return Padded(parts["values"])
     return Vectors(parts[""])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmzoo.data.sources.source import Faulty, File, Media, Text, Values
@@ -57,12 +57,16 @@ def media(wanted: Wanted, cells: Sequence[str], place: Place) -> Media | None:
             message = f"a second text in the column {wanted.columns[1]}, but no first in {wanted.columns[0]}"
             return Faulty("annotation", message)
         return Text(cells[0], cells[1] if len(cells) > 1 else None)
+    if wanted.kind == "series" and len(cells) > 1:
+        return _steps(wanted, cells)
     if wanted.levels or len(cells) > 1:
         return _numbers(wanted, cells)
     if wanted.kind in ("vector", "series") and (numbers := _listed(cells[0])) is not None:
         return numbers if isinstance(numbers, Faulty) else Values(numbers)
     if wanted.kind == "vector" and not cells[0].lower().endswith(".npy"):
         return _numbers(wanted, cells)
+    if wanted.kind == "series" and (one := as_number(cells[0])) is not None:
+        return Values((one,))
     return _file(cells[0], place)
 
 
@@ -80,8 +84,14 @@ def _numbers(wanted: Wanted, cells: Sequence[str]) -> Media | None:
         elif missing(cell) and wanted.fill:
             values.append(math.nan)
         else:
-            return Faulty("value", f"column {column}: {_no_number(cell)}")
+            return Faulty("value", f"column {column}: {_no_number(cell, wanted.kind)}")
     return Values(tuple(values))
+
+
+def _steps(wanted: Wanted, cells: Sequence[str]) -> Media | None:
+    """One number a step, a column each. A series that ends early leaves its last cells empty."""
+    last = max((i for i, cell in enumerate(cells) if not missing(cell)), default=-1) + 1
+    return _numbers(replace(wanted, columns=wanted.columns[:last]), cells[:last]) if last else None
 
 
 def _plain(cells: Sequence[str]) -> tuple[float, ...] | None:
@@ -93,7 +103,9 @@ def _plain(cells: Sequence[str]) -> tuple[float, ...] | None:
     return values if math.isfinite(sum(values)) and "_" not in "".join(cells) else None
 
 
-def _no_number(cell: str) -> str:
+def _no_number(cell: str, kind: str) -> str:
+    if kind == "series":
+        return f"{cell!r} is no finite number (`fill: interpolate` fills steps that are missing between others)"
     if not missing(cell):
         return f"{cell!r} is no finite number (words are read by kind category, or by `categories` of a vector)"
     said = f"{cell!r} is no number" if cell else "a number is missing"

@@ -22,14 +22,17 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "image": ("mmzoo.data.fields.image:Image", {"size": 128}),
     "text": ("mmzoo.data.fields.text:Tokens", {"length": 64}),
     "vector": ("mmzoo.data.fields.vector:Vector", {}),
+    "series": ("mmzoo.data.fields.series:Series", {}),
     "category": ("mmzoo.data.fields.vector:Vector", {"standardise": False}),
 }
 #: kinds whose content may stand in several columns
-SEVERAL = ("vector", "category")
+SEVERAL = ("vector", "category", "series")
 #: what only `fitted` sets, and what the column or columns decide
 _NOT_GIVEN = {"vocabulary", "mean", "deviation", "samples", "pair"}
+#: what says something of files, so that it means nothing beside `columns`
+_OF_FILES = ("column", "width", "channels", "pick", "time")
 #: values that may be a number or a word, or a pair of numbers, whatever their default is
-_ANY = {"fill", "range"}
+_ANY = {"fill", "range", "pick"}
 #: keys of a manifest -> what they hold
 KEYS: Mapping[str, str] = {
     "name": "text",
@@ -154,8 +157,8 @@ def _check_body(document: Document, key: Key, kind: str, body: Mapping[str, Any]
             "must be a list of different columns, a pattern such as gene* or a span such as x0..x63, and is for "
             + " and ".join(SEVERAL),
         )
-    if "columns" in body and ("column" in body or "width" in body):
-        document.fault((*key, "columns"), "gives the numbers themselves: leave out column and width")
+    if "columns" in body and (extra := [k for k in _OF_FILES if k in body]):
+        document.fault((*key, "columns"), f"gives the numbers themselves: leave out {' and '.join(extra)}")
     if "categories" in body and not (
         kind == "vector" and _are_names(document, (*key, "categories"), body["categories"]) and "columns" in body
     ):
@@ -206,9 +209,12 @@ def _completed(document: Document, m: str, cls: Any, given: dict[str, Any], body
         given["samples"] = round(given.pop("seconds") * given["rate"])
     if isinstance(given.get("range"), list):
         given["range"] = tuple(given["range"])
+    if "pick" in given:
+        given["pick"] = tuple(written(document, ("modalities", m, "pick"), given["pick"]))
     if body.get("pair") is not None:
         given["pair"] = True
-    needed = {"width": 1} if any(f.name == "width" for f in dataclasses.fields(cls)) and "width" not in given else {}
+    measured = {f.name for f in dataclasses.fields(cls)} & {"width", "channels", "length"}
+    needed = {name: 1 for name in measured if name not in given}
     with document.faults_at(("modalities", m)):
         cls(**given, **needed)
     return given

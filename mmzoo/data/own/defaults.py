@@ -20,7 +20,7 @@ E = TypeVar("E", bound=Entry)
 
 #: optimizer steps that a default training takes at least, and between which numbers of epochs
 LEAST_STEPS = 1000
-EPOCHS = (20, 300)
+EPOCHS = (20, 500)
 #: from how many training samples on a batch has so many
 BATCHES = ((0, 16), (500, 32), (5_000, 64), (50_000, 128))
 #: pixels or cells a side from which an input is averaged down before its first convolution, so that a CPU keeps up
@@ -44,6 +44,8 @@ def encoder_for(kind: str, shape: Sequence[int] = ()) -> Choice:
         return Choice("mlp", _VECTOR, "numbers: one wide hidden layer with dropout")
     if kind == "text":
         return Choice("text_words", {}, "texts: a sum of word vectors, the strongest on small tables")
+    if kind == "series":
+        return Choice("series_cnn", {}, "series: a small network over time")
     side = max((*shape[-3:-1], 1) if kind in ("image", "video") else (*shape, 1))
     shrink = 1 if side <= LARGEST_SIDE else math.ceil(side / LARGEST_SIDE)
     words = f", averaged over {shrink} x {shrink} first" if shrink > 1 else ""

@@ -32,16 +32,23 @@ _ENDS = {
     **dict.fromkeys(["wav", "flac", "ogg", "mp3", "aiff", "aif", "au", "m4a", "opus", "aac", "sph"], "audio"),
     **dict.fromkeys(["mp4", "avi", "mov", "mkv", "webm", "mpg", "mpeg", "m4v", "mxf", "y4m", "wmv", "flv"], "video"),
     "npy": "vector",
+    **dict.fromkeys(["csv", "tsv"], "series"),
 }
+#: .npy files that are looked at: those of two axes, or of different sizes, are series
+_ARRAYS = 5
+#: columns of numbers side by side that may well be steps in time
+_LIKE_STEPS = 20
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column and its cells that hold something. kind: of a manifest, or "number", "word", "id", "empty"."""
+    """A column and its cells that hold something. kind: of a manifest, or "number", "word", "id", "empty". folder: of the
+    table, which paths are relative to."""
 
     name: str
     values: list[str]
     rows: int
+    folder: Path
 
     @property
     def kind(self) -> str:
@@ -52,7 +59,7 @@ class _Column:
         ends = Counter(_ENDS.get(v.rpartition(".")[2].lower(), "") for v in self.values)
         kind, n = ends.most_common(1)[0]
         if kind and n >= 0.9 * len(self.values):
-            return kind
+            return "series" if kind == "vector" and _are_series(self.folder, self.values) else kind
         if all(v[:1] in "[(" and v[-1:] in "])" for v in self.values):
             return "vector"
         different = len(set(self.values))
@@ -67,6 +74,18 @@ class _Column:
         return len(self.values) < self.rows
 
 
+def _are_series(folder: Path, names: Sequence[str]) -> bool:
+    import numpy as np
+
+    shapes = set()
+    for name in names[:_ARRAYS]:
+        try:
+            shapes.add(np.load(folder / name, mmap_mode="r", allow_pickle=False).shape)
+        except (OSError, ValueError, EOFError):
+            continue
+    return len(shapes) > 1 or any(len(shape) == 2 and min(shape) > 1 for shape in shapes)
+
+
 def guessed(table: Path) -> str:
     """A commented manifest for a table, as YAML. Raises BadValue where the table cannot be read, or nothing tells the label."""
     rows = Rows(table)
@@ -76,7 +95,7 @@ def guessed(table: Path) -> str:
     columns = []
     for name, at in rows.places.items():
         values = [row.cells[at] for row in some if at < len(row.cells) and not cells.missing(row.cells[at])]
-        columns.append(_Column(name, values, len(some)))
+        columns.append(_Column(name, values, len(some), table.parent))
     parts = _parts(columns, table)
     rest = [c for c in columns if c.name not in parts.values()]
     lines = [
@@ -139,10 +158,12 @@ def _modalities(columns: Sequence[_Column]) -> Iterator[str]:
     for prefix, several in _grouped(numbers).items():
         fill = ", fill: mean" if any(c.lacks for c in several) else ""
         yield f"  {named(prefix)}: {{kind: vector, columns: [{', '.join(_spans(several, columns))}]{fill}}}"
+        if len(several) >= _LIKE_STEPS:
+            yield "  # are these columns steps in time? then kind: series"
     if words := [c for c in columns if c.kind == "word"]:
         yield f"  {named('categories')}: {{kind: category, columns: [{', '.join(_written(c.name) for c in words)}]}}"
     for c in columns:
-        if c.kind in ("text", "image", "audio", "video", "vector"):
+        if c.kind in ("text", "image", "audio", "video", "vector", "series"):
             yield f"  {named(c.name)}: {{kind: {c.kind}, column: {_written(c.name)}}}"
     if len(taken) == 1:
         yield "  # one modality only: give two or more, such as columns that were measured by different instruments"

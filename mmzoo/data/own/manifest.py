@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from mmzoo.data.own.checks import READING, bodies, check_form, field_of, written
 from mmzoo.data.own.columns import Columns
 from mmzoo.data.own.defaults import sized
 from mmzoo.data.own.reading import Rows
-from mmzoo.data.own.table import Table, Wanted, first_width, levels
+from mmzoo.data.own.table import Table, Wanted, first_size, first_width, levels
 from mmzoo.data.sources.field import Field
 from mmzoo.data.sources.source import Listing, Recipe, Source
 from mmzoo.errors import BadValue, MmzooError, short
@@ -152,8 +153,23 @@ class Own(Source):
                     else wanted.width
                 )
                 given = {**given, "width": width}
+            if wanted.kind == "series":
+                given = {**self._size(wanted, given), **given}
             found[m] = cls(**given)
         return found
+
+    def _size(self, wanted: cells.Wanted, given: Mapping[str, Any]) -> dict[str, int]:
+        """Channels and steps of a series: what the manifest does not give is that of the first rows."""
+        if len(wanted.columns) > 1:
+            channels, length = 1, len(wanted.columns)
+        elif "channels" in given and "length" in given:
+            return {}
+        else:
+            time, pick = given.get("time"), given.get("pick", ())
+            channels, length = first_size(self.rows, wanted.columns[0], self.root, time, pick)
+        if given.get("rate") and given.get("from_rate"):
+            length = math.ceil(length * given["rate"] / given["from_rate"])
+        return {"channels": channels, "length": length}
 
     def list(self, root: Path, *, split: str, splits_dir: Path | None = None, **options: Any) -> Listing:
         items, classes, faults = Table(self.rows, self.wanted, self.root).items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,8 @@ SIDES = {
 }
 #: rows of a table that are looked at for the width of vectors in .npy files
 LOOKED_AT = 1000
+#: and for the channels and steps of series
+MOST_SERIES = 200
 #: different words that a column of a category holds at most
 MOST_LEVELS = 1000
 
@@ -190,6 +192,46 @@ def first_width(rows: Rows, column: str, root: Path) -> int:
         f"{rows.path}: neither a .npy file nor a list of numbers in the column {column!r} can be read, so that nothing says how many numbers "
         "there are. Give width, or with numbers in the table itself columns: [A, B, ...]."
     )
+
+
+def first_size(rows: Rows, column: str, root: Path, time: str | None, pick: Sequence[str]) -> tuple[int, int]:
+    """Channels and the largest number of steps of the series in a column, by the first that can be read.
+
+    Args:
+        time: Which axis of a .npy file is time; None where the manifest does not say.
+        pick: The channels that are read.
+
+    Raises:
+        BadValue: None can be read, or the axes of the files cannot be told apart.
+    """
+    from mmzoo.data.fields.series import steps_of
+    from mmzoo.data.sources.field import MediaFault
+
+    place, at = cells.Place.of(root), rows.places[column]
+    sizes: list[tuple[int, int]] = []
+    first_fault = ""
+    for n, row in enumerate(rows):
+        found = cells.media(cells.Wanted("series", (column,)), row.cells[at : at + 1] or [""], place)
+        if isinstance(found, (Values, File)):
+            try:
+                x = steps_of(found, time or "last", pick)
+                sizes.append((len(x), x.shape[1]))
+            except MediaFault as fault:
+                first_fault = first_fault or f" The first of them: {fault.message}."
+        if n > MOST_SERIES:
+            break
+    if not sizes:
+        raise BadValue(
+            f"{rows.path}: neither a .npy nor a .csv file nor a list of numbers in the column {column!r} can be read as a series."
+            f"{first_fault} With one number a step in the table itself, give columns: [A, B, ...]."
+        )
+    channels = sizes[0][0]
+    if time is None and channels > 1 and (len({c for c, _ in sizes}) > 1 or channels > max(t for _, t in sizes)):
+        raise BadValue(
+            f"{rows.path}: the arrays in the column {column!r} have the shape {sizes[0]}: say which axis is time, `time: first` or "
+            "`time: last`."
+        )
+    return channels, max(t for _, t in sizes)
 
 
 def _natural(name: str) -> tuple[int, float, str]:

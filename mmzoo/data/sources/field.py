@@ -36,7 +36,7 @@ class Array:
 class Field:
     """One modality of a recipe; subclasses are frozen dataclasses whose values are the whole of what decides the bytes.
 
-    kind: what an encoder is told it gets: vector, image, spectrogram, video or text. version: bumped whenever `read` may
+    kind: what an encoder is told it gets: vector, series, image, spectrogram, video or text. version: bumped whenever `read` may
     give other bytes; part of the recipe's hash.
     """
 

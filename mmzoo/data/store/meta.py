@@ -36,6 +36,8 @@ _META: Form = {
 }
 #: axes of one item of a kind
 _AXES = {"image": 3, "video": 4}
+#: parts that a kind needs; others have one without a name
+_PARTS = {"text": ("ids", "mask"), "series": ("values", "mask")}
 
 
 def meta_fault(meta: Any) -> str | None:
@@ -68,7 +70,7 @@ def _same_modalities(fields: list[Any], modalities: Mapping[str, Any]) -> bool:
 def _kind_fault(body: Mapping[str, Any]) -> str | None:
     """What of a modality does not fit its kind, so that no transform could take it."""
     kind, arrays = body["kind"], body["arrays"]
-    for part in ("ids", "mask") if kind == "text" else ("",):
+    for part in _PARTS.get(kind, ("",)):
         if part not in arrays:
             return f"arrays has no part {part!r}, which kind {kind} needs"
     wanted = _AXES.get(kind)

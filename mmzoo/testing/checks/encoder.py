@@ -210,20 +210,21 @@ def check_encoder_stages(case: EncoderCase) -> None:
 
 @contract("encoder")
 def check_encoder_padding(case: EncoderCase) -> None:
-    """What stands under the padding of a text, and how much of it there is, changes nothing; a text without any token has
-    finite features."""
+    """What stands under the padding of a text or series, and how much of it there is, changes nothing; one without any
+    token or step has finite features."""
     x = case.inputs(4)
     if not (isinstance(x, Mapping) and "mask" in x):
         raise Skipped("its input has no padding")
     encoder, mask = case.build().double(), x["mask"]
     mask[0] = True
     mask[1, 1:] = False
-    other = {k: torch.where(mask, t, t[:, :1]) for k, t in x.items() if k != "mask"} | {"mask": mask}
-    shorter = map_tensors(rows(x, slice(1, 2)), lambda t: t[:, :1])
+    there = {k: mask if t.dim() == 2 else mask[:, None] for k, t in x.items()}
+    other = {k: torch.where(there[k], t, t[..., :1]) for k, t in x.items() if k != "mask"} | {"mask": mask}
+    shorter = map_tensors(rows(x, slice(1, 2)), lambda t: t[..., :1])
     with torch.no_grad():
         given = encoder(x)
         gaps = {
-            "the tokens under the padding change nothing": difference(given, encoder(other), 1e-6),
+            "what is under the padding changes nothing": difference(given, encoder(other), 1e-6),
             "padding can be cut off": difference(given[1:2], encoder(shorter), 1e-6),
         }
         empty = encoder({**x, "mask": torch.zeros_like(mask)})
@@ -231,7 +232,7 @@ def check_encoder_padding(case: EncoderCase) -> None:
         require(gap is None, claim, str(gap), "keep padding out of attention and out of the pooling")
     require(
         not not_finite({"z": empty}),
-        "a text without any token has finite features",
+        "an item without any token or step has finite features",
         "some that are not",
         "attention and means over nothing need a rule: let it attend to its padding, and bound the divisor",
     )

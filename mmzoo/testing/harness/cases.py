@@ -1,4 +1,4 @@
-"""What is checked: a part by its factory, with the surroundings that its declared tags ask for."""
+"""Test cases: a part, built by its factory, with the surroundings that its declarations require."""
 
 from __future__ import annotations
 
@@ -193,6 +193,7 @@ SPECS = {
     spec.kind: spec
     for spec in (
         InputSpec("vector", (7,)),
+        InputSpec("series", (3, 12)),
         InputSpec("spectrogram", (33, 40)),
         InputSpec("image", (3, 32, 32)),
         InputSpec("video", (3, 3, 32, 32)),
@@ -202,14 +203,17 @@ SPECS = {
 
 
 def draw_inputs(inputs: Inputs, n: int, generator: torch.Generator) -> Any:
-    """A batch of n items. Texts end at random lengths, and their padding holds tokens that nobody may read."""
+    """A batch of n items. Texts and series end at random lengths, and their padding holds what nobody may read."""
     if callable(inputs):
         return inputs(n, generator)
-    if not isinstance(inputs, InputSpec) or inputs.kind != "text":
+    if not isinstance(inputs, InputSpec) or inputs.kind not in ("text", "series"):
         shape = inputs.shape if isinstance(inputs, InputSpec) else inputs
         return torch.randn(n, *shape, generator=generator)
-    (length,) = inputs.shape
+    length = inputs.shape[-1]
     lengths = torch.randint(1, length + 1, (n, 1), generator=generator)
+    if inputs.kind == "series":
+        values = torch.randn(n, *inputs.shape, generator=generator)
+        return {"values": values, "mask": torch.arange(length) < lengths}
     ids = torch.randint(inputs.vocabulary or 2, (n, length), generator=generator)
     return {"ids": ids, "mask": torch.arange(length) < lengths}
 

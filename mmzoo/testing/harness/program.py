@@ -1,4 +1,4 @@
-"""The installed program, as a user runs it: how a package sees that it is found."""
+"""The installed program, run in a process of its own: how a package tests that it is found."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from mmzoo.testing.harness.report import require
 
 
 def run_program(*arguments: str, cwd: Path, **env: str) -> str:
-    """What `mmzoo ARGUMENTS` prints, run by a process of its own in the folder `cwd`. env: added to the environment.
+    """The output of `mmzoo ARGUMENTS`, run in a process of its own.
 
-    Raises CheckFailed with what it says where it does not leave with 0.
+    Args:
+        arguments: the arguments.
+        cwd: the working directory.
+        env: additions to the environment.
+
+    Raises:
+        CheckFailed: it exits with another code than 0; the message holds its output.
     """
     command = [sys.executable, "-m", "mmzoo", *arguments]
     done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
@@ -24,7 +30,15 @@ def run_program(*arguments: str, cwd: Path, **env: str) -> str:
 
 
 def check_installed(package: str, cwd: Path) -> None:
-    """The installed program has loaded a package, and has nothing to say against it. Raises CheckFailed."""
+    """Check that the installed program loads a package without complaint.
+
+    Args:
+        package: name of the package.
+        cwd: the working directory.
+
+    Raises:
+        CheckFailed: it does not.
+    """
     plugins = {p["name"]: p for p in json.loads(run_program("plugins", "--json", cwd=cwd))}
     found = plugins.get(package, {"status": "not found", "notes": []})
     good = found["status"] == "loaded" and not found["notes"]

@@ -1,4 +1,4 @@
-"""What a contract check says, how checks are run, and the record that remains."""
+"""Messages of contract checks, how checks are run, and their results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ CHECKS: dict[str, dict[str, Check]] = {"strategy": {}, "head": {}, "encoder": {}
 
 
 class CheckFailed(AssertionError):
-    """A part does not do what it claims. The message has three parts: the claim, what was seen, what to do."""
+    """A part does not do what it claims. The message has three parts.
+
+    Args:
+        claimed: the claim.
+        seen: the observation.
+        todo: the next step.
+    """
 
     def __init__(self, claimed: str, seen: str, todo: str) -> None:
         super().__init__(f"claimed: {claimed}\nseen: {seen}\nto do: {todo}")
@@ -31,7 +37,14 @@ class Skipped(Exception):
 
 
 def require(holds: bool, claimed: str, seen: str, todo: str) -> None:
-    """Raise CheckFailed unless the claim holds."""
+    """Raise CheckFailed unless the claim holds.
+
+    Args:
+        holds: whether it does.
+        claimed: the claim.
+        seen: the observation.
+        todo: the next step.
+    """
     if not holds:
         raise CheckFailed(claimed, seen, todo)
 
@@ -48,7 +61,13 @@ def contract(kind: Kind) -> Callable[[Check], Check]:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check on one part. reason: why it failed, was skipped or was expected to fail."""
+    """The result of one check on one part.
+
+    Args:
+        name: name of the check.
+        status: the outcome.
+        reason: why it failed, was skipped or was expected to fail.
+    """
 
     name: str
     status: Status
@@ -59,7 +78,12 @@ class CheckResult:
 
 
 class Report(list[CheckResult]):
-    """The results of all checks on one part, named `label`."""
+    """The results of all checks on one part.
+
+    Args:
+        label: name of the part.
+        results: the results.
+    """
 
     def __init__(self, label: str, results: Collection[CheckResult] = ()) -> None:
         super().__init__(results)
@@ -67,6 +91,7 @@ class Report(list[CheckResult]):
 
     @property
     def failed(self) -> list[CheckResult]:
+        """The results of failed checks."""
         return [r for r in self if r.status == "failed"]
 
     @property
@@ -89,7 +114,14 @@ class Report(list[CheckResult]):
 
 
 def run_check(name: str, check: Check, case: Any, expected: str | None = None) -> CheckResult:
-    """Run one check. expected: why it is expected to fail; passing then counts as a failure."""
+    """Run one check.
+
+    Args:
+        name: name of the check.
+        check: the check.
+        case: the part.
+        expected: why it is expected to fail; passing then counts as a failure. None: it is not.
+    """
     grad_mode = torch.is_grad_enabled()
     try:
         check(case)
@@ -113,7 +145,17 @@ def run_checks(
     expected_failures: Mapping[str, str] | None = None,
     only: Collection[str] | None = None,
 ) -> Report:
-    """Run all checks of a kind, or those named in `only`. Raises UnknownName for a check that does not exist."""
+    """Run the checks of a kind of part.
+
+    Args:
+        kind: "strategy", "head" or "encoder".
+        case: the part.
+        expected_failures: check -> reason.
+        only: names of the checks to run; None: all.
+
+    Raises:
+        UnknownName: there is no such check.
+    """
     expected = dict(expected_failures or {})
     return Report(case.label, [run_check(n, c, case, expected.get(n)) for n, c in chosen(kind, expected, only)])
 

@@ -1,4 +1,4 @@
-"""Tiny generated tasks, and models and runs on them, that train in milliseconds."""
+"""Tiny synthetic tasks, with models and runs that train in milliseconds."""
 
 from __future__ import annotations
 
@@ -91,7 +91,17 @@ class Mixing(FusionHead):
 
 @dataclass(frozen=True)
 class Task:
-    """Items of all splits. `inputs`, `target` and `present` are keyed by split; widths are those of the features."""
+    """The samples of all splits of a tiny classification task.
+
+    Args:
+        inputs: split -> modality -> (n, width).
+        target: split -> (n,).
+        present: split -> (n, M) bool, or None.
+        widths: modality -> feature width.
+        n_classes: number of classes.
+        dtype: dtype of the inputs.
+        batch_size: samples per batch.
+    """
 
     inputs: Mapping[str, Mapping[str, Tensor]]
     target: Mapping[str, Tensor]
@@ -116,12 +126,12 @@ class Task:
         )
 
     def batch(self, split: str = "train") -> Batch:
-        """All items of a split as one batch."""
+        """All samples of a split as one batch."""
         target = self.target[split]
         return Batch(self.inputs[split], target, torch.arange(len(target)), self.present[split])
 
     def reordered(self, modalities: Sequence[str]) -> Task:
-        """The same items with the modalities in another order."""
+        """The same samples with the modalities in another order."""
         columns = [self.modalities.index(m) for m in modalities]
         return replace(
             self,
@@ -133,7 +143,13 @@ class Task:
     def with_train(
         self, *, inputs: Mapping[str, Tensor] | None = None, target: Tensor | None = None, present: Tensor | None = None
     ) -> Task:
-        """The same task with some of the training data replaced."""
+        """The task with other training data.
+
+        Args:
+            inputs: modality -> tensor; None: as before.
+            target: None: as before.
+            present: None: as before.
+        """
         new: dict[str, Any] = {}
         if inputs is not None:
             new["inputs"] = {**self.inputs, "train": {**self.inputs["train"], **inputs}}
@@ -153,9 +169,17 @@ def make_task(
     batch_size: int = 5,
     seed: int = 0,
 ) -> Task:
-    """A task whose first modality tells the classes apart best and whose last one hardly does.
+    """A task whose first modality separates the classes best and whose last one hardly does.
 
-    equal: whether all features have one width. Every class occurs in every split.
+    Every class occurs in every split.
+
+    Args:
+        modalities: number of modalities.
+        equal: whether all features have the same width.
+        dtype: dtype of the inputs.
+        n_classes: number of classes.
+        batch_size: samples per batch.
+        seed: seed of the data.
     """
     g = stream(seed, "task", modalities)
     names = NAMES[:modalities]
@@ -172,7 +196,13 @@ def make_task(
 
 
 def random_present(task: Task, seed: int, share: float = 0.6) -> Tensor:
-    """(n, M) bool for the training items, each of which keeps at least one modality."""
+    """(n, M) bool for the training samples, each of which keeps at least one modality.
+
+    Args:
+        task: the task.
+        seed: seed of the draw.
+        share: probability of a modality to be present.
+    """
     g = stream(seed, "present")
     n, m = len(task.target["train"]), len(task.modalities)
     present = torch.rand(n, m, generator=g) < share
@@ -189,7 +219,16 @@ def build_model(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> MultimodalModel:
-    """A model for a task; every encoder starts from a stream of its own, so that their order does not matter."""
+    """A model for a task. Each encoder has its own random stream, so that their order does not matter.
+
+    Args:
+        task: the task.
+        head: (dims, n_classes) -> head.
+        encoder: (input width, feature width, with batch statistics, dropout) -> encoder.
+        norm: whether encoders have batch norm.
+        dropout: dropout probability in the encoders.
+        seed: seed of the initial weights.
+    """
     encoders = {}
     for m, width in task.widths.items():
         with seeded(seed, "init", f"encoder:{m}"):
@@ -211,8 +250,18 @@ def build_run(
     share: tuple[int, int] = (0, 1),
     **training: Any,
 ) -> Run:
-    """A run with momentum and weight decay. slice: None gives one only to a strategy that requires it. share: see
-    Loader.shared."""
+    """A run with momentum and weight decay.
+
+    Args:
+        task: the task.
+        strategy: the strategy.
+        model: the model.
+        slice: whether to pass a meta set; None: only if the strategy requires it.
+        state: a checkpoint to resume from.
+        seed: seed of the run.
+        share: (rank, world size); see `Loader.shared`.
+        training: fields of `Training`.
+    """
     with_slice = "slice" in strategy.requires if slice is None else slice
     options = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "batch_size": task.batch_size, "epochs": 4}
     return Run(
@@ -227,7 +276,7 @@ def build_run(
 
 
 def train(run: Run, epochs: int = 2) -> dict[str, float]:
-    """Train for some epochs. Returns every value that was logged, the last one where there are several."""
+    """Train for some epochs. Returns the last value of everything that was logged."""
     logged: dict[str, float] = {}
     for _ in range(epochs):
         run.train_epoch()
@@ -236,5 +285,5 @@ def train(run: Run, epochs: int = 2) -> dict[str, float]:
 
 
 def edited(logged: Collection[str], groups: Collection[str]) -> bool:
-    """Whether a strategy has replaced the weights of one of these groups on purpose."""
+    """Whether a strategy has deliberately replaced the weights of one of these groups."""
     return any(f"edit/{group}" in logged for group in groups)

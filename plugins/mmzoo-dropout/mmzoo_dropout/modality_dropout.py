@@ -11,10 +11,13 @@ from mmzoo.api import Step, Strategy
 
 
 class ModalityDropout(Strategy):
-    """Replaces the features of modality m by zeros for a random share p of the items, while training.
+    """Sets the features of each modality to zero for a random fraction p of the training samples.
 
     After ModDrop (Neverova et al., TPAMI 2016), which drops inputs; dropping features leaves the encoders' batch
-    statistics alone. Where an item would lose everything it keeps one modality, drawn at random.
+    statistics unchanged. A sample that would lose everything keeps one modality, drawn at random.
+
+    Args:
+        p: probability to drop a modality.
     """
 
     min_modalities = 2

@@ -1,4 +1,4 @@
-"""AMSS: train only a part of each encoder, drawn by importance, the smaller the stronger its modality."""
+"""AMSS: train only a part of each encoder, drawn by importance; the stronger its modality, the smaller the part."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from mmzoo.api import Grads, Outputs, Step, Strategy
 
 
 def self_entropy(x: Tensor) -> Tensor:
-    """(...) cross-entropy of softmax(x) to softmax(x). x: (..., D)."""
+    """(...) the cross-entropy of softmax(x) to softmax(x), for x (..., D)."""
     return -(x.softmax(-1) * x.log_softmax(-1)).sum(-1)
 
 
 def label_entropy(frequencies: Tensor) -> Tensor:
-    """What the authors take for the entropy of the labels: the cross-entropy of softmax(f) to f, f (C,) the class frequencies.
+    """The authors' entropy of the labels: the cross-entropy of softmax(f) to f, f (C,) the class frequencies.
 
-    f plays the part of logits and of probabilities at once, so this is no entropy.
+    f serves as logits and as probabilities, so that this is no entropy.
+
+    Args:
+        frequencies: (C,).
     """
     return -(frequencies * frequencies.log_softmax(-1)).sum()
 
@@ -27,17 +30,25 @@ def label_entropy(frequencies: Tensor) -> Tensor:
 def information_ratios(loss: Tensor, entropy: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """(M,) (label - loss + 1/2) / entropy and its numerator, for each modality.
 
-    loss: (M,) mean cross-entropy of its own logits. entropy: (M,) mean `self_entropy` of its features. label: see
-    `label_entropy`.
+    Args:
+        loss: (M,), mean cross-entropy of its own logits.
+        entropy: (M,), mean `self_entropy` of its features.
+        label: see `label_entropy`.
     """
     above = label - loss + 0.5
     return above / entropy.clamp_min(torch.finfo(entropy.dtype).eps), above
 
 
 def keep_ratios(ratios: Tensor, above: Tensor, temperature: float = 0.2, bias: float = 0.0) -> Tensor:
-    """(M,) shares of the channels that are trained: 1 - softmax(ratio / temperature) + bias, within [0.1, 0.9].
+    """(M,) fractions of the channels that are trained: 1 - softmax(ratio / temperature) + bias, within [0.1, 0.9].
 
-    Equal ones where a numerator is not above zero. For two modalities each has the softmax of the other.
+    Equal fractions if a numerator is not positive. With two modalities each has the softmax of the other.
+
+    Args:
+        ratios: (M,), see `information_ratios`.
+        above: (M,), the numerators.
+        temperature: temperature of the softmax.
+        bias: added to every fraction.
     """
     shares = torch.where((above > 0).all(), (ratios / temperature).softmax(0), 1.0 / len(ratios))
     return (1.0 - shares + bias).clamp(0.1, 0.9)
@@ -48,9 +59,12 @@ def channel_factors(
 ) -> Tensor:
     """(n,) factors on the channels' gradients: 0 for all but ceil(n ratio), drawn without replacement by importance.
 
-    uniform: (n,) numbers between 0 and 1 that decide the draw (the largest log p_i - log(-log u_i) win, which is a draw
-    one after the other with chances in proportion to p). The factor of a drawn one is 1, or 1 / (p_i + 1/n) with
-    "amss_plus".
+    Args:
+        importance: (n,), proportional to the probabilities p_i.
+        ratio: fraction of the channels that is drawn.
+        uniform: (n,), numbers in (0, 1) that determine the draw: the largest log p_i - log(-log u_i) win, which is a
+            sequential draw with probabilities proportional to p.
+        mode: the factor of a drawn channel is 1, or 1 / (p_i + 1/n) for "amss_plus".
     """
     n = len(importance)
     tiny = torch.finfo(importance.dtype).tiny
@@ -62,17 +76,19 @@ def channel_factors(
 
 
 class AMSS(Strategy):
-    """AMSS and, with mode="amss_plus", AMSS+ (Yang et al., TPAMI).
+    """Trains a random part of each encoder, smaller for a stronger modality (AMSS and AMSS+, Yang et al., TPAMI).
 
-    After backward a share of the output channels of each layer of encoder m keeps its gradient: those drawn with chances
-    in proportion to the sum of their squared gradients; the others' becomes zero (momentum and weight decay still move
-    them, as in the authors' code). The share is `keep_ratios`.
+    After backward a fraction (`keep_ratios`) of the output channels of each layer of encoder m keeps its gradient: a
+    draw with probabilities proportional to their summed squared gradients. The gradient of the others is zero; momentum
+    and weight decay still move them, as in the authors' code. The authors' masks of the classifier are not offered:
+    their script for audio and video computes but never applies them.
 
-    tensors: "conv" touches 4-D weights only, as the authors do; "matrix" (default, ours) all weights of two or more
-    dimensions, whose first is that of the outputs. bias: added to the share; the authors' 0.2 for images with texts.
-
-    The authors' masks of the classifier are not offered: in their script for audio and video they are computed and
-    never applied.
+    Args:
+        temperature: temperature of `keep_ratios`.
+        bias: added to the fraction; 0.2 in the code for images with texts.
+        mode: "amss" (default) or "amss_plus", see `channel_factors`.
+        tensors: "conv": 4-D weights only, as in the code; "matrix" (default, ours): all weights of two or more
+            dimensions, the first of which is that of the outputs.
     """
 
     requires = frozenset({"unimodal"})

@@ -17,8 +17,15 @@ from mmzoo.functional import constant
 def boosted_losses(total: Tensor, before: Tensor, new: Tensor, target: Tensor, residual: float = 0.5) -> Tensor:
     """(B,) CE(total, y) + CE(before, y) + CE(new, y) - residual * CE(new, y p).
 
-    total = before + new: the logits with the newest part, without it, and its own, (B, C). p: softmax(before) without
-    gradient; y p keeps its entry for the true class only, so that the newest part is trained on 1 - residual p[y].
+    p = softmax(before) without a gradient; y p keeps only its entry for the true class, so that the newest part is
+    trained on 1 - residual p[y].
+
+    Args:
+        total: (B, C), before + new.
+        before: (B, C), the logits without the newest part.
+        new: (B, C), those of the newest part.
+        target: (B,).
+        residual: factor of the last term.
     """
     plain = torch.stack([F.cross_entropy(z, target, reduction="none") for z in (total, before, new)]).sum(0)
     p = before.detach().softmax(-1).gather(1, target[:, None]).squeeze(1)
@@ -29,7 +36,13 @@ def boosted_losses(total: Tensor, before: Tensor, new: Tensor, target: Tensor, r
 def merged(
     unimodal: Mapping[str, Tensor], weights: Mapping[str, float] | None, present: Mapping[str, Tensor] | None
 ) -> Tensor:
-    """(B, C) weighted mean of the logits of the modalities that an item has. weights: None for equal ones."""
+    """(B, C) the weighted mean of the logits of the modalities that a sample has.
+
+    Args:
+        unimodal: modality -> (B, C).
+        weights: modality -> weight; None: equal.
+        present: modality -> (B,) bool; None: all.
+    """
     stacked = torch.stack(list(unimodal.values()), 1)
     share = constant([1.0 if weights is None else weights[m] for m in unimodal], stacked).expand(stacked.shape[:2])
     if present is not None:
@@ -39,23 +52,26 @@ def merged(
 
 
 class AUG(Strategy):
-    """AUG (Jiang et al., NeurIPS 2025).
+    """Trains modalities in turns, and extends the weakest one's classifier by boosting (Jiang et al., NeurIPS 2025).
 
-    Each batch is gone through once a modality. The logits of modality m are W z + b + sum_i (W relu(A_m,i z + a_m,i) + b),
-    with W, b the head's classifier; the loss is their cross-entropy, and from the first layer A on `boosted_loss`. Every
-    `every` of the run's epochs the sums of true-class probabilities over the epoch before are compared; where the
-    strongest is more than 1 + tolerance times the weakest, the weakest gets one more layer, as wide as its features.
-    Predictions are those of the weighted mean of the logits, by `weights` (none: equal).
+    Each batch takes one pass per modality. The logits of modality m are W z + b + sum_i (W relu(A_m,i z + a_m,i) + b),
+    with W, b the head's classifier; the loss is their cross-entropy, and from the first layer A on `boosted_losses`. At
+    regular intervals the sums of true-class probabilities over the last epoch are compared; if the strongest is more
+    than 1 + tolerance times the weakest, the weakest gets another layer, as wide as its features.
 
-    growth="trained": new layers join the optimizer. "released": they stay at their random start, as in the authors'
-    code, which builds the optimizer once; the gradient still flows through them. residual: 0.5 in that code, beside a
-    comment that says 0.2.
+    Differs from the authors' code, whose layers halve the width, as an embedding does before the first part; here the
+    features keep their width. More than two modalities are ours.
 
-    For two modalities in the code; any number is ours. The authors' layers halve the width, and an embedding does so for
-    the first part; here the features keep theirs.
+    Args:
+        every: interval, as a fraction of the run.
+        tolerance: margin of the comparison.
+        residual: factor in `boosted_losses`; 0.5 in the code, beside a comment that says 0.2.
+        weights: modality -> weight in the prediction, the weighted mean of the logits; None: equal.
+        growth: "trained" (default): new layers are trained. "released": they keep their initial weights, as in the
+            authors' code, which builds the optimizer once; the gradient still flows through them.
 
-    Raises Incompatible in setup where the head has no linear classifier of features for each modality, or it is the
-    slice of a joint one.
+    Raises:
+        Incompatible: in setup, the head has no linear classifier of features for each modality, or it is a slice.
     """
 
     requires = frozenset({"unimodal"})

@@ -1,4 +1,4 @@
-"""Calibrating multimodal learning: confidence must not rise when a modality is taken away."""
+"""Calibrating multimodal learning (CML): confidence must not rise when a modality is removed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,18 @@ def rank_loss(
     counted: Tensor | None = None,
     reduce: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
-    """How far the confidence max_c p_c rises from `full` to `part`, summed over the items, a scalar.
+    """How far the confidence max_c p_c rises from `full` to `part`, summed over the samples, a scalar.
 
-    full, part: (B, C) probabilities with and without some modality; target: (B,); counted: (B,) bool, None for all.
-    "masked": sum_i max(0, (d_i - margin)) over the items that `full` gets right, d = conf(part) - conf(full).
-    "authors": and the same over those that both get wrong, without a gradient through conf(full). "peer" (the form of
-    BalanceBenchmark, which computes the mask and does not use it): max(0, sum_i d_i), where reduce, the mean over processes,
-    lets the items of all decide which of the two it is.
+    Args:
+        full: (B, C), probabilities with a modality.
+        part: (B, C), probabilities without it.
+        target: (B,).
+        margin: subtracted from the rise.
+        form: with d = conf(part) - conf(full), "masked": sum_i max(0, d_i - margin) over samples that `full` predicts
+            correctly. "authors": plus the same over those that both get wrong, without a gradient through conf(full).
+            "peer": max(0, sum_i d_i), the form of BalanceBenchmark, which computes the mask and does not use it.
+        counted: (B,) bool, the samples that count; None: all.
+        reduce: the mean over processes; for "peer" the samples of all decide which of the two values holds.
     """
     (sure, guess), (less, other) = full.max(1), part.max(1)
     rises = less - sure
@@ -44,13 +49,16 @@ def rank_loss(
 
 
 class CML(Strategy):
-    """CML (Ma et al., ICML 2023): adds weight * the sum of rank losses along one chain of sets of modalities.
+    """Adds weight * the sum of rank losses along one chain of sets of modalities (CML, Ma et al., ICML 2023).
 
-    In each step the modalities are taken away one by one in random order; each set is compared with the one before it,
-    by the head on the features of the set alone. An item counts where it has the modality that goes and another.
+    In each step modalities are removed one by one in random order; each set is compared with the one before it, by the
+    head on the features of the set only. A sample counts if it has the removed modality and another one. The loss is a
+    sum over the batch, as in the authors' code: its strength grows with the batch size.
 
-    The loss is a sum over the batch in the authors' code and in the third party's: its strength grows with the batch
-    size. margin: what the authors subtract within the max(0, .).
+    Args:
+        weight: factor on the sum.
+        margin: subtracted inside max(0, .), as in the authors' code.
+        form: see `rank_loss`.
     """
 
     min_modalities = 2

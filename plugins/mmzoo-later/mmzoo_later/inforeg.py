@@ -1,4 +1,4 @@
-"""InfoReg: hold the encoder of the modality that is ahead near its place while much is being learned."""
+"""InfoReg: keep the encoder of the leading modality near its recent weights while it gains much information."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from mmzoo_later.classifiers import add_classifiers, own_losses
 def pulls(scores: Tensor, strengths: Tensor) -> Tensor:
     """(M,) beta_u = strength_u * exp(tanh(s_u - max of the others)) for the modality with the highest score, else 0.
 
-    Nobody is held at a tie. The scores are sums over a batch, so that tanh is nearly 1 most of the time.
+    All are 0 at a tie. The scores are sums over a batch, so that tanh is mostly near 1.
+
+    Args:
+        scores: (M,).
+        strengths: (M,).
     """
     first, second = scores.topk(2).values
     ahead = (scores == first) & (first > second)
@@ -25,9 +29,13 @@ def pulls(scores: Tensor, strengths: Tensor) -> Tensor:
 
 
 def rate(traces: Sequence[float], length: int = 10) -> float:
-    """k = (T_now - T_before) / T_now, T the mean of the last `length` traces as of now and as of one epoch ago.
+    """k = (T_now - T_before) / T_now, T the mean of the last `length` traces, now and one epoch ago.
 
-    1 where there are not yet two means that are above zero.
+    1 while there are fewer than two positive means.
+
+    Args:
+        traces: the traces, oldest first.
+        length: how many are averaged.
     """
     now, before = traces[-length:], traces[:-1][-length:]
     if not before or math.fsum(now) == 0.0 or math.fsum(before) == 0.0:
@@ -37,19 +45,23 @@ def rate(traces: Sequence[float], length: int = 10) -> float:
 
 
 class InfoReg(Strategy):
-    """InfoReg (Huang et al., CVPR 2025).
+    """Pulls the leading encoder towards its weights at the start of the epoch (InfoReg, Huang et al., CVPR 2025).
 
-    L = CE(logits, y) + weight * sum_m CE(V_m z_m, y). While an epoch lies in the prime learning window of a modality
-    (k > threshold), and it is the one with the highest sum of true-class probabilities in the batch, its encoder's
-    gradient becomes g + beta (theta - theta at the start of the epoch). Scores are those of the classifiers V_m.
+    L = CE(logits, y) + weight * sum_m CE(V_m z_m, y). While an epoch is in the prime learning window of a modality (k >
+    threshold), and the modality has the highest sum of true-class probabilities in the batch, its encoder's gradient
+    becomes g + beta (theta - theta at the start of the epoch). Scores are those of the classifiers V_m. k is the
+    relative growth of the mean trace of the Fisher information over 10 epochs; the trace of an epoch is the mean over
+    its batches of the squared norm of the encoder's gradient (of the batch, not of single samples, as in the authors'
+    code).
 
-    k is the relative growth of the mean trace of the Fisher information over 10 epochs; the trace of an epoch is the
-    mean over its batches of the squared norm of the encoder's gradient (of the batch, not of single items, as in the
-    authors' code).
-
-    strengths: by modality, in place of `strength`; the authors set 0.95 for audio and 0.1 for video by hand. watch: the
-    modality whose traces decide for all (the authors: audio); none: each decides for itself. trace: "loss" takes the
-    gradient before the pull is added, "released" after it, as the authors' code does, which feeds the pull back into k.
+    Args:
+        strength: strength of the pull.
+        strengths: modality -> strength, in place of `strength`; the authors set 0.95 for audio and 0.1 for video.
+        threshold: threshold on k.
+        weight: factor on the unimodal losses.
+        watch: the modality whose traces decide for all (the authors: audio); None: each decides for itself.
+        trace: "loss" (default): the gradient before the pull is added. "released": after it, as in the authors' code,
+            which feeds the pull back into k.
     """
 
     min_modalities = 2

@@ -1,4 +1,4 @@
-"""MMCosine: logits by the cosine of features and class weights, one modality at a time, added up."""
+"""MMCosine: logits from the cosine of features and class weights, added over modalities."""
 
 from __future__ import annotations
 
@@ -13,15 +13,29 @@ from mmzoo.functional import unit
 
 
 def cosine_logits(z: Tensor, weight: Tensor, scale: float = 10.0) -> Tensor:
-    """(B, C) scale * cos(z_i, w_c). z: (B, D); weight: (C, D). A feature of zeros has logits of zero."""
+    """(B, C) scale * cos(z_i, w_c); zero for a feature of zeros.
+
+    Args:
+        z: (B, D).
+        weight: (C, D).
+        scale: the largest logit.
+    """
     return scale * (unit(z) @ unit(weight).T)
 
 
 class MMCosine(FusionHead):
     """l = sum_m l_m, l_m,c = scale * cos(z_m, W_m,c) (Xu et al., ICASSP 2023), in training and in evaluation.
 
-    No logit of a modality exceeds `scale`, however long its features are. There is no bias. An absent modality adds
-    nothing.
+    No logit of a modality exceeds `scale`, however long its features are. There is no bias. An absent modality
+    contributes nothing.
+
+    Args:
+        dims: modality -> feature width, in order.
+        n_classes: number of classes C.
+        scale: the largest logit of a modality.
+
+    Shape:
+        features: modality -> (B, D_m). Logits: (B, C).
     """
 
     how = "exact"

@@ -14,10 +14,14 @@ Gradient = Sequence[Tensor]
 
 
 def shares(joint: Gradient, own: Gradient) -> tuple[Tensor, Tensor]:
-    """Cosine of two gradients over all tensors, and w: the share of the joint one.
+    """The cosine of two gradients over all tensors, and w, the weight of the joint one.
 
-    1/2 where the cosine is positive. Otherwise that of the shortest vector w joint + (1 - w) own, kept within
-    [0.001, 0.999].
+    w is 1/2 if the cosine is positive. Otherwise w joint + (1 - w) own is the shortest such vector, with w in [0.001,
+    0.999].
+
+    Args:
+        joint: gradient of the joint loss.
+        own: gradient of the unimodal loss.
     """
     jj, jo, oo = (
         torch.stack([(a * b).sum() for a, b in zip(x, y)]).sum() for x, y in ((joint, joint), (joint, own), (own, own))
@@ -29,7 +33,13 @@ def shares(joint: Gradient, own: Gradient) -> tuple[Tensor, Tensor]:
 
 
 def stretch(combined: Tensor, plain: Tensor, floor: float = 1e-6) -> Tensor:
-    """max(1, ||plain|| / ||combined||); 1 where `combined` is no longer than `floor` times `plain`."""
+    """max(1, ||plain|| / ||combined||); 1 if `combined` is no longer than `floor` times `plain`.
+
+    Args:
+        combined: the combined gradient.
+        plain: the plain sum.
+        floor: the relative length below which nothing is stretched.
+    """
     a, b = combined.norm(), plain.norm()
     return torch.where(a > floor * b, (b / a.clamp_min(torch.finfo(a.dtype).tiny)).clamp_min(1.0), 1.0)
 
@@ -37,9 +47,16 @@ def stretch(combined: Tensor, plain: Tensor, floor: float = 1e-6) -> Tensor:
 def integrate(
     joint: Gradient, own: Gradient, gamma: float = 1.5, floor: float = 1e-6, total: Gradient | None = None
 ) -> list[Tensor]:
-    """gamma * stretch * (2 w joint + 2 (1 - w) own), stretched to the length of `total` (None: the plain sum).
+    """gamma * stretch * (2 w joint + 2 (1 - w) own), stretched to the length of `total`.
 
-    w is one for the whole encoder; the length is that of each tensor by itself, as in the authors' code.
+    w is the same for the whole encoder; the length is that of each tensor, as in the authors' code.
+
+    Args:
+        joint: gradient of the joint loss.
+        own: gradient of the unimodal loss.
+        gamma: the factor.
+        floor: see `stretch`.
+        total: the gradient whose length counts; None: the plain sum.
     """
     _, w = shares(joint, own)
     combined = [2 * w * a + 2 * (1 - w) * b for a, b in zip(joint, own)]
@@ -48,17 +65,19 @@ def integrate(
 
 
 class MMPareto(Strategy):
-    """MMPareto (Wei and Hu, ICML 2024).
+    """Combines the joint and the unimodal gradient of each encoder so that neither loss rises (Wei and Hu, ICML 2024).
 
-    L = CE(logits, y) + sum_m CE(V_m z_m, y). Encoder m has the gradients g of the joint loss and h of its own:
-    g.h > 0: (g + h); else 2 (w g + (1 - w) h), the shortest vector between the two; then each tensor is stretched to the
-    length of the plain sum at least, and multiplied by gamma. Head and classifiers take the plain sum. In a chain whatever
-    other parts add to the loss counts as joint.
+    L = CE(logits, y) + sum_m CE(V_m z_m, y). Encoder m has the gradients g of the joint loss and h of its own. If g.h >
+    0 they are added; otherwise the result is 2 (w g + (1 - w) h), the shortest vector between the two. Each tensor is
+    then stretched to at least the length of the plain sum, and multiplied by gamma. Head and classifiers use the plain
+    sum. In a chain, loss terms of other members count as joint. If a head acts between encoder stages, h is the
+    gradient of all unimodal losses together.
 
-    floor: a tensor whose combined gradient is shorter than this share of the plain sum is not stretched. The authors' code
-    has no such guard (floor=0): where the two gradients cancel it scales rounding errors up by 1e15.
-
-    Where a head acts between encoder stages, h is the gradient of all unimodal losses together.
+    Args:
+        gamma: factor on the gradient; 1.5 as in the code.
+        floor: a tensor whose combined gradient is shorter than this fraction of the plain sum is not stretched (ours).
+            The authors' code has no such guard (floor=0): if the two gradients cancel, it scales rounding errors by
+            1e15.
     """
 
     owns = frozenset({"backward"})

@@ -1,4 +1,4 @@
-"""Sample- and modality-level valuation: train more on the modalities that contribute least, alone."""
+"""Sample- and modality-level valuation: repeat samples with only the modalities that contribute least."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ ROUNDING = 1e-6
 def contributions(
     correct: Mapping[frozenset[str], Tensor], modalities: Sequence[str], benefit: Benefit = "size"
 ) -> Tensor:
-    """(n, M) Shapley values of each item, of v(S) = |S| where the prediction from S alone is right, else 0.
+    """(n, M) Shapley values of each sample, of v(S) = |S| if the prediction from S alone is correct, else 0.
 
-    correct: set of modalities -> (n,) bool. They add up to v of all modalities. benefit="one": v(S) = 1 where it is right.
+    They add up to v of all modalities.
+
+    Args:
+        correct: set of modalities -> (n,) bool.
+        modalities: the modalities in order.
+        benefit: "one": v(S) = 1 if the prediction is correct.
     """
     value = {s: c.double() * (len(s) if benefit == "size" else 1) for s, c in correct.items()}
     weights = shapley_weights(modalities)
@@ -32,25 +37,28 @@ def contributions(
 
 
 def extra_copies(contribution: Tensor) -> Tensor:
-    """How often an item is repeated with a modality alone: 3 below -0.1, 2 below 0.4, 1 below 1, else not at all."""
+    """How often a sample is repeated with only this modality: 3 below -0.1, 2 below 0.4, 1 below 1, else never."""
     steps = [contribution < threshold - ROUNDING for threshold in (1.0, 0.4, -0.1)]
     return torch.stack(steps).sum(0)
 
 
 class ModalityValuation(Strategy):
-    """Sample-level and modality-level re-sampling (Wei et al., CVPR 2024).
+    """Resamples training data by the contribution of each modality (Wei et al., CVPR 2024).
 
-    From epoch `warmup` on, before each epoch: what each set of modalities predicts (the inputs outside it zeroed), and from
-    it each modality's Shapley value phi of each item. level="sample": an item is repeated for each modality u, with
-    all others dropped, by `extra_copies(phi_u)`. level="modality": with the mean values over a random share `part` of the
-    training items, 2/3 (max - min) strength * n items, drawn at random (each at most once), are repeated with the best
-    modality dropped.
+    Before each epoch from `warmup` on, predictions from each set of modalities (other inputs set to zero) give the
+    Shapley value phi of each modality for each sample. Predictions are those of the head's joint logits. Training on
+    more samples means more steps per epoch: `cost` is the most that two modalities can take. More than two modalities
+    are ours.
 
-    benefit="size" is the authors' v; "one" is that of a third party, which keeps the thresholds, so that an item
-    which every set gets right is repeated too. For more than two modalities all of this is ours.
-
-    Items are predicted by the joint logits of the head. Training on more items means more steps an epoch: `cost` is
-    the most that two modalities can take.
+    Args:
+        level: "sample" (default): a sample is repeated for each modality u, with all others dropped,
+            `extra_copies(phi_u)` times. "modality": with the mean values over a random part of the training samples,
+            2/3 (max - min) strength * n random samples (each at most once) are repeated with the best modality dropped.
+        warmup: first epoch of the resampling.
+        part: fraction of the training samples measured for "modality".
+        strength: factor on the number of repeats for "modality".
+        benefit: "size" (default) is the authors' v. "one" is that of a third party with the same thresholds, so that a
+            sample which every set predicts correctly is repeated too.
     """
 
     owns = frozenset({"data"})

@@ -1,4 +1,4 @@
-"""On-the-fly prediction modulation: drop the features of the modality that is ahead."""
+"""On-the-fly prediction modulation (OPM): drop features of the modality that is ahead."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from mmzoo.functional import constant
 
 
 def drop_probabilities(scores: Tensor, base: float = 0.5, strength: float = 0.5) -> Tensor:
-    """(M,) q_u = min(1, base (1 + strength tanh(rho_u - 1))) where rho_u > 1, else 0.
+    """(M,) q_u = min(1, base (1 + strength tanh(rho_u - 1))) if rho_u > 1, else 0.
 
-    rho_u: mean over the other modalities j of s_u / s_j. A score of zero is taken as the smallest normal number. The
-    weakest modality always has q = 0, so that the features that are left never vanish.
+    rho_u is the mean over the other modalities j of s_u / s_j. A score of zero counts as the smallest normal number.
+    The weakest modality always has q = 0, so that some features remain.
+
+    Args:
+        scores: (M,), the sums s_u.
+        base: the probability at rho_u = 1.
+        strength: its growth.
     """
     floored = scores.clamp_min(torch.finfo(scores.dtype).tiny)
     rho = ((floored[:, None] / floored[None, :]).sum(1) - 1.0) / (len(scores) - 1)
@@ -24,20 +29,30 @@ def drop_probabilities(scores: Tensor, base: float = 0.5, strength: float = 0.5)
 
 
 def dropped_share(probabilities: Tensor, dims: Sequence[int]) -> Tensor:
-    """theta = sum_u d_u q_u / sum_u d_u, the share of all features that is expected to be dropped."""
+    """theta = sum_u d_u q_u / sum_u d_u, the expected fraction of features that are dropped.
+
+    Args:
+        probabilities: (M,), q_u.
+        dims: feature widths d_u.
+    """
     widths = constant(list(dims), probabilities)
     return (widths * probabilities).sum() / widths.sum()
 
 
 class OPM(Strategy):
-    """OPM (Wei et al., TPAMI 2024).
+    """Drops features of the modality that is ahead (OPM, Wei et al., TPAMI 2024).
 
-    s_u: the sum over the batch of the true-class probabilities of u's own logits. In a share `execute` of the batches every
-    item loses the features of u with probability q_u, independently; what is left is divided by 1 - theta. An item
-    that has lost all of its modalities leaves the loss. Evaluation uses all features.
+    In a fraction of the batches every sample loses the features of u with probability q_u (`drop_probabilities`),
+    independently; the remaining features are divided by 1 - theta. s_u is the sum over the batch of the true-class
+    probabilities of u's own logits. A sample that has lost all of its modalities leaves the loss. Evaluation uses all
+    features. The released code divides by the same theta but uses its value as gradient; here no gradient flows there,
+    since the scores have none.
 
-    warmup: epochs, from the first, without any of this. The released code divides by the same theta but hands theta's
-    value on as its gradient; no gradient flows there here, since the scores are taken without one.
+    Args:
+        base: drop probability at rho_u = 1.
+        strength: growth of the probability.
+        execute: fraction of the batches.
+        warmup: epochs at the start without dropping.
     """
 
     requires = frozenset({"unimodal"})

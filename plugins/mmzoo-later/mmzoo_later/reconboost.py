@@ -13,15 +13,27 @@ from mmzoo.api import Incompatible, Outputs, Pass, Run, Step, Strategy, Terms
 
 
 def ensemble(unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Tensor:
-    """(B, C) sum of the logits of the modalities that an item has. present: modality -> (B,) bool; None for all."""
+    """(B, C) the sum of the logits of the modalities that a sample has.
+
+    Args:
+        unimodal: modality -> (B, C).
+        present: modality -> (B,) bool; None: all.
+    """
     parts = [z if present is None else torch.where(present[m][:, None], z, 0.0) for m, z in unimodal.items()]
     return torch.stack(parts).sum(0)
 
 
 def boosting_losses(logits: Tensor, others: Tensor, target: Tensor, own: float = 5.0, residual: float = 1.0) -> Tensor:
-    """(B,) -(own - residual q[y]) log p[y] / C with p = softmax(logits), q = softmax(others), no gradient through q.
+    """(B,) -(own - residual q[y]) log p[y] / C with p = softmax(logits), q = softmax(others) without a gradient.
 
-    The better the others know an item, the less it counts. The 1/C is that of the authors' mean over classes.
+    The better the others predict a sample, the less it counts. 1/C comes from the authors' mean over classes.
+
+    Args:
+        logits: (B, C).
+        others: (B, C), the sum of the others' logits.
+        target: (B,).
+        own: factor of the own loss.
+        residual: factor of q[y].
     """
     log_p = logits.log_softmax(-1).gather(1, target[:, None]).squeeze(1)
     q = others.detach().softmax(-1).gather(1, target[:, None]).squeeze(1)
@@ -29,7 +41,12 @@ def boosting_losses(logits: Tensor, others: Tensor, target: Tensor, own: float =
 
 
 def disagreements(logits: Tensor, others: Tensor) -> Tensor:
-    """(B,) mean over classes of (softmax(logits) - softmax(others))^2, no gradient through the others."""
+    """(B,) the mean over classes of (softmax(logits) - softmax(others))^2, without a gradient through the others.
+
+    Args:
+        logits: (B, C).
+        others: (B, C).
+    """
     return (logits.softmax(-1) - others.detach().softmax(-1)).square().mean(-1)
 
 
@@ -40,19 +57,27 @@ class _Rate(nn.Module):
 
 
 class ReconBoost(Strategy):
-    """ReconBoost (Hua et al., ICML 2024).
+    """Boosting over modalities: one learner at a time against the ensemble of the others (Hua et al., ICML 2024).
 
-    Training goes in stages, one modality u after the other and round again. For `alone` epochs only u's encoder and its
-    part of the head move, on the boosting loss above plus agreement * mean disagreement with the sum of the others' logits;
-    the others are in eval mode. For `joint` epochs everything moves on the cross-entropy of rate * sum_m logits_m, with
-    a learned rate. Each of the two starts with an optimizer without memory; its learning rate follows the run's
-    schedule. Predictions are those of rate * sum_m logits_m.
+    Training proceeds in stages, one modality u after the other and round again. For `alone` epochs only u's encoder and
+    its part of the head are trained, on `boosting_losses` plus agreement * mean disagreement with the sum of the
+    others' logits; the others are in eval mode. For `joint` epochs everything is trained on the cross-entropy of rate *
+    sum_m logits_m, with a learned rate. Both start with an empty optimizer state; the learning rate follows the run's
+    schedule. Predictions use rate * sum_m logits_m. The paper was not available: that the agreement refers to the sum
+    of the others is inferred from the code.
 
-    agreement_form: "detached" is what the authors' code computes, where both sides of the agreement are cut off from the
-    graph, so that the term changes nothing; "live" (default) lets the gradient reach u.
+    Args:
+        alone: epochs of single training per stage.
+        joint: epochs of joint training per stage.
+        own: factor of the own loss.
+        residual: factor of the others' prediction.
+        agreement: factor of the disagreement.
+        agreement_form: "live" (default) lets the gradient reach u. "detached" is the authors' code, in which both sides
+            of the agreement are cut off from the graph, so that the term has no effect.
+        rate: initial value of the learned rate.
 
-    The paper was not read: that the agreement is with the sum of the others is taken from the form of the code.
-    Raises Incompatible in setup for heads whose own logits are slices of a joint classifier.
+    Raises:
+        Incompatible: in setup, the head's unimodal logits are slices of a joint classifier.
     """
 
     requires = frozenset({"unimodal"})

@@ -1,4 +1,4 @@
-"""Diagnosing and re-learning: put an encoder back towards its start by how much better it separates what it was trained on."""
+"""Diagnosing and re-learning: reset an encoder towards its initial weights by how much it overfits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from mmzoo.api import Batch, Run, Strategy
 
 
 def purity(features: Tensor, target: Tensor, n_clusters: int) -> float:
-    """Share of items that are of the commonest class of their cluster, under k-means of features scaled to [0, 1].
+    """The fraction of samples in the most common class of their cluster, under k-means of features scaled to [0, 1].
 
-    features: (n, D); target: (n,). The clusters are those of scikit-learn's KMeans with seed 0; with fewer items than
-    clusters each item is one.
+    Clusters are those of scikit-learn's KMeans with seed 0; with fewer samples than clusters each sample is one.
+
+    Args:
+        features: (n, D).
+        target: (n,).
+        n_clusters: number of clusters.
     """
     from sklearn.cluster import KMeans  # a second to import, and needed a few times a run
 
@@ -34,20 +38,25 @@ def purity(features: Tensor, target: Tensor, n_clusters: int) -> float:
 
 
 def forgetting(gap: Tensor, strength: float = 3.0) -> Tensor:
-    """w = tanh(strength * |gap|): how far a modality goes back to its initial weights."""
+    """w = tanh(`strength` * |`gap`|): how far a modality is reset towards its initial weights."""
     return torch.tanh(strength * gap.abs())
 
 
 class Relearning(Strategy):
-    """Diagnosing and Re-learning (Wei et al., ECCV 2024).
+    """Resets encoders towards their initial weights by their generalisation gap (Wei et al., ECCV 2024).
 
-    After every `every` epochs, at most `times` times and never after the last: gap_m = |purity of m's features on the
-    training items - purity on the strategy's slice|, w_m = tanh(strength gap_m), theta_m <- w_m theta_m(initial) +
-    (1 - w_m) theta_m for all parameters of encoder m. Batch statistics, the head and the optimizer's memory stay.
+    After every `every` epochs, at most `times` times and never after the last: gap_m = |purity of m's features on
+    training samples - purity on the meta set|, w_m = tanh(strength gap_m), theta_m <- w_m theta_m(initial) + (1 - w_m)
+    theta_m for all parameters of encoder m. Batch statistics, head and optimizer state are unchanged. Samples without
+    the modality are left out.
 
-    The authors measure the gap between training and validation items; here the validation items are a slice of the
-    training items that nothing else is trained on, since holdout chooses the epoch. Features are scaled to [0, 1] on
-    each of the two sets by itself. Items without the modality are left out.
+    Differs from the authors, who compare training and validation samples: here a meta set replaces the latter, since
+    validation selects the epoch. Features are scaled to [0, 1] on each of the two sets separately.
+
+    Args:
+        every: epochs between two resets.
+        times: largest number of resets.
+        strength: factor on the gap.
     """
 
     requires = frozenset({"slice"})

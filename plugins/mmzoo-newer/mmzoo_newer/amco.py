@@ -1,4 +1,4 @@
-"""AMCo: masks classes of the modality that dominates, in the form of a later benchmark."""
+"""AMCo: masks classes of the dominant modality, in the form of a later benchmark."""
 
 from __future__ import annotations
 
@@ -12,42 +12,56 @@ from mmzoo.api import Outputs, Run, Step, Strategy, Terms
 
 
 def mask_rate(level: float, ramp: float = 0.3) -> float:
-    """p = sin(pi / 2 min(ramp, level) / ramp): the share of classes that is masked."""
+    """p = sin(pi / 2 min(ramp, level) / ramp), the fraction of classes that is masked.
+
+    Args:
+        level: how far masking has advanced.
+        ramp: level at which all classes are masked.
+    """
     return math.sin(math.pi / 2 * min(ramp, level) / ramp)
 
 
 def masked_classes(rate: float, n_classes: int) -> int:
-    """floor(p C), where p C is taken as whole within rounding."""
+    """floor(p C) for a `rate` p and C = `n_classes`, with p C rounded if it is whole up to rounding errors."""
     return math.floor(rate * n_classes + 1e-9)
 
 
 def masked(own: Mapping[str, Tensor], dependent: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-    """The logits (B, C) with those of dependent modalities (flag 1, else 0) multiplied by the class mask (C,)."""
+    """The logits, with those of dependent modalities multiplied by a class mask.
+
+    Args:
+        own: modality -> (B, C).
+        dependent: modality -> 1 if it is dependent, else 0.
+        mask: (C,).
+    """
     return {m: z * torch.where(dependent[m] > 0, mask, torch.ones_like(mask)) for m, z in own.items()}
 
 
 def dominance(own: Mapping[str, Tensor]) -> Tensor:
-    """(B, M) how much of the softmax over all modalities' logits, side by side, each modality holds."""
+    """(B, M) each modality's share of the softmax over the concatenated logits of all modalities.
+
+    Args:
+        own: modality -> (B, C).
+    """
     parts = torch.cat(list(own.values()), 1).softmax(1).split([z.shape[1] for z in own.values()], dim=1)
     return torch.stack([p.sum(1) for p in parts], 1)
 
 
 class AMCo(Strategy):
-    """Adaptive mask co-optimisation as a benchmark has it (BalanceBenchmark); its original was not read.
+    """Masks classes of the dominant modality (adaptive mask co-optimisation), as implemented in BalanceBenchmark.
 
-    Unimodal logits o_m of an additive head; those of a modality that was dependent in the batch before are multiplied by a
-    0/1 mask of the classes, drawn once a batch: f = A sum_m masked(o_m) + a with a trained C x C layer, L = CE(f, y) +
-    weight sum_m CE(masked(o_m), y). m is dependent when its mean share in the softmax over all o_m side by side is above
-    sigma. floor(p C) classes are masked, p = `mask_rate` of the level, which is 0 at the start of an epoch and grows by
-    epoch * growth a batch. Predictions are those of A f + a.
-
-    The layer is there from the start, so that no value of the parameters is plain training.
+    The original paper was not available. Unimodal logits o_m of an additive head; those of a modality that was
+    dependent in the previous batch are multiplied by a 0/1 mask of the classes, drawn once per batch: f = A sum_m
+    masked(o_m) + a with a trained C x C layer, L = CE(f, y) + weight sum_m CE(masked(o_m), y). m is dependent if its
+    mean share of the softmax over all concatenated o_m is above sigma. floor(p C) classes are masked, p = `mask_rate`
+    of the level, which is 0 at the start of an epoch and grows by epoch * growth per batch. Predictions are those of A
+    f + a. The layer is always present, so that no parameter values give plain training.
 
     Args:
         sigma: share above which a modality is dependent; from 1 on, none is.
         ramp: level at which all classes are masked.
-        growth: of the level, a batch and epoch.
-        weight: of the unimodal losses.
+        growth: growth of the level per batch and epoch.
+        weight: factor on the unimodal losses.
     """
 
     requires = frozenset({"unimodal", "additive"})

@@ -1,4 +1,4 @@
-"""ARL: push the modality whose say is small for how certain it is."""
+"""ARL: speed up the modality that contributes less than its certainty warrants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from mmzoo_newer.single import single_logits
 
 
 def entropies(logits: Tensor) -> Tensor:
-    """(...) Shannon entropy of softmax(logits) in nats, with the authors' 1e-16 inside the logarithm. logits: (..., C)."""
+    """(...) the Shannon entropy of softmax(logits) in nats, with the authors' 1e-16 inside the logarithm.
+
+    Args:
+        logits: (..., C).
+    """
     p = logits.softmax(-1)
     return -(p * (p + 1e-16).log()).sum(-1)
 
@@ -24,34 +28,46 @@ def shares(values: Tensor) -> Tensor:
 
 
 def inverse_variances(entropy: Tensor, floor: float = 0.3) -> Tensor:
-    """(M,) r_m = (1 / h_m) / sum(1 / h) with h_m the share of m in the entropies, at least `floor`."""
+    """(M,) r_m = (1 / h_m) / sum(1 / h), with h_m the share of m in the entropies, at least `floor`.
+
+    Args:
+        entropy: (M,), the entropies.
+        floor: smallest share.
+    """
     return shares(1.0 / shares(entropy).clamp_min(floor))
 
 
 def modulation(dependence: Tensor, inverse: Tensor, temperature: float = 8.0) -> Tensor:
-    """(M,) softmax of T d_m' r_m, d_m' the mean share of the other modalities' logits (of two: the other's)."""
+    """(M,) softmax of T d_m' r_m, d_m' the mean share of the other modalities' logits (for two: the other's).
+
+    Args:
+        dependence: (M,), the shares d_m.
+        inverse: (M,), r_m.
+        temperature: T.
+    """
     others = (dependence.sum() - dependence) / (len(dependence) - 1)
     return (temperature * others * inverse).softmax(0)
 
 
 class ARL(Strategy):
-    """Asymmetric representation learning (Wei et al., ICCV 2025), the intended method.
+    """Scales encoder gradients by contribution and certainty (ARL, Wei et al., ICCV 2025).
 
-    L = CE(f, y) + gamma sum_m CE(o_m, y), o_m what the head makes of m alone. With H_m the mean entropy of softmax(o_m), h_m
-    its share and at least `floor`, r_m = (1/h_m) / sum(1/h), and d_m the share of m in the summed absolute logits, the gradient
-    of encoder m is multiplied by 1 + w_m, w = softmax(T (d_2 r_1, d_1 r_2)). In epochs before `start`: gamma is 1, no
-    modulation.
+    Asymmetric representation learning. L = CE(f, y) + gamma sum_m CE(o_m, y), with o_m the head's logits for m with all
+    others absent. With H_m the mean entropy of softmax(o_m), h_m its share and at least `floor`, r_m = (1/h_m) /
+    sum(1/h), and d_m the share of m in the summed absolute logits, the gradient of encoder m is multiplied by 1 + w_m,
+    w = softmax(T (d_2 r_1, d_1 r_2)). In epochs before `start`, gamma is 1 and there is no modulation.
 
-    The authors' code never assigns w: once it runs, both factors are 1.5 (modulation="constant", arl_released). Here w is
-    that of the batch at hand; in that code it would act one batch late. Where a batch lacks a modality, or all logits
-    are zero, shares are equal.
+    Differs from the authors' code, which never assigns w: both factors are then 1.5 (modulation="constant",
+    arl_released), and it would act one batch late. Here w is that of the present batch. If a batch lacks a modality, or
+    all logits are zero, shares are equal.
 
     Args:
-        gamma: weight of the unimodal losses.
-        temperature: T, of the softmax.
-        floor: least share of the entropy.
-        start: epochs, from the first, without modulation.
-        modulation: "entropy" is the method, "constant" the released code's 1 + 1/M, "none" leaves gradients alone.
+        gamma: factor on the unimodal losses.
+        temperature: T of the softmax.
+        floor: smallest share of the entropy.
+        start: epochs at the start without modulation.
+        modulation: "entropy" is the method (default), "constant" the released code's 1 + 1/M, "none" leaves gradients
+            unchanged.
     """
 
     min_modalities = 2
@@ -109,6 +125,6 @@ class ARL(Strategy):
 
 
 class ARLMany(ARL):
-    """ARL for any number of modalities, which is ours: w = softmax_m(T mean_{j != m} d_j r_m). With two it is ARL."""
+    """ARL for any number of modalities (ours): w = softmax_m(T mean_{j != m} d_j r_m). With two it equals `ARL`."""
 
     max_modalities = None

@@ -1,4 +1,4 @@
-"""BSS: samples on which the modalities agree come first."""
+"""BSS: train first on samples whose modalities agree."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Similarity = Literal["softmax", "logits"]
 
 
 def similarities(own: Sequence[Tensor], form: Similarity = "softmax", present: Tensor | None = None) -> Tensor:
-    """(n,) mean over pairs of modalities of the cosine of their predictions.
+    """(n,) the mean over pairs of modalities of the cosine of their predictions.
 
     Args:
-        own: one (n, C) a modality.
-        form: of probabilities or of raw logits.
-        present: (n, M) bool; pairs that a sample lacks are left out. One without any pair has the mean of the others.
+        own: (n, C) of each modality.
+        form: of probabilities ("softmax") or of raw logits.
+        present: (n, M) bool; incomplete pairs are left out, and a sample without any has the mean of the others. None:
+            all.
     """
     vectors = [z.softmax(-1) if form == "softmax" else z for z in own]
     pairs = list(itertools.combinations(range(len(own)), 2))
@@ -44,7 +45,16 @@ def sample_losses(
     fused_weight: float = 1.0,
     present: Tensor | None = None,
 ) -> Tensor:
-    """(n,) own_weight sum_m CE_m + fused_weight CE of the joint logits; absent modalities count as the mean of the others."""
+    """(n,) own_weight sum_m CE_m + fused_weight CE of the joint logits.
+
+    Args:
+        own: (n, C) of each modality.
+        fused: (n, C).
+        target: (n,).
+        own_weight: factor on the unimodal losses.
+        fused_weight: factor on the joint loss.
+        present: (n, M) bool; absent modalities count as the mean of the others. None: all.
+    """
     each = torch.stack([F.cross_entropy(z, target, reduction="none") for z in own], 1)
     if present is not None:
         there = present.to(each.dtype)
@@ -53,49 +63,58 @@ def sample_losses(
 
 
 def scaled(values: Tensor) -> Tensor:
-    """(n,) (v - min) / (max - min); zeros where all are equal."""
+    """(n,) (v - min) / (max - min); zeros if all are equal."""
     low, high = values.amin(), values.amax()
     return torch.where(high > low, (values - low) / torch.where(high > low, high - low, 1.0), 0.0)
 
 
 def hardness(similarity: Tensor, loss: Tensor) -> Tensor:
-    """(n,) (1 - similarity) + loss, each scaled to [0, 1]."""
+    """(n,) (1 - `similarity`) + `loss`, each scaled to [0, 1]."""
     return (1.0 - scaled(similarity)) + scaled(loss)
 
 
 def draw_weights(similarity: Tensor, loss: Tensor, floor: float = 0.01) -> Tensor:
-    """(n,) 1 - (loss - similarity) + floor, each scaled to [0, 1]: in proportion to the chance of coming next."""
+    """(n,) 1 - (loss - similarity) + floor, each scaled to [0, 1]: proportional to the probability to be drawn next.
+
+    Args:
+        similarity: (n,).
+        loss: (n,).
+        floor: smallest weight.
+    """
     return 1.0 - (scaled(loss) - scaled(similarity)) + floor
 
 
 def pace(epoch: int, start: float, grow: float) -> float:
-    """Share of the samples in an epoch counted from 1: the root of a line from start^2 to 1, reached after `grow` epochs."""
+    """The fraction of the samples in an epoch counted from 1: the root of a line from start^2 to 1.
+
+    Args:
+        epoch: the epoch, from 1.
+        start: the fraction at the start.
+        grow: epochs until it is 1.
+    """
     return min(1.0, math.sqrt(start**2 + epoch * (1.0 - start**2) / grow)) if grow > 0 else 1.0
 
 
 class BSS(Strategy):
-    """Balance-aware sequence sampling (Zhou et al., IJCAI 2025).
+    """Orders training samples by how much their modalities agree (Zhou et al., IJCAI 2025).
 
-    L = own sum_m CE(o_m, y) + fused CE(f, y). A sample's s is the mean cosine of the modalities' predictions, l its own loss, each
-    scaled to [0, 1] over the training set.
-
-    mode="curriculum" orders samples by (1 - s) + l once, with the model as it starts, and trains epoch t (from 1) on the first
-    n pace(t) of them. mode="sampling" draws before each epoch an order of all samples without replacement, in proportion to
-    1 - l + s + floor. Scores are taken in eval mode; the authors take them in train mode, where they move batch statistics
-    and are noisy.
-
-    The authors' model is the head `separate` with hidden=0, their decision that of sum_m o_m + f (decision="sum"), in their
-    script for CREMA-D that of sum_m o_m ("own"), over the modalities that are there.
+    Balance-aware sequence sampling. L = own sum_m CE(o_m, y) + fused CE(f, y). s is the mean cosine of the modalities'
+    predictions for a sample, l its loss, each scaled to [0, 1] over the training set. Scores are computed in eval mode;
+    the authors compute them in train mode, where they change batch statistics and are noisy. The authors' model is the
+    head `separate` with hidden=0.
 
     Args:
-        mode: see above.
-        own: weight of the unimodal losses.
-        fused: weight of the joint loss.
-        start: share of the samples that the curriculum starts from (before its first epoch).
-        grow: share of the run after which it uses all.
-        floor: least chance of a sample that is drawn, beside the largest of 2.
-        similarity: of probabilities or of raw logits.
-        decision: which logits are added up; "head" leaves the decision to the head.
+        mode: "curriculum" (default) sorts samples by (1 - s) + l once, with the initial model, and trains epoch t (from
+            1) on the first n pace(t) of them. "sampling" draws before each epoch an order of all samples without
+            replacement, with probabilities proportional to 1 - l + s + floor.
+        own: factor on the unimodal losses.
+        fused: factor on the joint loss.
+        start: fraction of the samples at the start of the curriculum, before its first epoch.
+        grow: fraction of the run after which it uses all samples.
+        floor: smallest weight in a draw; the largest is 2.
+        similarity: of probabilities ("softmax") or of raw logits.
+        decision: prediction from "sum": sum_m o_m + f (the authors', default); "own": sum_m o_m (their script for
+            CREMA-D); over the modalities present. "head": that of the head.
     """
 
     requires = frozenset({"unimodal"})

@@ -1,4 +1,4 @@
-"""CGGM: auxiliary classifiers tell which modality gains, and slow its encoder down."""
+"""CGGM: auxiliary classifiers measure which modality gains, and slow its encoder down."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from mmzoo.api import Grads, Incompatible, Outputs, Run, Step, Strategy, Terms
 
 
 def coefficients(now: Tensor, before: Tensor, eps: float = 1e-8) -> Tensor:
-    """(M,) c_m = (S - d_m) / S with d the gains of the metric and S = sum d + eps, as the authors' code has it.
+    """(M,) c_m = (S - d_m) / S with d the gains of the metric and S = sum d + eps, as in the authors' code.
 
-    Where gains cancel, c is of the order of 1 / eps; where they add up to less than zero, signs turn.
+    If gains cancel, c is of the order of 1 / eps; if their sum is negative, signs flip.
+
+    Args:
+        now: (M,), the metric.
+        before: (M,), the metric of the previous batch.
+        eps: added to the sum.
     """
     gain = now - before
     total = gain.sum() + eps
@@ -21,7 +26,12 @@ def coefficients(now: Tensor, before: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def guarded(now: Tensor, before: Tensor) -> Tensor:
-    """(M,) the same with losses counted as no gain: within [0, 1], and equal where nobody gains. Ours."""
+    """(M,) the same with negative gains counted as zero (ours): within [0, 1], and equal if no modality gains.
+
+    Args:
+        now: (M,), the metric.
+        before: (M,), the metric of the previous batch.
+    """
     gain = (now - before).clamp_min(0.0)
     total = gain.sum()
     equal = 1.0 - 1.0 / len(gain)
@@ -29,34 +39,39 @@ def guarded(now: Tensor, before: Tensor) -> Tensor:
 
 
 def direction(coefficient: Tensor, cosine: Tensor) -> Tensor:
-    """(sum |c_m| - sum c_m cos_m) / M, a scalar of at least zero."""
+    """(sum |c_m| - sum c_m cos_m) / M, a non-negative scalar.
+
+    Args:
+        coefficient: (M,), c.
+        cosine: (M,), the cosines.
+    """
     return (coefficient.abs().sum() - (coefficient * cosine).sum()) / len(coefficient)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The cosine of two tensors as vectors; zero where one is zero."""
+    """The cosine of two tensors `a` and `b` as vectors; zero if one of them is zero."""
     return nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)
 
 
 class CGGM(Strategy):
-    """Classifier-guided gradient modulation (Guo et al., NeurIPS 2024), its magnitude and the released direction.
+    """Scales encoder gradients by the gains of auxiliary classifiers (CGGM, Guo et al., NeurIPS 2024).
 
-    A linear classifier V_m of each modality's features, which passes no gradient to them, has the accuracy a_m on the
-    batch; its gain over the batch before, c_m = `guarded` or `coefficients`, scales the gradient of encoder m by
-    rho c_m. weight > 0 adds weight * `direction` to the next batch's loss, of the cosine between V_m and the part of the
-    head's linear classifier that reads m: what the authors' code computes. The paper compares gradients.
+    A linear classifier V_m on each modality's features, which passes no gradient to them, has the accuracy a_m on the
+    batch. Its gain over the previous batch gives c_m (`guarded` or `coefficients`), and the gradient of encoder m is
+    scaled by rho c_m. weight > 0 adds weight * `direction` to the next batch's loss, of the cosine between V_m and the
+    part of the head's linear classifier that reads m, as the authors' code computes it; the paper compares gradients.
 
-    The authors' term keeps the weights of the step before; here it is that of the weights at hand, with the coefficients
-    of the step before. Their optimizer of the classifiers is a learning rate of its own here.
+    Differs from the authors' code: their term uses the weights of the previous step; here it uses the present weights
+    with the coefficients of the previous step. Their optimizer of the classifiers is a separate learning rate here.
 
     Args:
         rho: factor on the encoders' gradients.
-        weight: of the direction term; 0 leaves it out.
-        guard: counts losses of accuracy as no gain. False is the released rule.
-        lr_scale: learning rate of the classifiers beside that of the model.
+        weight: factor on the direction term; 0 leaves it out.
+        guard: count losses of accuracy as zero gain (ours). False is the released rule.
+        lr_scale: learning rate of the classifiers relative to that of the model.
 
     Raises:
-        Incompatible: in setup, where weight is above zero and the head has no linear classifier for each modality.
+        Incompatible: in setup, weight is positive and the head has no linear classifier for each modality.
     """
 
     min_modalities = 2

@@ -1,4 +1,4 @@
-"""DGL: encoders learn from their own losses only, the fusion head from the fused loss only."""
+"""DGL: encoders learn from their own losses only, and the fusion head from the joint loss only."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from mmzoo_newer.single import single_logits
 
 
 class DGL(Strategy):
-    """Disentangled gradient learning (Wei et al., ICCV 2025).
+    """Separates the gradients of encoders and fusion head (disentangled gradient learning, Wei et al., ICCV 2025).
 
-    f = head(sg(z_1), ..., sg(z_M)) and o_m = sg(head)(z_m), the head with modality m alone and without a gradient to its
-    parameters; L = CE(f, y) + alpha sum_m CE(o_m, y). The encoder of m receives the gradient of alpha CE(o_m, y) and no
-    other, the head that of CE(f, y) and no other. One backward pass gives what the authors take two for.
-
-    o_m is what the head makes of m alone: a linear head adds its whole bias. The outputs handed on have o_m as unimodal
-    logits. Gradient clipping joins the two again, by the common norm.
+    f = head(sg(z_1), ..., sg(z_M)) and o_m = sg(head)(z_m), the head with modality m only and without a gradient to its
+    parameters (sg: stop-gradient); L = CE(f, y) + alpha sum_m CE(o_m, y). The encoder of m receives only the gradient
+    of alpha CE(o_m, y), the head only that of CE(f, y), in one backward pass where the authors take two. A linear head
+    adds its whole bias to o_m. Later parts of a chain see o_m as unimodal logits. Gradient clipping couples the two
+    again through their common norm.
 
     Args:
-        alpha: weight of the unimodal losses.
+        alpha: factor on the unimodal losses.
 
     Raises:
-        Incompatible: in setup, for a head that acts between encoder stages: it has no boundary to cut at.
+        Incompatible: in setup, the head acts between encoder stages, so that there is no boundary to cut.
     """
 
     def __init__(self, *, alpha: float = 4.0) -> None:

@@ -1,4 +1,4 @@
-"""G2D: distils unimodal teachers, and trains the weakest modality alone first."""
+"""G2D: distils unimodal teachers, and first trains the weakest modality by itself."""
 
 from __future__ import annotations
 
@@ -15,28 +15,45 @@ Prioritise = Literal["run", "batch", "none"]
 
 
 def logit_divergences(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """(B,) T^2 KL(softmax(teacher / T) || softmax(student / T)). teacher, student: (B, C)."""
+    """(B,) T^2 KL(softmax(teacher / T) || softmax(student / T)).
+
+    Args:
+        teacher: (B, C).
+        student: (B, C).
+        temperature: T.
+    """
     log_t, log_s = ((z / temperature).log_softmax(-1) for z in (teacher, student))
     return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(-1)
 
 
 def feature_distances(student: Tensor, teacher: Tensor) -> Tensor:
-    """(B,) mean of (student - teacher)^2 over the features. student, teacher: (B, D)."""
+    """(B,) the mean of (student - teacher)^2 over the features.
+
+    Args:
+        student: (B, D).
+        teacher: (B, D).
+    """
     return (student - teacher).square().mean(-1)
 
 
 def ranked(confidence: Mapping[str, float]) -> list[str]:
-    """The modalities, the one whose teacher is least confident first; equal ones by name."""
+    """The modalities by the confidence of their teachers, least confident first; ties by name."""
     return sorted(confidence, key=lambda m: (confidence[m], m))
 
 
 def weakest_only(scores: Tensor) -> Tensor:
-    """(M,) 1 for the modality whose teacher is least confident, 0 for the others; equal ones are all 1."""
+    """(M,) 1 for the modality whose teacher is least confident, 0 for the others; ties are all 1."""
     return (scores == scores.amin()).to(scores.dtype)
 
 
 def active(weakest_first: Sequence[str], lengths: Sequence[int], epoch: int) -> tuple[str, ...]:
-    """The modalities that train in an epoch: the j-th weakest alone for lengths[j] epochs, in turn, then all."""
+    """The modalities trained in an epoch: the j-th weakest only for lengths[j] epochs, in turn, then all.
+
+    Args:
+        weakest_first: the modalities in order.
+        lengths: epochs of each stage.
+        epoch: the epoch, from 0.
+    """
     end = 0
     for modality, length in zip(weakest_first, lengths):
         end += length
@@ -46,32 +63,36 @@ def active(weakest_first: Sequence[str], lengths: Sequence[int], epoch: int) -> 
 
 
 def stage_lengths(stages: int, share: float, epochs: int) -> list[int]:
-    """Epochs of each of so many stages, which fill a share of the run evenly."""
+    """The epochs of each stage, equal up to rounding.
+
+    Args:
+        stages: number of stages.
+        share: the fraction of the run that they take together.
+        epochs: length of the run.
+    """
     ends = [round(share * epochs * (i + 1) / max(1, stages)) for i in range(stages)]
     return [b - a for a, b in zip([0, *ends], ends)]
 
 
 class G2D(Strategy):
-    """Gradient-guided distillation (Rakib and Bagavathi, ICCV 2025).
+    """Distils unimodal teachers and prioritises weak modalities (gradient-guided distillation, ICCV 2025).
 
-    L = CE(f, y) + logit_weight sum_m T^2 KL(softmax(t_m / T) || softmax(f / T)) + feature_weight sum_m mean (z_m - teacher's z_m)^2, t_m the
-    logits of m's teacher: the model of m alone, frozen, in eval mode.
-
-    prioritise="run": modalities are ranked once by the mean probability that their teachers give the true class on
-    the training set; the weakest trains alone, then the second, ..., for `share` of the run together; then all train.
-    Encoders that wait get no gradient: they keep their weights in spite of momentum and decay, their batch statistics
-    move, and the head learns. prioritise="batch" (g2d_released): within that share the encoder whose teacher is least
-    confident of the batch has its gradient, the others' are zeros, which momentum and decay still move. "none": all train.
-
-    The authors' code does so to convolutions alone. Features of another width than the teacher's are not compared, with
-    a warning.
+    Rakib and Bagavathi. L = CE(f, y) + logit_weight sum_m T^2 KL(softmax(t_m / T) || softmax(f / T)) + feature_weight
+    sum_m mean (z_m - teacher's z_m)^2, with t_m the logits of m's teacher: a frozen unimodal model in eval mode.
+    Features of another width than the teacher's are not compared, with a warning. The authors' code modulates
+    convolutions only.
 
     Args:
-        logit_weight: weight of the logit terms.
-        feature_weight: weight of the feature terms.
+        logit_weight: factor on the logit terms.
+        feature_weight: factor on the feature terms.
         temperature: T.
-        prioritise: see above.
-        share: of the run in which modalities are prioritised (the authors' 150 of 300 epochs).
+        prioritise: "run" (default): modalities are ranked once by the mean probability that their teachers give the
+            true class on the training set; the weakest trains by itself, then the second, and so on for `share` of the
+            run; then all train. Waiting encoders get no gradient: they keep their weights despite momentum and decay,
+            their batch statistics change, and the head learns. "batch" (g2d_released): within that fraction of the run
+            only the encoder whose teacher is least confident on the batch has a gradient; that of the others is zero,
+            and momentum and decay still move them. "none": all train.
+        share: fraction of the run in which modalities are prioritised (the authors': 150 of 300 epochs).
     """
 
     requires = frozenset({"teachers"})

@@ -1,4 +1,4 @@
-"""IGM: modalities train in turns; each leaves the next one's classifier the directions that it did not use."""
+"""IGM: modalities train in turns, and each keeps to directions in its classifier that the previous one did not use."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from mmzoo.api import BadValue, Grads, Incompatible, Outputs, Pass, Run, Step, S
 
 
 def projection(covariance: Tensor, temperature: float = 0.4) -> Tensor:
-    """(D, D) V diag(exp(-temperature (l - min) / (max - min))) V' of the eigenvalues l and vectors V of a symmetric matrix.
+    """(D, D) V diag(exp(-temperature (l - min) / (max - min))) V' with eigenvalues l and eigenvectors V.
 
-    The largest direction shrinks by e^-temperature, the smallest stays. The identity where all eigenvalues are equal.
+    The largest direction shrinks by e^-temperature, the smallest is unchanged. The identity if all eigenvalues are
+    equal.
+
+    Args:
+        covariance: (D, D), symmetric.
+        temperature: strength of the projection.
     """
     values, vectors = torch.linalg.eigh(covariance)
     low, high = values[0], values[-1]
@@ -28,19 +33,37 @@ def projection(covariance: Tensor, temperature: float = 0.4) -> Tensor:
 
 
 def mixed_losses(logits: Tensor, target: Tensor, other: Tensor, share: float) -> Tensor:
-    """(B,) share CE(logits, target) + (1 - share) CE(logits, other)."""
+    """(B,) share CE(logits, target) + (1 - share) CE(logits, other).
+
+    Args:
+        logits: (B, C).
+        target: (B,).
+        other: (B,), the targets of the samples mixed in.
+        share: weight of the first.
+    """
     first, second = (F.cross_entropy(logits, y, reduction="none") for y in (target, other))
     return share * first + (1.0 - share) * second
 
 
 def displaced(values: Mapping[str, Tensor], grads: Sequence[Tensor], rho: float) -> dict[str, Tensor]:
-    """Each tensor moved by rho along its gradient, which is scaled to length one; one without a gradient stays."""
+    """Each tensor moved by rho along its normalised gradient; without a gradient it is unchanged.
+
+    Args:
+        values: name -> tensor.
+        grads: gradients in the same order.
+        rho: the distance.
+    """
     tiny = torch.finfo(next(iter(values.values())).dtype).tiny
     return {name: p + rho * g / g.norm().clamp_min(tiny) for (name, p), g in zip(values.items(), grads)}
 
 
 def turn(epoch: int, lengths: Sequence[int]) -> tuple[int, bool]:
-    """Whose turn it is in an epoch, turns of these lengths going round, and whether it begins with it."""
+    """The index of the turn in an epoch, with turns of these lengths repeating, and whether it begins there.
+
+    Args:
+        epoch: the epoch, from 0.
+        lengths: epochs of each turn.
+    """
     at = epoch % sum(lengths)
     for i, length in enumerate(lengths):
         if at < length:
@@ -50,32 +73,32 @@ def turn(epoch: int, lengths: Sequence[int]) -> tuple[int, bool]:
 
 
 class IGM(Strategy):
-    """Interactive learning by flat gradient modification (Jiang et al., IJCAI 2025), as its released code trains.
+    """Trains modalities in turns with projected, flat gradients (Jiang et al., IJCAI 2025), as in its released code.
 
-    There is no joint loss. The run is cut into `rounds` rounds; in each, every modality trains for a while alone, with its
-    own encoder and classifier, in the data's order. Where a turn begins, the modality before has left, for each linear
+    There is no joint loss. The run is split into `rounds` rounds; in each, every modality in turn trains its own
+    encoder and classifier, in the data's order. At the start of a turn the previous modality provides, for each linear
     layer of its part of the head, the mean input of every batch (eval mode): A = sum of their outer products, P =
-    `projection`(A). The i-th layer's gradient G of the one whose turn it is becomes G P, where P has its width. The
-    optimizer's memory is cleared. Predictions are those of the mean of softmax(o_m).
+    `projection`(A). The gradient G of the i-th layer of the present modality becomes G P, if P has its width. The
+    optimizer state is cleared. Predictions are those of the mean of softmax(o_m).
 
     Loss: (1 - flat) (s CE(o, y) + (1 - s) CE(o, y')) + flat CE(o', y), of inputs mixed as s x + (1 - s) x', s from
-    Beta(mixup, mixup); o' is the classifier moved by rho along its gradient, on the same features. Inputs that are no
-    real numbers (tokens) are not mixed.
+    Beta(mixup, mixup); o' uses the classifier moved by rho along its gradient, on the same features. Token inputs are
+    not mixed.
 
-    The authors go on from the weights that were best on the test set, and leave the moved weights in place with a rho
-    of 1e-10; here nothing is chosen, and the weights come back.
+    Differs from the authors, who continue from the weights that were best on the test set, and keep the moved weights
+    with a rho of 1e-10; here nothing is selected, and the weights are restored.
 
     Args:
-        rounds: how often every modality has its turn.
-        lengths: relative lengths of the turns, by modality; none: equal.
-        temperature: of the projection; 0 leaves gradients as they are.
-        mixup: parameter of the Beta distribution; 0 mixes nothing.
-        flat: share of the loss of the moved classifier.
-        rho: how far it is moved.
+        rounds: number of rounds.
+        lengths: modality -> relative length of its turn; None: equal.
+        temperature: strength of the projection; 0 leaves gradients unchanged.
+        mixup: parameter of the Beta distribution; 0: no mixing.
+        flat: weight of the loss of the moved classifier.
+        rho: distance by which it is moved.
 
     Raises:
-        BadValue: in setup, for lengths that do not name every modality.
-        Incompatible: in setup, for a head without linear layers of each modality's own, unless temperature is 0.
+        BadValue: in setup, `lengths` does not name every modality.
+        Incompatible: in setup, the head has no linear layers of each modality's own, unless temperature is 0.
     """
 
     requires = frozenset({"unimodal"})

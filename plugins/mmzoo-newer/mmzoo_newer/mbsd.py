@@ -1,4 +1,4 @@
-"""MBSD: pairs of modalities learn from one another, in the form of a later benchmark."""
+"""MBSD: pairs of modalities learn from each other, in the form of a later benchmark."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ Form = Literal["peer", "repaired"]
 
 
 def leads(a: Tensor, b: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B,) omega, hi and log lo of a pair of logits (B, C).
+    """(B,) omega, hi and log lo of a pair of logits.
 
-    hi and lo are the larger and the smaller probability of the true class; omega = hi - lo where one of the two predictions is
-    right, else 0.
+    hi and lo are the larger and the smaller probability of the true class; omega = hi - lo if one of the two
+    predictions is correct, else 0.
+
+    Args:
+        a: (B, C).
+        b: (B, C).
+        target: (B,).
     """
     log_p = torch.stack([z.log_softmax(-1).gather(1, target[:, None]).squeeze(1) for z in (a, b)])
     hi, lo = log_p.amax(0).exp(), log_p.amin(0)
@@ -27,10 +32,15 @@ def leads(a: Tensor, b: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def pair_terms(a: Tensor, b: Tensor, target: Tensor, *, on_logits: bool, form: Form = "peer") -> tuple[Tensor, Tensor]:
-    """(B,) RS and KL of a pair of logits (B, C), before the mean.
+    """(B,) RS and KL of a pair of logits, before the mean; RS = omega mean_c (a - b)^2.
 
-    RS = omega mean_c (a - b)^2, on logits or on probabilities. KL, "peer": omega lo (log lo - hi), where a probability stands
-    for a log-probability; "repaired" (ours): omega KL(stronger || weaker), no gradient to the stronger nor through omega.
+    Args:
+        a: (B, C).
+        b: (B, C).
+        target: (B,).
+        on_logits: compute RS on logits; False: on probabilities.
+        form: KL is, for "peer", omega lo (log lo - hi), in which a probability takes the place of a log-probability;
+            "repaired" (ours): omega KL(stronger || weaker), without a gradient to the stronger and through omega.
     """
     omega, hi, log_lo = leads(a, b, target)
     x, y = (a, b) if on_logits else (a.softmax(-1), b.softmax(-1))
@@ -44,15 +54,16 @@ def pair_terms(a: Tensor, b: Tensor, target: Tensor, *, on_logits: bool, form: F
 
 
 class MBSD(Strategy):
-    """Self-distillation between modalities as a benchmark has it (BalanceBenchmark); its original was not read.
+    """Self-distillation between pairs of modalities, as implemented in BalanceBenchmark.
 
-    L = CE(f, y) + own sum_m CE(o_m, y) + weight (RS + KL), the means over all pairs of modalities of `pair_terms`. RS is on
-    logits for two modalities and on probabilities for more, as there. Samples that lack one of a pair do not count in it.
+    The original paper was not available. L = CE(f, y) + own sum_m CE(o_m, y) + weight (RS + KL), the means over all
+    pairs of modalities of `pair_terms`. RS is computed on logits for two modalities and on probabilities for more, as
+    there. Samples that lack one of a pair do not count in it.
 
     Args:
-        own: weight of the unimodal losses.
-        weight: of RS and KL.
-        form: "peer", or "repaired" for a Kullback-Leibler divergence that is one.
+        own: factor on the unimodal losses.
+        weight: factor on RS and KL.
+        form: "peer" (default), or "repaired" (ours) for a proper Kullback-Leibler divergence.
     """
 
     requires = frozenset({"unimodal"})

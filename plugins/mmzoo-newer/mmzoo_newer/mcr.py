@@ -1,4 +1,4 @@
-"""MCR: modalities play a game over what shuffling one of them changes in the prediction."""
+"""MCR: modalities play a game over how the prediction changes when one of them is shuffled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ Joint = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def divergences(a: Tensor, b: Tensor) -> Tensor:
-    """(B,) Jensen-Shannon divergence of softmax(a) and softmax(b) in nats, probabilities at least 1e-20. (B, C) each."""
+    """(B,) the Jensen-Shannon divergence of softmax(a) and softmax(b) in nats, probabilities at least 1e-20.
+
+    Args:
+        a: (B, C).
+        b: (B, C).
+    """
     p, q = (z.softmax(-1).clamp_min(1e-20) for z in (a, b))
     mean = 0.5 * (p + q)
     return 0.5 * (p * (p.log() - mean.log()) + q * (q.log() - mean.log())).sum(-1)
@@ -26,9 +31,14 @@ def divergences(a: Tensor, b: Tensor) -> Tensor:
 def shuffled(
     pieces: Mapping[str, Tensor], joint: Joint, modality: str, permutations: Tensor, learners: frozenset[str]
 ) -> Tensor:
-    """(K B, C) joint logits with one modality's rows permuted, K permutations one after the other.
+    """(K B, C) joint logits with one modality's rows permuted, K permutations in order.
 
-    pieces: modality -> (B, ...), what `joint` makes logits of. learners: the modalities whose piece keeps its gradient.
+    Args:
+        pieces: modality -> (B, ...), the inputs of `joint`.
+        joint: computes logits from the pieces.
+        modality: the modality that is permuted.
+        permutations: (K, B).
+        learners: the modalities whose piece keeps its gradient.
     """
     k, at = len(permutations), permutations.flatten()
     held = {m: x if m in learners else x.detach() for m, x in pieces.items()}
@@ -38,10 +48,18 @@ def shuffled(
 def moves(
     pieces: Mapping[str, Tensor], joint: Joint, clean: Tensor, modality: str, permutations: Tensor, game: Game
 ) -> tuple[Tensor, Tensor]:
-    """(B,) mean divergence J_u over the permutations of one modality, and (B,) its signed part in the loss.
+    """(B,) the mean divergence J_u over the permutations of one modality, and (B,) its signed part in the loss.
 
-    The modality itself climbs J_u. Of the others: greedy ones go down it, independent ones have no gradient of it,
-    collaborative ones climb it too. clean: (B, C) joint logits as they are.
+    The modality itself ascends J_u. The others descend it if greedy, have no gradient of it if independent, and ascend
+    it too if collaborative.
+
+    Args:
+        pieces: modality -> (B, ...).
+        joint: computes logits from the pieces.
+        clean: (B, C), the joint logits without permutation.
+        modality: the modality u.
+        permutations: (K, B).
+        game: "greedy", "independent" or "collaborative".
     """
     k, names = len(permutations), frozenset(pieces)
 
@@ -56,8 +74,14 @@ def moves(
 def supervised_contrast(views: Tensor, target: Tensor, valid: Tensor, temperature: float = 0.5) -> Tensor:
     """NT-Xent over all views, a scalar: positives are all other views of one class, negatives those of other classes.
 
-    Mean over positive pairs (a, p) of -log(e_ap / (e_ap + sum of e_an over the negatives)), e = exp(cosine / temperature);
-    zero without a pair. views: (n, D); target, valid: (n,), which views count.
+    The mean over positive pairs (a, p) of -log(e_ap / (e_ap + sum of e_an over the negatives)), e = exp(cosine /
+    temperature); zero without a pair.
+
+    Args:
+        views: (n, D).
+        target: (n,).
+        valid: (n,) bool, which views count.
+        temperature: divisor of the cosine.
     """
     z = unit(views)
     logits = z @ z.T / temperature
@@ -72,29 +96,30 @@ def supervised_contrast(views: Tensor, target: Tensor, valid: Tensor, temperatur
 
 
 class MCR(Strategy):
-    """Multimodal competition regulariser (Kontras et al., NeurIPS 2025).
+    """Regularises the competition of modalities by a game on shuffled modalities (MCR, Kontras et al., NeurIPS 2025).
 
-    L = CE(f, y) + weight sum_u (game of J_u) + own sum_m CE(V_m z_m, y) + contrastive NT-Xent + bottleneck |z - h(f)|^2.
-    J_u: the divergence between the prediction and the one with modality u's rows permuted within the batch, mean over
-    `samples` permutations (eq. 8). Encoder u climbs J_u, the others are "greedy" and go down it, are "independent", or
-    "collaborative" (eqs. 12-13). For an additive head what is permuted and held is u's part of the logits, as in the
-    authors' code; for others, its features. The value of the greedy game is zero: only its gradient matters.
+    L = CE(f, y) + weight sum_u (game of J_u) + own sum_m CE(V_m z_m, y) + contrastive NT-Xent + bottleneck |z -
+    h(f)|^2. J_u is the divergence between the prediction and the one with modality u's rows permuted within the batch,
+    the mean over `samples` permutations (eq. 8). Encoder u ascends J_u. For an additive head u's part of the logits is
+    permuted, as in the authors' code; for others, its features. The value of the greedy game is zero: only its gradient
+    matters. h is an MLP without biases from the detached joint logits to all features (eq. 11). V_m are linear
+    classifiers.
 
-    h: an MLP without biases from the detached joint logits to all features (eq. 11). V_m: linear classifiers.
-
-    The authors start from encoders trained alone, and take the permuted features of a second pass in eval mode; here
-    they are those of the pass at hand, as in the paper. Samples that lack u are not permuted and do not count in J_u.
-    Of several processes each permutes its own samples. More than two modalities are ours: all others play against u.
+    Differs from the authors, who start from encoders trained unimodally, and take the permuted features from a second
+    pass in eval mode; here they come from the present pass, as in the paper. Samples without u are not permuted and do
+    not count in J_u. With several processes each permutes its own samples. More than two modalities are ours: all
+    others play against u.
 
     Args:
-        weight: of the game.
-        own: of the unimodal losses.
-        contrastive: of the contrastive loss, for features of one width.
-        bottleneck: of the reconstruction.
-        game: see above.
-        clean: "keep" leaves the prediction that is compared its gradient, as the released code; "detach" cuts it.
-        samples: permutations a batch.
-        temperature: of the contrastive loss.
+        weight: factor on the game.
+        own: factor on the unimodal losses.
+        contrastive: factor on the contrastive loss, for features of the same width.
+        bottleneck: factor on the reconstruction.
+        game: the others are "greedy" (default) and descend J_u, "independent", or "collaborative" (eqs. 12-13).
+        clean: "keep" (default) lets the gradient into the prediction that is compared, as in the released code;
+            "detach" does not.
+        samples: permutations per batch.
+        temperature: temperature of the contrastive loss.
     """
 
     min_modalities = 2
@@ -189,7 +214,13 @@ class MCR(Strategy):
 
 
 def reconstruction(n_classes: int, hidden: int, total: int) -> nn.Sequential:
-    """From logits to all features side by side, without biases."""
+    """An MLP without biases, from logits to the concatenated features.
+
+    Args:
+        n_classes: width of the input.
+        hidden: width of the hidden layer.
+        total: width of the output.
+    """
     return nn.Sequential(nn.Linear(n_classes, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, total, bias=False))
 
 

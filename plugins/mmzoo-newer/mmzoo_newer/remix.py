@@ -13,34 +13,42 @@ from mmzoo.api import Batch, Outputs, Pass, Run, Step, Strategy, Terms
 
 
 def separability(p: Tensor) -> Tensor:
-    """(...) KL(p || uniform) in bits, sum_c p log2(p C), with p at least 1e-9 and not normalised again. p: (..., C)."""
+    """(...) KL(p || uniform) in bits, sum_c p log2(p C), with p at least 1e-9 and not renormalised.
+
+    Args:
+        p: (..., C).
+    """
     clipped = p.clamp_min(1e-9)
     return (clipped * (clipped * p.shape[-1]).log2()).sum(-1)
 
 
 def least_separable(scores: Tensor) -> Tensor:
-    """(n,) the modality with the smallest score, the last of those that are equal. scores: (M, n)."""
+    """(n,) the modality with the smallest score, the last one at a tie.
+
+    Args:
+        scores: (M, n).
+    """
     number = torch.arange(len(scores), device=scores.device)[:, None]
     return torch.where(scores == scores.amin(0), number, -1).amax(0)
 
 
 class Remix(Strategy):
-    """Data Remixing (Ma et al., ICML 2025).
+    """Trains each sample with the one modality that separates it least (Data Remixing, Ma et al., ICML 2025).
 
-    For `warmup` epochs L = CE(f, y) + warm_weight sum_m CE(o_m, y). Then, before each epoch, one pass in eval mode finds for
-    every sample the modality that separates it least (`separability` of softmax(o_m)); the sample keeps that one and loses
-    the others. Batches hold samples of one modality: L = CE(f, y) + weight CE(o_m, y), f the head's logits with the others
-    absent. Each sample is seen once an epoch.
+    For `warmup` epochs L = CE(f, y) + warm_weight sum_m CE(o_m, y). Then, before each epoch, one pass in eval mode
+    finds for every sample the modality with the least `separability` of softmax(o_m); the sample keeps it and loses the
+    others. Batches hold samples of one modality: L = CE(f, y) + weight CE(o_m, y), f the head's logits with the others
+    absent. Each sample is used once per epoch.
 
     The authors' model is the head `separate` with hidden=0. Their code runs the muted encoders too, whose batch
-    statistics then move; here they are not run, and what belongs to them stands still.
+    statistics then change; here they do not run, and their parameters are unchanged.
 
     Args:
-        warmup: epochs, from the first, on all data.
-        warm_weight: weight of the unimodal losses in those.
-        weight: weight of the unimodal loss afterwards.
-        order: "blocks" trains all samples of one modality, then those of the next, by name, as the released code does;
-            "interleave" shuffles them, and a batch takes one step a modality.
+        warmup: epochs at the start, with all modalities.
+        warm_weight: factor on the unimodal losses in the warm-up.
+        weight: factor on the unimodal loss afterwards.
+        order: "blocks" (default) trains all samples of one modality, then those of the next, by name, as in the
+            released code; "interleave" shuffles them, and a batch takes one step per modality.
     """
 
     requires = frozenset({"unimodal"})

@@ -1,4 +1,4 @@
-"""What a fusion head makes of one modality alone: the parameter-free unimodal logits of DGL and ARL."""
+"""The logits of a fusion head for a single modality: the parameter-free unimodal logits of DGL and ARL."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from mmzoo.api import Outputs, Step
 
 
 def single_logits(step: Step, features: Mapping[str, Tensor], modality: str, *, train_head: bool = True) -> Tensor:
-    """(B, C) the head's logits of one modality, the others absent.
+    """(B, C) the head's logits for one modality with all others absent.
 
-    Unlike the unimodal logits of a head whose `how` is slice they hold the whole bias.
+    Unlike unimodal logits that are slices, they include the whole bias.
 
     Args:
-        train_head: False leaves the head's parameters without a gradient.
+        step: the batch in its pass.
+        features: modality -> (B, D_m).
+        modality: the modality.
+        train_head: False: no gradient to the head's parameters.
     """
     head, fed = step.run.model.head, {modality: features[modality]}
     if train_head:

@@ -49,11 +49,11 @@ _VARIANT = frozenset(
 
 
 class OpenMoji(Source):
-    """Emoji that OpenMoji draws and Unicode groups, without skin tones and flags. An item is named by its code points.
+    """Emoji drawn by OpenMoji and grouped by Unicode, without skin tones and flags.
 
-    The text is the name and its short names as Unicode's data have them, then what people search it by (emojilib's keywords,
-    in order of the alphabet). Sub-groups are not used: they tell the class. Split by a hash of the name's stem, so that man,
-    woman and person doing the same are on one side.
+    A sample is named by its code points. The text is the name and its short names in Unicode's data, then search
+    keywords (emojilib, in alphabetical order). Sub-groups are not used: they reveal the class. Split by a hash of the
+    name's stem, so that man, woman and person doing the same are in one split.
     """
 
     name = "openmoji"

@@ -1,4 +1,4 @@
-"""Emoji drawn from their SVG files."""
+"""Emoji rendered from their SVG files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ MOST_BYTES = 1 << 20
 class Drawing(Field):
     """A drawing on white, (size, size, channels) uint8.
 
-    part: "colour" is the whole drawing in RGB; "line" its black outlines alone, in grey: the groups of the file whose id
-    begins with `line`, as the designers keep them apart.
+    Args:
+        size: height and width in pixels.
+        part: "colour" is the whole drawing in RGB; "line" its black outlines in grey: the groups of the file whose id
+            begins with `line`.
     """
 
     size: int = 64

@@ -45,13 +45,12 @@ def render_page(
 
     Args:
         rows, bench: as the store has them, see `Store.bench`.
-        store: where histories and predictions of the rows are.
+        store: holds histories and predictions of the rows.
         out: where the page will be written; links to the files of a run are relative to it.
-        tables: further tables to show, such as those of `--stats`.
-        live: for a page that a server renews: what the server calls the state of the runs that the page shows.
+        tables: further tables, such as those of `--stats`.
+        live: for a page that a server updates: the server's name of the state that the page shows.
 
-    Raises:
-        MmzooError: without jinja2 or vl-convert-python.
+    Raises MmzooError without jinja2 or vl-convert-python.
     """
     overview = make_overview(rows, bench)
     datasets = by_dataset(rows, bench)

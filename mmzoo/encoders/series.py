@@ -1,0 +1,163 @@
+"""Encoders of series of measurements: convolutions over time, and a small transformer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmzoo.core.encoder import Encoder, InputSpec
+from mmzoo.encoders.tokens import Words, masked_mean
+from mmzoo.errors import BadValue
+from mmzoo.functional import in_steps
+
+
+class Steps(NamedTuple):
+    """map: (B, C, T), zeros where the mask (B, T) bool is False: there is padding."""
+
+    map: Tensor
+    mask: Tensor
+
+
+def _given(x: Mapping[str, Tensor], dtype: torch.dtype) -> Steps:
+    """A batch of series, zeros under their padding."""
+    mask = x["mask"].bool()
+    return Steps(torch.where(mask[:, None], x["values"].to(dtype), 0.0), mask)
+
+
+class SeriesCNN(Encoder):
+    """Convolutions over time with ReLU, one a stage; all but the first halve the steps. Then the means of `grid` runs of
+    steps and the maximum over all of them, side by side, through dropout and a linear layer.
+
+    Padding is zero before every convolution and left out of means and maximum, so that it changes nothing. The view of a
+    series is (B, C, T).
+
+    Args:
+        spec: A series.
+        widths: Channels after each stage.
+        kernel: Steps that a filter reaches over; odd.
+        width: Output width.
+        grid: Runs of steps that are averaged, so that it matters when something happens; 1: one mean.
+        dropout: Before the linear layer.
+
+    Raises:
+        BadValue: A width, kernel or grid is not positive, or the kernel is even.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec | Sequence[int],
+        *,
+        widths: Sequence[int] = (32, 64, 64),
+        kernel: int = 5,
+        width: int = 64,
+        grid: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.spec = InputSpec.of(spec).of_kind("series")
+        if not widths or min((kernel, width, grid, *widths)) < 1 or kernel % 2 == 0:
+            raise BadValue(
+                f"widths, width, grid and kernel must be positive and kernel odd; not widths={tuple(widths)}, "
+                f"width={width}, grid={grid}, kernel={kernel}."
+            )
+        pairs = itertools.pairwise([self.spec.shape[0], *widths])
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(i, o, kernel, 1 if n == 0 else 2, kernel // 2) for n, (i, o) in enumerate(pairs)
+        )
+        self.grid, self.dropout = grid, nn.Dropout(dropout)
+        self.project = nn.Linear(widths[-1] * (grid + 1), width)
+        self.out_dim, self.n_stages, self.stage_dims = width, len(widths), tuple(widths)
+
+    def begin(self, x: Mapping[str, Tensor]) -> Steps:
+        return _given(x, self.project.weight.dtype)
+
+    def run_stage(self, stage: int, state: Steps) -> Steps:
+        mask = state.mask if stage == 0 else state.mask[:, ::2]
+        return Steps(torch.where(mask[:, None], F.relu(self.convolutions[stage](state.map)), 0.0), mask)
+
+    def view(self, state: Steps) -> Tensor:
+        return state.map
+
+    def mask(self, state: Steps) -> Tensor:
+        return state.mask
+
+    def replace(self, state: Steps, map_: Tensor) -> Steps:
+        return state._replace(map=map_)
+
+    def finish(self, state: Steps) -> Tensor:
+        largest = torch.where(state.mask[:, None], state.map, 0.0).amax(2)  # after ReLU nothing is below zero
+        means = in_steps(state.map, state.mask, self.grid).flatten(1)
+        found: Tensor = self.project(self.dropout(torch.cat([means, largest], 1)))
+        return found
+
+
+class SeriesTransformer(Encoder):
+    """Transformer layers (normalised first) over pieces of `patch` steps and their learned positions, then the mean.
+
+    Args:
+        spec: A series.
+        patch: Steps of a piece.
+        dim: Width of a piece's vector and of the output.
+        depth: Layers, each a stage.
+        heads: Of attention; they must divide dim.
+        dropout: Within the layers.
+
+    Raises:
+        BadValue: heads does not divide dim, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec | Sequence[int],
+        *,
+        patch: int = 4,
+        dim: int = 64,
+        depth: int = 2,
+        heads: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.spec = InputSpec.of(spec).of_kind("series")
+        if min(patch, dim, depth, heads) < 1 or dim % heads:
+            raise BadValue(
+                f"patch, dim, depth and heads must be positive, and heads must divide dim; not patch={patch}, dim={dim}, "
+                f"depth={depth}, heads={heads}."
+            )
+        self.patch = patch
+        self.embedding = nn.Conv1d(self.spec.shape[0], dim, patch, patch)
+        self.position = nn.Parameter(0.02 * torch.randn(-(-self.spec.shape[1] // patch), dim))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout, batch_first=True, norm_first=True)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.out_dim, self.n_stages, self.stage_dims = dim, depth, (dim,) * depth
+
+    def begin(self, x: Mapping[str, Tensor]) -> Words:
+        steps = _given(x, self.norm.weight.dtype)
+        short = -steps.map.shape[2] % self.patch
+        pieces = self.embedding(F.pad(steps.map, (0, short))).transpose(1, 2)
+        mask = F.pad(steps.mask, (0, short)).unflatten(1, (-1, self.patch)).any(2)
+        return Words(pieces + self.position[: pieces.shape[1]], mask)
+
+    def run_stage(self, stage: int, state: Words) -> Words:
+        hidden = ~state.mask
+        hidden = hidden & ~hidden.all(1, keepdim=True)  # a series without any step: attention over nothing has no value
+        return state._replace(map=self.layers[stage](state.map, src_key_padding_mask=hidden))
+
+    def view(self, state: Words) -> Tensor:
+        return state.map.transpose(1, 2)
+
+    def mask(self, state: Words) -> Tensor:
+        return state.mask
+
+    def replace(self, state: Words, map_: Tensor) -> Words:
+        return state._replace(map=map_.transpose(1, 2))
+
+    def finish(self, state: Words) -> Tensor:
+        return masked_mean(self.norm(state.map), state.mask)

@@ -1,0 +1,94 @@
+"""The pages of the site: links lead somewhere, code runs, commands are understood, and every method has a page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.pages import DOCS, PAGES, blocks, commands, dead_links
+
+from mmzoo.cli import build_parser, main
+from mmzoo.cli.site.build import site_pages, with_toctree, write_sources
+from mmzoo.cli.site.generated import pages as generated
+from mmzoo.registry import BUILT_IN, Catalogue, built_in_path, read_entries
+
+PARSER = build_parser()
+
+
+@pytest.fixture(scope="module")
+def known() -> Catalogue:
+    return Catalogue(read_entries(built_in_path(), BUILT_IN))
+
+
+def test_every_link_between_pages_leads_to_a_page_and_a_heading(known: Catalogue) -> None:
+    assert [*dead_links(site_pages(known, DOCS))] == []
+
+
+def test_a_dead_link_is_found() -> None:
+    pages = {"a.md": "# A b\n[x](b.md) [y](c/d.md#e) [z](#a-b) [w](#no) `[q](q.md)`", "c/d.md": "# F\n[a](../a.md)"}
+    assert [*dead_links(pages)] == ["a.md: b.md", "a.md: c/d.md#e (no such heading)", "a.md: #no (no such heading)"]
+
+
+def test_the_front_page_leads_to_every_page_of_ours(known: Catalogue) -> None:
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([\w/.-]+\.md)\)", index))
+    single = {name for name in generated(known) if name.startswith("catalogue/method-")}
+    assert set(site_pages(known, DOCS)) - {"index.md"} - single == linked
+    tree = with_toctree(index)
+    assert all(f"\n{name.removesuffix('.md')}\n" in tree for name in linked)
+
+
+def test_every_method_has_a_page_with_its_sources(known: Catalogue) -> None:
+    made = generated(known)
+    for e in known.entries("methods"):
+        page = made[f"catalogue/method-{e.name}.md"]
+        links = known.links(e)
+        assert page.startswith(f"# {e.name}\n") and all(link in page for link in links.values())
+        assert f"mmzoo bench --method {e.name} " in page
+        assert links or "no address of it" in page or "no paper of its own" in page
+
+
+def test_the_sources_are_written_with_what_is_generated(known: Catalogue, tmp_path: Path) -> None:
+    write_sources(known, DOCS, tmp_path)
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert set(site_pages(known, DOCS)) == {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.md")}
+    assert (tmp_path / "index.md").read_text(encoding="utf-8").count("```{toctree}") == index.count("\n## ")
+    assert (tmp_path / "torch.inv").read_bytes().startswith(b"# Sphinx inventory version 2\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_every_command_of_a_page_is_understood(page: Path) -> None:
+    for command in commands(page.read_text(encoding="utf-8")):
+        words = [word for word in command if word not in ("...", "…")]
+        try:
+            assert PARSER.parse_args(words).command
+        except SystemExit as leave:
+            raise AssertionError(f"{page.name}: mmzoo {' '.join(command)}") from leave
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_every_block_of_code_is_code(page: Path) -> None:
+    for code in blocks(page.read_text(encoding="utf-8"), "python"):
+        compile(code, f"{page.name}: {code[:40]!r}", "exec")
+
+
+def test_the_examples_of_extending_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All classes in one bench, and the check of the encoder."""
+    monkeypatch.chdir(tmp_path)
+    for code in blocks((DOCS / "extending.md").read_text(encoding="utf-8"), "python"):
+        name = re.match(r"# (\w+\.py)\n", code)
+        assert name
+        Path(name[1]).write_text(code, encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(Path("small.py").read_text(encoding="utf-8"), "small.py", "exec"), names)
+    bench = ["bench", "--method", "./soft.py:Soft", "--baselines", "concat@./most.py:Most", "--datasets", "mfeat"]
+    small = ["--encoders", "fou=./small.py:Small", "--no-references", "--seeds", "1", "--epochs", "1", "--quiet"]
+    assert main([*bench, *small, "--out", "out"]) == 0
+
+
+def test_the_site_is_not_written_over_something_else(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    assert "something else is there" in refused("docs", "--build", tmp_path)
+    assert "leave NAME out" in refused("docs", "methods", "--build", tmp_path / "new")
