@@ -431,7 +431,7 @@ def twins(folder: Path) -> list[tuple[Any, Path, list[Path]]]:
         ends = (".csv", ".tsv", ".txt", ".lst", ".json")
         texts = [p for p in sorted(root.rglob("*")) if p.suffix in ends and p.is_file() and p.name != MARKER]
         if not texts:
-            raise RuntimeError(f"the twin of {entry.name} has no annotation file")
+            raise RuntimeError(f"the synthetic set of {entry.name} has no annotation file")
         found.append((entry.load()(), root, texts))
     return found
 

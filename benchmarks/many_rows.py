@@ -1,11 +1,12 @@
 """A results folder of many runs: what reading and reporting it costs.
 
-    python benchmarks/many_rows.py [--rows 2000 20000] [--write]
+    python benchmarks/many_rows.py [--rows 2000 20000] [--keep DIR] [--write]
 
 Trains four methods on mfeat once, for one epoch, and writes their rows again under other seeds until there are so many: real rows
 with checksums, histories and predictions, in folders of their own. Then each command runs as its own process: the tables of
-`mmzoo report`, `--format json`, and the HTML page. Seconds are wall time, with the processor time beside them; memory is the peak
-of the process. --write puts the rows into benchmarks/results/many_rows.csv.
+`mmzoo report`, `--format json`, `status`, `runs`, the plan of a bench whose runs are all there, and the HTML page of up to PAGE rows.
+Seconds are wall time, with the processor time beside them; memory is the peak of the process. --keep makes the folders in DIR and
+uses those that are there. --write puts the rows into benchmarks/results/many_rows.csv.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "many_rows.csv"
-COMMANDS = {
-    "report": ("--format", "md"),
-    "report --format json": ("--format", "json"),
-    "report -o report.html": ("--format", "html", "-o", "report.html"),
-}
+BENCH = ("bench", "--method", "ogm", "--baselines", "pmr,mla", "--datasets", "mfeat", "--epochs", "1")
+#: methods of that bench with its references, which are the rows of a seed
+EACH_SEED = 9
+#: the most rows that a page is made of
+PAGE = 2000
 FILES = ("history.jsonl", "predictions.npz")
 
 
@@ -36,10 +37,10 @@ def make(folder: Path, n: int) -> None:
     from mmzoo.benchmark.results.store import Store
     from mmzoo.config.spec import RunSpec
 
-    command = "bench --method ogm --baselines pmr,mla --datasets mfeat --seeds 1 --epochs 1 --out"
-    run([*command.split(), str(folder)])
+    run([*BENCH, "--seeds", "1", "--out", str(folder)])
     store = Store(folder)
     rows, _ = store.rows()
+    assert len(rows) == EACH_SEED, len(rows)
     os.fsync = lambda fd: None  # rows of a folder that is measured need not survive a power cut
     for i in range(len(rows), n):
         row = copy.deepcopy(rows[i % len(rows)])
@@ -51,6 +52,20 @@ def make(folder: Path, n: int) -> None:
         for name in FILES:
             (target / name).hardlink_to(source / name)
         store.write(row)
+
+
+def commands(folder: Path, n: int) -> dict[str, list[str]]:
+    """name -> the arguments of each command that is measured."""
+    found = {
+        "report": ["report", str(folder), "--format", "md"],
+        "report --format json": ["report", str(folder), "--format", "json"],
+        "status": ["status", str(folder)],
+        "runs": ["runs", str(folder)],
+        "bench --plan": [*BENCH, "--seeds", str(n // EACH_SEED), "--out", str(folder), "--plan"],
+    }
+    if n <= PAGE:
+        found["report -o report.html"] = ["report", str(folder), "-o", "report.html"]
+    return found
 
 
 def run(arguments: list[str], cwd: Path | None = None) -> tuple[float, float, float]:
@@ -77,15 +92,17 @@ def run(arguments: list[str], cwd: Path | None = None) -> tuple[float, float, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[2000, 20000])
+    parser.add_argument("--keep", metavar="DIR", type=Path)
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     found: list[dict[str, Any]] = []
     for n in given.rows:
         with tempfile.TemporaryDirectory() as place:
-            folder = Path(place) / "results"
-            make(folder, n)
-            for name, options in COMMANDS.items():
-                seconds, spent, memory = run(["report", str(folder), *options], Path(place))
+            folder = (given.keep or Path(place)).resolve() / f"rows-{n}"
+            if not folder.exists():
+                make(folder, n)
+            for name, arguments in commands(folder, n).items():
+                seconds, spent, memory = run(arguments, Path(place))
                 page = Path(place) / "report.html"
                 size = page.stat().st_size / 1e6 if page.exists() else 0.0
                 found.append(

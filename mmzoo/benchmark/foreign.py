@@ -54,11 +54,11 @@ def evaluate(
     """
     data = dataset if isinstance(dataset, DataModule) else _named_data(dataset, settings or {})
     if split not in ("test", "holdout"):
-        raise BadValue(f"split must be test or holdout, not {split!r}: training items say nothing of a model.")
+        raise BadValue(f"split must be test or holdout, not {split!r}: scores on training samples are not informative.")
     logits, scores, target = _outputs(model, data, split, call or (lambda m, b: m(b.inputs)), batch_size, device)
     found = classification(scores, target, logits)
     if not all(map(math.isfinite, (*found.values(), float(scores.sum())))):
-        raise BadValue("the model's outputs are not finite for every item, so that it has no scores.")
+        raise BadValue("the model's outputs are not finite for every sample, so that it has no scores.")
     return {
         **found,
         "main_metric": data.metric,

@@ -36,7 +36,7 @@ def drawn_items(data: DataModule, n: int, *, seed: int) -> list[int]:
     """Positions in the test split, drawn by a seed alone. Raises BadValue for more than there are."""
     size = len(data.splits["test"])
     if not 1 <= n <= size:
-        raise BadValue(f"--draw must be from 1 to {size}, the number of test items, not {n}.")
+        raise BadValue(f"--draw must be from 1 to {size}, the number of test samples, not {n}.")
     return sorted(torch.randperm(size, generator=stream(seed, "gradcam items"))[:n].tolist())
 
 
@@ -84,7 +84,7 @@ def heat_of_run(
     chosen = drawn_items(data, draw, seed=seed) if items is None else sorted(set(items))
     for item in chosen:
         if not 0 <= item < size:
-            raise BadValue(f"--items: the test split has the items 0 to {size - 1}, and no {item}.")
+            raise BadValue(f"--items: the test split has the samples 0 to {size - 1}, and no {item}.")
     seen = modality or _pictured(data)
     label = f"{trained.row['label']}, {seen}"
     return Maps(label, *heat_of(trained.model, data, chosen, seen, branch=branch, stage=stage)), chosen

@@ -246,7 +246,7 @@ def _parameters(of: nn.Module | Sequence[Tensor], scope: str) -> list[Tensor]:
     else:
         params = [p for p in of if p.requires_grad]
         if scope != "all":
-            raise BadValue(f"scope {scope!r} goes by names: give the model, not a list of tensors.")
+            raise BadValue(f"scope {scope!r} selects by name: give the model, not a list of tensors.")
         if not params:
             raise BadValue("none of the tensors requires a gradient.")
     if wrong := sorted({str(p.dtype) for p in params} - {"torch.float32", "torch.float64"}):

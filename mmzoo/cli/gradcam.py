@@ -69,5 +69,5 @@ def _items(text: str | None) -> list[int] | None:
         return None
     parts = [p.strip() for p in text.split(",")]
     if not all(p.isdigit() for p in parts):
-        raise BadValue(f"--items must be whole numbers, 0,3,8 say, not {text!r}.")
+        raise BadValue(f"--items must be whole numbers, e.g. 0,3,8, not {text!r}.")
     return [int(p) for p in parts]

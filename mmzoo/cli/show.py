@@ -94,9 +94,11 @@ def _facts(e: Entry) -> list[str]:
     if e.requires:
         lines.append(f"  needs: {', '.join(e.requires)}")
     if "teachers" in e.requires:
-        lines.append("  teachers: each modality alone, trained first on the same items with the same seed and budget")
+        lines.append(
+            "  teachers: a unimodal model of each modality, trained first on the same samples with the same seed and budget"
+        )
     if e.extra.get("solo"):
-        lines.append("  alone: cannot be chained with another method or put in a window")
+        lines.append("  cannot be chained with another method or limited to some epochs")
     if e.extra.get("single_process"):
         lines.append(f"  one process: {e.extra['single_process']}")
     if e.extra.get("owns"):

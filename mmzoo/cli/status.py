@@ -61,7 +61,7 @@ def _print(found: list[dict[str, Any]], left: float | None) -> None:
     if left is not None:
         print(f"time left: about {_duration(left)}, at the pace of the runs that are done")
     elif of["waiting"] and not of["running"]:
-        print("nobody is at work: the same mmzoo bench command goes on")
+        print("no worker is active: the same mmzoo bench command resumes")
     for s in of["running"][:MOST]:
         epoch = f"epoch {s['epoch']} of {s['epochs']}" if s["epochs"] else "starting"
         print(f"  running  {_name(s)}: {epoch}, {_text(s['owner'])}, for {_duration(s['seconds'])}")

@@ -40,7 +40,7 @@ def refuse_code(row: Mapping[str, Any], *, trust: bool) -> None:
     if named and not trust:
         raise BadValue(
             f"run {row['run_id']} names code in {named[0]}, and loading it would execute that file. Nothing was executed. Read "
-            "the file; where you trust it, say so: load_run(..., trust=True), or --trust-code."
+            "the file; if you trust it, pass load_run(..., trust=True) or --trust-code."
         )
 
 
@@ -71,6 +71,6 @@ def _edited(entry: Entry, planned: int | str | None) -> str:
     others = f" or a module that it imports ({', '.join(p.name for p in files[1:])})" if len(files) > 1 else ""
     return (
         f"{file}{others} was edited after this run was planned: its code was {before}, and is {entry.version:012x} now. "
-        "Nothing was trained, so that no row holds the numbers of other code. Undo the edit, or run the same command again: "
-        "the code as it is now gets rows of its own."
+        "Nothing was trained, so that no row contains results of other code. Undo the edit, or run the same command again: "
+        "the present code gets its own rows."
     )

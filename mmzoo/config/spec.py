@@ -109,7 +109,8 @@ class RunSpec:
     selection: str = "holdout"
 
     def as_dict(self) -> dict[str, Any]:
-        given = {**dataclasses.asdict(self), "training": self.training.as_dict()}
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # `plain` copies all of it
+        given |= {"parts": [dataclasses.asdict(part) for part in self.parts], "training": self.training.as_dict()}
         for name in ("tuning", "floor"):
             if given[name] is None:
                 del given[name]
@@ -132,7 +133,7 @@ class RunSpec:
             raise BadValue("not the spec of a run of this version")
         return spec
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         return digest(self.as_dict())
 

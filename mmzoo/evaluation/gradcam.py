@@ -80,7 +80,7 @@ def _encoder_of(model: MultimodalModel, inputs: Mapping[str, Any], modality: str
         )
     if model.head.couples:
         raise Incompatible(
-            f"head {type(model.head).__name__} acts between the stages of the encoders: no map is one encoder's alone."
+            f"head {type(model.head).__name__} acts between the stages of the encoders: no map belongs to a single encoder."
         )
     return encoder
 

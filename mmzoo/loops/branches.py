@@ -51,7 +51,7 @@ class Branches:
         name = type(net).__name__
         if missing := [a for a in ("encoders", "head") if not hasattr(net, a)]:
             raise Incompatible(
-                f"{name} does not say where its branches are: it has no {' and no '.join(missing)}. Give it these attributes, or "
+                f"{name} does not declare its branches: it has no {' and no '.join(missing)}. Give it these attributes, or "
                 "pass Branches(net, encoders={'audio': net.audio, ...}, head=net.fc) in its place."
             )
         return cls(net, net.encoders, net.head, getattr(net, "features", None), getattr(net, "unimodal", None))
@@ -76,8 +76,8 @@ class Branches:
                     raise Incompatible(f"{name}.encoders[{m!r}] has parameters that {name} does not hold.")
                 if owner.setdefault(id(p), m) != m:
                     raise Incompatible(
-                        f"{name}.encoders: {owner[id(p)]} and {m} share parameters. A branch has parameters of its own; leave "
-                        "out what they share, and give `features`."
+                        f"{name}.encoders: {owner[id(p)]} and {m} share parameters. Branches must not share any; leave "
+                        "out the shared ones, and give `features`."
                     )
 
 

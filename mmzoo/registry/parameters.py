@@ -116,7 +116,7 @@ ENCODER_OPTIONS: Mapping[str, Param] = {
     p.name: p
     for p in (
         Param("lr_scale", "float", 1.0, "factor on the learning rate of this encoder", (1e-6, 1e6)),
-        Param("frozen", "bool", False, "all of it stands still, batch statistics too"),
+        Param("frozen", "bool", False, "freeze all parameters, batch statistics and dropout"),
         Param("frozen_stages", "int", 0, "so do what comes first and as many stages", (0, 1000)),
         Param("checkpoint", "bool", False, "compute stages again in the backward pass, to save memory"),
         Param("channels_last", "bool", False, "weights of convolutions in that memory format"),

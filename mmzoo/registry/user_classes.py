@@ -197,6 +197,6 @@ def _type(p: inspect.Parameter, name: str) -> str:
     if isinstance(p.default, Mapping):
         return "numbers"
     raise BadValue(
-        f"{name}: the type of parameter {p.name} cannot be told from {said or 'its default'}. Annotate it as float, int, "
+        f"{name}: the type of parameter {p.name} cannot be inferred from {said or 'its default'}. Annotate it as float, int, "
         "bool or str, with | None where none is accepted."
     )

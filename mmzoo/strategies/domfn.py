@@ -168,7 +168,7 @@ class DOMFN(Strategy):
         if most < self.tau * self.gamma:
             run.warn(
                 f"DOMFN: with {n} modalities no divergence exceeds {most:.2f}, and the gate closes at tau * gamma = "
-                f"{self.tau * self.gamma:.2g}: every item is fused. A smaller tau changes that"
+                f"{self.tau * self.gamma:.2g}: every sample is fused. A smaller tau changes that"
             )
 
     def epoch_start(self, run: Run) -> None:

@@ -99,6 +99,6 @@ def _put_classifier(run: Run, modality: str, given: tuple[Tensor, Tensor] | None
         if now is not None and torch.equal(now[0], weight) and torch.equal(now[1], bias):
             return
     raise Incompatible(
-        f"UME needs a head with a linear classifier of its own for each modality; {type(head).__name__} has none for "
+        f"UME needs a head with a separate linear classifier for each modality; {type(head).__name__} has none for "
         f"{modality}. Use the head sum: ume@sum."
     )

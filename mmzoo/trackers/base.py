@@ -68,8 +68,7 @@ class Trackers:
         except Exception as error:
             self._live.pop(text, None)
             print(
-                f"mmzoo: warning: tracker {text} failed and is told no more of this run: {type(error).__name__}: "
-                f"{error}",
+                f"mmzoo: warning: tracker {text} failed and is disabled for this run: {type(error).__name__}: {error}",
                 file=sys.stderr,
             )
             return None

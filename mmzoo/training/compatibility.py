@@ -69,7 +69,7 @@ def unmet(needs: Needs, head: HeadFacts, n: int, *, processes: int) -> Iterator[
         yield f"{name} trains in one process: {needs.single_process}."
     yield from out_of_range(name, n, needs.least, needs.most)
     if "unimodal" in asked and head.how == "ablated":
-        yield (f"{name} needs logits of each modality; head {head.name} has none of its own. {head.advice}")
+        yield f"{name} needs logits of each modality; head {head.name} has none. {head.advice}"
     if "additive" in asked and not head.additive:
         yield f"{name} needs a head whose unimodal logits add up to the joint ones; head {head.name} is not one."
     if "evidence" in asked and not head.evidential:
@@ -131,7 +131,7 @@ def check_requirements(
     if "equal_dims" in asked and len(set(model.head.dims.values())) > 1:
         raise Incompatible(f"{name} needs features of one width, but they have {model.head.dims}.")
     if "slice" in asked and not has_meta_set:
-        raise Incompatible(f"{name} learns from a labelled slice of the training data, and none was given.")
+        raise Incompatible(f"{name} learns from a meta set (slice), and none was given.")
 
 
 def check_engine(name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: str) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 
 from mmzoo.errors import BadValue, short, unknown
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+#: sgd, adam, adamw, and others by their names in torch.optim: those that take a gradient and a weight decay, and no more
+OPTIMIZERS = ("sgd", "adam", "adamw", "Adadelta", "Adagrad", "Adamax", "NAdam", "RAdam", "RMSprop")
 #: divide each gradient by a running mean of its own size, so that a factor on it that changes slowly cancels
-SCALE_INVARIANT = ("adam", "adamw")
+SCALE_INVARIANT = OPTIMIZERS[1:]
+#: have a fused step
+FUSED = ("sgd", "adam", "adamw", "Adagrad")
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("constant", "step", "plateau", "cosine")
 #: no number of a protocol is larger; what is, is a slip
@@ -27,7 +30,8 @@ class Training:
     """The training settings that all runs on one data set of a benchmark share.
 
     Args:
-        optimizer: "sgd", "adam" or "adamw".
+        optimizer: "sgd", "adam", "adamw", or the name of another optimizer of torch.optim, such as "RMSprop", with torch's
+            defaults.
         lr: learning rate before the schedule lowers it.
         momentum: momentum of SGD.
         weight_decay: weight decay of all parameters.
@@ -173,6 +177,8 @@ def _faults(t: Training) -> Any:
             return
     if t.optimizer not in OPTIMIZERS:
         yield f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {short(t.optimizer)}"
+    if t.fused and t.optimizer not in FUSED:
+        yield f"{t.optimizer} has no fused step: leave out fused, or take one of {', '.join(FUSED)}"
     if t.precision not in PRECISIONS:
         yield f"precision must be one of {', '.join(PRECISIONS)}, not {short(t.precision)}"
     if t.schedule not in SCHEDULES:

@@ -34,8 +34,8 @@ def build_optimizer(groups: Iterable[Mapping[str, Any]], training: Training) -> 
     params: Any = [dict(g) for g in groups]
     if training.optimizer == "sgd":
         return torch.optim.SGD(params, lr=training.lr, momentum=training.momentum, fused=training.fused or None)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
-    found: torch.optim.Optimizer = kind(params, lr=training.lr, fused=training.fused or None)
+    kind = getattr(torch.optim, {"adam": "Adam", "adamw": "AdamW"}.get(training.optimizer, training.optimizer))
+    found: torch.optim.Optimizer = kind(params, lr=training.lr, **({"fused": True} if training.fused else {}))
     return found
 
 

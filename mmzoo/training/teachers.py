@@ -82,7 +82,7 @@ class Teachers:
                 raise unknown("modality", modality, run.modalities)
             if modality not in self._fresh:
                 raise Incompatible(
-                    f"{type(run.strategy).__name__} wants a teacher of {modality}, and nobody made one. "
+                    f"{type(run.strategy).__name__} wants a teacher of {modality}, and none was trained. "
                     "Name 'teachers' in `requires`, or give Run(teachers=...); a fork has the teachers of its run only."
                 )
             model = self._untrained(run, modality)
@@ -174,7 +174,7 @@ def _check_given(model: MultimodalModel, modality: str, teacher: MultimodalModel
         raise unknown("modality", modality, model.modalities)
     if teacher.modalities != (modality,):
         raise BadValue(
-            f"the teacher of {modality} must be a model of {modality} alone, not of {', '.join(teacher.modalities)}. "
+            f"the teacher of {modality} must be a unimodal model of {modality}, not of {', '.join(teacher.modalities)}. "
             f"Build it as MultimodalModel({{{modality!r}: encoder}}, head)."
         )
     if teacher.head.n_classes != model.head.n_classes:

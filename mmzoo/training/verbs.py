@@ -103,7 +103,7 @@ class Verbs:
         """
         if self._meta is None:
             raise Incompatible(
-                f"{type(self.strategy).__name__} wants a labelled slice of its own. "
+                f"{type(self.strategy).__name__} needs a meta set. "
                 "Give Run(slice=...), or name 'slice' in `requires` for the bench to do so."
             )
         for batch in self._meta.batches(stream(self.seed, "slice", name, self.epoch)):

@@ -207,7 +207,7 @@ def test_a_tracker_is_told_and_its_failure_costs_nothing(
     assert Spy.told == {"": every, "start": every[:1], "epoch": every[:2], "end": every}[fails]
     warned = capsys.readouterr().err
     assert warned == (
-        f"mmzoo: warning: tracker spy:{fails} failed and is told no more of this run: RuntimeError: no {fails}\n"
+        f"mmzoo: warning: tracker spy:{fails} failed and is disabled for this run: RuntimeError: no {fails}\n"
         if fails
         else ""
     )

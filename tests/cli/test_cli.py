@@ -166,7 +166,7 @@ BAD = [
         (*METHOD, "--set", "train.momentum=0.5", "--set", "train.optimizer=adam"),
         ["train.momentum: it means nothing with train.optimizer=adam", "only with sgd"],
     ),
-    ((*METHOD, "--set", "train.optimizer=sdg"), ["optimizer must be one of sgd, adam, adamw, not 'sdg'"]),
+    ((*METHOD, "--set", "train.optimizer=sdg"), ["optimizer must be one of sgd, adam, adamw, ", "not 'sdg'"]),
     ((*METHOD, "--set", "train.epochs=2"), ["epochs are given twice", "--epochs 1", "train.epochs=2"]),
     ((*METHOD, "--epochs", "0"), ["--epochs must be at least 1, not 0"]),
     ((*METHOD, "--epochs", "9" * 30), ["epochs must be a finite number of at most 1000000000"]),

@@ -130,7 +130,7 @@ def test_it_is_benched_like_a_method(mine: Path, capsys: pytest.CaptureFixture[s
         ("ogm@./mine.py:Mine", UnknownName, "is no head"),
         ("broken.py:Mine", MmzooError, r"broken.py cannot be loaded \(line 2\): ZeroDivisionError"),
         ("syntax.py:Mine", MmzooError, r"syntax.py cannot be loaded \(line 1\): SyntaxError"),
-        ("untyped.py:Mine", BadValue, "the type of parameter what cannot be told"),
+        ("untyped.py:Mine", BadValue, "the type of parameter what cannot be inferred"),
         ("required.py:Mine", BadValue, "parameter what of Mine has no default"),
     ],
 )

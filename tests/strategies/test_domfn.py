@@ -200,4 +200,6 @@ def test_a_gate_that_cannot_close_is_warned_of(modalities: int, params: dict[str
     warned = list(build_run(task, DOMFN(**params), build_model(task, Separate)).warnings)
     assert bool(warned) is not closes
     if not closes:
-        assert f"with {modalities} modalities no divergence exceeds" in warned[0] and "every item is fused" in warned[0]
+        assert (
+            f"with {modalities} modalities no divergence exceeds" in warned[0] and "every sample is fused" in warned[0]
+        )

@@ -106,7 +106,7 @@ def test_batch_statistics_come_with_the_encoder() -> None:
 
 @pytest.mark.parametrize("head", [Concat, partial(Weight, level="logit"), partial(Weight, level="gate")])
 def test_ume_refuses_a_head_that_cannot_hold_the_classifiers(head: Any) -> None:
-    with pytest.raises(Incompatible, match=r"UME needs a head with a linear classifier of its own.*ume@sum"):
+    with pytest.raises(Incompatible, match=r"UME needs a head with a separate linear classifier.*ume@sum"):
         run(UME(), model(head=head))
 
 

@@ -90,7 +90,7 @@ class CommonMean(OwnMean):
 def test_means_over_the_items_that_a_process_has_are_named() -> None:
     assert check_strategy(CommonMean, only=ONLY).status(*ONLY) == "passed"
     (own,) = check_strategy(OwnMean, only=ONLY, raise_failures=False)
-    assert own.status == "failed" and "where items lack modalities" in own.reason and "step.mean" in own.reason
+    assert own.status == "failed" and "with missing modalities" in own.reason and "step.mean" in own.reason
 
 
 def test_in_the_check_some_process_lacks_what_the_other_has() -> None:

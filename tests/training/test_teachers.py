@@ -79,7 +79,7 @@ def test_a_teacher_that_does_not_fit_is_refused_in_words() -> None:
     one = MultimodalModel({"a": copy.deepcopy(model().encoders["a"])}, Concat({"a": 5}, 3))
     with pytest.raises(UnknownName, match="no modality 'c'"):
         run(UMT(), teachers={"c": one})
-    with pytest.raises(BadValue, match="the teacher of b must be a model of b alone, not of a"):
+    with pytest.raises(BadValue, match="the teacher of b must be a unimodal model of b, not of a"):
         run(UMT(), teachers={"b": one})
     with pytest.raises(BadValue, match="knows 4 classes, the model 3"):
         run(UMT(), teachers={"a": MultimodalModel({"a": copy.deepcopy(model().encoders["a"])}, Concat({"a": 5}, 4))})

@@ -106,16 +106,23 @@ def _encoder(catalogue: Catalogue, name: str, params: Mapping[str, Any], what: I
 
 
 def _promised(plan: Plan, planned: Planned, modality: str) -> InputSpec | None:
-    """What an encoder will be told of its input, by the manifest alone; None where nothing tells before data is prepared."""
+    """What an encoder will be told of its input, by how the data set is going to be prepared; None where nothing tells."""
     from mmzoo.data.loading.prepared import reading_params
     from mmzoo.data.loading.transforms import transform_for
 
-    source = getattr(plan.entries[planned.dataset], "source", None)
-    if source is None:
+    entry, params = plan.entries[planned.dataset], planned.spec.data_params
+    name = planned.spec.encoders[modality][0]
+    asked = {scope for key, _ in plan.bench.settings for scope in key.split(".")[:2]} & {name, "encoder"}
+    if entry.package != "own" and not asked:  # the data set's own encoders are known to be built
         return None
-    field = source.recipes()["own"].fields[modality]
+    loaded = entry.load()
+    source = loaded() if isinstance(loaded, type) else loaded
+    recipe = source.recipes().get(params.get("recipe", "own"))
+    if recipe is None or modality not in recipe.fields:
+        return None
+    field = recipe.fields[modality]
     shapes = {part: form.shape for part, form in field.arrays().items()}
-    shape = transform_for(field.kind, shapes, **reading_params(planned.spec.data_params)).shape
+    shape = transform_for(field.kind, shapes, **{k: v for k, v in reading_params(params).items() if k != "split"}).shape
     return InputSpec(field.kind, shape, SOME_WORDS if field.kind == "text" else None)
 
 

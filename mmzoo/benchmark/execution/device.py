@@ -32,7 +32,7 @@ def check_device(name: str) -> str:
 def _own_gpu(name: str) -> str:
     if name not in ("auto", "cuda"):
         raise BadValue(
-            f"device {name!r} under torchrun: each process takes the GPU of its own number, --device cuda or cpu."
+            f"device {name!r} under torchrun: each process uses the GPU of its local rank; use --device cuda or cpu."
         )
     there = torch.cuda.device_count()
     if name == "auto" and not there:

@@ -50,7 +50,9 @@ def smallest(*sizes: int | None) -> int | None:
 def note(model: MultimodalModel, micro: int | None) -> str:
     """What a reader of the row should know."""
     text = f"memory ran out: trained in micro-batches of {micro}, which is the same mathematics"
-    return text + (", but for batch statistics, which are those of so many items" if _batch_statistics(model) else "")
+    return text + (
+        ", except for batch statistics, which are those of a micro-batch" if _batch_statistics(model) else ""
+    )
 
 
 def free(device: str) -> None:

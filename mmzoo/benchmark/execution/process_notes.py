@@ -20,19 +20,19 @@ def per_process(run: Run, kit: Kit, size: int) -> list[str]:
     share, found = kit.spec.training.batch_size // size, []
     if any(isinstance(m, _BatchNorm) for m in run.model.modules()):
         found.append(
-            f"batch statistics are those of {share} items, each process's own; the running ones are averaged after "
+            f"batch statistics are those of {share} samples in each process; running statistics are averaged after "
             "every epoch"
         )
     if draws(run, next(on_device(kit.train, run.device))):
-        found.append(f"the model draws random numbers (dropout) for {share} items, the same ones in each process")
+        found.append(f"the model draws random numbers (dropout) for {share} samples, the same ones in each process")
     if run.strategy.stochastic:
         found.append(
-            f"the method draws random numbers; those for the items of a batch are drawn for {share}, the same in each process"
+            f"the method draws random numbers; those for the samples of a batch are drawn for {share}, the same in each process"
         )
     if kit.train.n_left_out:
         found.append(
-            f"{kit.train.n_left_out} of {kit.train.n_items} training items are left out of every epoch, others each "
-            "time, since they do not go round among the processes"
+            f"{kit.train.n_left_out} of {kit.train.n_items} training samples are skipped in every epoch, different ones each "
+            "time, since they cannot be shared among the processes"
         )
     return found
 

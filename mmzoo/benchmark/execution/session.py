@@ -127,11 +127,11 @@ class Session(Watcher):
             # Out here nothing holds the tensors of the attempt any more.
             if self.crowded():
                 memory.free(self.device)
-                self.log("out of memory beside other runs: goes on when it has the card to itself")
+                self.log("out of memory beside other runs: resumes when it has the GPU to itself")
                 raise Crowded(f"{spec.run_id} does not fit beside other runs.")
             micro, saved = self._smaller(micro, reason), None
             memory.free(self.device)
-            self.log(f"out of memory: starts anew in micro-batches of {micro}")
+            self.log(f"out of memory: restarts with micro-batches of {micro}")
 
     def _smaller(self, micro: int | None, reason: str) -> int:
         """Half of the micro-batch, or the one that another run of the data set has found. Raises MmzooError at the end."""

@@ -76,6 +76,6 @@ def _follow() -> int:
 
 def _told_to_end(number: int, frame: Any) -> NoReturn:
     raise Lost(
-        f"torchrun ends this bench, as it does where one of its {processes()} processes has died; its report below says "
-        "which. All finished rows are kept; the same command goes on from the last checkpoint."
+        f"torchrun ends this bench, as it does if one of its {processes()} processes has died; its report below says "
+        "which. All finished rows are kept; the same command resumes from the last checkpoint."
     )

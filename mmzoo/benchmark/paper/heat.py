@@ -61,10 +61,10 @@ def heat_document(catalogue: Catalogue, budget: Budget) -> Document:
     names = ", ".join(map(str, items))
     svg = _as_svg(png, f"Grad-CAM of the {MODALITY} branch, test items {names}")
     notes = [
-        f"Test items {names}, drawn by seed 0 before anything was trained; rows: methods and epochs, columns: items. The class "
-        "that is explained is the true one, by the fused logits.",
+        f"Test samples {names}, drawn by seed 0 before training; rows: methods and epochs, columns: samples. The class "
+        "explained is the true one, by the fused logits.",
         *(
-            [f"{HEAT} is not prepared here: its generated twin with a small convolutional network stands in for it."]
+            [f"{HEAT} is not prepared here: a synthetic set with a small convolutional network replaces it."]
             if not real
             else []
         ),

@@ -62,7 +62,7 @@ def _write(budget: Budget, file: str, data: bytes) -> None:
 def _marks(dataset: str, found: Found) -> list[str]:
     said = [f"{dataset}: {method} was not run: {reason}" for method, reason in found.refused.items()]
     if found.synthetic:
-        said.append(f"{dataset} is not prepared here: its generated twin stands in for it (* in a legend).")
+        said.append(f"{dataset} is not prepared here: a synthetic set replaces it (* in a legend).")
     if found.fast:
         said.append("(fast): one seed and a few epochs.")
     return said

@@ -106,14 +106,14 @@ def make_twin(
 
     if not has_twin(entry):
         raise UnknownName(
-            f"{entry.name} has no generated twin: its entry in registry.yaml names none (mini.twin). See: mmzoo data list"
+            f"{entry.name} has no synthetic set: its entry in registry.yaml names none (mini.twin). See: mmzoo data list"
         )
     module, _, attribute = entry.extra["mini"]["twin"].partition(":")
     try:
         twin = getattr(importlib.import_module(module), attribute)()
     except Exception as error:
         raise MmzooError(
-            f"the twin of {entry.name} cannot be loaded from {module}:{attribute}: {type(error).__name__}: {error}."
+            f"the synthetic set of {entry.name} cannot be loaded from {module}:{attribute}: {type(error).__name__}: {error}."
         ) from error
     try:
         return generate(twin, root, seed=seed, on_item=on_item)

@@ -125,7 +125,7 @@ def _check_shares(training: Training) -> None:
     if of > 1 and (size % of or size < 2 * of):
         near = max(2 * of, round(size / of) * of)
         raise BadValue(
-            f"a batch of {size} items does not go round among {of} processes, two or more to each. Take "
+            f"a batch of {size} samples cannot be shared among {of} processes, two or more to each. Take "
             f"--set train.batch_size={near}, or another --nproc-per-node."
         )
 

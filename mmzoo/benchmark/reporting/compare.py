@@ -11,6 +11,7 @@ from typing import Any
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, grouped, main_metric, main_score
 from mmzoo.benchmark.reporting.statistics import detectable, smallest_p, spread, t_quantile
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
+from mmzoo.benchmark.results.forms import present_name
 from mmzoo.errors import BadValue
 
 LEVEL = 0.05
@@ -32,10 +33,11 @@ def stores(a: tuple[str, Sequence[Row]], b: tuple[str, Sequence[Row]]) -> tuple[
 
 
 def methods(name_a: str, name_b: str, rows: Sequence[Row]) -> tuple[Side, Side]:
-    """Two sides of the rows of two methods in one store, matched by data set. Raises BadValue for one without rows."""
+    """Two sides of the rows of two methods in one store, matched by data set; names of earlier versions are understood. Raises
+    BadValue for one without rows."""
     known = list(dict.fromkeys(r["label"] for r in rows))
     sides = []
-    for name in (name_a, name_b):
+    for name in map(present_name, (name_a, name_b)):
         mine = [{**r, "label": ""} for r in rows if r["label"] == name]
         if not mine:
             raise BadValue(f"no run of the method {name!r} is there. There are: {', '.join(known) or 'none'}.")

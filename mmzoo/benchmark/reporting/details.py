@@ -21,7 +21,7 @@ from mmzoo.benchmark.reporting.groups import (
     selection_note,
 )
 from mmzoo.benchmark.reporting.overview import by_dataset
-from mmzoo.benchmark.reporting.short import blind, cautions, closed, failures
+from mmzoo.benchmark.reporting.short import blind, cautions, closed, failures, still_improving_notes
 from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
 
@@ -76,7 +76,7 @@ def _scores(
         table.body.append([Cell(r["method"])] + [Cell(DASH)] * (len(table.header) - 1))
         table.notes.append(f"{r['method']}: {r['reason']}")
     table.body += floor_lines(floors, _floor_columns(table.header, metrics), DASH)
-    table.notes += _still_improving(groups)
+    table.notes += still_improving_notes(groups)
     table.notes += below_notes(groups, floors) + floor_notes(floors)
     table.notes += _together(groups) + _reading(groups) + _detectable([d for d in deltas if d])
     return table
@@ -120,19 +120,6 @@ def _cost(group: Group) -> list[str]:
         number(group.spread(at("timing", "seconds"))),
         *(number(group.spread(at("cost", k)), 0) for k in ("forward", "backward")),
     ]
-
-
-def _still_improving(groups: Sequence[Group]) -> list[str]:
-    """Which rows more epochs may help, and the evidence."""
-    said, epochs = [], 0
-    for group in groups:
-        found = [r for r in group.rows if r.get("still_improving")]
-        if found:
-            said.append(f"{group.label} ({len(found)} of {len(group.rows)}: {'; '.join(found[0]['still_improving'])})")
-            epochs = max(epochs, *(r["spec"]["training"]["epochs"] for r in found))
-    if not said:
-        return []
-    return [f"Still improving when training ended: {', '.join(said)}. Train longer: --epochs {2 * epochs}."]
 
 
 def _floor_columns(header: Sequence[str], metrics: Sequence[str]) -> dict[str, Callable[[Row], str]]:

@@ -60,6 +60,8 @@ def _short(name: str, groups: Sequence[Group], floors: Sequence[Row]) -> Table:
     columns_of: dict[str, Callable[[Row], str]] = {heading: lambda row: DASH for heading in header[1:]}
     columns_of |= {METRICS[m]: lambda row, m=m: percent(spread([row["metrics"][m]])) for m in metrics}  # type: ignore[misc]
     table.body += floor_lines(floors, columns_of, DASH)
+    if floors:  # data of a user's own: nobody has chosen its epochs
+        table.notes += still_improving_notes(groups)
     table.notes += below_notes(groups, floors) + floor_notes(floors)
     if planted:
         table.notes.append(
@@ -123,3 +125,16 @@ def blind(group: Group) -> list[str]:
         for unseen, scored in sorted(counts)
         if unseen
     ]
+
+
+def still_improving_notes(groups: Sequence[Group]) -> list[str]:
+    """Which rows more epochs may help, and the evidence."""
+    said, epochs = [], 0
+    for group in groups:
+        found = [r for r in group.rows if r.get("still_improving")]
+        if found:
+            said.append(f"{group.label} ({len(found)} of {len(group.rows)}: {'; '.join(found[0]['still_improving'])})")
+            epochs = max(epochs, *(r["spec"]["training"]["epochs"] for r in found))
+    if not said:
+        return []
+    return [f"Still improving when training ended: {', '.join(said)}. Train longer: --epochs {2 * epochs}."]

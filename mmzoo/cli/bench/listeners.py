@@ -153,7 +153,7 @@ def _ask(seconds: float, interactive: bool) -> None:
         return
     if not interactive:
         raise BadValue(
-            f"this takes {told(seconds)}. Add --yes to go on, or name fewer with --datasets, --baselines or --seeds."
+            f"this takes {told(seconds)}. Add --yes to continue, or name fewer with --datasets, --baselines or --seeds."
         )
     if input(f"This takes {told(seconds)}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
         raise BadValue("not started. Name fewer data sets with --datasets, or fewer methods with --baselines.")

@@ -63,7 +63,7 @@ def _verdict(faults: Sequence[Fault], odd: Sequence[str]) -> str:
     if counts:
         kinds = "; ".join(f"{counts[k]} {k} ({FAULTS[k]})" for k in FAULTS if counts[k])
         return f"{len(faults)} faults: {kinds}."
-    return "No item is faulty. But look at the classes:" if odd else "Nothing is wrong."
+    return "No sample is faulty. But check the classes:" if odd else "Nothing is wrong."
 
 
 def _print_choices(manifest: str) -> None:

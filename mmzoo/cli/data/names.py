@@ -45,7 +45,7 @@ def _nobody(text: str) -> Any:
 def files_of(arguments: argparse.Namespace, source: Source) -> tuple[Path, Path | None, str | None]:
     """The folder to read, the folder of split lists, and the recipe, as they are asked for. Raises BadValue."""
     if arguments.jobs is not None and not 0 <= arguments.jobs <= 4096:
-        raise BadValue(f"--jobs must lie between 0 and 4096, not {arguments.jobs}.")
+        raise BadValue(f"--jobs must be between 0 and 4096, not {arguments.jobs}.")
     root = _root(arguments, source)
     splits = None if arguments.splits is None else _folder(arguments.splits, "--splits")
     return root, splits, arguments.recipe or _usual_recipe(arguments.data, root)
@@ -58,23 +58,23 @@ def _root(arguments: argparse.Namespace, source: Source) -> Path:
     own = source.root
     if own is not None:
         if arguments.root is not None:
-            raise BadValue(f"{arguments.data} says itself where its files lie (root); leave --root out.")
+            raise BadValue(f"{arguments.data} defines where its files are (root); leave --root out.")
         return Path(own)
     twin = mini_root(source.name)
     wants_mini = getattr(arguments, "mini", False)
     if arguments.root is not None and not wants_mini:
         return _folder(arguments.root, "--root")
     if arguments.root is not None:
-        raise BadValue("--mini is the twin below MMZOO_HOME; leave out either --mini or --root.")
+        raise BadValue("--mini is the synthetic set below MMZOO_HOME; leave out either --mini or --root.")
     if twin.is_dir():
         if not wants_mini:
-            print(f"No --root: taking the generated twin in {twin}. Its rows will be marked (mini).")
+            print(f"No --root: using the synthetic set in {twin}. Its rows will be marked (mini).")
         return twin
     if wants_mini:
-        raise BadValue(f"there is no twin in {twin}. Generate it first: mmzoo data mini {source.name}")
+        raise BadValue(f"there is no synthetic set in {twin}. Generate it first: mmzoo data mini {source.name}")
     raise BadValue(
         f"where are the files of {source.name}? Name their folder: mmzoo data prepare {source.name} --root DIR. It looks like "
-        f"this:\n{indented(source.layout)}\n{source.obtain}\nOr generate a small twin: mmzoo data mini {source.name}"
+        f"this:\n{indented(source.layout)}\n{source.obtain}\nOr generate a small synthetic set: mmzoo data mini {source.name}"
     )
 
 

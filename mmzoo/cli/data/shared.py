@@ -15,7 +15,7 @@ def add_shared(add_parser: Callable[..., Any]) -> None:
         "shared",
         help="measure what the modalities of a data set share beyond the class",
         description=(
-            "Trains each modality alone and correlates the features of the validation samples within classes: along the "
+            "Trains a unimodal model of each modality and correlates the features of the validation samples within classes: along the "
             "directions that tell classes apart (content) and along the others (context). Matching of samples can help where "
             "content is shared; where context alone is, it harms."
         ),
@@ -42,9 +42,9 @@ def _shared(arguments: argparse.Namespace) -> int:
         print(f"    content: {_words(pair.shared.content)}")
         print(f"    context: {_words(pair.shared.context)}")
     print(
-        "  value, [95 % of the values that pairs drawn anew within each class give], p. Each is the first canonical correlation "
+        "  value, [95 % of the values of pairs permuted within each class], p. Each is the first canonical correlation "
         f"of at most {MOST} directions, fitted on one half of the samples and taken on the other. Trained features are not linear in "
-        "what is shared: values are lower than in the inputs, and content shows up as context too."
+        "the shared variables: values are lower than in the inputs, and content also appears as context."
     )
     return 0
 

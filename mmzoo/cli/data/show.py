@@ -25,13 +25,13 @@ def run_list(arguments: argparse.Namespace) -> int:
             found = [
                 f"not prepared: mmzoo data prepare {name} --root DIR"
                 + (
-                    f", or mmzoo data prepare {name} for the twin that is there"
+                    f", or mmzoo data prepare {name} for the existing synthetic set"
                     if there
-                    else f", or a twin: mmzoo data mini {name}"
+                    else f", or a synthetic set: mmzoo data mini {name}"
                 )
             ]
         print(f"{name}: " + f"\n{' ' * (len(name) + 2)}".join(found))
-    print(f"Stores lie below {home()} (MMZOO_HOME).")
+    print(f"Stores are below {home()} (MMZOO_HOME).")
     return 0
 
 

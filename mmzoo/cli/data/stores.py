@@ -88,7 +88,7 @@ def lacking_splits(store: DataStore) -> list[str]:
     """The splits of the data set that a store lacks, each with the reason. Of a twin in one line: nobody publishes its lists."""
     lacking = store.meta.get("unavailable", {})
     if store.mini and lacking:
-        return [f"no split {', '.join(lacking)}: a twin comes without those lists"]
+        return [f"no split {', '.join(lacking)}: a synthetic set has no such lists"]
     return [f"no split {split}: {why}" for split, why in lacking.items()]
 
 

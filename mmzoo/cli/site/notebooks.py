@@ -28,7 +28,7 @@ def as_markdown(path: Path) -> str:
 
 
 def faults(path: Path) -> Iterator[str]:
-    """What is wrong with the outputs that are kept: a code cell that was not run, not in order, or failed."""
+    """What is wrong with the outputs that are kept: a code cell or a command that was not run, not in order, or failed."""
     code = [c for c in read_json(path)["cells"] if c["cell_type"] == "code"]
     if [c["execution_count"] for c in code] != list(range(1, len(code) + 1)):
         yield f"{path.name} was not run from top to bottom"
@@ -36,6 +36,10 @@ def faults(path: Path) -> Iterator[str]:
         for output in cell["outputs"]:
             if output["output_type"] == "error":
                 yield f"{path.name}: {output['ename']}: {output['evalue']}"
+            for line in re.findall(
+                r"^(?:mmzoo: (?!wrote|warning|\d+ rows)|ls: |bash: ).*", _text(output), re.MULTILINE
+            ):
+                yield f"{path.name}: {line}"
 
 
 def _text(output: Mapping[str, Any]) -> str:

@@ -97,7 +97,7 @@ def _from_lists(root: Path, split: str, splits_dir: Path | None) -> _Found:
         if path is None:
             raise BadValue(
                 f"{whose} split list {name} is neither in {root} nor in --splits DIR. Get it from {origin}, or take "
-                "the split hash or speaker, which need no lists but compare with nobody's numbers."
+                "the split hash or speaker, which need no lists but have no published numbers to compare with."
             )
         found.sources.append(path)
         for where, line in textfiles.rows_of(path):
@@ -199,7 +199,7 @@ def _recipes() -> Iterator[Recipe]:
     yield Recipe(
         "mini",
         {"audio": Spectrogram(samples=8_000, n_fft=128, hop=512, standardise=True), "video": Frames(3, 16)},
-        doc="for the generated twin: half a second and small frames, which a CPU trains on in seconds",
+        doc="for the synthetic set: half a second and small frames, which a CPU trains on in seconds",
     )
 
 

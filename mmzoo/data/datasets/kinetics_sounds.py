@@ -77,7 +77,7 @@ class KineticsSounds(Source):
         "mla": "my_train_ks.txt and my_test_ks.txt as MLA's code reads them (`<name>.mp4 <class>`); not published",
         "njust": "annotations/train.csv and test.csv as AMSS and BSS read them (label,youtube_id), labels by class name",
         "k400": "the csv files of Kinetics-400: its train list is train, its validation list test, as AdaMML has it",
-        "hash": "a hash of each id decides, over all clips of OGM-GE's lists or of the csv files; compares with nobody",
+        "hash": "a hash of each id decides, over all clips of OGM-GE's lists or of the csv files; no published numbers to compare with",
     }
 
     @classmethod
@@ -341,5 +341,5 @@ def _recipes() -> Iterator[Recipe]:
     yield Recipe(
         "mini",
         {"audio": Spectrogram(samples=8_000, n_fft=128, hop=512, standardise=True), "video": Frames(3, 16)},
-        doc="for the generated twin: half a second and small frames, which a CPU trains on in seconds",
+        doc="for the synthetic set: half a second and small frames, which a CPU trains on in seconds",
     )

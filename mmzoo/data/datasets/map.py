@@ -53,7 +53,7 @@ def load(
     planted = Shared(classes, _strengths(views, strength), content, context, hard, context_dim, label_noise, missing)
     if items < 5 * classes:
         raise BadValue(
-            f"map: items={items} are fewer than five a class ({classes} classes). Give at least {5 * classes}."
+            f"map: items={items} are fewer than five per class ({classes} classes). Give at least {5 * classes}."
         )
     splits = _splits(items)
     drawn = planted.draw(sum(map(len, splits.values())), draw)

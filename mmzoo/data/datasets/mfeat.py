@@ -64,7 +64,7 @@ def _fewer(splits: dict[str, list[int]], target: np.ndarray, labels: int) -> dic
     """Keep the first `labels` training items of each class, of which every fifth is the slice."""
     most = min(sum(int(target[r] == c) for r in splits["train"] + splits["slice"]) for c in range(10))
     if not 5 <= labels <= most:
-        raise BadValue(f"mfeat: labels must lie between 5 and {most} a class, not {labels}.")
+        raise BadValue(f"mfeat: labels must be between 5 and {most} a class, not {labels}.")
     kept: dict[str, list[int]] = {"train": [], "slice": []}
     for name, count in (("slice", labels // 5), ("train", labels - labels // 5)):
         for c in range(10):

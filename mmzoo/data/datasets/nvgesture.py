@@ -188,5 +188,5 @@ def _recipes() -> Iterator[Recipe]:
         "mini",
         {"rgb": Frames(4, 16), "depth": Frames(2, 16, channels=1), "flow": Flow(4, 16, bound=2.0)},
         {**usual, "flow": "stored"},
-        "for the generated twin: few small frames, which a CPU trains on in seconds",
+        "for the synthetic set: few small frames, which a CPU trains on in seconds",
     )

@@ -136,5 +136,5 @@ def _recipes() -> Iterator[Recipe]:
         "mini",
         {"image": Image(16), "text": Tokens(length=24)},
         options,
-        "for the generated twin: small pictures and short texts, which a CPU trains on in seconds",
+        "for the synthetic set: small pictures and short texts, which a CPU trains on in seconds",
     )

@@ -71,7 +71,7 @@ def _lost(values: np.ndarray, stored: np.ndarray, low: float, high: float, given
     levels = int(stored.max()) - int(stored.min()) + 1
     spread = most > least
     if outside > (MOST_OUTSIDE if given else 0.0):
-        why = f"{100 * outside:.0f} % of the pixels lie outside {low:g} to {high:g}"
+        why = f"{100 * outside:.0f} % of the pixels are outside {low:g} to {high:g}"
     elif spread and not given and levels < LEAST_LEVELS:
         why = f"they fill {levels} of the 256 levels that {low:g} to {high:g} is stored in"
     elif spread and levels == 1:

@@ -70,7 +70,7 @@ class Vector(Field):
 
         value = self._raw(media)
         if (self.standardise or self.fill == "mean") and not self.mean:
-            raise BadValue("a Vector with means must be fitted on the training items before it reads.")
+            raise BadValue("a Vector with means must be fitted on the training samples before it reads.")
         if self.fill == "mean":
             value = np.where(np.isnan(value), np.array(self.mean), value)
         if self.standardise:

@@ -41,7 +41,7 @@ def completed(
     for i, m in enumerate(form.modalities):
         if m not in inputs and (mask is None or bool(mask[:, i].any())):
             raise BadValue(
-                f"inputs lack the modality {m!r}. Give inputs[{m!r}]; where none of these samples has it, say so with None."
+                f"inputs lack the modality {m!r}. Give inputs[{m!r}]; if none of these samples has it, pass None."
             )
         full[m], here[:, i] = _without_nan(form, m, given[m], n)
     if mask is not None:

@@ -245,7 +245,7 @@ class Loader:
         if of == 1:
             return self
         if self.n_items < of:
-            raise BadValue(f"{self.n_items} items do not go round among {of} processes: start fewer.")
+            raise BadValue(f"{self.n_items} samples cannot be shared among {of} processes: start fewer.")
         rows = torch.arange(number, self.n_items, of)
         return Loader(
             {m: x.select(rows) for m, x in self._columns.items()},

@@ -99,14 +99,12 @@ class Pixels(Transform):
         side, channels = stored[-2], stored[-1]
         self.size = side if size is None else size
         if not 1 <= self.size <= side:
-            raise BadValue(f"size must lie between 1 and the {side} pixels that are stored, not {self.size}.")
+            raise BadValue(f"size must be between 1 and the {side} pixels that are stored, not {self.size}.")
         self.clip = len(stored) == 4
         self.stored_frames = stored[0] if self.clip else 1
         self.frames = self.stored_frames if frames is None or not self.clip else frames
         if not 1 <= self.frames <= self.stored_frames:
-            raise BadValue(
-                f"frames must lie between 1 and the {self.stored_frames} that are stored, not {self.frames}."
-            )
+            raise BadValue(f"frames must be between 1 and the {self.stored_frames} that are stored, not {self.frames}.")
         self.crop, self.flip = crop, flip
         one = (channels, self.size, self.size)
         self.shape = (self.frames, *one) if self.clip else one

@@ -127,7 +127,7 @@ def _parts(columns: Sequence[_Column], table: Path) -> dict[str, str]:
         ]
         if not few:
             raise BadValue(
-                f"nothing tells which column of {table.name} is the label ({', '.join(c.name for c in columns[:20])}). Call it label, "
+                f"it is unclear which column of {table.name} is the label ({', '.join(c.name for c in columns[:20])}). Call it label, "
                 "or write the manifest by hand: mmzoo/docs/own_data.md has an example."
             )
         found = {"label": few[-1].name, **found}
@@ -191,7 +191,7 @@ def _spans(some: Sequence[_Column], columns: Sequence[_Column]) -> Iterator[str]
 
 def _passed_over(columns: Sequence[_Column]) -> Iterator[str]:
     """A comment on what is left out."""
-    for kind, why in (("id", "a name of its own in every row"), ("empty", "no content")):
+    for kind, why in (("id", "a different name in every row"), ("empty", "no content")):
         if names := [_written(c.name) for c in columns if c.kind == kind]:
             yield f"# left out, {why}: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}"
 

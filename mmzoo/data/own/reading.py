@@ -176,7 +176,7 @@ class Rows:
             return f"cannot be read as a row: a cell of this row opens a quotation that never closes. {way_out}"
         if "expected after" in str(error):
             return (
-                f"cannot be read as a row: a cell goes on after its closing quotation mark ({DELIMITERS[self.delimiter]} "
+                f"cannot be read as a row: a cell continues after its closing quotation mark ({DELIMITERS[self.delimiter]} "
                 f"parts the columns; `delimiter` says otherwise). {way_out}"
             )
         return f"cannot be read as a row: {error}."

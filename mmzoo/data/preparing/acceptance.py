@@ -90,7 +90,7 @@ class Judge:
     def nothing_left(self) -> BadValue:
         """The error that every item is dropped."""
         told = " ".join(summary(self.judged()))
-        return BadValue(f"{self.name}: no item is left. {told} All of it: {self.report}")
+        return BadValue(f"{self.name}: no sample is left. {told} All of it: {self.report}")
 
     def note_decoded(self, listed: Listed, items: Sequence[Item], notes: Sequence[Note]) -> None:
         """Add what decoding found, beside what was known before. notes: see `found_in`."""

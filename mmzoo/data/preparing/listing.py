@@ -113,7 +113,7 @@ def _unique(listing: Listing) -> tuple[dict[str, Item], list[Fault]]:
     for item in listing.items:
         if item.id in items:
             other = items[item.id].where
-            message = "another item has this id" + (f" ({other})" if other else "") + "; the first is used"
+            message = "another sample has this id" + (f" ({other})" if other else "") + "; the first is used"
             faults.append(Fault("collision", message, item.id, None, item.where))
         else:
             items[item.id] = item

@@ -343,7 +343,7 @@ def fitted(recipe: Recipe, listed: Listed, items: Sequence[Item]) -> dict[str, F
     for parts in split_rows(listed, items, with_meta_set(recipe)).values():
         training &= {*parts["train"], *parts["slice"]}
     if not training:
-        raise BadValue(f"{listed.name}: no item is a training item in every split ({', '.join(listed.split_sources)}).")
+        raise BadValue(f"{listed.name}: no sample is in train under every split ({', '.join(listed.split_sources)}).")
     return {
         m: f.fitted([items[r].media[m] for r in sorted(training) if m in items[r].media])
         for m, f in recipe.fields.items()

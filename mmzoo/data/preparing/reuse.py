@@ -44,9 +44,9 @@ def reusable(
         say(f"the store that is there was made of {what}; it stays until the new one is done")
     except CorruptFile as error:
         if target.exists():
-            say(f"preparing anew, since {error}")
+            say(f"preparing again, since {error}")
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        say("preparing anew, since nothing says what the store there was made of")
+        say("preparing again, since the sources of the existing store are unknown")
     return None
 
 

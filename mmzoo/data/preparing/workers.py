@@ -153,9 +153,7 @@ def _work(connection: Connection, parent: int) -> None:
                 connection.send(("defect", str(error)))
                 return
             except MemoryError:
-                connection.send(
-                    ("defect", "an item does not fit into memory: ask for smaller ones, or for fewer --jobs.")
-                )
+                connection.send(("defect", "a sample does not fit into memory: use smaller ones, or fewer --jobs."))
                 return
             names, blocks = list(chunk.arrays), list(chunk.arrays.values())
             chunk.arrays = {}

@@ -16,7 +16,7 @@ from mmzoo.errors import undefined
 FAULTS = {
     "annotation": "a line of an annotation file that does not follow its form",
     "collision": "two items with one id",
-    "duplicate": "media that are byte for byte those of another item",
+    "duplicate": "media identical to those of another sample, byte for byte",
     "mislabelled": "a label that two places of the data set give differently",
     "missing": "a file that is not there",
     "lfs_pointer": "a Git LFS pointer in place of the file",
@@ -114,7 +114,7 @@ class Listing:
     items: Sequence[Item]
     classes: Sequence[str]
     faults: Sequence[Fault] = ()
-    split_source: str = "a hash of each item's id"
+    split_source: str = "a hash of each sample's id"
     sources: Sequence[Path] = ()
 
 
@@ -158,7 +158,7 @@ class Source:
     table_form: Mapping[str, Any] | None = None
     layout: ClassVar[str] = ""
     obtain: ClassVar[str] = ""
-    splits: ClassVar[Mapping[str, str]] = {"hash": "a hash of each item's id decides, stratified by class"}
+    splits: ClassVar[Mapping[str, str]] = {"hash": "a hash of each sample's id decides, stratified by class"}
 
     @classmethod
     def recipes(cls) -> Mapping[str, Recipe]:

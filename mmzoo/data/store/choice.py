@@ -49,7 +49,7 @@ def _next_step(entry: Entry, recipe: str, mini: bool, others: list[str]) -> str:
         return f"{told}: mmzoo data mini {entry.name} && mmzoo data prepare {entry.name} --mini{option}"
     return (
         f"{told}. Prepare it: mmzoo data prepare {entry.name} --root DIR{option}, with DIR the folder of the published files "
-        f"(mmzoo data show {entry.name}), or take a generated twin: --datasets {entry.name}:mini"
+        f"(mmzoo data show {entry.name}), or use a synthetic set: --datasets {entry.name}:mini"
     )
 
 

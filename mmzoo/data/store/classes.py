@@ -144,7 +144,7 @@ def _continuous(classes: Sequence[str], totals: Sequence[int]) -> Iterator[str]:
         )
     elif many:
         yield (
-            f"{len(classes):,} classes among {n:,} samples: nearly every sample has a class of its own. Is the column of "
+            f"{len(classes):,} classes among {n:,} samples: nearly every sample has its own class. Is the column of "
             "the label an id or a text?"
         )
 

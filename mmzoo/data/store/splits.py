@@ -110,13 +110,13 @@ def _too_few(
         n = _n_units(items, groups, open_rows)
         return (
             f"no group is left for the {word} set: there are {n} groups to be distributed, and training, validation and "
-            "test need at least one each that is not published. Give smaller groups, or a column that says the split."
+            "test need at least one each that is not published. Give smaller groups, or a column that names the split."
         )
     counts = Counter(labels[r] for r in open_rows)
     smallest = min(counts.values(), default=0)
     return (
         f"no sample is left for the {word} set: {len(open_rows)} samples of {len(counts)} classes are too few, the "
-        f"smallest class has {smallest}. Each class keeps one sample for training; give at least two samples a class."
+        f"smallest class has {smallest}. Each class keeps one sample for training; give at least two samples per class."
     )
 
 

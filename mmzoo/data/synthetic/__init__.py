@@ -65,9 +65,9 @@ def generate(
     Raises BadValue for a folder that holds something else.
     """
     if not 0 < share <= 1:
-        raise BadValue(f"the share of a twin's items must lie above 0 and be at most 1, not {share!r}.")
+        raise BadValue(f"the fraction of a synthetic set's samples must be above 0 and at most 1, not {share!r}.")
     if seed < 0:
-        raise BadValue(f"the seed of a twin must not be negative, not {seed!r}.")
+        raise BadValue(f"the seed of a synthetic set must not be negative, not {seed!r}.")
     sizes = {part: max(2, round(share * n)) for part, n in twin.sizes.items()}
     facts: dict[str, Any] = {
         "data_set": twin.name,
@@ -81,7 +81,9 @@ def generate(
     if _marker(root) == facts:
         return facts
     if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not (root / MARKER).is_file())):
-        raise BadValue(f"{root} holds something that is not a twin; it will not be overwritten. Choose another folder.")
+        raise BadValue(
+            f"{root} holds something that is not a synthetic set; it will not be overwritten. Choose another folder."
+        )
     part = root.with_name(root.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -250,7 +250,7 @@ def upper_batches(run: Run, settings: UpperSettings, name: str) -> list[Batch]:
         return list(islice(run.train(name), settings.upper_batches))
     held = list(islice(run.meta_batches(name), settings.upper_batches))
     if not held:
-        raise Incompatible("the slice is empty: a learned alpha has nothing to learn from.")
+        raise Incompatible("the meta set is empty: a learned alpha has nothing to learn from.")
     return held
 
 

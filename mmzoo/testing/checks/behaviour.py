@@ -91,7 +91,7 @@ def check_sample_order(case: StrategyCase) -> None:
         gap = difference(weights(base.model), weights(other.model), SAME)
         require(
             gap is None,
-            "permuting the items of a batch leaves the update alone",
+            "permuting the samples of a batch does not change the update",
             str(gap),
             "reduce over the batch with sums or means; declare `stochastic` where draws belong to positions",
         )
@@ -118,7 +118,7 @@ def check_micro_batches(case: StrategyCase) -> None:
 
 def _check_finite(case: StrategyCase, task: Task, run: Run, logged: dict[str, float], where: str) -> None:
     bad = not_finite(weights(run.model)) + [n for n, v in logged.items() if not abs(v) < float("inf")]
-    todo = "guard logarithms, divisions and empty selections; a class or modality without items adds nothing"
+    todo = "guard logarithms, divisions and empty selections; a class or modality without samples contributes nothing"
     require(not bad, f"{where} leaves weights and logged values finite", f"not finite: {', '.join(bad)}", todo)
     rows = predict(run.model, run.strategy, [task.batch("test")])
     require(not not_finite({"scores": rows.scores}), f"{where} leaves predictions finite", "they are not", todo)
@@ -241,7 +241,7 @@ def check_company(case: StrategyCase) -> None:
     task = case.task()
     alone, plain = _result(case, case.new(), task), _result(case, Strategy(), task)
     if _same(alone, plain):
-        raise Skipped("it has no effect on the tiny task even alone")
+        raise Skipped("it has no effect on the tiny task even without a chain")
     for companion in (Marker, Halved):
         only = _result(case, companion(), task)
         for first in (True, False):
@@ -253,14 +253,14 @@ def check_company(case: StrategyCase) -> None:
             require(
                 not _same(result, only),
                 f"it has an effect {place} {companion.__name__}",
-                "the chain trains exactly like the companion alone",
+                "the chain trains exactly like the companion strategy",
                 "work on the values that the hooks pass on (out.logits, out.unimodal, terms), not on the model's",
             )
             require(
                 not _same(result, alone),
                 f"{companion.__name__} keeps its effect when chained {place} it",
-                "the chain trains exactly like this strategy alone",
-                "hand on what you receive: {**terms, ...}, out.replace(...), the given passes",
+                "the chain trains exactly like this strategy by itself",
+                "pass on what you receive: {**terms, ...}, out.replace(...), the given passes",
             )
 
 
@@ -318,7 +318,7 @@ def check_window(case: StrategyCase) -> None:
             gap is None,
             f"{type(run.strategy).__name__} without effect is plain training, bit for bit",
             str(gap),
-            "leave the given model alone in `setup`, and do the work in the hooks of an epoch or a step",
+            "do not change the given model in `setup`, and do the work in the hooks of an epoch or a step",
         )
     for first, last in ((1, None), (0, 0)):
         late = case.run(task, Window(case.new(), first, last), **REGULARISED)

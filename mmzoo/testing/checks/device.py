@@ -61,15 +61,13 @@ def trained_elsewhere(given: tuple[StrategyCase, bool]) -> tuple[str, Any]:
 def check_other_device(case: StrategyCase) -> None:
     """On a device other than the CPU it trains as on the CPU, and no tensor of the one meets one of the other."""
     for incomplete in (False, True):
-        claim = "a run on another device takes the steps of one on the CPU" + (
-            ", where items lack modalities" * incomplete
-        )
+        claim = "a run on another device takes the steps of one on the CPU" + (", with missing modalities" * incomplete)
         try:
             kind, found = in_another(trained_elsewhere, (case, incomplete))
         except RankFailed as error:
             raise CheckFailed(claim, str(error), CURE) from error
         if kind == "unknown":
-            raise Skipped(f"the made-up device does not know what the method does: {found}")
+            raise Skipped(f"the mock device does not support an operation of the method: {found}")
         if kind == "fault":
             raise CheckFailed(claim, found, CURE)
         gap = difference(trained(case, incomplete, "cpu"), found, APART)

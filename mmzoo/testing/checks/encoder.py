@@ -34,7 +34,7 @@ def check_encoder_shape(case: EncoderCase) -> None:
                 ok,
                 f"{n} items give finite ({n}, {encoder.out_dim}) {dtype}",
                 f"{tuple(z.shape)} {z.dtype}",
-                "set out_dim to the true width; keep one row an item and the dtype; a batch of one must work in eval",
+                "set out_dim to the true width; keep one row per sample and the dtype; a batch of one must work in eval",
             )
 
 
@@ -52,10 +52,10 @@ def check_encoder_rows(case: EncoderCase) -> None:
             single = torch.cat([encoder(rows(x, slice(i, i + 1))) for i in range(4)])
         for what, gap in (
             (
-                "reordering the items reorders the features",
+                "reordering the samples reorders the features",
                 difference(whole[torch.tensor(order)], shuffled, 1e-6),
             ),
-            ("an item alone has the features it has in a batch", difference(whole, single, 1e-6)),
+            ("a single sample has the features that it has in a batch", difference(whole, single, 1e-6)),
         ):
             todo = "use no statistics over the batch in eval mode, and fold time so that rows stay apart"
             require(gap is None, what, str(gap), todo)
@@ -71,7 +71,7 @@ def check_encoder_pure(case: EncoderCase) -> None:
     for claim, gap in {
         "called twice it gives the same": difference(first, second),
         "it does not change its input": difference(copy, x),
-        "in eval mode its buffers stand still": difference(before, weights(encoder)),
+        "in eval mode its buffers do not change": difference(before, weights(encoder)),
         "it draws no random number in eval mode": difference(random, random_state()),
     }.items():
         require(

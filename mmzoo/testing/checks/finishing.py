@@ -51,7 +51,7 @@ def _check_own(case: StrategyCase, task: Task) -> None:
     before = random_state()
     run, selection = _fitted(case, task, case.new())
     gap = difference(before, random_state())
-    require(gap is None, "`finish` leaves the global random streams alone", str(gap), "draw from run.generator(...)")
+    require(gap is None, "`finish` does not change the global random streams", str(gap), "draw from run.generator(...)")
     require(
         selection.as_trained is not None and bool(selection.candidates),
         "`finish` puts at least one candidate in place",

@@ -49,7 +49,7 @@ def check_head_tags(case: HeadCase) -> None:
         head.how in get_args(How),
         f"`how` is one of {', '.join(get_args(How))}",
         f"it is {head.how!r}",
-        "exact: computed anyway; slice: a part of the joint classifier; ablated: the other features set to zero",
+        "exact: computed by the head; slice: a part of the joint classifier; ablated: the other features set to zero",
     )
     require(
         head.dims == widths_of(case, 2, equal=True) and head.n_classes == 3,
@@ -130,7 +130,7 @@ def _check_shapes(out: Outputs, fed: tuple[str, ...], shape: tuple[int, int], dt
         not odd,
         f"{where}, all logits are {shape} {dtype}",
         str(odd),
-        "give one row an item and keep the dtype",
+        "give one row per sample and keep the dtype",
     )
     bad = not_finite({"logits": out.logits, **out.unimodal})
     require(
@@ -180,7 +180,7 @@ def check_head_evidential(case: HeadCase) -> None:
     loud = [m for m, z in {**absent, **{m: z[:1] for m, z in every.items()}}.items() if bool(z.any())]
     require(
         not loud,
-        "an absent modality, and an item of which nothing is there, have no evidence (evidential)",
+        "an absent modality, and a sample without any modality, have no evidence (evidential)",
         f"logits that are not zero: {', '.join(loud)}",
         "mask the evidence: the bias of a layer is evidence too",
     )

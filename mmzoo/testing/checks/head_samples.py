@@ -33,7 +33,7 @@ def check_head_rows(case: HeadCase) -> None:
         shuffled = outputs_of(head({m: z[order] for m, z in feats.items()}))
         parts = [outputs_of(head({m: z[s] for m, z in feats.items()})) for s in (slice(cut), slice(cut, None))]
         for what, gap in (
-            ("reordering the items reorders the outputs", difference(rows(whole, order), shuffled, 1e-9)),
+            ("reordering the samples reorders the outputs", difference(rows(whole, order), shuffled, 1e-9)),
             ("a part of the batch gives a part of the outputs", difference(_joined(parts), whole, 1e-9)),
         ):
             todo = "use no statistics over the batch in eval mode, and reshape so that rows stay apart"
@@ -116,7 +116,7 @@ def check_head_pure(case: HeadCase) -> None:
     for claim, gap in {
         "called twice it gives the same": difference(first, second),
         "it does not change the features": difference(values, feats),
-        "in eval mode its buffers stand still": difference(before, weights(head)),
+        "in eval mode its buffers do not change": difference(before, weights(head)),
         "it draws no random number in eval mode": difference(random, random_state()),
     }.items():
         require(gap is None, claim, str(gap), "write to new tensors; move statistics only while self.training")
@@ -175,9 +175,9 @@ def check_head_groups(case: HeadCase) -> None:
     strange = len(counted) - len({id(p) for p in model.parameters()})
     require(
         not wrong and strange == 0,
-        "each parameter lies in exactly one group",
+        "each parameter is in exactly one group",
         f"{', '.join(wrong)}; {strange} that are not the model's",
-        "let own(m) give only parameters of this head that serve m alone",
+        "let own(m) give only parameters of this head that serve only m",
     )
 
 
@@ -242,4 +242,4 @@ def check_head_gates(case: HeadCase) -> None:
         off = difference(loud, model.encode(batch.inputs, Pass(flags={"mean_gates": {m: False}}))[m])
         require(off is None, "the flag False is no flag", f"the features of {m} change: {off}", todo)
     gap = difference(before, weights(model))
-    require(gap is None, "in eval mode the running mean stands still", str(gap), todo)
+    require(gap is None, "in eval mode the running mean does not change", str(gap), todo)

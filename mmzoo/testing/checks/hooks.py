@@ -231,11 +231,11 @@ def check_random_streams(case: StrategyCase) -> None:
             train(run, 2)
             gap = difference(before, random_state())
             results.append(weights(run.model))
-        require(gap is None, "training leaves the global random state alone", str(gap), "see step.generator")
+        require(gap is None, "training does not change the global random state", str(gap), "see step.generator")
     gap = difference(results[0], results[1])
     require(
         gap is None,
-        "results follow from the run's seed alone",
+        "results depend only on the run's seed",
         f"another global seed changes them: {gap}",
         "draw from step.generator(name), or around an epoch from run.generator(name)",
     )
@@ -300,9 +300,9 @@ def check_prediction(case: StrategyCase) -> None:
     n = len(batch)
     require(
         rows.scores.shape == (n, task.n_classes) and not not_finite({"scores": rows.scores, "logits": rows.logits}),
-        "scores are finite and (items, classes)",
+        "scores are finite and (samples, classes)",
         f"shape {tuple(rows.scores.shape)}, or not finite",
-        "return out.replace(ranking=...) with one finite row an item",
+        "return out.replace(ranking=...) with one finite row per sample",
     )
     if "predict" not in run.strategy.owns:
         sums = difference(rows.scores.sum(1), torch.ones(n), 1e-5)
@@ -322,7 +322,7 @@ def check_prediction(case: StrategyCase) -> None:
     single = predict(run.model, run.strategy, [batch.map(itemgetter(slice(i, i + 1))) for i in range(n)])
     require(
         (gap := difference(rows.scores, single.scores, 1e-5)) is None,
-        "an item's scores do not depend on its batch",
+        "a sample's scores do not depend on its batch",
         str(gap),
         "decide row by row: no statistics over the batch in `predict`",
     )

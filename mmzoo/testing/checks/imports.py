@@ -26,7 +26,7 @@ def check_imports(case: StrategyCase) -> None:
     try:
         source = Path(inspect.getsourcefile(cls) or "").read_text(encoding="utf-8")
     except (OSError, TypeError):
-        raise Skipped("its source is not to be had") from None
+        raise Skipped("its source is not available") from None
     names = used(ast.parse(textwrap.dedent(source)), cls.__name__)
     private = sorted(name for name in names if not _is_public(name) and not name.startswith(_own_folder(cls)))
     require(

@@ -20,7 +20,7 @@ from mmzoo.testing.harness.tasks import Task, train
 #: how far apart they may end, in float64 without batch statistics or dropout
 APART = 1e-6
 CURE = (
-    "reduce every score that steers training (run.reduce), take means over items with step.mean and step.loss, gather where "
+    "reduce every score that steers training (run.reduce), take means over samples with step.mean and step.loss, gather where "
     "items are compared (run.gather), and take gradients from run.backward or run.term_grads"
 )
 
@@ -65,7 +65,7 @@ def _present(task: Task, split: str) -> Tensor:
 
 @contract("strategy")
 def check_processes(case: StrategyCase) -> None:
-    """Two processes with half of each batch end where a single one does that has all of it, where items lack modalities
+    """Two processes with half of each batch end where a single one does that has all of it, with missing modalities
     too."""
     for incomplete in (False, True):
         _check_processes(case, incomplete)
@@ -73,7 +73,7 @@ def check_processes(case: StrategyCase) -> None:
 
 def _check_processes(case: StrategyCase, incomplete: bool) -> None:
     claim = f"{PROCESSES} processes with a share of each batch train as a single one does"
-    claim += ", where items lack modalities" if incomplete else ""
+    claim += ", with missing modalities" if incomplete else ""
     try:
         ranks = in_processes(trained, (case, incomplete))
     except Incompatible as refusal:

@@ -52,7 +52,7 @@ def check_requirements(case: StrategyCase) -> None:
                 len(str(refusal).split()) >= 4,
                 claim + ", with a reason",
                 f"the message is {str(refusal)!r}",
-                "say what is needed, what was given, and what to do next",
+                "give what is needed, what was given, and what to do next",
             )
         else:
             raise CheckFailed(claim, "Run(...) raised nothing", "do not override the check; raise Incompatible")

@@ -26,7 +26,7 @@ def check_construction(case: StrategyCase) -> None:
     """Parameters are typed, keyword-only, kept as attributes of the same name, and `repr` rebuilds the strategy."""
     strategy = case.first
     if is_combination(strategy):
-        raise Skipped("a combination of strategies has no parameters of its own")
+        raise Skipped("a combination of strategies has no parameters itself")
     kind = type(strategy)
     parameters = [p for n, p in inspect.signature(kind.__init__).parameters.items() if n != "self"]
     if kind.__init__ is object.__init__:
@@ -213,7 +213,7 @@ def check_fork(case: StrategyCase) -> None:
         parent.fork(strategy, epochs=1)
         require(
             (gap := difference(before, _watched(parent))) is None,
-            "a fork leaves its parent alone",
+            "a fork does not change its parent",
             str(gap),
             "keep state on the instance, never on the class, in the module, or in objects that forks share",
         )
@@ -221,7 +221,7 @@ def check_fork(case: StrategyCase) -> None:
     train(parent, 1)
     require(
         (gap := difference(weights(alone.model), weights(parent.model))) is None,
-        "training goes on as if there had been no fork",
+        "training continues as if there had been no fork",
         str(gap),
         "keep state on the instance only",
     )
@@ -257,7 +257,7 @@ def check_isolation(case: StrategyCase) -> None:
         found is None,
         "a strategy cannot reach holdout or test data",
         f"the run or the strategy holds {found}",
-        "keep nothing in `predict`, and give the factory no data; learn from the slice instead (requires 'slice')",
+        "keep nothing in `predict`, and give the factory no data; learn from the meta set instead (requires 'slice')",
     )
 
 

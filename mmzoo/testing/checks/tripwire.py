@@ -28,7 +28,7 @@ def check_tripwire(case: StrategyCase) -> None:
     except TypeError:
         author = Path()
     if not author.name:
-        raise Skipped("its source is not to be had")
+        raise Skipped("its source is not available")
     with _decoy() as folder, watching(author, [folder, home(), HERE / "data" / "datasets"]) as found:
         task = case.task()
         run = case.run(task)

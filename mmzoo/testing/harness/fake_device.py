@@ -229,7 +229,7 @@ def _register() -> Any:
 
         module = torch_side._DummyBackendModule
     except (ImportError, AttributeError):
-        raise Skipped(f"torch {torch.__version__} cannot be given a made-up device") from None
+        raise Skipped(f"torch {torch.__version__} does not support a mock device") from None
 
     class Module(module):  # type: ignore[misc, valid-type]
         def get_amp_supported_dtype(self) -> list[torch.dtype]:

@@ -128,4 +128,4 @@ def _gate(case: Case) -> Iterator[Any]:
             yield key, mla.fused(some, weights)
         elif some.shape[1] in mla.FIXED:
             yield key, mla.fused(some, some.new_tensor(mla.FIXED[some.shape[1]]))
-    yield skip("softmax over the batch, so that a prediction depends on the other items; not in mmzoo", "batch_w*")
+    yield skip("softmax over the batch, so that a prediction depends on the other samples; not in mmzoo", "batch_w*")

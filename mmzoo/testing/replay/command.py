@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmzoo.errors import BadValue
+from mmzoo.io.streams import silence
 from mmzoo.testing.replay.registry import Case, Result, cases_of, replay
 
 #: The modules that register the library's own cases.
@@ -124,8 +125,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; returns the exit code. When nobody reads what it prints any more, it ends."""
     options = _parser().parse_args(argv)
+    try:
+        code = _replayed(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return 0
+    return code
+
+
+def _replayed(options: argparse.Namespace) -> int:
     load_own()
     load_installed()
     try:

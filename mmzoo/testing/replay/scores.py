@@ -25,9 +25,9 @@ def _metrics(case: Case) -> Iterator[Any]:
     yield "f1_absent_both_sklearn", metrics.macro_f1(predicted, fewer)
     yield "map_missing_class_skip", metrics.mean_average_precision(scores, fewer)
     yield from _ranked(case)
-    yield skip("a class without items counts as 0 there; mmzoo leaves it out", "map_missing_class_sklearn")
+    yield skip("a class without samples counts as 0 there; mmzoo leaves it out", "map_missing_class_sklearn")
     yield skip("averages over all classes, occurring or not; mmzoo follows scikit-learn", "f1_*bb")
-    yield skip("averages over all pairs of item and class at once; not in mmzoo", "map_micro")
+    yield skip("averages over all pairs of sample and class at once; not in mmzoo", "map_micro")
     yield skip("a score of multi-label rankings; not in mmzoo", "example_ap_cmml")
     yield skip("the shift of each row is not in the file", "map_rawlogits_rowshifted")
 
@@ -44,8 +44,8 @@ def _ranked(case: Case) -> Iterator[Any]:
         return
     if "ap_per_class" in case:
         expected = [v for v, here in zip(case["ap_per_class"], there) if here]
-        yield Check("ap_per_class", ap[ap.isfinite()], expected, note="classes without items left out")
-    yield skip("a class without items counts as 0 there; mmzoo leaves it out", "map_lfm", "map_tied")
+        yield Check("ap_per_class", ap[ap.isfinite()], expected, note="classes without samples left out")
+    yield skip("a class without samples counts as 0 there; mmzoo leaves it out", "map_lfm", "map_tied")
 
 
 @replays("modality_gap")

@@ -38,7 +38,7 @@ def listed(case: Case, key: str) -> dict[str, Tensor]:
     """One block of numbers a modality; the vector gives them no names."""
     blocks = case.inputs.get(key)
     if not isinstance(blocks, list) or not blocks:
-        raise BadValue(f"{key} is not a list with one block a modality")
+        raise BadValue(f"{key} is not a list with one block per modality")
     return {f"m{i}": real(block, key) for i, block in enumerate(blocks)}
 
 

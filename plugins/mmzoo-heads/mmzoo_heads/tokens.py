@@ -65,7 +65,7 @@ class TokenHead(FusionHead):
         if silent := [m for m, w in widths.items() if not w]:
             raise Incompatible(
                 f"head {type(self).__name__} needs to know the width of the last map, and the encoders of "
-                f"{', '.join(silent)} do not tell. Set `stage_dims` in the encoder."
+                f"{', '.join(silent)} do not give them. Set `stage_dims` in the encoder."
             )
         given = {m: w[-1] for m, w in widths.items()}
         if self._widths and self._widths != given:

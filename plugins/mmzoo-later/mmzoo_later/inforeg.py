@@ -66,7 +66,7 @@ class InfoReg(Strategy):
 
     min_modalities = 2
     state = ("traces",)
-    single_process = "it measures what single batches say, of which each of several processes has a share only"
+    single_process = "it measures single batches, of which each of several processes has only a share"
     neutral = {"weight": 0.0, "strength": 0.0, "strengths": None}  # noqa: RUF012
 
     def __init__(
@@ -93,7 +93,7 @@ class InfoReg(Strategy):
         named = [*(self.strengths or {}), *([] if self.watch is None else [self.watch])]
         if unknown := sorted(set(named) - set(run.modalities)):
             raise Incompatible(
-                f"InfoReg is told of {', '.join(unknown)}; the modalities here are {', '.join(run.modalities)}. "
+                f"InfoReg got settings for {', '.join(unknown)}; the modalities here are {', '.join(run.modalities)}. "
                 "Name those in strengths and watch."
             )
         add_classifiers(run, "inforeg")

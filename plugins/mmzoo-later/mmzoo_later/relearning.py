@@ -61,7 +61,7 @@ class Relearning(Strategy):
 
     requires = frozenset({"slice"})
     state = ("initial", "done")
-    single_process = "it clusters the features of whole splits, of which each of several processes has a share only"
+    single_process = "it clusters the features of whole splits, of which each of several processes has only a share"
     neutral = {"strength": 0.0}  # noqa: RUF012
     cost = {"forward": 1.05, "backward": 1, "slice": 0.05}  # noqa: RUF012
 

@@ -102,7 +102,7 @@ def test_what_cannot_work_says_why() -> None:
         started(ReconBoost())
     with pytest.raises(Incompatible, match=r"head shared or sum"):
         started(AUG())
-    with pytest.raises(Incompatible, match="InfoReg is told of video"):
+    with pytest.raises(Incompatible, match="InfoReg got settings for video"):
         started(InfoReg(watch="video"))
     with pytest.raises(Incompatible, match="Give each of them one"):
         started(AUG(weights={"audio": 1.0}), head=Shared)

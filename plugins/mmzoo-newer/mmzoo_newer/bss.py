@@ -120,7 +120,7 @@ class BSS(Strategy):
     requires = frozenset({"unimodal"})
     owns = frozenset({"data", "predict", "task"})
     single_process = (
-        "it orders the samples of the whole training set, of which each of several processes has a share only"
+        "it orders the samples of the whole training set, of which each of several processes has only a share"
     )
     min_modalities = 2
     neutral = {"mode": "curriculum", "own": 0.0, "fused": 1.0, "start": 1.0}  # noqa: RUF012

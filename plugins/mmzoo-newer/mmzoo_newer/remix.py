@@ -54,7 +54,7 @@ class Remix(Strategy):
     requires = frozenset({"unimodal"})
     owns = frozenset({"data"})
     single_process = (
-        "it deals out the samples of the whole training set, of which each of several processes has a share only"
+        "it assigns the samples of the whole training set, of which each of several processes has only a share"
     )
     min_modalities = 2
     neutral = {"warmup": 1_000_000, "warm_weight": 0.0}  # noqa: RUF012

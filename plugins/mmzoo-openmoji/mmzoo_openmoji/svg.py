@@ -73,7 +73,7 @@ class Drawing(Field):
 def _of_part(data: bytes, part: str) -> str:
     """The text of an SVG file, of "line" with all other drawn groups left out. Raises MediaFault."""
     if b"<!ENTITY" in data:
-        raise MediaFault("broken", "it defines entities of its own")
+        raise MediaFault("broken", "it defines its own entities")
     try:
         root = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:

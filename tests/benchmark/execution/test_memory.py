@@ -62,7 +62,7 @@ def test_memory_that_runs_out_costs_a_smaller_micro_batch(
     assert note.startswith("memory ran out: trained in micro-batches of 16") and "batch statistics" not in note
     assert row["metrics"]["n_scored"] == 500
     log = (store.folder(first.spec.run_id) / "log.txt").read_text()
-    assert "starts anew in micro-batches of 32" in log and "starts anew in micro-batches of 16" in log
+    assert "restarts with micro-batches of 32" in log and "restarts with micro-batches of 16" in log
     if where != "gpu":
         return
     # The same mathematics: the very numbers of a bench that asks for it, up to the order of sums.
@@ -104,7 +104,7 @@ def test_batch_statistics_are_mentioned_and_need_two_items() -> None:
 
     plain, norm = helpers.model(), helpers.model(norm=True)
     assert memory.least(plain) == 1 and memory.least(norm) == 2
-    assert "batch statistics, which are those of so many items" in memory.note(norm, 8)
+    assert "batch statistics, which are those of a micro-batch" in memory.note(norm, 8)
 
 
 def test_an_error_that_is_none_of_memory_is_left_alone() -> None:

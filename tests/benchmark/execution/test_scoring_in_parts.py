@@ -63,7 +63,7 @@ def test_every_item_is_scored_once_whatever_the_number(n: int) -> None:
 
 
 def test_fewer_items_than_processes_are_refused() -> None:
-    with pytest.raises(BadValue, match="1 items do not go round among 2 processes"):
+    with pytest.raises(BadValue, match="1 samples cannot be shared among 2 processes"):
         parts_of(1).part(0, 2)
     loader = parts_of(5)
     assert loader.part(0, 1) is loader

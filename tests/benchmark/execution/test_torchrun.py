@@ -117,9 +117,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_same_command_goes_on(
 ) -> None:
     died, again = pairs["died"], pairs["again"]
     assert died["codes"] == [1, -9] and again["codes"] == [0, 0]
-    assert (
-        died["err"][0].count("mmzoo: torchrun ends this bench, as it does where one of its 2 processes has died") == 1
-    )
+    assert died["err"][0].count("mmzoo: torchrun ends this bench, as it does if one of its 2 processes has died") == 1
     (row,) = rows_of(place / "killed").values()
     folder = place / "killed" / "runs" / row["run_id"]
     log = (folder / "log.txt").read_text()

@@ -40,7 +40,7 @@ def as_two(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--launcher", "slurm"), "--launcher slurm under torchrun"),
         (("--tune", "3"), "tuning under torchrun"),
         (("--set", "train.processes=2"), "torchrun decides"),
-        (("--set", "train.batch_size=63"), "batch of 63 items does not go round among 2 processes"),
+        (("--set", "train.batch_size=63"), "batch of 63 samples cannot be shared among 2 processes"),
         (("--set", "train.batch_size=2"), "train.batch_size=4"),
     ],
 )
@@ -72,7 +72,7 @@ def test_each_process_takes_its_own_gpu(as_two: None, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert check_device("auto") == check_device("cuda") == "cuda:1" and check_device("cpu") == "cpu"
-    with pytest.raises(BadValue, match="GPU of its own number"):
+    with pytest.raises(BadValue, match="GPU of its local rank"):
         check_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(BadValue, match="process 1 of this machine has no GPU: there are 1"):
@@ -97,8 +97,8 @@ def test_a_single_process_leaves_a_run_for_two_alone(catalogue: Catalogue, tmp_p
     ("settings", "said"),
     [
         ((), []),
-        ((("encoder.fou.dropout", 0.5),), ["the model draws random numbers (dropout) for 32 items"]),
-        ((("train.batch_size", 998),), ["2 of 1000 training items are left out"]),
+        ((("encoder.fou.dropout", 0.5),), ["the model draws random numbers (dropout) for 32 samples"]),
+        ((("train.batch_size", 998),), ["2 of 1000 training samples are skipped"]),
     ],
 )
 def test_a_row_says_what_is_otherwise_than_in_a_single_process(
@@ -118,4 +118,4 @@ def test_a_row_says_whose_batch_statistics_these_are_and_what_the_method_draws(c
     run.model.encoders["fou"].add_module("norm", torch.nn.BatchNorm1d(3))
     run.strategy.stochastic = True  # type: ignore[misc]
     statistics, drawn = per_process(run, kit, 2)
-    assert "batch statistics are those of 32 items" in statistics and "are drawn for 32" in drawn
+    assert "batch statistics are those of 32 samples" in statistics and "are drawn for 32" in drawn

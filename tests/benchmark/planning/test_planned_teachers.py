@@ -128,7 +128,7 @@ def test_a_plan_says_who_is_a_teacher(mmzoo: Command) -> None:
     assert "  teachers: unimodal: fou, unimodal: zer" in mmzoo(*BENCH, "--no-references", "--plan").out
     assert "  teachers:" not in mmzoo(*BENCH, "--plan").out
     shown = mmzoo("show", "ume").out
-    assert "needs: teachers, unimodal" in shown and "teachers: each modality alone" in shown
+    assert "needs: teachers, unimodal" in shown and "teachers: a unimodal model of each modality" in shown
     assert (
         "cannot be chained with another method" in shown
         and "cannot be chained with another method" not in mmzoo("show", "umt").out

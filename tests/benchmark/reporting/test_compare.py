@@ -50,6 +50,13 @@ def test_two_methods_of_one_folder(results: Path, mmzoo: Command, refused: Calla
     assert "--in DIR" in refused("compare", "ogm", "pmr")
 
 
+def test_the_name_of_an_earlier_version_is_understood(results: Path, mmzoo: Command) -> None:
+    now, before = (
+        mmzoo("compare", f"concat ({name})", "ogm", "--in", results) for name in ("without meta set", "slice spared")
+    )
+    assert now.code == 0 and "concat (without meta set) minus ogm" in now.out and before == now
+
+
 def test_the_verdict_needs_six_seeds_and_a_small_p() -> None:
     assert compare.verdict(0.03, 0.1, 5) == "too few seeds"
     assert [compare.verdict(p, m, 6) for p, m in ((0.03, 0.1), (0.03, -0.1), (0.2, 0.1))] == [

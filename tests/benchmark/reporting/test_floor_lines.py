@@ -12,6 +12,7 @@ import pytest
 from mmzoo.benchmark.report import render
 from mmzoo.benchmark.reporting.floors import below_notes, floors_of
 from mmzoo.benchmark.reporting.groups import grouped
+from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.results.forms import row_fault
 from mmzoo.benchmark.results.store import Store
 from mmzoo.testing.harness.program import run_program
@@ -65,6 +66,14 @@ def test_floors_are_compared_with_nothing(rows: list[dict[str, Any]], tmp_path: 
     assert [f["label"] for f in floors_of(rows, "cups")] == ["floor: size", "floor: words", "floor"]
     for fmt in ("md", "latex", "html", "csv", "json"):
         assert "floor: words" in render(rows, {"methods": {}, "refused": []}, Store(tmp_path), fmt)
+
+
+def test_a_row_that_was_still_improving_is_marked_under_its_table(rows: list[dict[str, Any]]) -> None:
+    late = copy.deepcopy(rows)
+    for row in late:
+        row["still_improving"] = ["the chosen epoch is among the last tenth"] if row["label"] == "concat" else []
+    (table,) = short_tables(late, {"methods": {}, "refused": []})
+    assert any("Still improving when training ended: concat (1 of 1: the chosen epoch" in n for n in table.notes)
 
 
 def test_what_lies_below_is_said_with_a_cure(rows: list[dict[str, Any]]) -> None:

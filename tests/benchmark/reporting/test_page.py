@@ -111,7 +111,7 @@ def test_figures_of_the_paper_are_images_with_a_text(store: Store, copied: Path)
     given = dict(page.attributes)
     assert page.tags["img"] == 1 and page.tags["script"] == Page(harmless).tags["script"] and "onerror" not in given
     assert str(given["src"]).startswith("data:image/svg+xml;base64,") and str(given["alt"]).startswith(
-        "Figure 1: accuracy"
+        "Figure 1, <script>alert(1)"
     )
     assert "paper" in page.ids and "#paper" in page.links and "paper" not in Page(harmless).ids
 

@@ -45,7 +45,7 @@ def test_status_tells_what_is_going_on(
     assert found["counts"] == {"running": 1, "done": 1, "failed": 1, "waiting": 1}
     seconds = next(s["seconds"] for s in found["runs"] if s["state"] == "done")
     assert found["seconds_left"] == pytest.approx(1.5 * seconds)  # half of the one that runs, and one that waits
-    assert "nobody is at work" in mmzoo("status", tmp_path).out
+    assert "no worker is active" in mmzoo("status", tmp_path).out
 
 
 def test_status_of_what_is_no_folder_of_results(refused: Callable[..., str], tmp_path: Path) -> None:

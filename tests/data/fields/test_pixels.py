@@ -64,7 +64,7 @@ def test_sixteen_bits_that_are_filled_need_no_range(tmp_path: Path) -> None:
 def test_a_range_that_cuts_content_off_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     pil.fromarray((RAMP * 10).astype(np.float32)).save(path)
-    with pytest.raises(MediaFault, match=r"90 % of the pixels lie outside 0 to 1"):
+    with pytest.raises(MediaFault, match=r"90 % of the pixels are outside 0 to 1"):
         grey(path, range=(0.0, 1.0))
     for given in ((1.0, 0.0), (0.0,), "wide", 3, (0.0, True)):
         with pytest.raises(BadValue, match="LOW, HIGH"):

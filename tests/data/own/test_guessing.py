@@ -73,5 +73,5 @@ def test_names_that_yaml_reads_otherwise(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text(guessed(tmp_path / "t.csv"))
     assert read_manifest(tmp_path / "t.yaml").wanted.media["numbers"].columns == ("0", "no: 1")
     (tmp_path / "u.csv").write_text("a,b\n" + "".join(f"{i},{i}\n" for i in range(40)))
-    with pytest.raises(BadValue, match="nothing tells which column"):
+    with pytest.raises(BadValue, match="it is unclear which column"):
         guessed(tmp_path / "u.csv")

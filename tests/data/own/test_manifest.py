@@ -100,7 +100,7 @@ def test_missing_cells_are_missing_modalities(folder: Path) -> None:
         (4, {"features": "../secret.npy"}, "outside", "leads out of"),
         (4, {"features": "/etc/passwd.npy"}, "outside", "is absolute"),
         (4, {"features": "nothing.npy"}, "missing", "there is no file"),
-        (4, {"id": "n7"}, "collision", "another item has this id"),
+        (4, {"id": "n7"}, "collision", "another sample has this id"),
         (4, {"id": ""}, "annotation", "no id"),
         (4, {"title": "", "more": "", "x": "", "y": "", "features": ""}, "annotation", "no modality of this row"),
     ],

@@ -273,7 +273,7 @@ def test_check_lists_classes_and_what_looks_wrong(table: Written, mmzoo: Callabl
         ):
             assert part in told
     assert (
-        "look at the classes" in mmzoo("data", "check", path).out
+        "check the classes" in mmzoo("data", "check", path).out
         and check(read_manifest(path), path.parent, jobs=0)[1] == []
     )
 

@@ -37,7 +37,7 @@ def test_labels_that_look_wrong(classes: list[str], word: str) -> None:
 
 
 def test_labels_that_are_ids() -> None:
-    assert "nearly every sample has a class of its own" in said([f"u{i}x" for i in range(40)], [1] * 40)
+    assert "nearly every sample has its own class" in said([f"u{i}x" for i in range(40)], [1] * 40)
 
 
 def test_sets_that_lack_classes() -> None:

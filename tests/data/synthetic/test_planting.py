@@ -149,14 +149,14 @@ def test_what_is_there_is_left_alone(made: tuple[Twin, Path]) -> None:
 
 def test_a_folder_with_something_else_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(BadValue, match=r"not a twin.*Choose another folder"):
+    with pytest.raises(BadValue, match=r"not a synthetic set.*Choose another folder"):
         generate(CremaD(), tmp_path, share=0.02)
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("given_values", [{"share": 0.0}, {"share": 1.5}, {"seed": -1}])
 def test_values_that_make_no_twin(given_values: dict[str, float], tmp_path: Path) -> None:
-    with pytest.raises(BadValue, match="twin"):
+    with pytest.raises(BadValue, match="synthetic set"):
         generate(CremaD(), tmp_path / "new", **given_values)  # type: ignore[arg-type]
     assert not (tmp_path / "new").exists()
 

@@ -191,7 +191,7 @@ def test_the_stored_motion_of_nvgesture_still_shows_its_symbol(
 
 # ---------------------------------------------------------------------------------------------- by name
 def test_a_data_set_without_a_twin_says_so(catalogue: Catalogue, refused: Callable[..., str], tmp_path: Path) -> None:
-    with pytest.raises(UnknownName, match="mfeat has no generated twin"):
+    with pytest.raises(UnknownName, match="mfeat has no synthetic set"):
         make_twin(catalogue.get("datasets", "mfeat"), tmp_path / "x")
     assert "mfeat" in refused("data", "mini", "mfeat")
 
@@ -201,7 +201,7 @@ def test_a_twin_that_cannot_be_loaded_names_itself(catalogue: Catalogue, tmp_pat
 
     entry = catalogue.get("datasets", "cremad")
     broken = dataclasses.replace(entry, extra={**entry.extra, "mini": {"twin": "mmzoo.data.nowhere:Twin"}})
-    with pytest.raises(MmzooError, match=r"twin of cremad cannot be loaded from mmzoo\.data\.nowhere:Twin"):
+    with pytest.raises(MmzooError, match=r"synthetic set of cremad cannot be loaded from mmzoo\.data\.nowhere:Twin"):
         make_twin(broken, tmp_path / "x")
 
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -156,6 +157,20 @@ def test_unknown_kinds_are_listed_and_fail_only_when_nothing_is_compared(
     out = capsys.readouterr().out
     assert "unknown: 1 cases (ogm strange)" in out
     assert "NOT COMPARED: more" in out and "not compared: 1 values" in out
+
+
+def test_a_closed_pipe_ends_it_quietly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(
+        tmp_path / "x.json", {"method": "ogm", "cases": [{"kind": "strange", "inputs": {}, "expected": {"x": 1.0}}]}
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        code = main([file])
+    assert code == 0 and capsys.readouterr().err == ""
 
 
 def test_a_case_that_cannot_be_computed_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

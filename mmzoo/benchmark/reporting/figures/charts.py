@@ -131,7 +131,7 @@ def branches(values: Records, methods: Methods, metric: str) -> Spec | None:
         },
     }
     text = f"Test {metric} of each branch inside the joint model, of a linear probe of its encoder, and of the unimodal baseline."
-    return chart("Branches inside the joint model and alone", text, values, body)
+    return chart("Branches inside the joint model, and unimodal models", text, values, body)
 
 
 def curves(values: Records, methods: Methods, metric: str) -> Spec | None:
@@ -325,7 +325,7 @@ def ranks(values: Records, groups: Records, critical: float, n_datasets: int) ->
     title = f"Mean ranks over {n_datasets} data sets"
     text = (
         f"Mean ranks; methods joined by a bar differ by less than the critical difference of {critical:.2f} "
-        "(Nemenyi, 5 %) and are not told apart."
+        "(Nemenyi, 5 %) and are not distinguished."
     )
     layer = [points, *([bars] if groups else [])]
     return chart(title, text, values, {"width": 2 * COLUMN, "height": {"step": 16}, "layer": layer})

@@ -18,7 +18,7 @@ OPTIONS = {
     "address": "of the cluster: auto, or ray://HOST:PORT (default: RAY_ADDRESS, else one started here)",
     "num_cpus": "cores of each worker (default: 1)",
     "num_gpus": "GPUs of each worker, also a part (default: 0, or 1 with --device cuda)",
-    "max_retries": "how often a worker that is lost is started anew (default: 100)",
+    "max_retries": "how often a lost worker is restarted (default: 100)",
 }
 
 
