@@ -6,6 +6,8 @@
     python benchmarks/survive.py slurm                 submitit's local executor, jobs killed
     python benchmarks/survive.py cluster               a real SLURM (sbatch is here): jobs requeued, killed, out of time
     python benchmarks/survive.py hosts                 every run over two hosts, network namespaces made here (as root, Linux)
+    python benchmarks/survive.py attacks               a list of hostile or unlucky inputs, see attacking.py; what held is written to
+                                                       results/survive_attacks.md and .json
 
 Each compares its rows with those of an undisturbed bench in one process, byte for byte apart from clock and machine, and
 counts in the logs of the runs how often each was ended and what was trained twice. --out names the folder of the
@@ -339,16 +341,52 @@ def wait_for_rows(process: subprocess.Popen[bytes], out: Path, n: int) -> None:
         time.sleep(0.2)
 
 
+def attacked(folder: Path, only: str) -> int:
+    """Make the attacks, and write what held. Returns the exit code."""
+    from attacks import attacks
+
+    results = Path(__file__).resolve().parent / "results"
+    found = attacks(folder.resolve(), only)
+    lost = [f for f in found if f["outcome"] == "NOT HELD"]
+    if not only:
+        counts = {o: sum(f["outcome"] == o for f in found) for o in ("held", "NOT HELD", "skipped")}
+        lines = [
+            "# What a bench does under attack",
+            "",
+            "`python benchmarks/survive.py attacks`: each in a folder of its own, by the",
+        ]
+        lines += [
+            "program itself. Held: no hang, no traceback, the exit code and the words that `attacks.py` asks for."
+        ]
+        lines += [
+            "",
+            ", ".join(f"{n} {o.lower()}" for o, n in counts.items()) + ".",
+            "",
+            "| attack | outcome | seen | seconds |",
+        ]
+        lines += ["|---|---|---|---:|"]
+        shown = [{**f, "seen": f["seen"].replace("|", "/")} for f in found]
+        lines += [f"| {f['attack']} | {f['outcome']} | {f['seen']} | {f['seconds']} |" for f in shown]
+        (results / "survive_attacks.md").write_text("\n".join(lines) + "\n")
+        (results / "survive_attacks.json").write_text(json.dumps(found, indent=1) + "\n")
+    return 1 if lost else 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kills", "two", "ray", "slurm", "cluster", "hosts"))
+    parser.add_argument("what", choices=("kills", "two", "ray", "slurm", "cluster", "hosts", "attacks"))
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--only", default="", help="of the attacks those whose name holds this; nothing is written then"
+    )
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="survive-"))
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+    if arguments.what == "attacks":
+        raise SystemExit(attacked(folder, arguments.only))
     found = {
         "kills": lambda: kills(folder, arguments.kills, arguments.seed),
         "two": lambda: two(folder),

@@ -78,11 +78,11 @@ def test_targets() -> None:
     assert {"method dynamic_gap_lb", "head channel", "method umt", "encoder mlp (vector)"} <= every
     with pytest.raises(UnknownName, match="Did you mean 'ogm'"):
         find(catalogue(), "ogmm")
-    with pytest.raises(BadValue, match="mfeat is a data set"):
-        find(catalogue(), "mfeat")
+    with pytest.raises(BadValue, match="mmzoo data check cremad --root DIR"):
+        find(catalogue(), "cremad")
 
 
-@pytest.mark.parametrize("given", ["nowhere.py", "nothing_called_so", "mfeat"])
+@pytest.mark.parametrize("given", ["nowhere.py", "nothing_called_so", "cremad"])
 def test_what_cannot_be_checked_is_bad_input(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", given]) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -109,3 +109,38 @@ def test_an_error_of_ours_names_the_line_of_theirs(tmp_path: Path, capsys: pytes
     (part,) = json.loads(capsys.readouterr().out)
     (reason,) = {c["reason"] for c in part["checks"] if c["status"] == "failed"}
     assert "UnknownName: " in reason and "'encoder.audio'" in reason and f"({tmp_path.name}/mine.py:5)" in reason
+
+
+def test_the_list_says_what_each_check_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["strategy", "  steps"] and "data set" in lines and "  hashes" in lines
+    assert main(["check", "--list", "--json"]) == 0
+    claims = json.loads(capsys.readouterr().out)
+    assert set(claims) == {"strategy", "head", "encoder", "dataset"}
+    assert all(len(said.split()) > 3 for checks in claims.values() for said in checks.values())
+    assert main(["check"]) == 2 and "wants a TARGET" in capsys.readouterr().err
+
+
+def test_parameters_are_set_as_in_a_bench() -> None:
+    (target,) = find(catalogue(), "ogm", [("alpha", 0.25)])
+    assert target.case().first.alpha == 0.25
+    (target,) = find(catalogue(), "ogm", [("ogm.alpha", 0.5)])
+    assert target.case().first.alpha == 0.5
+    (target,) = find(catalogue(), "strategies/pmr", [])
+    with pytest.raises(BadValue, match="nothing that is checked uses 'pmr'"):
+        find(catalogue(), "ogm", [("pmr.alpha", 1.0)])
+    with pytest.raises(UnknownName, match="Did you mean 'alpha'"):
+        find(catalogue(), "ogm", [("alphaa", 1.0)])
+
+
+def test_a_method_of_several_strategies_is_checked_as_a_chain() -> None:
+    (target,) = find(catalogue(), "dynamic_gap")
+    assert [type(p).__name__ for p in target.case().first.parts] == ["DynamicGap", "Refit"]
+    (alone,) = find(catalogue(), "strategies/dynamic_gap")
+    assert type(alone.case().first).__name__ == "DynamicGap"
+
+
+def test_a_data_set_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "mfeat"]) == 0
+    assert capsys.readouterr().out.startswith("data set mfeat\n  passed    loads")

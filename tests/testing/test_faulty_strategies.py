@@ -69,6 +69,7 @@ from helpers.faulty_strategies import (
     Waits,
     WrongDeclaration,
 )
+from helpers.slips import SLIPS
 from torch import Tensor
 
 from mmzoo.api import Strategy
@@ -200,5 +201,6 @@ def test_what_a_gpu_would_have_to_wait_for(do: Callable[[Tensor, Tensor], Any], 
 
 def test_every_strategy_check_has_caught_a_fault() -> None:
     tried = {check for check, _, _ in FAULTS} | {"check_requirements", "check_owners"}
-    tried |= {"check_processes", "check_other_device"}  # in test_processes, test_other_device
+    tried |= {"check_processes", "check_other_device"}  # in test_ranks, test_fake_device
+    tried |= {check for check, *_ in SLIPS.values()}  # in test_slips
     assert tried == set(CHECKS["strategy"])

@@ -76,7 +76,7 @@ def run_one(
 def _run(session: Session) -> Row:
     """The row of a run, written."""
     before = session.store.finished(session.planned.spec.run_id)
-    started = time.time()
+    started = time.monotonic()
     forget_peak(session.device)
     row = _unscored(session)
     session.trackers.start(row)
@@ -137,7 +137,7 @@ def _write(session: Session, row: Row, started: float) -> None:
     session.write_history()
     row["timing"] = {
         "seconds": session.train_seconds + session.teacher_seconds,
-        "seconds_total": time.time() - started,
+        "seconds_total": time.monotonic() - started,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     if row["teachers"]:

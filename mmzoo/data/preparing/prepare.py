@@ -6,13 +6,12 @@ chunk of samples on disk). A killed prepare resumes after the last line of its j
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from mmzoo.data.preparing.appending import (
 from mmzoo.data.preparing.balance import class_counts, split_rows, untrained, with_meta_set
 from mmzoo.data.preparing.describing import Described, store_meta, versions
 from mmzoo.data.preparing.listing import Listed, list_all
+from mmzoo.data.preparing.locking import locked
 from mmzoo.data.preparing.reuse import recorded, reusable
 from mmzoo.data.preparing.workers import PATIENCE, decode
 from mmzoo.data.sources.faults import policy_of, scan
@@ -97,9 +97,11 @@ def prepare(
     judge = Judge(source.name, root.absolute(), policy_of(on_bad or ()), target.with_name(target.name + ".report.csv"))
     work = _Work(source, root.absolute(), recipes[name], splits_dir, judge, progress or Progress(), target, settled)
     try:
-        with _lock(work.target, work.progress):
+        with locked(work.target, work.progress.say):
             return work.run(on_bad is not None, os.cpu_count() or 1 if jobs is None else jobs, patience, sync_every)
     except OSError as error:
+        if (ready := work.ready(on_bad is not None)) is not None:  # a folder without locks or writes still holds it
+            return ready
         raise MmzooError(
             f"cannot write the store {work.target}: {error.strerror or error}. What is done is kept in {work.part.name}; when the "
             "folder can be written to again, the same command goes on from there."
@@ -127,17 +129,7 @@ class _Work:
         started = time.monotonic()
         refuse_too_large(self.recipe)
         self.progress.say(f"{self.source.name}: reading the annotations in {self.root}")
-        listed = list_all(self.source, self.root, self.recipe, self.splits_dir)
-        print_of_input = listed.fingerprint(self.root)
-        store = reusable(
-            self.target,
-            self.recipe.hash,
-            print_of_input,
-            self.judge.policy,
-            asked=policy_given,
-            settled=self.settled,
-            say=lambda text: self.progress.say(f"{self.source.name}: {text}"),
-        )
+        listed, print_of_input, store = self._there(policy_given)
         if store is not None:
             self._clean()
             store.note_table(self.source.table_form)
@@ -159,6 +151,26 @@ class _Work:
         }
         store = self._publish(noted)
         return Prepared(store, True, recorded(store), self.judge.report)
+
+    def ready(self, policy_given: bool) -> Prepared | None:
+        """The store where it can be taken as it is, without a word written."""
+        store = self._there(policy_given)[2]
+        return None if store is None else Prepared(store, False, recorded(store), self.judge.report)
+
+    def _there(self, policy_given: bool) -> tuple[Listed, str, DataStore | None]:
+        """What the annotations list, the fingerprint of that, and the store that is there of just this."""
+        listed = list_all(self.source, self.root, self.recipe, self.splits_dir)
+        print_of_input = listed.fingerprint(self.root)
+        store = reusable(
+            self.target,
+            self.recipe.hash,
+            print_of_input,
+            self.judge.policy,
+            asked=policy_given,
+            settled=self.settled,
+            say=lambda text: self.progress.say(f"{self.source.name}: {text}"),
+        )
+        return listed, print_of_input, store
 
     # ------------------------------------------------------------------ the plan
     def _plan(self, listed: Listed, items: Sequence[Item], fingerprint: str) -> dict[str, Any]:
@@ -319,24 +331,6 @@ class _Work:
 
 
 # ---------------------------------------------------------------------------------------------- small things
-@contextlib.contextmanager
-def _lock(target: Path, progress: Progress) -> Iterator[None]:
-    """One process at a time makes a store; another waits, and then finds it done. A killed one leaves no lock behind."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("a+b") as file:
-        try:
-            import fcntl
-        except ImportError:  # no such locks on Windows: the rename still keeps a store whole
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.say(f"waiting for another process that prepares {target}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def fitted(recipe: Recipe, listed: Listed, items: Sequence[Item]) -> dict[str, Field]:
     """The fields with what they learn from items, which are those that every split of the store trains on."""
     training = set(range(len(items)))

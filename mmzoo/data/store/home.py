@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmzoo.errors import BadValue
-
 if TYPE_CHECKING:
     from mmzoo.data.sources.source import Recipe, Source
 
@@ -18,11 +16,15 @@ MARKER = "MMZOO-MINI.json"
 
 
 def home() -> Path:
-    """MMZOO_HOME, else the platform's folder for a user's data. It need not exist. Raises BadValue for a relative one."""
+    """MMZOO_HOME, else the platform's folder for a user's data. It need not exist.
+
+    A relative one is that of the folder in which this process first asks; workers, which may run elsewhere, are told so.
+    """
     if given := os.environ.get("MMZOO_HOME"):
         path = Path(given).expanduser()
         if not path.is_absolute():
-            raise BadValue(f"MMZOO_HOME must be an absolute path, not {given!r}: workers may run in other folders.")
+            path = path.absolute()
+            os.environ["MMZOO_HOME"] = str(path)
         return path
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")

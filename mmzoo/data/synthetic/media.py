@@ -19,7 +19,9 @@ def wav(path: Path, samples: np.ndarray, rate: int) -> None:
     """samples: (n,) in [-1, 1], written as 16-bit PCM."""
     import soundfile
 
-    soundfile.write(str(path), samples, rate, subtype="PCM_16")
+    buffer = io.BytesIO()  # what libsndfile says of a full disk is no OSError
+    soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")
+    path.write_bytes(buffer.getvalue())
 
 
 def jpeg(path: Path, luma: np.ndarray, tint: tuple[int, int] = (128, 128), quality: int = 95) -> None:

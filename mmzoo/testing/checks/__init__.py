@@ -2,6 +2,7 @@
 
 from mmzoo.testing.checks import (
     behaviour,
+    dataset,
     device,
     encoder,
     evaluation,
@@ -12,15 +13,15 @@ from mmzoo.testing.checks import (
     imports,
     processes,
     requirements,
+    slips,
     strategy,
-    tripwire,
 )
 
 MODULES = (
+    slips,
     strategy,
     requirements,
     imports,
-    tripwire,
     hooks,
     behaviour,
     head,
@@ -30,4 +31,5 @@ MODULES = (
     finishing,
     processes,
     device,
+    dataset,
 )

@@ -13,9 +13,10 @@ from mmzoo.errors import Incompatible
 from mmzoo.evaluation.predictions import predict
 from mmzoo.testing.harness.cases import StrategyCase
 from mmzoo.testing.harness.observing import difference, weights
-from mmzoo.testing.harness.ranks import PROCESSES, RankFailed, in_processes
+from mmzoo.testing.harness.ranks import PROCESSES, RankFailed
 from mmzoo.testing.harness.report import CheckFailed, Skipped, contract, require
 from mmzoo.testing.harness.tasks import Task, train
+from mmzoo.testing.harness.together import in_turn
 
 #: how far apart they may end, in float64 without batch statistics or dropout
 APART = 1e-6
@@ -75,7 +76,7 @@ def _check_processes(case: StrategyCase, incomplete: bool) -> None:
     claim = f"{PROCESSES} processes with a share of each batch train as a single one does"
     claim += ", with missing modalities" if incomplete else ""
     try:
-        ranks = in_processes(trained, (case, incomplete))
+        ranks = in_turn(trained, (case, incomplete))
     except Incompatible as refusal:
         raise Skipped(f"refused over several processes: {refusal}") from refusal
     except RankFailed as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,10 +15,11 @@ from mmzoo.core.head import FusionHead
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.seeding import seeded, stream
 from mmzoo.core.values import map_tensors
-from mmzoo.errors import Incompatible
+from mmzoo.errors import BadValue, Incompatible
 from mmzoo.heads.channel import Channel
 from mmzoo.heads.concat import Concat
 from mmzoo.heads.evidential import Evidential
+from mmzoo.registry import Param
 from mmzoo.testing.harness.report import Skipped
 from mmzoo.testing.harness.tasks import (
     CoupledConcat,
@@ -51,6 +52,7 @@ class StrategyCase:
         encoder: EncoderBuilder = TinyEncoder,
         draws: int = 10,
     ) -> None:
+        self.number: int | None = None
         self._make: Callable[[], Any] = (
             (lambda: copy.deepcopy(strategy)) if isinstance(strategy, Strategy) else strategy
         )
@@ -253,3 +255,44 @@ class EncoderCase:
 def rows(x: Any, index: Tensor | slice) -> Any:
     """Some rows of a batch of inputs."""
     return map_tensors(x, lambda t: t[index])
+
+
+class DatasetCase:
+    """A data set under test.
+
+    load: a function that gives a DataModule, with these parameters. declared: what its registry entry says. params: the
+    declared parameters, of which others are tried.
+    """
+
+    def __init__(
+        self,
+        load: Callable[..., Any],
+        given: Mapping[str, Any],
+        *,
+        label: str,
+        declared: Mapping[str, Any],
+        params: Mapping[str, Param],
+    ) -> None:
+        self._load, self._given, self._params = load, dict(given), params
+        self.label, self.declared = label, declared
+        self.first = self.load()
+
+    def load(self, **changed: Any) -> Any:
+        return self._load(**{**self._given, **changed})
+
+    def other_values(self) -> Iterator[tuple[str, Any]]:
+        """Another accepted value of each parameter for which one is easily named."""
+        for name, p in self._params.items():
+            now = self._given.get(name, p.default)
+            given = list(p.choices or ())
+            if isinstance(now, bool):
+                given.append(not now)
+            elif isinstance(now, int | float):
+                given += [now + 1, now - 1, now * 2, now / 2]
+            for value in given:
+                try:
+                    if p.check(value) != now:
+                        yield name, p.check(value)
+                        break
+                except BadValue:
+                    continue

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.errors import Incompatible
+from mmzoo.testing.harness import forked
 from mmzoo.testing.harness.report import Skipped
 
 PROCESSES = 2
@@ -57,6 +58,8 @@ def in_processes(work: Callable[[Any], Any], given: Any) -> list[Any]:
 def in_another(work: Callable[[Any], Any], given: Any) -> Any:
     """work(given), called in a process of its own, for what a process cannot take back. As `in_processes` otherwise; raises what
     the work raises, and RankFailed where the process dies or does not answer."""
+    if (answer := forked.ask(work, given)) is not None:
+        return answer[0]
     _needs_loky()
     _let_travel()
     from loky.process_executor import BrokenProcessPool

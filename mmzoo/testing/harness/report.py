@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from mmzoo.errors import told, unknown
+from mmzoo.testing.harness.authors import file_of, line_of
 
-Kind = Literal["strategy", "head", "encoder"]
+Kind = Literal["strategy", "head", "encoder", "dataset"]
 Status = Literal["passed", "failed", "skipped", "expected"]
 Check = Callable[[Any], None]
 
 #: kind -> name -> check, in the order in which they run
-CHECKS: dict[str, dict[str, Check]] = {"strategy": {}, "head": {}, "encoder": {}}
+CHECKS: dict[str, dict[str, Check]] = {"strategy": {}, "head": {}, "encoder": {}, "dataset": {}}
+#: the checks without which no other one says anything
+FIRST: list[str] = []
 
 
 class CheckFailed(AssertionError):
@@ -49,11 +54,15 @@ def require(holds: bool, claimed: str, seen: str, todo: str) -> None:
         raise CheckFailed(claimed, seen, todo)
 
 
-def contract(kind: Kind) -> Callable[[Check], Check]:
-    """Register a check of one kind of part. The first line of its docstring is the claim."""
+def contract(kind: Kind, *, first: bool = False) -> Callable[[Check], Check]:
+    """Register a check of one kind of part. The first line of its docstring is the claim. first: where it fails, no other one
+    is run."""
 
     def register(check: Check) -> Check:
         CHECKS[kind][check.__name__] = check
+        if first:
+            FIRST.append(check.__name__)
+            CHECKS[kind] = dict(sorted(CHECKS[kind].items(), key=lambda item: item[0] not in FIRST))
         return check
 
     return register
@@ -130,7 +139,7 @@ def run_check(name: str, check: Check, case: Any, expected: str | None = None) -
     except Exception as error:  # whatever a part raises is a finding about it
         if expected is not None:
             return CheckResult(name, "expected", expected)
-        return CheckResult(name, "failed", _explained(check, error))
+        return CheckResult(name, "failed", _explained(check, error) + _where(case, str(error)))
     finally:
         torch.set_grad_enabled(grad_mode)
     if expected is None:
@@ -144,20 +153,29 @@ def run_checks(
     case: Any,
     expected_failures: Mapping[str, str] | None = None,
     only: Collection[str] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Run the checks of a kind of part.
 
     Args:
-        kind: "strategy", "head" or "encoder".
+        kind: "strategy", "head", "encoder" or "dataset".
         case: the part.
         expected_failures: check -> reason.
         only: names of the checks to run; None: all.
+        progress: told the name of each check before it runs.
 
     Raises:
         UnknownName: there is no such check.
     """
     expected = dict(expected_failures or {})
-    return Report(case.label, [run_check(n, c, case, expected.get(n)) for n, c in chosen(kind, expected, only)])
+    report = Report(case.label)
+    for name, check in chosen(kind, expected, only):
+        if progress is not None:
+            progress(name)
+        report.append(run_check(name, check, case, expected.get(name)))
+        if name in FIRST and not report.ok:
+            break
+    return report
 
 
 def chosen(kind: Kind, expected: Collection[str] = (), only: Collection[str] | None = None) -> list[tuple[str, Check]]:
@@ -169,11 +187,28 @@ def chosen(kind: Kind, expected: Collection[str] = (), only: Collection[str] | N
     return [(n, c) for n, c in known.items() if only is None or n in only]
 
 
+def claim(check: Check) -> str:
+    """What a check claims: the first sentence of its docstring."""
+    text = " ".join((check.__doc__ or check.__name__).split("\n\n")[0].split())
+    return text
+
+
+def _where(case: Any, told: str) -> str:
+    """Where to look in the author's file, where what was seen does not say it: the hook that is named, or all of them."""
+    part = getattr(case, "first", None)
+    file = Path(file_of(part)).name
+    if not file or f"{file}:" in told:
+        return ""
+    own = [n for n in vars(type(part)) if not n.startswith("_") and inspect.isfunction(vars(type(part))[n])]
+    named = [n for n in own if f"`{n}`" in told] or own
+    lines = [f"`{n}` {line_of(part, n)}" for n in named] or [line_of(part)]
+    return f"\nwhere: {', '.join(lines)}"
+
+
 def _explained(check: Check, error: Exception) -> str:
     """The three parts of a failure, also where the part itself raised."""
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, CheckFailed):
         return str(error) + notes
-    claim = (check.__doc__ or check.__name__).strip().splitlines()[0]
-    crash = CheckFailed(claim, told(error), "make this case work")
+    crash = CheckFailed(claim(check), told(error), "make this case work")
     return str(crash) + notes

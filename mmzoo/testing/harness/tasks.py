@@ -140,6 +140,11 @@ class Task:
             widths={m: self.widths[m] for m in modalities},
         )
 
+    def renamed(self, names: Mapping[str, str]) -> Task:
+        """The same items with the modalities called otherwise, in the same order."""
+        inputs = {s: {names[m]: v for m, v in x.items()} for s, x in self.inputs.items()}
+        return replace(self, inputs=inputs, widths={names[m]: n for m, n in self.widths.items()})
+
     def with_train(
         self, *, inputs: Mapping[str, Tensor] | None = None, target: Tensor | None = None, present: Tensor | None = None
     ) -> Task:

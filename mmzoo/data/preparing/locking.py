@@ -1,0 +1,28 @@
+"""One process at a time makes a store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def locked(target: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """One process at a time makes a store; another waits, and then finds it done. A killed one leaves no lock behind.
+
+    Raises OSError where the folder takes no lock.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f".{target.name}.lock").open("a+b") as file:
+        try:
+            import fcntl
+        except ImportError:  # no such locks on Windows: the rename still keeps a store whole
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process that prepares {target}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
