@@ -222,7 +222,10 @@ def test_a_head_with_layers_of_its_own_keeps_them(head: Any) -> None:
     )
     found = torch.linalg.lstsq(rows, out.logits, driver="gelsd").solution
     assert torch.allclose(rows @ found, out.logits, atol=1e-8)
-    assert logits(finished(task, Refit(), head=head), task).isfinite().all()
+    run = finished(task, Refit(), head=head)
+    strategy: Any = run.strategy
+    assert set(strategy.fitted) == {"penultimate", "bias"}, "the features below the head's layers are not read"
+    assert logits(run, task).isfinite().all()
 
 
 def test_whatever_decided_before_the_refitted_classifier_decides() -> None:

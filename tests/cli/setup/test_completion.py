@@ -80,5 +80,6 @@ def test_each_shell_has_its_script(shell: str, mmzoo: Callable[..., Any]) -> Non
 def test_without_argcomplete_it_says_what_to_install(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "argcomplete", None)
+    for module in ("argcomplete", "argcomplete.shell_integration"):
+        monkeypatch.setitem(sys.modules, module, None)
     assert "mmzoo[completion]" in refused("completion", "bash")
