@@ -55,7 +55,6 @@ EXCEPTIONS = {
     "benchmarks/step_cost.py:measure": _SCRIPT,
     "benchmarks/survive.py": _SCRIPT,
     "benchmarks/survive.py:kills": _SCRIPT,
-    "tests/helpers/faulty_strategies.py": "a table of faulty strategies, a few lines each",
 }
 FOLDERS = ("mmzoo", "plugins", "benchmarks", "tests")
 

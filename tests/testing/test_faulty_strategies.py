@@ -39,13 +39,6 @@ from helpers.faulty_strategies import (
     InputNorm,
     Lists,
     LiveState,
-    LooksAtCallers,
-    LooksAtObjects,
-    LooksAtReferrers,
-    LooksAtTracebacks,
-    LooksIntoResults,
-    LooksIntoStores,
-    LooksUpTheStack,
     MovesWeights,
     MovingStatistics,
     NotANumber,
@@ -55,7 +48,6 @@ from helpers.faulty_strategies import (
     PeekingCopy,
     Positional,
     RankedByNorm,
-    ReadsTest,
     SharedContainer,
     Smuggled,
     TrainsInSetup,
@@ -68,6 +60,16 @@ from helpers.faulty_strategies import (
     Vector,
     Waits,
     WrongDeclaration,
+)
+from helpers.peeking_strategies import (
+    LooksAtCallers,
+    LooksAtObjects,
+    LooksAtReferrers,
+    LooksAtTracebacks,
+    LooksIntoResults,
+    LooksIntoStores,
+    LooksUpTheStack,
+    ReadsTest,
 )
 from helpers.slips import SLIPS
 from torch import Tensor
@@ -93,7 +95,7 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_fork", ForkedState, "strategy.counts"),
     ("check_isolation", Peeking, "holds holdout"),
     ("check_isolation", PeekingCopy, "a copy of test features"),
-    ("check_tripwire", LooksAtObjects, "it looks at gc.get_objects (faulty_strategies.py:"),
+    ("check_tripwire", LooksAtObjects, "it looks at gc.get_objects (peeking_strategies.py:"),
     ("check_tripwire", LooksAtReferrers, "it looks at gc.get_referrers"),
     ("check_tripwire", LooksUpTheStack, "it looks at the frames of its callers"),
     ("check_tripwire", LooksAtCallers, "it looks at the frames of its callers"),
