@@ -189,7 +189,7 @@ def test_outputs_that_are_no_logits_are_refused(call: Any, said: str) -> None:
 def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(UnknownName):
         evaluate(Foreign(), "mfeet")
-    with pytest.raises(BadValue, match="training items"):
+    with pytest.raises(BadValue, match="scores on training samples"):
         evaluate(Foreign(), "mfeat", split="train", call=ask)  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="parameter of data set mfeat"):
         evaluate(Foreign(), "mfeat", call=ask, settings={"mfeat.vews": ["fou"]})

@@ -224,12 +224,17 @@ def reconstruction(n_classes: int, hidden: int, total: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(n_classes, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, total, bias=False))
 
 
+def _there(z: Tensor, here: Tensor | None) -> Tensor:
+    """Features (B, D), zero for samples that lack the modality, as a head reads them."""
+    return z if here is None else torch.where(here[:, None], z, 0.0)
+
+
 def _pieces(step: Step, out: Outputs) -> tuple[dict[str, Tensor], Joint]:
     """What is permuted and held, for the samples in the loss, and how it becomes joint logits.
 
     Linear parts of an additive head: W_m z_m, to which the whole bias is added. Otherwise features, and the head.
     """
-    head, features = step.run.model.head, {m: step.kept(z) for m, z in out.features.items()}
+    head, features = step.run.model.head, {m: _there(step.kept(z), step.here(m)) for m, z in out.features.items()}
     linear = {m: head.classifier(m) for m in head.dims} if head.additive else {}
     if linear and all(pair is not None for pair in linear.values()):
         bias = torch.stack([b for _, b in linear.values()]).sum(0)  # type: ignore[misc]
