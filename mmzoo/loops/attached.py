@@ -109,8 +109,17 @@ class Attached(Run):
 
     # ------------------------------------------------------------------ the loop
     def start_epoch(self) -> None:
-        """Begin an epoch: call before its first batch. The loop itself sets the network to train mode."""
+        """Begin an epoch: call before its first batch. The loop itself sets the network to train mode.
+
+        Raises:
+            BadValue: No optimizer is known, or the epochs that `attach` was given are over: schedules of methods end there.
+        """
         self._need_optimizer()
+        if self.epoch >= self.n_epochs:
+            raise BadValue(
+                f"epoch {self.epoch + 1} begins, and attach was given epochs={self.n_epochs}, where the schedules of a method "
+                "end. Give attach the number of epochs of your loop."
+            )
         self._open = None
         self.device = next(self.model.parameters()).device
         self.model.extra.to(self.device)

@@ -54,6 +54,18 @@ def test_a_head_of_several_layers_is_told_how_to_give_logits_of_each_modality() 
         attached("ogm", net)
 
 
+def test_more_epochs_than_attach_was_given_are_refused() -> None:
+    """A schedule would run past its end: a linear alpha would fall below zero."""
+    made, _ = attached("dynamic_gap_linear")
+    for _ in range(2):
+        made.start_epoch()
+        for batch in batches():
+            made.step(batch)
+        made.end_epoch()
+    with pytest.raises(BadValue, match=r"epoch 3 begins, and attach was given epochs=2"):
+        made.start_epoch()
+
+
 def test_no_method_is_refused_by_its_name() -> None:
     class Sampling(Strategy):
         owns = frozenset({"data"})

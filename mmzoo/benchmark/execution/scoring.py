@@ -12,6 +12,7 @@ import torch
 from mmzoo.benchmark.execution.artifacts import write_arrays
 from mmzoo.benchmark.execution.building import Kit, answers_of
 from mmzoo.benchmark.planning.planned import Planned
+from mmzoo.benchmark.results.comparable import LATE
 from mmzoo.benchmark.results.store import Store
 from mmzoo.core.values import Batch
 from mmzoo.data.loading.datamodule import DataModule, Loader
@@ -123,7 +124,7 @@ def still_improving(history: Sequence[Mapping[str, Any]], chosen: int | None, n_
     tail = math.ceil(n_epochs / 10)
     found = []
     if chosen is not None and chosen >= n_epochs - tail:
-        found.append(f"the chosen epoch is among the last tenth ({chosen + 1} of {n_epochs})")
+        found.append(f"{LATE} ({chosen + 1} of {n_epochs})")
     losses = [sum(v for k, v in record["train"].items() if k.startswith("loss/")) for record in history]
     if len(losses) >= 2 * tail:
         before, last = (math.fsum(part) / tail for part in (losses[-2 * tail : -tail], losses[-tail:]))

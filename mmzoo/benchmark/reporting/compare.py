@@ -17,6 +17,8 @@ from mmzoo.errors import BadValue
 LEVEL = 0.05
 #: parts of a row that are compared beside its specification
 FACTS = ("hashes", "environment")
+#: what follows from a run and does not specify it
+RESULTS = (("hashes", "weights"), ("hashes", "strategy"), ("hashes", "predictions"), ("spec", "seed"))
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def spec_differences(a: Group, b: Group) -> Iterator[tuple[str, str, str]]:
     for name, mine, other in facts:
         one, two = dict(_flat(mine)), dict(_flat(other))
         for key in sorted(set(one) | set(two)):
-            if one.get(key) != two.get(key) and (name, key) not in (("hashes", "weights"), ("spec", "seed")):
+            if one.get(key) != two.get(key) and (name, key) not in RESULTS:
                 yield f"{name}.{key}", _text(one.get(key)), _text(two.get(key))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mmzoo.benchmark.reporting.groups import Group, Row, main_score
 from mmzoo.benchmark.reporting.tables import Cell
-from mmzoo.benchmark.results.comparable import is_floor
+from mmzoo.benchmark.results.comparable import LATE, is_floor
 
 
 def floors_of(rows: Sequence[Row], dataset: str) -> list[Row]:
@@ -66,7 +66,7 @@ def _cure(group: Group) -> str:
     """What to change first in a configuration that a linear model beats."""
     spec = group.rows[0]["spec"]
     t = spec["training"]
-    if any(r.get("still_improving") for r in group.rows):
+    if any(reason.startswith(LATE) for r in group.rows for reason in r.get("still_improving") or ()):
         return f"It was still improving: train longer (--epochs {2 * t['epochs']})."
     encoders = ", ".join(f"{m}: {name}" for m, (name, _) in spec["encoders"].items())
     return (

@@ -107,6 +107,10 @@ def _short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+#: how `still_improving` begins where the chosen epoch is one of the last
+LATE = "the chosen epoch is among the last tenth"
+
+
 def is_floor(row: Row) -> bool:
     """Whether a row is a linear floor rather than a trained run."""
     return bool(row["spec"].get("floor"))

@@ -14,7 +14,7 @@ def run_init(arguments: argparse.Namespace) -> int:
 
     table = Path(arguments.table)
     if not table.is_file():
-        raise BadValue(f"there is no table {table}.")
+        raise BadValue(f"{table} is a folder, not a table." if table.is_dir() else f"there is no table {table}.")
     target = table.with_name(table.name.split(".")[0] + ".yaml") if arguments.to is None else Path(arguments.to)
     if target.suffix not in (".yaml", ".yml"):
         raise BadValue(f"--to {target}: the name of a manifest ends in .yaml.")

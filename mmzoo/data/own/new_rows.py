@@ -75,7 +75,7 @@ def read_rows(
         BadValue: The table cannot be read, has no rows, or lacks a column.
     """
     if not path.is_file():
-        raise BadValue(f"there is no table {path}.")
+        raise BadValue(f"{path} is a folder, not a table." if path.is_dir() else f"there is no table {path}.")
     rows = Rows(path, delimiter, quotes=quotes, likely={c for w in wanted.values() for c in w.columns})
     _check_columns(Columns(rows), wanted)
     place = Place.of((path.parent if root is None else root).absolute())
