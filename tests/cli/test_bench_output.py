@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mmzoo.benchmark.results.store import Store
+from mmzoo.cli.bench.plan import wrapped
 
 Command = Callable[..., Any]
 QUICK = ("bench", "--method", "ogm", "--seeds", 2, "--epochs", 1, "--no-references", "--device", "cpu")
@@ -46,3 +49,13 @@ def test_the_results_folder_keeps_the_command_and_the_order_of_data_sets(mmzoo: 
     page = (tmp_path / "page.html").read_text()
     assert "made by <code>mmzoo bench --method ogm" in page
     assert page.index('id="d0"') < page.index('id="d1"') and "mfeat:low_label" in page.partition('id="d1"')[0]
+
+
+def test_a_plan_is_wrapped_at_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "  references: concat, joint_unimodal, concat (without meta set), joint_unimodal (without meta set)"
+    assert wrapped(line) == line
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    first, *more = wrapped(line).splitlines()
+    assert more and all(len(each) <= 50 for each in (first, *more)) and all(each.startswith("    ") for each in more)
+    assert [first[:2], *first.split(), *" ".join(more).split()] == ["  ", *line.split()]

@@ -18,7 +18,7 @@ from mmzoo.benchmark.planning.planned import to_do
 from mmzoo.benchmark.results.store import Store
 from mmzoo.cli.bench.listeners import Lines, Silent, Text, emit_end, emit_plan, tuning_line
 from mmzoo.cli.bench.options import add_spec_options, spec_of
-from mmzoo.cli.bench.plan import count, plan_lines, time_lines
+from mmzoo.cli.bench.plan import count, plan_lines, time_lines, wrapped
 from mmzoo.config.grammar import parse_setting
 from mmzoo.config.spec import SELECTIONS, STRESSES, BenchSpec
 from mmzoo.errors import BadValue
@@ -180,7 +180,7 @@ def _print_plan(spec: BenchSpec, store: Store, execution: Execution, *, as_json:
     lines = list(plan_lines(plan, len(missing), store))
     if unmade:
         lines.append(f"  prepared or re-checked first: {', '.join(unmade)}")
-    print("\n".join([*lines, *time_lines(missing, store, None)[1]]))
+    print("\n".join(map(wrapped, [*lines, *time_lines(missing, store, None)[1]])))
     return 0
 
 

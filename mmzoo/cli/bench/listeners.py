@@ -17,7 +17,7 @@ from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.scheduling.progress import display
 from mmzoo.benchmark.scheduling.timing import told
 from mmzoo.benchmark.scheduling.worker_loop import Progress
-from mmzoo.cli.bench.plan import count, encoder_sizes_of, plan_lines, time_lines
+from mmzoo.cli.bench.plan import count, encoder_sizes_of, plan_lines, time_lines, wrapped
 from mmzoo.cli.data.stores import Bar, tell
 from mmzoo.errors import BadValue
 
@@ -78,11 +78,11 @@ class Text(Silent):
 
     def planned(self, plan: Plan, missing: Sequence[Planned], store: Store) -> None:
         for line in plan_lines(plan, len(missing), store, encoder_sizes_of(plan)):
-            print(line)
+            print(wrapped(line))
         sys.stdout.flush()
         seconds, lines = time_lines(missing, store, self.device)
         for line in lines:
-            print(line)
+            print(wrapped(line))
         sys.stdout.flush()
         if self.confirm:
             _ask(seconds, sys.stdin.isatty())

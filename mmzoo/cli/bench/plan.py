@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mmzoo.benchmark.planning.choices import choice_lines
@@ -72,6 +75,15 @@ def encoder_sizes_of(plan: Plan) -> Sizes:
         return encoder_sizes(max(runs, key=lambda p: len(p.spec.encoders)), catalogue())
 
     return sizes
+
+
+def wrapped(line: str) -> str:
+    """A line of a plan at the width of the terminal, what goes on indented; as it is where there is no terminal."""
+    if not sys.stdout.isatty():
+        return line
+    own = len(line) - len(line.lstrip())
+    width = max(40, shutil.get_terminal_size().columns)
+    return textwrap.fill(line, width, subsequent_indent=" " * (own + 2), break_long_words=False, break_on_hyphens=False)
 
 
 def time_lines(missing: Sequence[Planned], store: Store, device: str | None) -> tuple[float, list[str]]:
