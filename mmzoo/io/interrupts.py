@@ -27,14 +27,18 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def is_stop(error: BaseException) -> bool:
-    """Whether an error that is no Exception ends this process: an interrupt that was sent, or a launcher that leaves.
+class Stop(BaseException):
+    """Ends the process whatever code it runs; see `is_stop`."""
 
-    SystemExit and GeneratorExit come from the code that runs, and are its fault; so is a KeyboardInterrupt that nobody sent.
+
+def is_stop(error: BaseException) -> bool:
+    """Whether an error that is no Exception ends this process: a Stop, an interrupt that was sent, or a launcher that leaves.
+
+    All others come from the code that runs, and are its fault, a KeyboardInterrupt that was not sent included.
     """
     if isinstance(error, KeyboardInterrupt):
         return _asked or not _watched
     if isinstance(error, SystemExit):
         # submitit leaves by it when its job is out of time
         return any("submitit" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
-    return not isinstance(error, Exception | GeneratorExit)
+    return isinstance(error, Stop)

@@ -23,6 +23,7 @@ from mmzoo.config.grammar import parse_override
 from mmzoo.config.spec import BenchSpec
 from mmzoo.config.suites import read_suite
 from mmzoo.errors import BadValue, MmzooError, UnknownName
+from mmzoo.io.interrupts import Stop
 from mmzoo.registry import BUILT_IN, Catalogue, built_in_path, read_entries
 from mmzoo.trackers.base import Tracker
 
@@ -64,7 +65,7 @@ def test_a_killed_run_under_the_peers_protocol_goes_on(
     planned = plan("ogm", epochs=4, protocol="peers").runs[0]
     whole = run_one(planned, catalogue, Store(tmp_path / "whole"))
 
-    class Killed(BaseException):
+    class Killed(Stop):
         pass
 
     def kill(done: int, of: int) -> None:

@@ -22,6 +22,7 @@ from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.tune import search_space, tuned_plan, with_values
 from mmzoo.config.spec import BenchSpec
 from mmzoo.errors import BadValue
+from mmzoo.io.interrupts import Stop
 from mmzoo.registry import BUILT_IN, Catalogue, Entry, built_in_path, read_entries
 
 pytest.importorskip("optuna")
@@ -168,7 +169,7 @@ def test_a_killed_study_goes_on_and_a_longer_one_begins_alike(
     (study,) = {p.spec.tuning["study"] for p in tuned.runs if p.spec.tuning}
     record = whole.tuning(study)
 
-    class Killed(BaseException):
+    class Killed(Stop):
         pass
 
     calls: list[float] = []

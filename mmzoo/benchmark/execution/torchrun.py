@@ -12,13 +12,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mmzoo.io.interrupts import Stop
+
 if TYPE_CHECKING:
     from mmzoo.benchmark.execution.team import Team
 
 _TEAM: Team | None = None
 
 
-class Lost(BaseException):
+class Lost(Stop):
     """Another process is gone: this one cannot go on, and its run is left to its checkpoint."""
 
 
