@@ -172,7 +172,9 @@ def _large_picture() -> str:
     Path("t.csv").write_text("id,label,m,x\n" + "".join(f"i{k},{k % 2},p.png,{k}\n" for k in range(30)))
     text = "name: v\ntable: t.csv\nmodalities:\n  m: {kind: image, size: 16}\n  x: {kind: vector, columns: [x]}\n"
     Path("m.yaml").write_text(text)
-    return program("data", "check", "m.yaml", setup=memory(8 << 30)).fault(1, ("p.png",))
+    return program("data", "check", "m.yaml", setup=memory(8 << 30)).fault(
+        1, ("i0 m: the picture cannot be decoded", "30 broken")
+    )
 
 
 @attack("labels are corrected between two benches into one folder")
@@ -216,7 +218,7 @@ def _full_home() -> str:
     table(4000)
     with _small_disk("16k") as disk:
         done = bench("--method", "concat", setup=lambda: os.environ.__setitem__("MMZOO_HOME", str(disk)))
-        return done.fault(2, ("No space left",))
+        return done.fault(2, ("GB free",))
 
 
 @attack("MMZOO_HOME is read-only: what is prepared stays usable")
