@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmzoo.core.encoder import Encoder, InputSpec
-from mmzoo.encoders.tokens import Words, masked_mean
+from mmzoo.encoders.tokens import TransformerLayers, Words
 from mmzoo.errors import BadValue
 from mmzoo.functional import in_steps
 
@@ -96,7 +96,7 @@ class SeriesCNN(Encoder):
         return found
 
 
-class SeriesTransformer(Encoder):
+class SeriesTransformer(TransformerLayers):
     """Transformer layers (normalised first) over pieces of `patch` steps and their learned positions, then the mean.
 
     Args:
@@ -131,12 +131,7 @@ class SeriesTransformer(Encoder):
         self.patch = patch
         self.embedding = nn.Conv1d(self.spec.shape[0], dim, patch, patch)
         self.position = nn.Parameter(0.02 * torch.randn(-(-self.spec.shape[1] // patch), dim))
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout, batch_first=True, norm_first=True)
-            for _ in range(depth)
-        )
-        self.norm = nn.LayerNorm(dim)
-        self.out_dim, self.n_stages, self.stage_dims = dim, depth, (dim,) * depth
+        self.add_layers(dim, depth, heads, dropout)
 
     def begin(self, x: Mapping[str, Tensor]) -> Words:
         steps = _given(x, self.norm.weight.dtype)
@@ -144,20 +139,3 @@ class SeriesTransformer(Encoder):
         pieces = self.embedding(F.pad(steps.map, (0, short))).transpose(1, 2)
         mask = F.pad(steps.mask, (0, short)).unflatten(1, (-1, self.patch)).any(2)
         return Words(pieces + self.position[: pieces.shape[1]], mask)
-
-    def run_stage(self, stage: int, state: Words) -> Words:
-        hidden = ~state.mask
-        hidden = hidden & ~hidden.all(1, keepdim=True)  # a series without any step: attention over nothing has no value
-        return state._replace(map=self.layers[stage](state.map, src_key_padding_mask=hidden))
-
-    def view(self, state: Words) -> Tensor:
-        return state.map.transpose(1, 2)
-
-    def mask(self, state: Words) -> Tensor:
-        return state.mask
-
-    def replace(self, state: Words, map_: Tensor) -> Words:
-        return state._replace(map=map_.transpose(1, 2))
-
-    def finish(self, state: Words) -> Tensor:
-        return masked_mean(self.norm(state.map), state.mask)

@@ -37,7 +37,41 @@ def check_text(spec: InputSpec) -> tuple[InputSpec, int]:
     return spec, spec.vocabulary
 
 
-class Textual(Encoder):
+class TokenEncoder(Encoder):
+    """Base of encoders whose maps are vectors of tokens, with a mask of those that are there."""
+
+    def view(self, state: Words) -> Tensor:
+        return state.map.transpose(1, 2)
+
+    def mask(self, state: Words) -> Tensor:
+        return state.mask
+
+    def replace(self, state: Words, map_: Tensor) -> Words:
+        return state._replace(map=map_.transpose(1, 2))
+
+
+class TransformerLayers(TokenEncoder):
+    """Base of encoders that are transformer layers (normalised first), each a stage, and the mean over tokens."""
+
+    def add_layers(self, dim: int, depth: int, heads: int, dropout: float) -> None:
+        """Make `depth` layers of width `dim` with `heads` attention heads, and the normalisation after them."""
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout, batch_first=True, norm_first=True)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.out_dim, self.n_stages, self.stage_dims = dim, depth, (dim,) * depth
+
+    def run_stage(self, stage: int, state: Words) -> Words:
+        hidden = ~state.mask
+        hidden = hidden & ~hidden.all(1, keepdim=True)  # without any token, attention over nothing has no value
+        return state._replace(map=self.layers[stage](state.map, src_key_padding_mask=hidden))
+
+    def finish(self, state: Words) -> Tensor:
+        return masked_mean(self.norm(state.map), state.mask)
+
+
+class Textual(TokenEncoder):
     """Base of text encoders; the view of a text is (B, C, L).
 
     Args:
@@ -54,15 +88,6 @@ class Textual(Encoder):
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
         self.spec, self.vocabulary = check_text(spec)
-
-    def view(self, state: Words) -> Tensor:
-        return state.map.transpose(1, 2)
-
-    def mask(self, state: Words) -> Tensor:
-        return state.mask
-
-    def replace(self, state: Words, map_: Tensor) -> Words:
-        return state._replace(map=map_.transpose(1, 2))
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -143,7 +168,7 @@ class TextWords(Textual):
         return found
 
 
-class TextTransformer(Textual):
+class TextTransformer(TransformerLayers, Textual):
     """Pre-norm transformer layers over embeddings and learned positions, then the mean over tokens.
 
     Each layer is a stage.
@@ -165,21 +190,8 @@ class TextTransformer(Textual):
             raise BadValue(f"heads must divide dim, and {heads} does not divide {dim}.")
         self.embedding = nn.Embedding(self.vocabulary, dim)
         self.position = nn.Parameter(0.02 * torch.randn(self.spec.shape[0], dim))
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout, batch_first=True, norm_first=True)
-            for _ in range(depth)
-        )
-        self.norm = nn.LayerNorm(dim)
-        self.out_dim, self.n_stages, self.stage_dims = dim, depth, (dim,) * depth
+        self.add_layers(dim, depth, heads, dropout)
 
     def begin(self, x: Mapping[str, Tensor]) -> Words:
         ids = x["ids"]
         return Words(self.embedding(ids) + self.position[: ids.shape[1]], x["mask"])
-
-    def run_stage(self, stage: int, state: Words) -> Words:
-        hidden = ~state.mask
-        hidden = hidden & ~hidden.all(1, keepdim=True)  # a text without any token: attention over nothing has no value
-        return state._replace(map=self.layers[stage](state.map, src_key_padding_mask=hidden))
-
-    def finish(self, state: Words) -> Tensor:
-        return masked_mean(self.norm(state.map), state.mask)

@@ -39,15 +39,8 @@ def products(root: Any, params: Collection[int], sizes: Collection[tuple[int, ..
 
     params: ids of parameters.
     """
-    seen: set[Any] = set()
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in _nodes(root):
         following = [n for n, _ in node.next_functions]
-        waiting += following
         if node.name() in _FACTORS and len(following) == 2 and following[0] is not following[1]:
             shapes = {_shape(node, name) for name in _FACTORS[node.name()]} - {None}
             if shapes and shapes <= set(sizes) and all(_depends(n, params) for n in following):
@@ -63,14 +56,16 @@ def _shape(node: Any, name: str) -> tuple[int, ...] | None:
 
 
 def _depends(root: Any, params: Collection[int]) -> bool:
+    return any(hasattr(node, "variable") and id(node.variable) in params for node in _nodes(root))
+
+
+def _nodes(root: Any) -> Iterator[Any]:
+    """The nodes of a graph, each once."""
     seen: set[Any] = set()
     waiting = [root]
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable") and id(node.variable) in params:
-            return True
-        waiting += [n for n, _ in node.next_functions]
-    return False
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [n for n, _ in node.next_functions]
+            yield node
