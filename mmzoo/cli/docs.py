@@ -48,6 +48,10 @@ def _build(arguments: argparse.Namespace) -> int:
     out = Path(arguments.build)
     if out.exists() and not (out / ".buildinfo").is_file() and (out.is_file() or any(out.iterdir())):
         raise BadValue(f"--build {out}: something else is there. Name an empty or a new folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadValue(f"--build {out}: {error.strerror or error}. Name a folder that you may write to.") from None
     with resources.as_file(resources.files("mmzoo").joinpath("docs")) as sources:
         build(catalogue(), sources, out)
     print(f"The site is in {out}. Open {out / 'index.html'}.")

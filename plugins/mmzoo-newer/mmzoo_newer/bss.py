@@ -148,7 +148,7 @@ class BSS(Strategy):
         self.similarity = similarity
         self.decision = decision
         if mode == "sampling":
-            self.cost = {"forward": 2, "backward": 1}  # type: ignore[misc]
+            self.cost = {"forward": 2, "backward": 1}
         self.order: Tensor | None = None
 
     def epoch_start(self, run: Run) -> None:

@@ -117,8 +117,8 @@ class G2D(Strategy):
         self.prioritise = prioritise
         self.share = share
         if not logit_weight and not feature_weight and prioritise == "none":
-            self.requires = frozenset()  # type: ignore[misc]
-            self.cost = {"forward": 1, "backward": 1}  # type: ignore[misc]
+            self.requires = frozenset()
+            self.cost = {"forward": 1, "backward": 1}
         self.weakest_first: list[str] = []
 
     def setup(self, run: Run) -> None:

@@ -147,7 +147,7 @@ class MCR(Strategy):
         self.samples = samples
         self.temperature = temperature
         if contrastive:
-            self.requires = frozenset({"equal_dims"})  # type: ignore[misc]
+            self.requires = frozenset({"equal_dims"})
 
     def setup(self, run: Run) -> None:
         dims, classes = run.model.head.dims, run.n_classes

@@ -92,3 +92,5 @@ def test_the_site_is_not_written_over_something_else(refused: Any, tmp_path: Pat
     (tmp_path / "mine.txt").touch()
     assert "something else is there" in refused("docs", "--build", tmp_path)
     assert "leave NAME out" in refused("docs", "methods", "--build", tmp_path / "new")
+    (tmp_path / "file").touch()
+    assert "Name a folder that you may write to" in refused("docs", "--build", tmp_path / "file" / "site")
