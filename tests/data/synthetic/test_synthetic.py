@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from helpers.result_files import rows_by_label
 
 from mmzoo.benchmark.planning.data_defaults import make_twin
 from mmzoo.data.store.store import find_stores
-from mmzoo.data.synthetic import Streams, generate, render
+from mmzoo.data.synthetic import PRESETS, Streams, Twin, generate, render
 from mmzoo.data.synthetic.cremad import CremaD
 from mmzoo.data.synthetic.nvgesture import NVGesture
-from mmzoo.data.synthetic.planting import ERASED
+from mmzoo.data.synthetic.planting import ERASED, Planting
 from mmzoo.errors import MmzooError, UnknownName
 from mmzoo.registry import Catalogue
 
@@ -126,6 +127,11 @@ def stored(name: str, mmzoo: Callable[..., Any], root: Path) -> Any:
     return store
 
 
+def planted(twin: Twin) -> Planting:
+    content, context = PRESETS["default"]
+    return dataclasses.replace(twin.planting, content=content, context=context)
+
+
 def read(seen: np.ndarray, values: np.ndarray, stored_values: np.ndarray) -> np.ndarray:
     """The value of each stored array by the nearest class mean under the shared covariance of other renderings."""
     known = np.unique(values)
@@ -156,7 +162,7 @@ def test_the_stored_clips_and_recordings_of_cremad_still_show_their_symbols(
     twin, share = CremaD(), 0.2
     generate(twin, tmp_path / "twin", share=share)
     store = stored("cremad", mmzoo, tmp_path / "twin")
-    drawn = {part: twin.planting.draw(round(share * n), Streams(0)("cremad", part)) for part, n in twin.sizes.items()}
+    drawn = {part: planted(twin).draw(round(share * n), Streams(0)("cremad", part)) for part, n in twin.sizes.items()}
     items = [*drawn["train"], *drawn["test"]]
     assert [i.label for i in items] == [r.label for r in store.index]
     rng = np.random.default_rng(9)
@@ -178,7 +184,7 @@ def test_the_stored_motion_of_nvgesture_still_shows_its_symbol(
     generate(twin, tmp_path / "twin", share=share)
     store = stored("nvgesture", mmzoo, tmp_path / "twin")
     drawn = {
-        part: twin.planting.draw(round(share * n), Streams(0)("nvgesture", part)) for part, n in twin.sizes.items()
+        part: planted(twin).draw(round(share * n), Streams(0)("nvgesture", part)) for part, n in twin.sizes.items()
     }
     items = [*drawn["train"], *drawn["test"]]
     assert [i.label for i in items] == [r.label for r in store.index]
