@@ -73,15 +73,12 @@ def generate(
     share: of the items of every class and part, for tests; at least two a class. preset: one of PRESETS. The folder appears whole
     or not at all. Raises BadValue for a folder that holds something else, UnknownName for another preset.
     """
-    if preset not in PRESETS:
-        raise unknown("preset of a synthetic set", preset, PRESETS)
     if not 0 < share <= 1:
         raise BadValue(f"the fraction of a synthetic set's samples must be above 0 and at most 1, not {share!r}.")
     if seed < 0:
         raise BadValue(f"the seed of a synthetic set must not be negative, not {seed!r}.")
     sizes = {part: max(2, round(share * n)) for part, n in twin.sizes.items()}
-    content, context = PRESETS[preset]
-    planting = dataclasses.replace(twin.planting, content=content, context=context)
+    planting = planted(twin, preset)
     facts: dict[str, Any] = {
         "data_set": twin.name,
         "generator": VERSION,
@@ -116,6 +113,14 @@ def generate(
         shutil.rmtree(root)
     os.replace(part, root)
     return facts
+
+
+def planted(twin: Twin, preset: str = "default") -> Planting:
+    """What a preset plants in a twin. Raises UnknownName for another preset."""
+    if preset not in PRESETS:
+        raise unknown("preset of a synthetic set", preset, PRESETS)
+    content, context = PRESETS[preset]
+    return dataclasses.replace(twin.planting, content=content, context=context)
 
 
 def _marker(root: Path) -> Any:
