@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmzoo.data.store.home import MARKER
-from mmzoo.data.synthetic import PRESETS, Twin, generate
+from mmzoo.data.synthetic import Twin, generate, planted
 from mmzoo.data.synthetic.cremad import CremaD
 from mmzoo.data.synthetic.kinetics_sounds import KineticsSounds
 from mmzoo.data.synthetic.nvgesture import NVGesture
@@ -114,8 +114,7 @@ def test_the_planted_imbalance(twin: type[Twin]) -> None:
 @pytest.mark.parametrize("twin", TWINS)
 def test_a_part_is_as_lucky_as_the_population(twin: type[Twin], preset: str) -> None:
     """The Bayes rule, written out here, scores on the drawn test items what it scores on the population."""
-    content, context = PRESETS[preset]
-    planting = dataclasses.replace(twin.planting, content=content, context=context)
+    planting = planted(twin(), preset)
     items = planting.draw(twin.sizes["test"], np.random.default_rng(3))
     right = sum(credit(planting, item) for item in items)
     expected = planting.bayes(planting.carries)
@@ -185,8 +184,7 @@ def test_the_same_seed_gives_the_same_bytes(made: tuple[Twin, Path], tmp_path: P
 def test_the_marker_says_what_is_planted(made: tuple[Twin, Path]) -> None:
     twin, root = made
     facts = json.loads((root / MARKER).read_text(encoding="utf-8"))
-    content, context = PRESETS["default"]
-    planting = dataclasses.replace(twin.planting, content=content, context=context)
+    planting = planted(twin)
     assert facts["bayes"] == planting.all_bayes() and facts["preset"] == "default"
     assert facts["planted"] == planting.as_dict()
     assert facts["planted"]["symbols"] == {k: vars(s) for k, s in twin.planting.symbols.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from helpers.result_files import rows_by_label
 
 from mmzoo.benchmark.planning.data_defaults import make_twin
 from mmzoo.data.store.store import find_stores
-from mmzoo.data.synthetic import PRESETS, Streams, Twin, generate, render
+from mmzoo.data.synthetic import Streams, generate, planted, render
 from mmzoo.data.synthetic.cremad import CremaD
 from mmzoo.data.synthetic.nvgesture import NVGesture
-from mmzoo.data.synthetic.planting import ERASED, Planting
+from mmzoo.data.synthetic.planting import ERASED
 from mmzoo.errors import MmzooError, UnknownName
 from mmzoo.registry import Catalogue
 
@@ -125,11 +124,6 @@ def stored(name: str, mmzoo: Callable[..., Any], root: Path) -> Any:
     run_ok(mmzoo, "data", "prepare", name, "--root", root, "--recipe", "mini", "--jobs", 0)
     (store,) = find_stores(name, mini=True)
     return store
-
-
-def planted(twin: Twin) -> Planting:
-    content, context = PRESETS["default"]
-    return dataclasses.replace(twin.planting, content=content, context=context)
 
 
 def read(seen: np.ndarray, values: np.ndarray, stored_values: np.ndarray) -> np.ndarray:
