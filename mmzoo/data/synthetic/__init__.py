@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmzoo.data.store.home import MARKER
+from mmzoo.data.store.locking import locked
 from mmzoo.errors import BadValue, undefined, unknown
 from mmzoo.io.files import write_json
 
@@ -68,7 +69,8 @@ def generate(
     preset: str = "default",
     on_item: Callable[[int, int], None] = lambda n, of: None,
 ) -> dict[str, Any]:
-    """Write a twin to `root` and return what its marker file says; nothing is done where it is there already.
+    """Write a twin to `root` and return what its marker file says; nothing is done where it is there already. Of several processes one
+    writes, and the others wait for it.
 
     share: of the items of every class and part, for tests; at least two a class. preset: one of PRESETS. The folder appears whole
     or not at all. Raises BadValue for a folder that holds something else, UnknownName for another preset.
@@ -95,6 +97,16 @@ def generate(
         raise BadValue(
             f"{root} holds something that is not a synthetic set; it will not be overwritten. Choose another folder."
         )
+    with locked(root, lambda text: None):
+        if _marker(root) != facts:
+            _write(twin, root, planting, facts, on_item)
+    return facts
+
+
+def _write(
+    twin: Twin, root: Path, planting: Planting, facts: dict[str, Any], on_item: Callable[[int, int], None]
+) -> None:
+    """Write the folder of a twin whole, in place of what is there."""
     part = root.with_name(root.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -105,14 +117,14 @@ def generate(
         done += 1
         on_item(done, total)
 
-    streams = Streams(seed, count)
+    streams = Streams(facts["seed"], count)
+    sizes = {name: n // planting.n_classes for name, n in facts["items"].items()}
     drawn = {name: planting.draw(n, streams(twin.name, name)) for name, n in sizes.items()}
     twin.write(part, drawn, streams)
     write_json(part / MARKER, facts)
     if root.exists():
         shutil.rmtree(root)
     os.replace(part, root)
-    return facts
 
 
 def planted(twin: Twin, preset: str = "default") -> Planting:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -200,6 +202,22 @@ def test_what_is_there_is_left_alone(made: tuple[Twin, Path]) -> None:
     before = (root / MARKER).stat().st_mtime_ns
     generate(twin, root, share=SMALL[type(twin)])
     assert (root / MARKER).stat().st_mtime_ns == before
+
+
+def test_two_processes_at_once_give_one_twin(tmp_path: Path) -> None:
+    """Both end well, and nothing but the twin and its lock is left."""
+    code = (
+        "import pathlib, sys; from mmzoo.data.synthetic import generate; from mmzoo.data.synthetic.sarcasm import Sarcasm; "
+        "generate(Sarcasm(), pathlib.Path(sys.argv[1]), share=0.05)"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / "twin"], stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [(p.communicate()[1], p.returncode) for p in both] == [("", 0), ("", 0)]
+    generate(Sarcasm(), tmp_path / "alone", share=0.05)
+    assert content(tmp_path / "twin") == content(tmp_path / "alone")
+    assert {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")} == {"twin", "alone"}
 
 
 def test_a_folder_with_something_else_is_never_overwritten(tmp_path: Path) -> None:
