@@ -259,7 +259,7 @@ def test_code_beside_a_model_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "config.json").write_text(json.dumps(config))
     for weights in ("pretrained", "none", str(tmp_path)):
-        with pytest.raises(BadValue, match="Python code of its own .*never runs; its type 'odd'"):
+        with pytest.raises(BadValue, match=r"Python code of its own .*never runs; its type 'odd'"):
             Transformer(SPECS["text"], model=str(tmp_path), weights=weights)
         with pytest.raises(BadValue, match="mmzoo new encoder"):
             transformers_files({"model": str(tmp_path), "weights": weights})
