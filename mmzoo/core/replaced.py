@@ -23,7 +23,7 @@ _ALONE = ("torch", "torch.random", "torch.func", "torch.functional", "torch._ten
 #: whose code belongs in torch's modules
 _ITS_OWN = {"torch", "typing_extensions", "builtins", *sys.stdlib_module_names}
 #: what nothing of Python can be behind, which most of torch is
-_PLAIN = {
+_PLAIN: set[type] = {
     types.BuiltinFunctionType,
     types.MethodDescriptorType,
     types.WrapperDescriptorType,
