@@ -199,8 +199,9 @@ def _given(name: str, length: int) -> Any:
         found = _read_given(Path(name).expanduser()) if is_path(name) else _from_hub(name)
     except Exception as error:
         said = " ".join(str(error).split())[:300]
+        said = said if isinstance(error, MmzooError) else f"{type(error).__name__}: {said}"
         raise MmzooError(
-            f"the tokenizer {name!r} cannot be read ({type(error).__name__}: {said}) Without a connection, copy its folder "
+            f"the tokenizer {name!r} cannot be read ({said}) Without a connection, copy its folder "
             f"(tokenizer.json, or vocab.txt and its config) from another machine to {home() / 'tokenizers' / name}, or take a "
             "recipe whose tokenizer is 'own', which needs no file."
         ) from None
@@ -216,7 +217,14 @@ def _read_given(folder: Path) -> Any:
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        ).backend_tokenizer
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise MmzooError("it needs Python code of its own, which mmzoo never runs.") from None
 
 
 def _from_hub(name: str) -> Any:

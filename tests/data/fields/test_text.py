@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -127,6 +128,17 @@ def test_a_tokenizer_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> Non
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(MmzooError, match="copy its folder"):
         Tokens(str(tmp_path)).read(Text("a"))
+
+
+def test_a_tokenizer_with_code_of_its_own_is_refused_and_not_run(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    names = {"auto_map": {"AutoTokenizer": ["odd.Odd", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "odd", **names}))
+    (tmp_path / "odd.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    with pytest.raises(MmzooError, match="needs Python code of its own, which mmzoo never runs"):
+        Tokens(str(tmp_path)).read(Text("a"))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_published_tokenizer_gives_berts_pieces() -> None:
