@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from mmzoo.core.encoder import Encoder, InputSpec
@@ -22,6 +23,8 @@ class MLP(Encoder):
         hidden: width of each hidden layer.
         width: width of the output.
         dropout: dropout probability after each hidden layer.
+        skip: each hidden layer's output has the input beside it, as in Cheng et al., Wide & Deep Learning for Recommender
+            Systems, DLRS 2016; so the output is that of the layers plus a linear map of the input.
 
     Raises:
         BadValue: a width is not positive.
@@ -31,27 +34,36 @@ class MLP(Encoder):
     """
 
     def __init__(
-        self, spec: InputSpec | Sequence[int], *, hidden: Sequence[int] = (64,), width: int = 32, dropout: float = 0.0
+        self,
+        spec: InputSpec | Sequence[int],
+        *,
+        hidden: Sequence[int] = (64,),
+        width: int = 32,
+        dropout: float = 0.0,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         if width < 1 or any(h < 1 for h in hidden):
             raise BadValue(f"widths must be positive, not hidden={tuple(hidden)}, width={width}.")
         spec = InputSpec.of(spec).of_kind("vector", "image", "spectrogram", "video")
-        widths = [math.prod(spec.shape), *hidden]
+        beside = math.prod(spec.shape) if skip and hidden else 0
+        widths = [math.prod(spec.shape), *(h + beside for h in hidden)]
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout)) for i, o in itertools.pairwise(widths)
+            nn.Sequential(nn.Linear(i, o - beside), nn.ReLU(), nn.Dropout(dropout))
+            for i, o in itertools.pairwise(widths)
         )
+        self.beside = beside
         self.project = nn.Linear(widths[-1], width)
         self.out_dim = width
         self.n_stages = len(self.layers)
-        self.stage_dims = tuple(hidden)
+        self.stage_dims = tuple(widths[1:])
 
     def begin(self, x: Tensor) -> Tensor:
         return x.flatten(1).to(self.project.weight.dtype)
 
     def run_stage(self, stage: int, state: Tensor) -> Tensor:
         found: Tensor = self.layers[stage](state)
-        return found
+        return torch.cat([found, state[:, -self.beside :]], 1) if self.beside else found
 
     def finish(self, state: Tensor) -> Tensor:
         found: Tensor = self.project(state)

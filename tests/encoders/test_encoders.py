@@ -13,6 +13,7 @@ from mmzoo.api import BadValue, DataModule, Encoder, Incompatible, InputSpec, Lo
 from mmzoo.core.seeding import seeded, stream
 from mmzoo.encoders.cnn import CNN
 from mmzoo.encoders.mlp import MLP
+from mmzoo.encoders.series import SeriesCNN
 from mmzoo.encoders.tokens import TextBag, TextTransformer
 from mmzoo.evaluation.scores import evaluate
 from mmzoo.heads.channel import Channel
@@ -133,6 +134,35 @@ def test_the_small_encoders_learn_in_a_few_epochs(kind: str, cls: Any) -> None:
         run.end_epoch()
     fresh = Loader({"m": task(kind, target, 2)}, target, torch.arange(160), batch_size=80)
     assert evaluate(model, Plain(), fresh.batches())["acc"] > 0.95
+
+
+def test_a_skip_adds_a_linear_map_of_the_input() -> None:
+    with seeded(0, "init"):
+        encoder = MLP((6,), hidden=(5, 4), width=3, skip=True).eval()
+    x = torch.randn(7, 6, generator=stream(0, "x"))
+    first = encoder.layers[0](x)
+    second = encoder.layers[1](torch.cat([first, x], 1))
+    w, linear = encoder.project.weight.split([4, 6], 1)
+    torch.testing.assert_close(encoder(x), second @ w.T + x @ linear.T + encoder.project.bias)
+    assert encoder.stage_dims == (11, 10) and MLP((6,)).stage_dims == (64,)
+
+
+def test_what_a_series_reads_of_its_input_leaves_padding_out() -> None:
+    spec = InputSpec("series", (2, 12))
+    with seeded(0, "init"):
+        encoder = SeriesCNN(spec, pieces=3).eval()
+    with torch.no_grad():
+        encoder.project.weight[:, : -2 * 5] = 0.0  # what the convolutions give
+    x = torch.randn(4, 2, 12, generator=stream(0, "x"))
+    mask = torch.arange(12)[None] < torch.tensor([[12], [9], [6], [3]])
+    z = encoder({"values": x, "mask": mask})
+    alone = [encoder({"values": x[i : i + 1, :, :n], "mask": mask[i : i + 1, :n]}) for i, n in enumerate((12, 9, 6, 3))]
+    torch.testing.assert_close(z, torch.cat(alone))
+    means = torch.stack([x[i, :, :n].mean(1) for i, n in enumerate((12, 9, 6, 3))])
+    stats = torch.linalg.lstsq(encoder.project.weight[:, -10:], (z - encoder.project.bias).T).solution.T
+    torch.testing.assert_close(stats[:, :2], means, atol=1e-4, rtol=1e-3)
+    with pytest.raises(BadValue, match="pieces"):
+        SeriesCNN(spec, pieces=-1)
 
 
 # ---------------------------------------------------------------------- encoders in a model
