@@ -1,11 +1,12 @@
-"""Which defaults for a user's own data reach the linear floors? Decided on training samples alone.
+"""Which defaults for a user's own data reach the linear floors? Decided on training samples alone, in little time.
 
-    python benchmarks/own_data_choose.py --out DIR [--tables wine,glosses] [--folds 2] [--debian DIR] [--aeon FILE.whl]
+    python benchmarks/own_data_choose.py --out DIR --rows cancer/error,mfeat/joint [--candidates now,skip] [--folds 3]
 
-The tables are those of own_data.py. Test samples are never read: in each fold a quarter of the other samples is set aside,
-stratified by class, a tenth of the rest chooses the epoch and the floor's penalty, and what remains is trained on. Each
-candidate trains the joint model and each modality alone as a bench would. What is done is kept in choose.csv and not done
-again, so that a stopped run goes on. Results: benchmarks/results/own_data/choose.csv, choose.md.
+The tables are those of own_data.py, for kinds whose encoders have no batch statistics (vectors, texts, series). Test samples
+are never read: in each fold a quarter of the other samples is set aside, stratified by class, a tenth of the rest chooses
+the floor's penalty, and what remains is trained on. All folds of a row are trained together (torch.func.vmap), with Adam
+and a cosine schedule as a bench has them, to the last epoch. What is done is kept in choose.csv, so that a stopped run goes
+on. Results: benchmarks/results/own_data/choose.csv, choose.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import math
 import os
 import sys
 from collections import defaultdict
@@ -21,14 +23,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from own_data import HERE, TABLES, Lacking, make
+from own_data import HERE, Lacking, make
 
-#: name -> kind -> parameters of its default encoder that are otherwise, and under `training` what is of the training
+#: name -> kind -> parameters of its encoder that are other than the default's; under `training`: steps, lr, weight_decay
 CANDIDATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "plain": {"vector": {"skip": False}, "series": {"dropout": 0.0, "pieces": 0}, "training": {"steps": 1000}},
-    "skip": {"vector": {"skip": True}, "series": {"dropout": 0.5, "pieces": 8}, "training": {"steps": 1000}},
+    "before": {"vector": {"skip": False}, "series": {"dropout": 0.0, "pieces": 0}},
+    "before, 2,000 steps": {
+        "vector": {"skip": False},
+        "series": {"dropout": 0.0, "pieces": 0},
+        "training": {"steps": 2000},
+    },
+    "dropout 0.5": {"vector": {"skip": False}, "series": {"dropout": 0.5, "pieces": 0, "grid": 8}},
+    "wide": {"vector": {"skip": False}, "series": {"dropout": 0.5, "pieces": 0, "widths": [64, 128, 128]}},
+    "linear": {"vector": {"skip": False, "hidden": []}},
+    "skip": {"vector": {"skip": True}, "series": {"dropout": 0.5, "pieces": 8}},
     "skip, 2,000 steps": {
         "vector": {"skip": True},
         "series": {"dropout": 0.5, "pieces": 8},
@@ -40,7 +53,19 @@ CANDIDATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "training": {"steps": 2000, "lr": 0.003},
     },
 }
-FIELDS = ("table", "what", "candidate", "fold", "acc", "loss", "train", "test", "epochs", "epoch")
+FIELDS = ("table", "what", "candidate", "fold", "acc", "loss")
+
+
+class Joint(nn.Module):
+    """Encoders side by side and a linear layer, as `concat` has them."""
+
+    def __init__(self, encoders: Mapping[str, nn.Module], n_classes: int) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.head = nn.Linear(sum(e.out_dim for e in encoders.values()), n_classes)  # type: ignore[misc]
+
+    def forward(self, x: Mapping[str, Any]) -> Tensor:
+        return self.head(torch.cat([e(x[m]) for m, e in self.encoders.items()], 1))
 
 
 def folds(data: Any, number: int) -> Iterator[Any]:
@@ -54,112 +79,148 @@ def folds(data: Any, number: int) -> Iterator[Any]:
             at = draw.permutation(np.flatnonzero(target == c))
             quarter = round(len(at) / 4)
             side[at[:quarter]] = "test"
-            side[at[quarter : quarter + max(1, round((len(at) - quarter) / 10))]] = "holdout"
+            side[at[quarter : quarter + (round((len(at) - quarter) / 10) or 1)]] = "holdout"
         parts = {s: tuple(pool[side == s].tolist()) for s in ("train", "holdout", "test")}
         yield dataclasses.replace(data, splits={**parts, "slice": ()})
 
 
-def floor_of(data: Any) -> dict[str, Any]:
+def floors(splits: Sequence[Any]) -> tuple[list[float], list[float]]:
+    """Accuracy and loss of the floor in each fold."""
     from mmzoo.data.loading.floor_samples import floor_samples
     from mmzoo.evaluation.floors import linear_floor
 
-    parts = [floor_samples(data, data.loader(s, batch_size=512, device="cpu")) for s in ("train", "holdout", "test")]
-    found = linear_floor(*parts, n_classes=data.n_classes)
-    return {"acc": found.test["acc"], "loss": found.test["loss"], "epochs": "", "epoch": ""}
+    found = []
+    for d in splits:
+        parts = [floor_samples(d, d.loader(s, batch_size=512, device="cpu")) for s in ("train", "holdout", "test")]
+        found.append(linear_floor(*parts, n_classes=d.n_classes).test)
+    return [f["acc"] for f in found], [f["loss"] for f in found]
 
 
-def trained(data: Any, candidate: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """The scores of one candidate, trained and chosen as a bench does."""
-    from mmzoo.benchmark.execution.building import Kit
-    from mmzoo.benchmark.execution.fitting import Fitting, Watcher
-    from mmzoo.benchmark.execution.team import Alone
-    from mmzoo.config.spec import Part, RunSpec
-    from mmzoo.data.own.defaults import batch_for, encoder_for, steps_for, training_for
-    from mmzoo.evaluation.scores import evaluate
-    from mmzoo.registry.plugins import catalogue
-    from mmzoo.training.config import Training
-    from mmzoo.training.loop import fit
-
-    encoders = {}
-    for m in data.modalities:
-        spec = data.spec(m)
-        usual = encoder_for(spec.kind, spec.shape)
-        encoders[m] = (usual.name, {**usual.params, **candidate.get(spec.kind, {})})
-    given = dict(candidate["training"])
-    n = len(data.splits["train"])
-    each = steps_for(n, batch_for(n))
-    given["epochs"] = min(max(-(-given.pop("steps") // each), 20), 1000)
-    run_spec = RunSpec(
-        dataset=data.name,
-        data_params={},
-        modalities=None,
-        parts=(Part("plain", {}),),
-        head="concat",
-        head_params={},
-        encoders=encoders,
-        training=Training(**training_for(n, given)),
-        seed=seed,
+def inputs_of(data: Any) -> dict[str, Any]:
+    """All samples in one batch, in the order of their rows."""
+    whole = dataclasses.replace(
+        data, splits={"train": tuple(range(len(data.target))), "slice": (), "holdout": (), "test": ()}
     )
-    kit = Kit(catalogue(), run_spec, data, "cpu")
-    watcher = Watcher()
-    fitting = Fitting(kit, run_spec.training, Alone(), eval_batch=512)
-    run, selection, _ = fitting.begin({}, None, watcher)
-    fit(run, **fitting.loop(run, selection, watcher))
-    selection.restore(run)
-    scores = evaluate(run.model, run.strategy, kit.loader("test", batch_size=512).batches())
-    return {"acc": scores["acc"], "loss": scores["loss"], "epochs": given["epochs"], "epoch": selection.epoch}
+    return dict(next(iter(whole.loader("train", batch_size=len(data.target), device="cpu").batches())).inputs)
 
 
-def missing(
-    name: str, manifest: Path, number: int, done: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """The rows of a table that are not there yet."""
+def rows_of(x: Any, at: Tensor) -> Any:
+    return {k: v[at] for k, v in x.items()} if isinstance(x, Mapping) else x[at]
+
+
+def models_of(data: Any, candidate: Mapping[str, Mapping[str, Any]], number: int) -> list[Joint]:
+    from mmzoo.data.own.defaults import encoder_for
+    from mmzoo.registry.plugins import catalogue
+
+    made = []
+    for fold in range(number):
+        torch.manual_seed(fold)
+        encoders = {}
+        for m in data.modalities:
+            spec = data.spec(m)
+            usual = encoder_for(spec.kind, spec.shape)
+            params = {**usual.params, **candidate.get(spec.kind, {})}
+            encoders[m] = catalogue().get("encoders", usual.name).load()(spec, **params)
+        made.append(Joint(encoders, data.n_classes))
+    return made
+
+
+def trained(splits: Sequence[Any], candidate: Mapping[str, Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """Accuracy and loss in each fold, of models trained together."""
+    from mmzoo.data.own.defaults import batch_for, steps_for
+
+    data, number = splits[0], len(splits)
+    x, target = inputs_of(data), data.target
+    models = models_of(data, candidate, number)
+    params, buffers = torch.func.stack_module_state(models)  # type: ignore[no-untyped-call]
+    base = models[0].to("meta").train()
+    names, values = list(params), [p.detach() for p in params.values()]
+
+    def loss(p: Any, b: Any, inputs: Any, labels: Tensor) -> Tensor:
+        return F.cross_entropy(torch.func.functional_call(base, (p, b), (inputs,)), labels)
+
+    gradient = torch.func.vmap(torch.func.grad(loss), randomness="different")
+    given = {"steps": 1000, "lr": 0.001, "weight_decay": 0.0001, **candidate.get("training", {})}
+    train = [torch.tensor(d.splits["train"]) for d in splits]
+    n = min(map(len, train))
+    batch = batch_for(n)
+    epochs = max(20, math.ceil(given["steps"] / steps_for(n, batch)))
+    first, second = [torch.zeros_like(v) for v in values], [torch.zeros_like(v) for v in values]
+    draws = [torch.Generator().manual_seed(100 + r) for r in range(number)]
+    step = 0
+    for epoch in range(epochs):
+        rate = given["lr"] * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        order = torch.stack([t[torch.randperm(len(t), generator=g)[:n]] for t, g in zip(train, draws)])
+        for start in range(0, n, batch):
+            at = order[:, start : start + batch]
+            step += 1
+            g = gradient(dict(zip(names, values)), buffers, {m: rows_of(v, at) for m, v in x.items()}, target[at])
+            adam(values, [g[k] for k in names], first, second, step, rate, given["weight_decay"])
+    base.eval()
+    acc, losses = [], []
+    for r, d in enumerate(splits):
+        at = torch.tensor(d.splits["test"])
+        state = {k: v[r] for k, v in zip(names, values)}, {k: v[r] for k, v in buffers.items()}
+        with torch.no_grad():
+            logits = torch.func.functional_call(base, state, ({m: rows_of(v, at) for m, v in x.items()},))
+        acc.append(float((logits.argmax(1) == target[at]).float().mean()))
+        losses.append(float(F.cross_entropy(logits, target[at])))
+    return acc, losses
+
+
+def adam(
+    values: list[Tensor],
+    gradients: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    step: int,
+    rate: float,
+    decay: float,
+) -> None:
+    """One update in place, with the decay in the gradient as torch.optim.Adam has it."""
+    gradients = list(torch._foreach_add(gradients, values, alpha=decay))
+    torch._foreach_lerp_(first, gradients, 0.1)
+    torch._foreach_mul_(second, 0.999)
+    torch._foreach_addcmul_(second, gradients, gradients, 0.001)
+    root = list(torch._foreach_sqrt(second))
+    torch._foreach_div_(root, math.sqrt(1 - 0.999**step))
+    torch._foreach_add_(root, 1e-8)
+    torch._foreach_addcdiv_(values, first, root, -rate / (1 - 0.9**step))
+
+
+def data_of(name: str, what: str, root: Path, given: argparse.Namespace) -> Any:
+    """A prepared table, with all of its modalities or one."""
     from mmzoo.data.loading.prepared import open_module
     from mmzoo.data.own.manifest import read_manifest
     from mmzoo.data.preparing.prepare import prepare
 
-    source = read_manifest(manifest)
+    source = read_manifest(make(name, root, given))
     data = open_module(prepare(source, source.root, on_bad=["drop"], jobs=0).store.folder)
-    known = {(r["table"], r["what"], r["candidate"], str(r["fold"])) for r in done}
-    for fold, split in enumerate(folds(data, number)):
-        for what in [*data.modalities, *(["joint"] if len(data.modalities) > 1 else [])]:
-            seen = split if what == "joint" else split.only([what])
-            for candidate in ("floor", *names):
-                if (name, what, candidate, str(fold)) in known:
-                    continue
-                found = floor_of(seen) if candidate == "floor" else trained(seen, CANDIDATES[candidate], fold)
-                sizes = {"train": len(split.splits["train"]), "test": len(split.splits["test"])}
-                yield {"table": name, "what": what, "candidate": candidate, "fold": fold, **found, **sizes}
+    return data if what == "joint" else data.only([what])
 
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """The differences to the floor as Markdown."""
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for r in sorted(rows, key=lambda r: int(r["fold"])):
+    for r in rows:
         found[r["table"], r["what"], r["candidate"]].append(100 * float(r["acc"]))
-    names = [c for c in CANDIDATES if any(r["candidate"] == c for r in rows)]
+    present = list(dict.fromkeys(r["candidate"] for r in rows if r["candidate"] != "floor"))
+    names = [c for c in CANDIDATES if c in present] + [c for c in present if c not in CANDIDATES]
     lines = [f"| table | what | floor | {' | '.join(names)} |", "|---|---|---:|" + "---:|" * len(names)]
-    all_: dict[str, list[float]] = defaultdict(list)
     for table, what in dict.fromkeys((r["table"], r["what"]) for r in rows):
-        floor = found[table, what, "floor"]
-        cells = [table, what, f"{np.mean(floor):.1f}"]
+        floor = np.array(found[table, what, "floor"])
+        cells = [table, what, f"{floor.mean():.1f}"]
         for c in names:
-            apart = [a - b for a, b in zip(found[table, what, c], floor)]
-            cells.append(f"{np.mean(apart):+.1f}" if apart else "-")
-        whole = all(found[table, what, c] for c in names)
-        for c in names if whole else ():
-            all_[c].append(float(np.mean(found[table, what, c])) - float(np.mean(floor)))
+            apart = np.array(found.get((table, what, c), [])) - floor if (table, what, c) in found else None
+            error = 0.0 if apart is None or len(apart) < 2 else apart.std(ddof=1) / len(apart) ** 0.5
+            cells.append("-" if apart is None else f"{apart.mean():+.1f} ± {error:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
-    if all_:
-        lines.append(f"| mean | | | {' | '.join(f'{np.mean(all_[c]):+.2f}' for c in names)} |")
-        lines.append(f"| rows below | | | {' | '.join(str(sum(x < -0.05 for x in all_[c])) for c in names)} |")
-    folds_ = len({r["fold"] for r in rows})
     return "\n".join(
         [
             "# Defaults for own data: candidates on samples set aside from training",
             "",
-            f"Accuracy of the floor in per cent, and how far above it each candidate is, in points; mean over {folds_} folds. "
-            "No test sample is read. The last two lines are over the rows that have all candidates.",
+            f"Accuracy of the floor in per cent, and how far above it each candidate is, in points: mean and standard error over "
+            f"{len({r['fold'] for r in rows})} folds of the training samples. No test sample is read.",
             "",
             *lines,
             "",
@@ -170,32 +231,38 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables and stores")
-    parser.add_argument("--tables", default=",".join(TABLES), help="some of them, by comma")
+    parser.add_argument("--rows", required=True, help="TABLE/MODALITY or TABLE/joint, by comma")
     parser.add_argument("--candidates", default=";".join(CANDIDATES), help="some of them, by semicolon")
-    parser.add_argument("--folds", type=int, default=2)
+    parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--debian", type=Path, default=Path("/"), help="where Debian packages are unpacked")
     parser.add_argument("--aeon", type=Path, help="the wheel of aeon")
     parser.add_argument("--write", type=Path, default=HERE / "results" / "own_data", help="folder of the two results")
     given = parser.parse_args()
     root = given.out.absolute()
     os.environ["MMZOO_HOME"] = str(root / "home")
-    given.write.mkdir(parents=True, exist_ok=True)
     kept = given.write / "choose.csv"
-    rows: list[dict[str, Any]] = list(csv.DictReader(kept.open(newline=""))) if kept.is_file() else []
-    if not rows:
-        kept.write_text(",".join(FIELDS) + "\n")
-    for name in given.tables.split(","):
+    done: list[Mapping[str, Any]] = []
+    if kept.is_file():
+        with kept.open(newline="") as file:
+            done = list(csv.DictReader(file))
+    for row in given.rows.split(","):
+        table, what = row.split("/")
         try:
-            manifest = make(name, root, given)
+            splits = list(folds(data_of(table, what, root, given), given.folds))
         except Lacking as error:
-            print(f"{name}: left out, it needs {error}", file=sys.stderr)
+            print(f"{table}: left out, it needs {error}", file=sys.stderr)
             continue
-        for row in missing(name, manifest, given.folds, tuple(rows), given.candidates.split(";")):
-            print({k: row[k] for k in ("table", "what", "candidate", "fold", "acc")}, file=sys.stderr, flush=True)
-            rows.append(row)
-            with kept.open("a", newline="") as file:
-                csv.DictWriter(file, FIELDS, lineterminator="\n").writerow(row)
-        (given.write / "choose.md").write_text(page(rows), encoding="utf-8")
+        for name in ("floor", *given.candidates.split(";")):
+            if any((r["table"], r["what"], r["candidate"]) == (table, what, name) for r in done):
+                continue
+            acc, loss = floors(splits) if name == "floor" else trained(splits, CANDIDATES[name])
+            print(row, name, [round(100 * a, 1) for a in acc], file=sys.stderr, flush=True)
+            done += [dict(zip(FIELDS, (table, what, name, i, *both))) for i, both in enumerate(zip(acc, loss))]
+            with kept.open("w", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(done)
+        (given.write / "choose.md").write_text(page(done), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -80,5 +80,5 @@ def test_a_strategy_that_needs_stages_gets_a_head_that_couples() -> None:
 
 
 def test_the_encoder_keeps_the_contract() -> None:
-    check_encoder(lambda: MLP((4, 2), hidden=(6, 5), width=3, dropout=0.2), inputs=(4, 2))
+    check_encoder(lambda: MLP((4, 2), hidden=(6, 5), width=3, dropout=0.2, skip=True), inputs=(4, 2))
     check_part("encoder", MLP, {"spec": (6,), "hidden": ()}, inputs=(6,))

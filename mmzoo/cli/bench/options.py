@@ -70,7 +70,8 @@ def _add_setting_options(add: Callable[..., Any]) -> None:
         action="append",
         default=[],
         dest="settings",
-        help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01",
+        help="a parameter of a method, head, encoder or data set, or of training: ogm.alpha=0.3, train.lr=0.01, and for "
+        "one data set alone mfeat.train.lr=0.01",
     )
     add(
         "--encoders",

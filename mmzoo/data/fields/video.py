@@ -137,7 +137,8 @@ def opened(media: Media, channels: int, values: Range | None = None) -> Clip:
         clip.lacks = _lacks(media, len(found))
         return clip
     start = head(media.path)
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":  # which FFmpeg does not decode where it is animated
+    # FFmpeg does not decode an animated WebP, and of a GIF without times (87a) the first frame only.
+    if (start[:4] == b"RIFF" and start[8:12] == b"WEBP") or start[:6] == b"GIF87a":
         return _Animation(media, channels, values)
     return _Video(media, channels, values, start)
 
@@ -202,7 +203,7 @@ class _Animation(Clip):
     def _opened(self) -> Picture:
         from PIL import Image as pil
 
-        return pil.open(self.media.path, formats=["WEBP"])
+        return pil.open(self.media.path, formats=["WEBP", "GIF"])
 
     def __len__(self) -> int:
         last = self.total if self.media.end is None else min(self.total, self.media.end)

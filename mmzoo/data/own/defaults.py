@@ -1,6 +1,6 @@
 """Defaults for a user's own data: which encoder reads each kind, and how long and how it is trained. No torch at import.
 
-They were chosen on validation samples of small real tables (benchmarks/own_data.py), so that a linear floor is reached
+They were chosen on training samples of small real tables (benchmarks/own_data_choose.py), so that a linear floor is reached
 without a setting. What a manifest or `--set` gives wins over all of it.
 """
 
@@ -25,7 +25,8 @@ EPOCHS = (20, 500)
 BATCHES = ((0, 16), (500, 32), (5_000, 64), (50_000, 128))
 #: pixels or cells a side from which an input is averaged down before its first convolution, so that a CPU keeps up
 LARGEST_SIDE = 128
-_VECTOR: Mapping[str, Any] = {"hidden": [256], "width": 64, "dropout": 0.5}
+_VECTOR: Mapping[str, Any] = {"hidden": [256], "width": 64, "dropout": 0.5, "skip": True}
+_SERIES: Mapping[str, Any] = {"dropout": 0.5, "pieces": 8}
 _TRAINING: Mapping[str, Any] = {"optimizer": "adam", "lr": 0.001, "weight_decay": 0.0001, "schedule": "cosine"}
 
 
@@ -41,11 +42,11 @@ class Choice:
 def encoder_for(kind: str, shape: Sequence[int] = ()) -> Choice:
     """The default encoder of a kind of modality. shape: of one stored sample, as far as it is known."""
     if kind == "vector":
-        return Choice("mlp", _VECTOR, "numbers: one wide hidden layer with dropout")
+        return Choice("mlp", _VECTOR, "numbers: one wide hidden layer with dropout, and a linear map beside it")
     if kind == "text":
         return Choice("text_words", {}, "texts: a sum of word vectors, the strongest on small tables")
     if kind == "series":
-        return Choice("series_cnn", {}, "series: a small network over time")
+        return Choice("series_cnn", _SERIES, "series: a small network over time, with averages of the input beside it")
     side = max((*shape[-3:-1], 1) if kind in ("image", "video") else (*shape, 1))
     shrink = 1 if side <= LARGEST_SIDE else math.ceil(side / LARGEST_SIDE)
     words = f", averaged over {shrink} x {shrink} first" if shrink > 1 else ""

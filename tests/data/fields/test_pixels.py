@@ -166,6 +166,14 @@ def test_avif(tmp_path: Path) -> None:
     assert corner(tmp_path / "x.avif")[0]
 
 
+def test_a_gif_without_times_is_a_clip(tmp_path: Path) -> None:
+    frames = [pil.fromarray(np.full((SIDE, SIDE, 3), 40 * i, np.uint8)) for i in range(6)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert (tmp_path / "x.gif").read_bytes()[:6] == b"GIF87a"
+    found = Frames(3, SIDE).read(File(tmp_path / "x.gif"))[""]
+    assert len({int(f.mean()) for f in found}) == 3
+
+
 def test_an_animated_webp_is_a_clip(tmp_path: Path) -> None:
     frames = [pil.fromarray(np.full((SIDE, SIDE, 3), 60 * i, np.uint8)) for i in range(4)]
     frames[0].save(tmp_path / "x.webp", save_all=True, append_images=frames[1:], duration=100, lossless=True)
