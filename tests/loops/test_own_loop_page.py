@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.foreign_loops import Net, assert_same, batches, reference, sgd
+from torch import nn
 
 import mmzoo
 from mmzoo import functional as mz
@@ -39,6 +40,10 @@ def test_its_code_runs(needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             exec(compile(code, str(PAGE), "exec"), names)
             ran += 1
     assert ran == {"nothing": 5, "accelerate": 8, "lightning": 7}[needed]
+    net = names["net"] = nn.Module()
+    net.joint = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 6))
+    z = {"audio": torch.randn(4, 32), "video": torch.randn(4, 32)}
+    assert {m: tuple(own.shape) for m, own in names["unimodal"](z).items()} == dict.fromkeys(z, (4, 6))
 
 
 def test_its_table_names_functions_that_are_there() -> None:
