@@ -46,7 +46,7 @@ SHORT = ("--seeds", "1", "--epochs", "1", "--no-references")
 #: in Python blocks: text -> its short form
 SHORTER = {
     "seeds=5,": "seeds=1, epochs=1, references=False,",
-    "check_strategy(Agree)": "check_strategy(Agree, only=['neutral'])",
+    "check_strategy(Agree)": "check_strategy(Agree, only=['check_neutral'])",
 }
 
 
