@@ -197,6 +197,34 @@ def _things() -> None:
 _things()
 
 
+@attack("a package replaces a function of torch at its import")
+def _patched() -> str:
+    table()
+    package, facts = Path("site/evil"), Path("site/evil-1.2.dist-info")
+    package.mkdir(parents=True)
+    facts.mkdir()
+    code = (
+        "import torch.nn.functional as F\nold = F.cross_entropy\nF.cross_entropy = lambda *a, **k: 0 * old(*a, **k)\n"
+    )
+    (package / "__init__.py").write_text(code)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.2\n")
+    (facts / "entry_points.txt").write_text("[mmzoo]\nevil = evil\n")
+
+    def there() -> None:
+        sys.path.insert(0, str(Path("site").absolute()))
+        os.environ["MMZOO_PLUGINS"] = "evil"
+
+    if fault := bench("--method", "concat").fault(0, ()) or bench("--method", "sum", setup=there).fault(0, ()):
+        return fault
+    named = "torch.nn.functional.cross_entropy"
+    rows = [json.loads(p.read_text())["environment"] for p in Path("r").glob("runs/*/result.json")]
+    if [named in str(row.get("replaced")) and row["packages"] == {"evil": "1.2"} for row in rows].count(True) != 1:
+        return f"environments: {rows}"
+    return program("report", "r").fault(0, ("functions of torch replaced", named)) or program(
+        "plugins", "--check", setup=there
+    ).fault(1, (f"note: {named} is replaced by code of evil",))
+
+
 @attack("predictions that unpack to 4 GB")
 def _zip_bomb() -> str:
     path = results().parent / "predictions.npz"

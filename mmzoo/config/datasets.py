@@ -74,6 +74,7 @@ def _resolve_prepared(
             continue
         if "split" in params:
             params = {**params, "split": store.split_name(params["split"])}
+        label = label.replace("(mini)", store.mark, 1)
         found = of_store(asked, store)
         found = of_own_store(found, store) if entry.package == OWN else found
         return label, found, {**params, "store": identity(store, entry.extra.get("metric", "acc"))}

@@ -47,10 +47,11 @@ def load(
                 for key, value in (at_least or {}).items():
                     setattr(found, key, max(value, getattr(found, key, 0)))
                 _change(found, {**(exactly or {}), **(config or {})})
-                return _encoder(cls.from_config(found) if kind == "AutoModel" else cls(found))
+                return _encoder(_bare(cls, found) if kind == "AutoModel" else cls(found))
             given: dict[str, Any] = {"config": found, "dtype": torch.float32, "output_loading_info": True}
+            given["trust_remote_code"] = False
             if weights != "pretrained" and not Path(weights).expanduser().is_dir():
-                concrete = type(cls.from_config(found)) if kind == "AutoModel" else cls
+                concrete = type(_bare(cls, found)) if kind == "AutoModel" else cls
                 built, info = concrete.from_pretrained(None, state_dict=read_tensors(files[-1]), **given)
             else:
                 built, info = cls.from_pretrained(files[-1].parent, local_files_only=True, **given)
@@ -71,11 +72,16 @@ def _encoder(model: Any) -> Any:
     return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
 
 
+def _bare(auto: Any, config: Any) -> Any:
+    """A model of a configuration, with random weights."""
+    return auto.from_config(config, trust_remote_code=False)
+
+
 def _config(transformers: Any, cls: Any, files: Sequence[Path], model: str) -> Any:
     """The configuration beside the weights, or that of a bare type as the library has it."""
     auto = transformers.AutoConfig if cls is transformers.AutoModel else cls.config_class
     if files:
-        return auto.from_pretrained(files[0].parent, local_files_only=True)
+        return auto.from_pretrained(files[0].parent, local_files_only=True, trust_remote_code=False)
     return auto.for_model(TYPES.get(model, model)) if cls is transformers.AutoModel else auto()
 
 

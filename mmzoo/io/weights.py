@@ -136,15 +136,35 @@ def transformers_files(params: Mapping[str, Any]) -> list[Path]:
 
 
 def config_files(model: str) -> list[Path]:
-    """The config.json of a model; none where it is a bare type of the library."""
+    """The config.json of a model; none where it is a bare type of the library. Raises BadValue for a type of its own."""
     if is_path(model):
-        return in_folder(Path(model).expanduser(), ("config.json",))
-    if "/" not in model:
-        from transformers import CONFIG_MAPPING
+        (found,) = in_folder(Path(model).expanduser(), ("config.json",))
+    elif "/" not in model and _is_type(model):
+        return []
+    else:
+        found = hub_file(model, ("config.json",), option="model")
+    _refuse_code(model, found)
+    return [found]
 
-        if model in CONFIG_MAPPING:
-            return []
-    return [hub_file(model, ("config.json",), option="model")]
+
+def _is_type(name: object) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return isinstance(name, str) and name in CONFIG_MAPPING
+
+
+def _refuse_code(model: str, path: Path) -> None:
+    """Raise BadValue for a configuration that names Python code beside it and no type that the transformers library has."""
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return  # the library says what is wrong with it
+    if isinstance(config, dict) and config.get("auto_map") and not _is_type(kind := config.get("model_type")):
+        raise BadValue(
+            f"model {model!r} needs Python code of its own (auto_map in {path}), which mmzoo never runs; its type {kind!r} is "
+            "not in the transformers library. Take a model of a type that the library has, or write an encoder: mmzoo new "
+            "encoder."
+        )
 
 
 # ---------------------------------------------------------------------------------------------- hashes

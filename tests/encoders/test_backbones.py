@@ -252,6 +252,22 @@ def test_a_folder_gives_its_own_weights_and_its_vocabulary_is_minded(tmp_path: P
         Transformer(SPECS["text"], model=str(tmp_path))
 
 
+def test_code_beside_a_model_is_never_run(tmp_path: Path) -> None:
+    """A type that the library lacks is refused in words; one that it has is built of the library's own code."""
+    config = {"model_type": "odd", "auto_map": {"AutoConfig": "odd.Config", "AutoModel": "odd.Model"}}
+    (tmp_path / "odd.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for weights in ("pretrained", "none", str(tmp_path)):
+        with pytest.raises(BadValue, match=r"Python code of its own .*never runs; its type 'odd'"):
+            Transformer(SPECS["text"], model=str(tmp_path), weights=weights)
+        with pytest.raises(BadValue, match="mmzoo new encoder"):
+            transformers_files({"model": str(tmp_path), "weights": weights})
+    (tmp_path / "config.json").write_text(json.dumps({**config, **TINY, "model_type": "bert", "vocab_size": 23}))
+    assert Transformer(SPECS["text"], model=str(tmp_path), weights="none").out_dim == 16
+    assert not (tmp_path / "ran").exists()
+
+
 def test_both_towers_of_clip_from_one_folder(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     text = {**TINY, "vocab_size": 23, "max_position_embeddings": 8, "eos_token_id": 22, "bos_token_id": 21}

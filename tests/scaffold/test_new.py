@@ -35,6 +35,14 @@ def test_a_package_is_complete(kind: str, tmp_path: Path, capsys: pytest.Capture
     assert not list(tmp_path.glob(".my-thing*"))
 
 
+def test_what_is_new_is_experimental_and_says_what_it_acts_on(tmp_path: Path) -> None:
+    assert main(["new", "plugin", "my_thing", "--dir", str(tmp_path)]) == 0
+    entries = read_entries(tmp_path / "my-thing" / "my_thing" / "registry.yaml")
+    assert {e.kind for e in entries} == {"methods", "strategies", "heads", "encoders", "datasets"}
+    assert {e.status for e in entries} == {"experimental"}
+    assert [e.extra["family"] for e in entries if e.kind == "strategies"] == ["distillation"]
+
+
 def test_what_to_install_is_a_folder_for_pip_and_for_a_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

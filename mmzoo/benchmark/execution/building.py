@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -126,6 +127,18 @@ def _promised(plan: Plan, planned: Planned, modality: str) -> InputSpec | None:
     return InputSpec(field.kind, shape, SOME_WORDS if field.kind == "text" else None)
 
 
+def _form_promised(plan: Plan, planned: Planned, vocabulary: Mapping[str, int]) -> InputForm:
+    """What a model will take, of the modalities that are known before the data is prepared."""
+    specs = {}
+    for m in planned.spec.encoders:
+        what = _promised(plan, planned, m)
+        if what is not None and what.kind == "text":
+            what = dataclasses.replace(what, vocabulary=vocabulary[m]) if m in vocabulary else None
+        if what is not None:
+            specs[m] = what
+    return InputForm(planned.dataset, specs, n_classes=2)
+
+
 def check_encoders(runs: Sequence[Planned], plan: Plan, catalogue: Catalogue, *, chosen: bool = False) -> None:
     """Build each encoder of some runs of a plan once, and see that it can tell two inputs apart.
 
@@ -197,13 +210,26 @@ def is_small(planned: Planned, catalogue: Catalogue) -> bool:
         return False
 
 
-def encoder_sizes(planned: Planned, catalogue: Catalogue) -> dict[str, int]:
-    """modality -> parameters of its encoder; nothing where the model cannot be built, which its run will say."""
+def encoder_sizes(
+    plan: Plan, planned: Planned, catalogue: Catalogue, vocabulary: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """modality -> parameters of its encoder; nothing where the model cannot be built, which its run will say.
+
+    Args:
+        plan: Of the run; before its data is prepared, how that is going to be done gives the shapes.
+        planned: The run.
+        vocabulary: modality -> words, of texts that are not prepared yet; one that is not given has no size.
+    """
+    spec = planned.spec
     try:
-        data = data_of(catalogue, planned.spec)
-        data = data if planned.spec.modalities is None else data.only(planned.spec.modalities)
+        data: DataModule | InputForm
+        if "store" in spec.data_params or not plan.entries[planned.dataset].extra.get("prepared"):
+            data = data_of(catalogue, spec)
+            data = data if spec.modalities is None else data.only(spec.modalities)
+        else:
+            data = _form_promised(plan, planned, vocabulary or {})
         with torch.device("meta"):
-            encoders = build_model(catalogue, planned.spec, data).encoders
+            encoders = build_model(catalogue, spec, data).encoders
     except Exception:
         return {}
     return {m: sum(p.numel() for p in encoder.parameters()) for m, encoder in encoders.items()}

@@ -10,7 +10,9 @@ import torch
 
 from mmzoo import __version__
 from mmzoo.benchmark.execution.torchrun import local_rank, processes
+from mmzoo.core.replaced import replaced
 from mmzoo.errors import BadValue
+from mmzoo.registry.plugins import load
 
 
 def check_device(name: str) -> str:
@@ -46,8 +48,9 @@ def _own_gpu(name: str) -> str:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What the numbers were made on; of a GPU also the bytes that torch reserved at most since `forget_peak`."""
-    facts = {
+    """What the numbers were made on; of a GPU also the bytes that torch reserved at most since `forget_peak`. Third-party
+    packages that are loaded, and what of torch is replaced, where there are any."""
+    facts: dict[str, Any] = {
         "mmzoo": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -56,6 +59,10 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
     }
+    if packages := {p.name: p.version for p in load().plugins[1:] if p.status == "loaded"}:
+        facts["packages"] = packages
+    if names := replaced():
+        facts["replaced"] = names
     if device.startswith("cuda"):
         facts |= {"gpu": torch.cuda.get_device_name(device), "peak_memory": torch.cuda.max_memory_reserved(device)}
     return facts

@@ -98,10 +98,15 @@ def _source(entry: Entry) -> Source:
 
 
 def make_twin(
-    entry: Entry, root: Path, seed: int = 0, on_item: Callable[[int, int], None] = lambda n, of: None
+    entry: Entry,
+    root: Path,
+    seed: int = 0,
+    on_item: Callable[[int, int], None] = lambda n, of: None,
+    *,
+    preset: str = "default",
 ) -> dict[str, Any]:
-    """Generate the twin of a data set and return what its marker says. Raises UnknownName for one that has none, MmzooError
-    for one that cannot be loaded, BadValue where it cannot be written."""
+    """Generate the twin of a data set and return what its marker says. Raises UnknownName for one that has none and for another
+    preset, MmzooError for one that cannot be loaded, BadValue where it cannot be written."""
     from mmzoo.data.synthetic import generate
 
     if not has_twin(entry):
@@ -116,7 +121,7 @@ def make_twin(
             f"the synthetic set of {entry.name} cannot be loaded from {module}:{attribute}: {type(error).__name__}: {error}."
         ) from error
     try:
-        return generate(twin, root, seed=seed, on_item=on_item)
+        return generate(twin, root, seed=seed, preset=preset, on_item=on_item)
     except OSError as error:
         raise BadValue(f"cannot write {root}: {error.strerror or error}.") from None
 

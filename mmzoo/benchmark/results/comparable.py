@@ -50,6 +50,9 @@ def separated(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     for dataset in dict.fromkeys(r["dataset"] for r in rows):
         first, *others = _headings([r for r in rows if r["dataset"] == dataset])
         found += first.rows
+        if (names := first.facts.get("replaced", "[]")) != "[]":
+            why = "a package replaced functions of torch while its runs were made, which may move every row"
+            notes.append(f"{dataset}: {why}: {_short(names, 300)}.")
         for n, other in enumerate(others, 2):
             words = ", ".join(dict.fromkeys(_WORDS[k.partition(" ")[0]] for k in first.differs(other.facts)))
             name = f"{dataset} ({n}: {words or 'unlike'})"

@@ -72,7 +72,7 @@ def encoder_sizes_of(plan: Plan) -> Sizes:
 
         if "why" not in plan.entries[runs[0].dataset].extra:
             return {}
-        return encoder_sizes(max(runs, key=lambda p: len(p.spec.encoders)), catalogue())
+        return encoder_sizes(plan, max(runs, key=lambda p: len(p.spec.encoders)), catalogue())
 
     return sizes
 

@@ -89,6 +89,12 @@ def _add_mini(add_parser: Callable[..., Any]) -> None:
     _add_name(parser, run_mini)
     parser.add_argument("--root", metavar="DIR", help="the folder to write (default: below MMZOO_HOME)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the samples (default: 0)")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        default="default",
+        help="what modalities share besides the class: default (some content, some context), class (nothing), content, context",
+    )
 
 
 def _add_name(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:

@@ -15,8 +15,9 @@ from mmzoo.errors import BadValue, CorruptFile
 from mmzoo.registry.plugins import catalogue
 
 if TYPE_CHECKING:
+    from mmzoo.data.preparing.listing import Listed
     from mmzoo.data.preparing.prepare import Progress
-    from mmzoo.data.sources.source import Fault
+    from mmzoo.data.sources.source import Fault, Recipe
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -43,49 +44,49 @@ def run_check(arguments: argparse.Namespace) -> int:
         print(f"{fault.kind}: {told(fault)}")
     recipes = source.recipes()
     classes, odd = class_lines(listed, recipes[recipe or next(iter(recipes))])
+    kinds = source.doubts(listed.items)
     print(
         f"{source.name}: {len(listed.items):,} items, {len(listed.classes)} classes, "
-        f"splits {', '.join(listed.split_sources)}. {_verdict(faults, odd)}"
+        f"splits {', '.join(listed.split_sources)}. {_verdict(faults, odd, kinds)}"
     )
-    for line in (classes, *odd):
+    for line in (classes, *odd, *kinds):
         if line:
             print(f"  {line}")
     if is_manifest(arguments.data):
-        _print_choices(arguments.data)
+        _print_choices(arguments.data, listed, recipes["own"])
     return 1 if faults else 0
 
 
-def _verdict(faults: Sequence[Fault], odd: Sequence[str]) -> str:
-    """In words, what was found: faults by kind, and whether something about the classes looks odd."""
+def _verdict(faults: Sequence[Fault], odd: Sequence[str], doubts: Sequence[str]) -> str:
+    """In words, what was found: faults by kind, and whether something about the classes or the kinds looks odd."""
     from mmzoo.data.sources.source import FAULTS
 
     counts = Counter(f.kind for f in faults)
     if counts:
-        kinds = "; ".join(f"{counts[k]} {k} ({FAULTS[k]})" for k in FAULTS if counts[k])
-        return f"{len(faults)} faults: {kinds}."
-    return "No sample is faulty. But check the classes:" if odd else "Nothing is wrong."
+        told = "; ".join(f"{counts[k]} {k} ({FAULTS[k]})" for k in FAULTS if counts[k])
+        return f"{len(faults)} faults: {told}."
+    unsure = [what for what, found in (("classes", odd), ("kinds", doubts)) if found]
+    return f"No sample is faulty. But check the {' and the '.join(unsure)}:" if unsure else "Nothing is wrong."
 
 
-def _print_choices(manifest: str) -> None:
-    """How a bench would read and train on a user's own data; the sizes of encoders once it is prepared."""
+def _print_choices(manifest: str, listed: Listed, recipe: Recipe) -> None:
+    """How a bench would read and train on a user's own data, with the sizes of encoders."""
+    from mmzoo.benchmark.execution.building import encoder_sizes
     from mmzoo.benchmark.planning.choices import choice_lines
     from mmzoo.benchmark.planning.plan import make_plan
     from mmzoo.config.spec import BenchSpec
+    from mmzoo.data.preparing.check import vocabularies
     from mmzoo.errors import MmzooError
 
     spec = BenchSpec("concat", datasets=(manifest,), seeds=(0,), references=False)
     try:
         try:
-            plan, prepared = make_plan(spec, catalogue()), True
+            plan, words = make_plan(spec, catalogue()), {}
         except MmzooError:
-            plan, prepared = make_plan(spec, catalogue(), stores=False), False
+            plan, words = make_plan(spec, catalogue(), stores=False), vocabularies(listed, recipe)
     except MmzooError:  # what is wrong with it is said above, or when it is benched
         return
-    sizes = {}
-    if prepared:
-        from mmzoo.benchmark.execution.building import encoder_sizes
-
-        sizes = encoder_sizes(plan.runs[0], catalogue())
+    sizes = encoder_sizes(plan, plan.runs[0], catalogue(), words)
     print("A bench at defaults:")
     for line in choice_lines(plan, plan.runs[0].dataset, sizes):
         print(f"  {line}")

@@ -36,6 +36,7 @@ def run_mini(arguments: argparse.Namespace) -> int:
             root,
             arguments.seed,
             lambda n, of: progress.step("generate", n, of),
+            preset=arguments.preset,
         )
     items = ", ".join(f"{n:,} {part}" for part, n in made["items"].items())
     step = f" --root {root}" if arguments.root is not None else ""

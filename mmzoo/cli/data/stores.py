@@ -51,7 +51,7 @@ def tell(done: Prepared) -> None:
     from mmzoo.data.sources.faults import summary
 
     store = done.store
-    marked = " (mini)" if store.mini else ""
+    marked = f" {store.mark}" if store.mini else ""
     print(
         f"{store.name}{marked}: {len(store):,} items, {', '.join(f'{m} {_form(store, m)}' for m in store.modalities)}, "
         f"{_size(store)}"
@@ -80,7 +80,7 @@ def _of_classes(store: DataStore) -> list[str]:
 
 def store_line(store: DataStore) -> str:
     """A store in a line: recipe, items, size, splits."""
-    marked = " (mini)" if store.mini else ""
+    marked = f" {store.mark}" if store.mini else ""
     return f"{store.meta['recipe']['name']}{marked}, {len(store):,} items, {_size(store)}, splits {', '.join(store.meta['splits'])}"
 
 

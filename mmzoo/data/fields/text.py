@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: the tokenizer that needs no file: `fitted` builds its vocabulary from the training texts
 OWN = "own"
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+#: characters of a word that is a piece of its own although it occurs once
+LONGEST = 20
 #: characters of a text that are looked at
 MOST_CHARACTERS = 100_000
 
@@ -37,8 +39,9 @@ class Tokens(Field):
     always the longer text first.
 
     "own" is a WordPiece vocabulary of the `words` most frequent lower-cased words of the training texts (ties by spelling)
-    that occur at least twice, and of every character, alone and within a word; so any word of known characters can be
-    spelt, and equal texts give equal vocabularies. vocabulary: what `fitted` has found.
+    that occur at least `least` times, and of every character, alone and within a word; so any word of known characters can
+    be spelt, and equal texts give equal vocabularies. A word of more than LONGEST characters must occur twice: where a
+    script has no spaces, that is a sentence. vocabulary: what `fitted` has found.
     """
 
     tokenizer: str = OWN
@@ -46,15 +49,19 @@ class Tokens(Field):
     special: bool = True
     pair: bool = False
     words: int = 8000
+    least: int = 2
     vocabulary: tuple[str, ...] = ()
 
     kind = "text"
+    later = ("least",)
 
     def __post_init__(self) -> None:
         if not 4 <= self.length <= 1 << 16:
             raise BadValue(f"length must be from 4 to {1 << 16} word pieces, not {self.length!r}.")
         if self.words < 0:
             raise BadValue(f"words must be 0 or more, not {self.words!r}.")
+        if self.least < 1:
+            raise BadValue(f"least must be 1 or more, not {self.least!r}.")
 
     def arrays(self) -> Mapping[str, Array]:
         form = Array((self.length,), "int32")
@@ -69,6 +76,8 @@ class Tokens(Field):
     def as_dict(self) -> dict[str, Any]:
         """A local tokenizer counts by its content, not by where it lies."""
         told = super().as_dict()
+        if self.tokenizer != OWN:
+            told.pop("least", None)  # of a vocabulary that is made here
         if self.tokenizer != OWN and is_path(self.tokenizer):
             told["tokenizer"] = "sha256:" + hashlib.sha256(self._loaded().to_str().encode()).hexdigest()
         return told
@@ -81,7 +90,7 @@ class Tokens(Field):
         for one in media:
             for text in (one.text, one.pair or "") if isinstance(one, Text) else ():
                 counts.update(word for word, _ in split(_clean(text)))
-        return dataclasses.replace(self, vocabulary=_vocabulary(counts, self.words))
+        return dataclasses.replace(self, vocabulary=_vocabulary(counts, self.words, self.least))
 
     def read(self, media: Media) -> Mapping[str, np.ndarray]:
         import numpy as np
@@ -162,9 +171,10 @@ def _splitter() -> Any:
     return lambda text: words.pre_tokenize_str(normal.normalize_str(text))
 
 
-def _vocabulary(counts: Mapping[str, int], words: int) -> tuple[str, ...]:
+def _vocabulary(counts: Mapping[str, int], words: int, least: int) -> tuple[str, ...]:
     characters = sorted({c for word in counts for c in word})
-    often = sorted((w for w in counts if counts[w] > 1 and len(w) > 1), key=lambda w: (-counts[w], w))
+    kept = (w for w, n in counts.items() if len(w) > 1 and n >= (least if len(w) <= LONGEST else max(least, 2)))
+    often = sorted(kept, key=lambda w: (-counts[w], w))
     pieces = [*SPECIALS, *characters, *(f"##{c}" for c in characters), *often[:words]]
     return tuple(dict.fromkeys(pieces))
 
@@ -189,8 +199,9 @@ def _given(name: str, length: int) -> Any:
         found = _read_given(Path(name).expanduser()) if is_path(name) else _from_hub(name)
     except Exception as error:
         said = " ".join(str(error).split())[:300]
+        said = said if isinstance(error, MmzooError) else f"{type(error).__name__}: {said}"
         raise MmzooError(
-            f"the tokenizer {name!r} cannot be read ({type(error).__name__}: {said}) Without a connection, copy its folder "
+            f"the tokenizer {name!r} cannot be read ({said}) Without a connection, copy its folder "
             f"(tokenizer.json, or vocab.txt and its config) from another machine to {home() / 'tokenizers' / name}, or take a "
             "recipe whose tokenizer is 'own', which needs no file."
         ) from None
@@ -206,7 +217,14 @@ def _read_given(folder: Path) -> Any:
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        ).backend_tokenizer
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise MmzooError("it needs Python code of its own, which mmzoo never runs.") from None
 
 
 def _from_hub(name: str) -> Any:

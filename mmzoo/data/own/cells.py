@@ -16,6 +16,9 @@ _BETWEEN = re.compile(r"[\s,;|()\[\]{}]+")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
+#: texts that are looked at for names of files
+TEXTS_LOOKED_AT = 20
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -159,6 +162,13 @@ def _file(cell: str, place: Place) -> Media:
     if not resolved.is_relative_to(place.inside):
         return Faulty("outside", f"the path {cell!r} leads out of {place.root}")
     return File(place.root / cell)
+
+
+def file_named(texts: Sequence[str], root: Path) -> str | None:
+    """The first of some texts that is the path of a file below `root`, where most of those looked at are; else None."""
+    looked = texts[:TEXTS_LOOKED_AT]
+    named = [t for t in looked if len(t) < 1000 and _is_there(root / t.replace("\\", "/")) and (root / t).suffix]
+    return named[0] if 2 * len(named) > len(looked) else None
 
 
 def _is_there(path: Path) -> bool:

@@ -20,7 +20,7 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "video": ("mmzoo.data.fields.video:Frames", {"frames": 8, "size": 112}),
     "flow": ("mmzoo.data.fields.flow:Flow", {"frames": 8, "size": 112}),
     "image": ("mmzoo.data.fields.image:Image", {"size": 128}),
-    "text": ("mmzoo.data.fields.text:Tokens", {"length": 64}),
+    "text": ("mmzoo.data.fields.text:Tokens", {"length": 64, "least": 1}),
     "vector": ("mmzoo.data.fields.vector:Vector", {}),
     "series": ("mmzoo.data.fields.series:Series", {}),
     "category": ("mmzoo.data.fields.vector:Vector", {"standardise": False}),

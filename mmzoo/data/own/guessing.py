@@ -13,7 +13,7 @@ from pathlib import Path
 from mmzoo.data.own import cells
 from mmzoo.data.own.reading import Rows
 from mmzoo.data.own.table import SIDES
-from mmzoo.errors import BadValue
+from mmzoo.errors import BadValue, short
 
 #: rows that are looked at
 LOOKED_AT = 500
@@ -126,12 +126,29 @@ def _parts(columns: Sequence[_Column], table: Path) -> dict[str, str]:
             c for c in columns if c.kind == "number" and 2 <= len(set(c.values)) <= 10 and len(c.values) >= 40
         ]
         if not few:
-            raise BadValue(
-                f"it is unclear which column of {table.name} is the label ({', '.join(c.name for c in columns[:20])}). Call it label, "
-                "or write the manifest by hand: mmzoo/docs/own_data.md has an example."
-            )
+            raise BadValue(_unclear(columns, table))
         found = {"label": few[-1].name, **found}
     return found
+
+
+def _unclear(columns: Sequence[_Column], table: Path) -> str:
+    """In words, why no column can be taken for the label, and what to do."""
+    called = next((c for c in columns if c.name.lower() in _NAMES["label"]), None)
+    if called is not None and len(set(called.values)) < 2:
+        only = f"only the class {short(called.values[0])}" if called.values else "no class"
+        return (
+            f"the column {called.name} of {table.name} holds {only} in what was looked at, the first {called.rows:,} "
+            f"row{'' if called.rows == 1 else 's'}. A label has two classes or more: add samples of the others, or mix the rows."
+        )
+    if called is not None:
+        return (
+            f"the column {called.name} of {table.name} has another value in every row, so it cannot be the label. With several "
+            "samples of each class, run this again; or write the manifest by hand: mmzoo/docs/own_data.md has an example."
+        )
+    return (
+        f"it is unclear which column of {table.name} is the label ({', '.join(c.name for c in columns[:20])}). Call it label, "
+        "or write the manifest by hand: mmzoo/docs/own_data.md has an example."
+    )
 
 
 def _fits(part: str, column: _Column) -> bool:

@@ -30,7 +30,7 @@ from mmzoo.data.own.defaults import sized
 from mmzoo.data.own.reading import Rows
 from mmzoo.data.own.table import Table, Wanted, first_size, first_width, levels
 from mmzoo.data.sources.field import Field
-from mmzoo.data.sources.source import Listing, Recipe, Source
+from mmzoo.data.sources.source import Item, Listing, Recipe, Source, Text
 from mmzoo.errors import BadValue, MmzooError, short
 from mmzoo.io.regular import read_regular
 from mmzoo.io.weights import is_path
@@ -136,6 +136,13 @@ class Own(Source):
             "levels": {m: {c: list(found) for c, found in w.levels.items()} for m, w in media.items() if w.levels},
         }
 
+    @cached_property
+    def sides(self) -> Mapping[str, int]:
+        """Side -> samples, as the column of the split says; nothing without one."""
+        if self.wanted.split is None:
+            return {}
+        return Table(self.rows, self.wanted, self.root).sides()
+
     def recipes(self) -> Mapping[str, Recipe]:  # type: ignore[override]
         options = {} if self._data.get("meta_set", True) else {"meta_set": False}
         return {"own": Recipe("own", self._fields, options, f"as {self.path.name} says")}
@@ -179,6 +186,18 @@ class Own(Source):
                 + "".join(f"\n  {f.where}: {f.message}" for f in faults[:10])
             )
         return Listing(items, classes, faults, self.splits[split], [self.path, self.rows.path])
+
+    def doubts(self, items: Sequence[Item]) -> Sequence[str]:
+        """Columns of texts that name files."""
+        found = []
+        for m, wanted in self.wanted.media.items():
+            texts = [text for i in items if isinstance(text := i.media.get(m), Text)]
+            if wanted.kind == "text" and (named := cells.file_named([t.text for t in texts], self.root)):
+                found.append(
+                    f"{m} is of kind text, but cells of the column {wanted.columns[0]} are paths of files, such as "
+                    f"{short(named)}: only their names are read. Kind image, audio, video or series reads the files"
+                )
+        return found
 
 
 @dataclass(frozen=True)
@@ -236,7 +255,7 @@ def own_entry(path: Path, catalogue: Catalogue) -> OwnEntry:
         extra,
         source,
     )
-    return sized(entry, source.rows.about)
+    return sized(entry, source.rows.about, source.sides)
 
 
 def read_manifest(path: Path) -> Own:

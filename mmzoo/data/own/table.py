@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,14 @@ class Table:
             for item_id, row, media, where in usable
         ]
         return items, classes, faults
+
+    def sides(self) -> Counter[str]:
+        """Side -> rows, of those whose split can be read; nothing where a row cannot be read at all, which `items` tells."""
+        try:
+            found = Counter(SIDES.get(self._side(row), "") for row in self.rows)
+        except BadValue:
+            return Counter()
+        return Counter({side: n for side, n in found.items() if side})
 
     def _cell(self, row: Row, column: str | None) -> str:
         """The cell of a row in a column; rows may be shorter than the header."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from mmzoo.data.preparing.workers import PATIENCE, decode
 from mmzoo.data.sources.faults import scan, summary
 from mmzoo.data.sources.field import refuse_too_large
 from mmzoo.data.sources.source import Fault, Item, Recipe, Source
-from mmzoo.errors import BadValue, unknown
+from mmzoo.errors import BadValue, MmzooError, unknown
 
 
 def check(
@@ -50,6 +51,16 @@ def check(
             lines = "\n".join(f"  {line}" for line in summary([(f, "left out") for f in faults]))
             raise BadValue(f"{error} What is wrong so far:\n{lines}") from error
     return listed, faults
+
+
+def vocabularies(listed: Listed, recipe: Recipe) -> dict[str, int]:
+    """modality -> different words of its texts, as a preparation of all that is listed would find them."""
+    texts = {m: f for m, f in recipe.fields.items() if f.kind == "text"}
+    try:
+        found = fitted(dataclasses.replace(recipe, fields=texts), listed, listed.items)
+        return {m: int(f.facts()["vocabulary"]) for m, f in found.items()}
+    except MmzooError:  # too few samples, or a tokenizer that is not here, which preparing tells
+        return {}
 
 
 def _decoded(

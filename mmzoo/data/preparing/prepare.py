@@ -31,7 +31,6 @@ from mmzoo.data.preparing.appending import (
 from mmzoo.data.preparing.balance import class_counts, split_rows, untrained, with_meta_set
 from mmzoo.data.preparing.describing import Described, store_meta, versions
 from mmzoo.data.preparing.listing import Listed, list_all
-from mmzoo.data.preparing.locking import locked
 from mmzoo.data.preparing.reuse import recorded, reusable
 from mmzoo.data.preparing.workers import PATIENCE, decode
 from mmzoo.data.sources.faults import policy_of, scan
@@ -39,6 +38,7 @@ from mmzoo.data.sources.field import Field, refuse_too_large
 from mmzoo.data.sources.source import Fault, Item, Recipe, Source
 from mmzoo.data.store.classes import Counts
 from mmzoo.data.store.home import is_mini, store_folder
+from mmzoo.data.store.locking import locked
 from mmzoo.data.store.meta import FORMAT
 from mmzoo.data.store.store import INDEX, META, PREPARED, PRESENT, DataStore, Row, array_name, index_bytes
 from mmzoo.errors import BadValue, MmzooError, unknown

@@ -165,6 +165,10 @@ class Source:
         """All recipes, the default first."""
         raise undefined(cls, "recipes")
 
+    def doubts(self, items: Sequence[Item]) -> Sequence[str]:
+        """What of the listed items is probably read in another way than is meant, a line each."""
+        return ()
+
     def list(self, root: Path, *, split: str, splits_dir: Path | None = None, **options: Any) -> Listing:
         """The items below `root`. split: a key of `splits`. splits_dir: where split lists lie if not in `root`.
 

@@ -87,6 +87,13 @@ class DataStore:
         return bool(self.meta["mini"])
 
     @property
+    def mark(self) -> str:
+        """What follows the name of a generated set: `(mini)`, or `(mini, PRESET)`; empty for real data."""
+        facts = self.meta.get("mini_facts")
+        preset = facts.get("preset", "default") if isinstance(facts, dict) else "default"
+        return "" if not self.mini else "(mini)" if preset == "default" else f"(mini, {preset})"
+
+    @property
     def recipe_hash(self) -> str:
         return str(self.meta["recipe"]["hash"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmzoo.data.store.home import MARKER
-from mmzoo.errors import BadValue, undefined
+from mmzoo.data.store.locking import locked
+from mmzoo.errors import BadValue, undefined, unknown
 from mmzoo.io.files import write_json
 
 if TYPE_CHECKING:
@@ -18,7 +20,14 @@ if TYPE_CHECKING:
     from mmzoo.data.synthetic.planting import Drawn, Planting
 
 #: bumped whenever the same seed may give other media
-VERSION = 1
+VERSION = 2
+#: what the modalities of a sample share besides its class: preset -> (content, context). See `planting`
+PRESETS: Mapping[str, tuple[float, float]] = {
+    "default": (0.3, 0.3),
+    "class": (0.0, 0.0),
+    "content": (0.9, 0.0),
+    "context": (0.0, 0.9),
+}
 
 
 class Twin:
@@ -57,26 +66,30 @@ def generate(
     *,
     seed: int = 0,
     share: float = 1.0,
+    preset: str = "default",
     on_item: Callable[[int, int], None] = lambda n, of: None,
 ) -> dict[str, Any]:
-    """Write a twin to `root` and return what its marker file says; nothing is done where it is there already.
+    """Write a twin to `root` and return what its marker file says; nothing is done where it is there already. Of several processes one
+    writes, and the others wait for it.
 
-    share: of the items of every class and part, for tests; at least two a class. The folder appears whole or not at all.
-    Raises BadValue for a folder that holds something else.
+    share: of the items of every class and part, for tests; at least two a class. preset: one of PRESETS. The folder appears whole
+    or not at all. Raises BadValue for a folder that holds something else, UnknownName for another preset.
     """
     if not 0 < share <= 1:
         raise BadValue(f"the fraction of a synthetic set's samples must be above 0 and at most 1, not {share!r}.")
     if seed < 0:
         raise BadValue(f"the seed of a synthetic set must not be negative, not {seed!r}.")
     sizes = {part: max(2, round(share * n)) for part, n in twin.sizes.items()}
+    planting = planted(twin, preset)
     facts: dict[str, Any] = {
         "data_set": twin.name,
         "generator": VERSION,
         "seed": seed,
+        "preset": preset,
         "note": "generated, not real data",
-        "items": {part: n * twin.planting.n_classes for part, n in sizes.items()},
-        "planted": twin.planting.as_dict(),
-        "bayes": twin.planting.all_bayes(),
+        "items": {part: n * planting.n_classes for part, n in sizes.items()},
+        "planted": planting.as_dict(),
+        "bayes": planting.all_bayes(),
     }
     if _marker(root) == facts:
         return facts
@@ -84,6 +97,16 @@ def generate(
         raise BadValue(
             f"{root} holds something that is not a synthetic set; it will not be overwritten. Choose another folder."
         )
+    with locked(root, lambda text: None):
+        if _marker(root) != facts:
+            _write(twin, root, planting, facts, on_item)
+    return facts
+
+
+def _write(
+    twin: Twin, root: Path, planting: Planting, facts: dict[str, Any], on_item: Callable[[int, int], None]
+) -> None:
+    """Write the folder of a twin whole, in place of what is there."""
     part = root.with_name(root.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -94,14 +117,22 @@ def generate(
         done += 1
         on_item(done, total)
 
-    streams = Streams(seed, count)
-    drawn = {name: twin.planting.draw(n, streams(twin.name, name)) for name, n in sizes.items()}
+    streams = Streams(facts["seed"], count)
+    sizes = {name: n // planting.n_classes for name, n in facts["items"].items()}
+    drawn = {name: planting.draw(n, streams(twin.name, name)) for name, n in sizes.items()}
     twin.write(part, drawn, streams)
     write_json(part / MARKER, facts)
     if root.exists():
         shutil.rmtree(root)
     os.replace(part, root)
-    return facts
+
+
+def planted(twin: Twin, preset: str = "default") -> Planting:
+    """What a preset plants in a twin. Raises UnknownName for another preset."""
+    if preset not in PRESETS:
+        raise unknown("preset of a synthetic set", preset, PRESETS)
+    content, context = PRESETS[preset]
+    return dataclasses.replace(twin.planting, content=content, context=context)
 
 
 def _marker(root: Path) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from mmzoo.data.synthetic import Streams, Twin, media, render
 from mmzoo.data.synthetic.planting import Drawn, Planting, Symbol
 
@@ -42,12 +44,21 @@ class CremaD(Twin):
     def _media(self, root: Path, name: str, item: Drawn, streams: Streams) -> None:
         rng = streams(name)
         n = self.planting.n_classes
-        media.wav(root / "AudioWAV" / f"{name}.wav", render.chord(item.symbols["tone"], n, rng, seconds=0.5), 16_000)
+        media.wav(root / "AudioWAV" / f"{name}.wav", self._sound(item, rng), 16_000)
         frames = render.spots(item.symbols["spot"], n, rng, frames=12, size=32, contrast=48)
         media.video(
-            root / "VideoFlash" / f"{name}.flv", frames, codec="flv", rate=4, options=media.FLV, tint=render.tint(rng)
+            root / "VideoFlash" / f"{name}.flv",
+            frames,
+            codec="flv",
+            rate=4,
+            options=media.FLV,
+            tint=render.tint(item.scenes["video"], rng),
         )
         streams.on_item()
+
+    def _sound(self, item: Drawn, rng: np.random.Generator) -> np.ndarray:
+        scene = item.scenes["audio"]
+        return render.chord(item.symbols["tone"], self.planting.n_classes, rng, scene=scene, seconds=0.5)
 
 
 def _names(streams: Streams) -> list[list[str]]:

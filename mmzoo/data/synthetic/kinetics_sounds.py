@@ -43,6 +43,8 @@ class KineticsSounds(Twin):
 
     def _clip(self, path: Path, item: Drawn, rng: np.random.Generator) -> None:
         n = self.planting.n_classes
-        sound = render.chord(item.symbols["tone"], n, rng, seconds=0.256, level=0.2)
+        scene = item.scenes["audio"]
+        sound = render.chord(item.symbols["tone"], n, rng, scene=scene, seconds=0.256, level=0.2)
         frames = render.spots(item.symbols["spot"], n, rng, frames=12, size=32, contrast=85)
-        media.video(path, frames, codec="mpeg4", rate=4, options=media.MPEG4, tint=render.tint(rng), sound=sound)
+        tint = render.tint(item.scenes["video"], rng)
+        media.video(path, frames, codec="mpeg4", rate=4, options=media.MPEG4, tint=tint, sound=sound)

@@ -69,9 +69,27 @@ class NVGesture(Twin):
         folder.mkdir(parents=True)
         n, order = self.planting.n_classes, np.arange(FRAMES) + rng.integers(PERIOD)
         colour, motion = render.waving(
-            item.symbols["motion"], n, rng, period=PERIOD, size=32, contrast=130, background=20
+            item.symbols["motion"],
+            n,
+            rng,
+            period=PERIOD,
+            size=32,
+            contrast=130,
+            scene=item.scenes["flow"],
+            background=20,
         )
-        media.video(folder / "sk_color.avi", colour, order=order % PERIOD, tint=render.tint(rng), **AVI)
-        depth = render.spots(item.symbols["place"], n, rng, frames=1, size=32, contrast=100, background=15, noise=2)
+        tint = render.tint(item.scenes["rgb"], rng)
+        media.video(folder / "sk_color.avi", colour, order=order % PERIOD, tint=tint, **AVI)
+        depth = render.spots(
+            item.symbols["place"],
+            n,
+            rng,
+            frames=1,
+            size=32,
+            contrast=100,
+            background=15,
+            noise=2,
+            brightness=item.scenes["depth"],
+        )
         media.video(folder / "sk_depth.avi", depth, order=0 * order, **AVI)
         np.save(flow, motion[order[start : start + SPAN - 1] % PERIOD].transpose(1, 2, 3, 0))

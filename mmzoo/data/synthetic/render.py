@@ -1,7 +1,7 @@
 """Symbols as sound and pictures.
 
 Everything else that a rendering draws (noise, background, loudness, small displacements) is drawn without looking at the
-class. A symbol's value is a number below `n`; ERASED shows the same noise and background without it. How plainly a
+class; a *scene*, in [0, 1), sets one such quantity: the colour or the brightness of a picture, the noise of a sound or a motion. A symbol's value is a number below `n`; ERASED shows the same noise and background without it. How plainly a
 symbol stands out decides how fast a network learns it, and not whether it can be read.
 """
 
@@ -16,11 +16,19 @@ from mmzoo.data.synthetic.planting import ERASED
 
 
 def chord(
-    value: int, n: int, rng: np.random.Generator, *, seconds: float, rate: int = 16_000, level: float = 0.15
+    value: int,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    scene: float,
+    seconds: float,
+    rate: int = 16_000,
+    level: float = 0.15,
 ) -> np.ndarray:
-    """(seconds * rate,) float in [-1, 1]: noise with two tones out of a scale of just as many as n pairs need."""
+    """(seconds * rate,) float in [-1, 1]: noise, as loud as the scene says, with two tones out of a scale of just as many as n
+    pairs need."""
     count = round(seconds * rate)
-    sound = rng.normal(0, rng.uniform(0.02, 0.05), count)
+    sound = rng.normal(0, 0.02 + 0.03 * scene, count)
     if value != ERASED:
         pitches, pairs = scale(n)
         time = np.arange(count) / rate
@@ -62,13 +70,14 @@ def spots(
     background: float = 35.0,
     noise: float = 4.0,
     radius: float = 0.08,
+    brightness: float | None = None,
 ) -> np.ndarray:
     """(frames, size, size) uint8: a spot that circles in the cell of the value, before waves that drown it.
 
     contrast: of the spot, in grey levels; background: of the waves, their deviation; noise: of each pixel in each
-    frame anew.
+    frame anew; brightness: of the waves, in [0, 1) (none: drawn).
     """
-    shown = waves(size, rng, background) + rng.normal(0, noise, (frames, size, size))
+    shown = waves(size, rng, background, brightness) + rng.normal(0, noise, (frames, size, size))
     if value != ERASED:
         radius = size * min(radius, 0.3 / max(cells(n)))
         turn = rng.uniform(0, 2 * np.pi) + 0.8 * np.arange(frames)
@@ -85,16 +94,19 @@ def waving(
     period: int,
     size: int,
     contrast: float,
+    scene: float,
     background: float = 30.0,
     noise: float = 4.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A spot that leaves the middle with the velocity of the value, to be shown again and again; an erased one has no spot.
 
+    scene: how much the motion trembles; the frames do not show it.
+
     Returns its frames, (period, size, size) uint8, and the motion from each to the next, (period, s, s, 2) float16 for
     s = size // 2, across and down in pixels of that size; none where the spot jumps back.
     """
     shown = waves(size, rng, background) + rng.normal(0, noise, (1, size, size))
-    motion = rng.normal(0, 0.1, (period, size // 2, size // 2, 2))
+    motion = rng.normal(0, 0.05 + 0.1 * scene, (period, size // 2, size // 2, 2))
     if value != ERASED:
         velocity = 0.42 / period * np.array(velocities(n)[value])
         y, x = (size / 2 + rng.uniform(-0.5, 0.5, 2) + size * np.arange(period)[:, None] * velocity).T
@@ -110,11 +122,11 @@ def velocities(n: int) -> list[tuple[float, float]]:
     return [(speed * math.sin(2 * math.pi * turn), speed * math.cos(2 * math.pi * turn)) for speed, turn in turns]
 
 
-def waves(size: int, rng: np.random.Generator, deviation: float) -> np.ndarray:
-    """(size, size): three plane waves of random direction and length over a random mean, dark enough
+def waves(size: int, rng: np.random.Generator, deviation: float, brightness: float | None = None) -> np.ndarray:
+    """(size, size): three plane waves of random direction and length over a mean of the given or a random brightness, dark enough
     that a spot on top of them is seldom lost in white."""
     at = np.arange(size) / size
-    total = np.full((size, size), rng.uniform(70, 105))
+    total = np.full((size, size), 70 + 35 * (rng.random() if brightness is None else brightness))
     for _ in range(3):
         across, down = rng.uniform(-1.5, 1.5, 2)
         phase = 2 * np.pi * (down * at[:, None] + across * at + rng.uniform())
@@ -130,10 +142,9 @@ def bump(y: np.ndarray, x: np.ndarray, radius: float, size: int) -> np.ndarray:
     return np.asarray(down[:, :, None] * across[:, None, :])
 
 
-def tint(rng: np.random.Generator) -> tuple[int, int]:
-    """Two chroma values that say nothing."""
-    first, second = rng.integers(108, 149, 2).tolist()
-    return first, second
+def tint(scene: float, rng: np.random.Generator) -> tuple[int, int]:
+    """Two chroma values that say nothing of the class: the scene's, and one that is drawn."""
+    return 108 + int(41 * scene), int(rng.integers(108, 149))
 
 
 def _bytes(levels: np.ndarray) -> np.ndarray:

@@ -103,7 +103,7 @@ class Sarcasm(Twin):
             for item in items:
                 tweet += int(streams("id", tweet).integers(1_000, 10**9))
                 rng = streams(str(tweet))
-                rows.append((str(tweet), tweet_text(item.symbols["tone"], rng), item.label))
+                rows.append((str(tweet), tweet_text(item.symbols["tone"], item.scenes["text"], rng), item.label))
                 self._picture(root / "dataset_image" / f"{tweet}.jpg", item, rng)
                 streams.on_item()
             chance = streams(self.name, part, "labels")
@@ -117,14 +117,19 @@ class Sarcasm(Twin):
 
     def _picture(self, path: Path, item: Drawn, rng: np.random.Generator) -> None:
         frames = render.spots(item.symbols["spot"], self.planting.n_classes, rng, frames=1, size=48, contrast=60)
-        media.jpeg(path, frames[0], render.tint(rng))
+        media.jpeg(path, frames[0], render.tint(item.scenes["image"], rng))
 
 
-def tweet_text(tone: int, rng: np.random.Generator) -> str:
+def tweet_text(tone: int, scene: float, rng: np.random.Generator) -> str:
+    """The tone opens it, the scene chooses the thing that it is about, and all else is drawn."""
     opening = rng.choice(PLAIN if tone == ERASED else TONES[tone])
-    return " ".join(w for w in (opening, rng.choice(THINGS), rng.choice(ENDS), rng.choice(ENDS)) if w)
+    thing = THINGS[int(scene * len(THINGS))]
+    return " ".join(w for w in (opening, thing, rng.choice(ENDS), rng.choice(ENDS)) if w)
 
 
 def _never_published(tweet: int, count: int, rng: np.random.Generator) -> list[Row]:
     """Rows with a word that the filter looks for."""
-    return [(str(tweet + 7 * i + 1), f"{tweet_text(ERASED, rng)} {rng.choice(DROPPED)}", i % 2) for i in range(count)]
+    return [
+        (str(tweet + 7 * i + 1), f"{tweet_text(ERASED, rng.random(), rng)} {rng.choice(DROPPED)}", i % 2)
+        for i in range(count)
+    ]

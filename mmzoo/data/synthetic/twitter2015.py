@@ -54,8 +54,9 @@ class Twitter2015(Twin):
                 frames = render.spots(
                     tweet[0].symbols["spot"], self.planting.n_classes, rng, frames=1, size=48, contrast=60
                 )
-                media.jpeg(root / "twitter2015_images" / f"{picture}.jpg", frames[0], render.tint(rng))
-                texts = _texts(tweet[0].symbols["said"], len(tweet), rng)
+                path = root / "twitter2015_images" / f"{picture}.jpg"
+                media.jpeg(path, frames[0], render.tint(tweet[0].scenes["image"], rng))
+                texts = _texts(tweet[0], len(tweet), rng)
                 rows += [(item.label, f"{picture}.jpg", text, target) for item, (text, target) in zip(tweet, texts)]
                 for _ in tweet:
                     streams.on_item()
@@ -77,16 +78,17 @@ def _tweets(items: Sequence[Drawn], rng: np.random.Generator) -> list[list[Drawn
     return tweets + [[item] for item in waiting.values()]
 
 
-def _texts(said: int, targets: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+def _texts(shown: Drawn, targets: int, rng: np.random.Generator) -> list[tuple[str, str]]:
     """(text with $T$ in place of the target, target) for each of one or two targets of a tweet."""
     first, last = rng.permutation(FIRST)[:targets], rng.permutation(LAST)[:targets]
     names = [f"{f} {s}" for f, s in zip(first, last)]
+    said = shown.symbols["said"]
     phrase = rng.choice(PLAIN if said == ERASED else SAID[said])
-    start, end = rng.choice(STARTS), rng.choice(ENDS)
+    start, end = STARTS[int(shown.scenes["text"] * len(STARTS))], rng.choice(ENDS)
     texts = []
     for target in names:
-        shown = " and ".join("$T$" if n == target else n for n in names)
-        texts.append((" ".join(w for w in (start, shown, phrase, end) if w), target))
+        those = " and ".join("$T$" if n == target else n for n in names)
+        texts.append((" ".join(w for w in (start, those, phrase, end) if w), target))
     return texts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from helpers.places import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmzoo.data.fields.text import SPECIALS, Tokens
+from mmzoo.data.fields.text import LONGEST, SPECIALS, Tokens
 from mmzoo.data.sources.field import MediaFault
 from mmzoo.data.sources.source import File, Text
 from mmzoo.errors import BadValue, MmzooError
@@ -38,6 +39,17 @@ def test_an_own_vocabulary_is_built_of_the_training_texts_and_nothing_else() -> 
     assert [field.vocabulary[i] for i in unknown["ids"][:5]] == ["[CLS]", "[UNK]", "[UNK]", "is", "[SEP]"]
     limited = dataclasses.replace(Tokens(length=12), words=1).fitted(TEXTS)
     assert "is" in limited.vocabulary and "everything" not in limited.vocabulary
+
+
+def test_words_that_occur_once_are_pieces_where_asked_for_but_not_sentences_without_spaces() -> None:
+    texts = [Text("red pen"), Text("red " + "x" * LONGEST + "yz")]
+    once = Tokens(least=1).fitted(texts)
+    assert {"red", "pen"} <= set(once.vocabulary) and max(map(len, once.vocabulary)) <= LONGEST
+    assert "pen" not in Tokens().fitted(texts).vocabulary
+    assert "least" not in Tokens().as_dict() and once.as_dict()["least"] == 1
+    assert Tokens("bert-base-uncased", least=1).as_dict() == Tokens("bert-base-uncased").as_dict()
+    with pytest.raises(BadValue, match="least"):
+        Tokens(least=0)
 
 
 def test_an_own_vocabulary_is_the_same_in_another_process() -> None:
@@ -116,6 +128,17 @@ def test_a_tokenizer_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> Non
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(MmzooError, match="copy its folder"):
         Tokens(str(tmp_path)).read(Text("a"))
+
+
+def test_a_tokenizer_with_code_of_its_own_is_refused_and_not_run(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    names = {"auto_map": {"AutoTokenizer": ["odd.Odd", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "odd", **names}))
+    (tmp_path / "odd.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    with pytest.raises(MmzooError, match="needs Python code of its own, which mmzoo never runs"):
+        Tokens(str(tmp_path)).read(Text("a"))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_published_tokenizer_gives_berts_pieces() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +81,46 @@ def test_a_plan_says_what_reads_each_modality_and_why(tmp_path: Path) -> None:
     assert (training.batch_size, training.epochs) == (16, 200)
     assert "72 training samples in batches of 16: 5 steps an epoch, 1,000 in all" in said
     assert "words: encoder text_words (texts: " in said and "FEWER" not in said
+
+
+def test_a_column_of_the_split_gives_the_number_of_training_samples(tmp_path: Path) -> None:
+    path = own(tmp_path)
+    lines = (tmp_path / "pens.csv").read_text().splitlines()
+    sides = ["Train", "dev", "test", "", "no side"]
+    (tmp_path / "pens.csv").write_text(
+        "\n".join([lines[0] + ",split", *(f"{x},{sides[min(i // 10, 4)]}" for i, x in enumerate(lines[1:]))]) + "\n"
+    )
+    assert "about 80 training samples" in training_of(path)[2]  # 100 less the published sides
+    (tmp_path / "pens.csv").write_text("\n".join([lines[0] + ",split", *(f"{x},train" for x in lines[1:])]) + "\n")
+    assert "about 72 training samples" in training_of(path)[2]
+
+
+def test_check_counts_parameters_before_the_data_is_prepared(
+    tmp_path: Path, mmzoo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMZOO_HOME", str(tmp_path / "home"))
+    path = own(tmp_path)
+
+    def counted() -> list[str]:
+        told = mmzoo("data", "check", path, "--jobs", 0).out.splitlines()
+        return [line for line in told if "parameters" in line]
+
+    before = counted()
+    assert len(before) == 2
+    assert mmzoo("data", "prepare", path, "--jobs", 0).code == 0 and counted() == before
+
+
+def test_a_text_that_names_files_is_told(tmp_path: Path, mmzoo: Callable[..., Any]) -> None:
+    path = own(tmp_path)
+    told = mmzoo("data", "check", path, "--jobs", 0).out
+    assert "Nothing is wrong" in told and "paths of files" not in told
+    rows = (tmp_path / "pens.csv").read_text().replace("ink pen 1", "ink.png").replace("lead pen 2", "no.png")
+    (tmp_path / "ink.png").write_bytes(b"")
+    (tmp_path / "pens.csv").write_text(rows)
+    assert "paths of files" not in mmzoo("data", "check", path, "--jobs", 0).out  # one in ten names a file
+    (tmp_path / "pens.csv").write_text("a,b,words,label\n" + "".join(f"{i},1,ink.png,{i % 2}\n" for i in range(50)))
+    told = mmzoo("data", "check", path, "--jobs", 0)
+    assert told.code == 0 and "But check the kinds" in told.out and "such as 'ink.png': only their names" in told.out
 
 
 def test_what_the_user_sets_wins_in_the_manifest_and_beside_it(tmp_path: Path) -> None:

@@ -75,3 +75,19 @@ def test_names_that_yaml_reads_otherwise(tmp_path: Path) -> None:
     (tmp_path / "u.csv").write_text("a,b\n" + "".join(f"{i},{i}\n" for i in range(40)))
     with pytest.raises(BadValue, match="it is unclear which column"):
         guessed(tmp_path / "u.csv")
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["cat"], "only the class 'cat' in what was looked at, the first 1 row"),
+        (["cat"] * 3, "the first 3 rows"),
+        (["a b", "c d", "e f"], "another value in every row"),
+        ([""], "no class"),
+    ],
+)
+def test_a_label_that_cannot_be_one_is_not_asked_for_again(cells: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,label\n" + "".join(f"{i},{c}\n" for i, c in enumerate(cells)))
+    with pytest.raises(BadValue, match=said) as told:
+        guessed(tmp_path / "t.csv")
+    assert "Call it label" not in str(told.value)

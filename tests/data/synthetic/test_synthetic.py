@@ -14,7 +14,7 @@ from helpers.result_files import rows_by_label
 
 from mmzoo.benchmark.planning.data_defaults import make_twin
 from mmzoo.data.store.store import find_stores
-from mmzoo.data.synthetic import Streams, generate, render
+from mmzoo.data.synthetic import Streams, generate, planted, render
 from mmzoo.data.synthetic.cremad import CremaD
 from mmzoo.data.synthetic.nvgesture import NVGesture
 from mmzoo.data.synthetic.planting import ERASED
@@ -156,7 +156,7 @@ def test_the_stored_clips_and_recordings_of_cremad_still_show_their_symbols(
     twin, share = CremaD(), 0.2
     generate(twin, tmp_path / "twin", share=share)
     store = stored("cremad", mmzoo, tmp_path / "twin")
-    drawn = {part: twin.planting.draw(round(share * n), Streams(0)("cremad", part)) for part, n in twin.sizes.items()}
+    drawn = {part: planted(twin).draw(round(share * n), Streams(0)("cremad", part)) for part, n in twin.sizes.items()}
     items = [*drawn["train"], *drawn["test"]]
     assert [i.label for i in items] == [r.label for r in store.index]
     rng = np.random.default_rng(9)
@@ -178,7 +178,7 @@ def test_the_stored_motion_of_nvgesture_still_shows_its_symbol(
     generate(twin, tmp_path / "twin", share=share)
     store = stored("nvgesture", mmzoo, tmp_path / "twin")
     drawn = {
-        part: twin.planting.draw(round(share * n), Streams(0)("nvgesture", part)) for part, n in twin.sizes.items()
+        part: planted(twin).draw(round(share * n), Streams(0)("nvgesture", part)) for part, n in twin.sizes.items()
     }
     items = [*drawn["train"], *drawn["test"]]
     assert [i.label for i in items] == [r.label for r in store.index]

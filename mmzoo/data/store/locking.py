@@ -1,4 +1,4 @@
-"""One process at a time makes a store."""
+"""One process at a time makes a store, or a synthetic set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def locked(target: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """One process at a time makes a store; another waits, and then finds it done. A killed one leaves no lock behind.
+    """One process at a time makes a folder; another waits, and then finds it done. A killed one leaves no lock behind.
 
     Raises OSError where the folder takes no lock.
     """
