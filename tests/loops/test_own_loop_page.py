@@ -46,6 +46,20 @@ def test_its_code_runs(needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {m: tuple(own.shape) for m, own in names["unimodal"](z).items()} == dict.fromkeys(z, (4, 6))
 
 
+#: lines of code that the same took a user of an earlier version, each in one formatted file with its network and data
+BEFORE = {"own": 41, "wrap": 46, "lit": 86, "hf": 44, "fn": 28}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_it_takes_fewer_lines_than_without_attach(name: str) -> None:
+    """Each example with the network and the data; fn.py with as many lines of them as the user's had: four and the imports."""
+    shared, *examples = re.findall(r"```python\n(.*?)```", page(), re.DOTALL)
+    (code,) = (e for e in examples if e.startswith(f"# {name}.py"))
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
+    given = [line for line in shared.splitlines() if line.strip()] if name != "fn" else [""] * 7
+    assert len(lines) + len(given) < BEFORE[name]
+
+
 def test_its_table_names_functions_that_are_there() -> None:
     table = page().partition("| function | of | what |")[2]
     named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row)}
