@@ -35,6 +35,7 @@ def run(path: Path) -> Any:
             "MMZOO_PLUGINS": "agreement",
             "MMZOO_WORKERS": "1",
             "COLUMNS": "120",
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # the mmzoo of this Python
         }
         work = Path(folder) / "work"
         work.mkdir()

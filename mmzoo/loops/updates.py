@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmzoo.config.methods import holds
 from mmzoo.core.model import MultimodalModel
 from mmzoo.errors import BadValue, Incompatible
-from mmzoo.training.config import Training
+from mmzoo.registry.plugins import catalogue
+from mmzoo.training.composition import Chain, Wrapper
+from mmzoo.training.config import SCALE_INVARIANT, Training
 from mmzoo.training.optim import Optimization, Schedule
 from mmzoo.training.strategy import Group, Strategy
 
@@ -28,7 +32,7 @@ class ForeignUpdates(Optimization):
     """
 
     def __init__(self, model: MultimodalModel, strategy: Strategy, on_step: Callable[[], None]) -> None:
-        self._model, self._on_step = model, on_step
+        self._model, self._strategy, self._on_step = model, strategy, on_step
         self.schedule = Schedule(Training(), 1)
         self._outer: Any = None
         before = {name: Group(params) for name, params in model.groups().items()}
@@ -41,6 +45,8 @@ class ForeignUpdates(Optimization):
 
     def watch(self, optimizer: Any) -> None:
         """Follow an optimizer, or a wrapper that holds one as `.optimizer`. Extra modules of the strategy join it.
+
+        Warns (UserWarning) of a strategy that declares that it only scales gradients, where the optimizer normalises them.
 
         Raises:
             BadValue: it is no optimizer, or holds none of the model's parameters.
@@ -60,7 +66,19 @@ class ForeignUpdates(Optimization):
                 inner.add_param_group({"params": new})
         if self._outer is None or inner is not self.optimizer:
             inner.register_step_post_hook(lambda *args: self._on_step() if inner is self.optimizer else None)
+            self._warn_if_undone(type(inner))
         self._outer, self.optimizer = optimizer, inner
+
+    def _warn_if_undone(self, kind: type) -> None:
+        """Warn of each part of the strategy that hardly changes the steps of this kind of optimizer."""
+        if not any(c.__name__ in SCALE_INVARIANT or c.__name__.lower() in SCALE_INVARIANT for c in kind.__mro__):
+            return
+        for name in _scale_only(self._strategy):
+            warnings.warn(
+                f"{name} only scales gradients, and {kind.__name__} normalises each gradient by its running magnitude: a slowly "
+                "changing factor has almost no effect. Use torch.optim.SGD to see the method's effect.",
+                stacklevel=2,
+            )
 
     @property
     def watched(self) -> bool:
@@ -89,3 +107,18 @@ class ForeignUpdates(Optimization):
 
     def load_state_dict(self, state: Any) -> None:
         """Does nothing: the loop keeps the state of its optimizer."""
+
+
+def _scale_only(strategy: Strategy) -> Iterator[str]:
+    """Names of the parts of a strategy whose entries declare that they only scale gradients (`scales_gradients_if`)."""
+    if isinstance(strategy, Chain):
+        for part in strategy.parts:
+            yield from _scale_only(part)
+    elif isinstance(strategy, Wrapper):
+        yield from _scale_only(strategy.inner)
+    else:
+        path = f"{type(strategy).__module__}:{type(strategy).__qualname__}"
+        for entry in catalogue().entries("strategies"):
+            condition = entry.extra.get("scales_gradients_if")
+            if entry.extra["path"] == path and condition is not None and holds(condition, vars(strategy)):
+                yield entry.name

@@ -80,6 +80,11 @@ def test_the_wheel_lists_and_benches_from_an_empty_folder(site: Path, tmp_path: 
     assert page.startswith("<!doctype html>") and "<table>" in page and all(r["label"] in page for r in rows)
 
 
+def test_the_wheel_has_the_pages_of_the_documentation(site: Path, tmp_path: Path) -> None:
+    assert "own_loop" in run(site, tmp_path, "-m", "mmzoo", "docs")
+    assert run(site, tmp_path, "-m", "mmzoo", "docs", "start") == (ROOT / "mmzoo/docs/start.md").read_text()
+
+
 def test_the_wheel_starts_a_package_from_its_templates(site: Path, tmp_path: Path) -> None:
     run(site, tmp_path, "-m", "mmzoo", "new", "strategy", "calm")
     made = [p for p in tmp_path.rglob("*") if p.suffix in (".py", ".toml", ".yaml")]

@@ -17,11 +17,17 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
+def shell_commands(text: str) -> list[list[str]]:
+    """The commands of all bash blocks, each as its words: without comments, `cd`, `export`, and where the output goes."""
+    lines = re.sub(r"(^|\s)#.*$", "", "\n".join(blocks(text, "bash")).replace("\\\n", " "), flags=re.MULTILINE)
+    lines = re.sub(r'eval "\$\((.*)\)"', r"\1", lines).replace("<your fork>", "FORK")
+    found = [shlex.split(re.sub(r" > .*", "", line)) for line in re.split(r"\n|&&", lines)]
+    return [words for words in found if words and words[0] not in ("cd", "export")]
+
+
 def commands(text: str) -> list[list[str]]:
-    """The mmzoo commands of all bash blocks, each as its words."""
-    lines = "\n".join(blocks(text, "bash")).replace("\\\n", " ")
-    found = re.findall(r"(?:^|&& |\$\()(mmzoo [^#\n&)>]*)", lines, re.MULTILINE)
-    return [shlex.split(line)[1:] for line in found]
+    """The words of the mmzoo commands of all bash blocks, each without `mmzoo`."""
+    return [words[1:] for words in shell_commands(text) if words[0] == "mmzoo"]
 
 
 def anchors(text: str) -> set[str]:

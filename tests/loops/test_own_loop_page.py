@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.foreign_loops import Net, assert_same, batches, reference, sgd
+from torch import nn
 
 import mmzoo
 from mmzoo import functional as mz
@@ -39,6 +40,24 @@ def test_its_code_runs(needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             exec(compile(code, str(PAGE), "exec"), names)
             ran += 1
     assert ran == {"nothing": 5, "accelerate": 8, "lightning": 7}[needed]
+    net = names["net"] = nn.Module()
+    net.joint = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 6))
+    z = {"audio": torch.randn(4, 32), "video": torch.randn(4, 32)}
+    assert {m: tuple(own.shape) for m, own in names["unimodal"](z).items()} == dict.fromkeys(z, (4, 6))
+
+
+#: lines of code that the same took a user of an earlier version, each in one formatted file with its network and data
+BEFORE = {"own": 41, "wrap": 46, "lit": 86, "hf": 44, "fn": 28}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_it_takes_fewer_lines_than_without_attach(name: str) -> None:
+    """Each example with the network and the data; fn.py with as many lines of them as the user's had: four and the imports."""
+    shared, *examples = re.findall(r"```python\n(.*?)```", page(), re.DOTALL)
+    (code,) = (e for e in examples if e.startswith(f"# {name}.py"))
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
+    given = [line for line in shared.splitlines() if line.strip()] if name != "fn" else [""] * 7
+    assert len(lines) + len(given) < BEFORE[name]
 
 
 def test_its_table_names_functions_that_are_there() -> None:

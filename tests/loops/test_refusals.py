@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from mmzoo.api import Strategy
 from mmzoo.errors import BadValue, Incompatible, MmzooError, UnknownName
 from mmzoo.loops.attached import Attached
 from mmzoo.loops.branches import Branches, as_model
+from mmzoo.strategies.ogm import OGM
 
 
 def attached(method: Any = "ogm", net: Any = None, **options: Any) -> tuple[Attached, torch.optim.Optimizer]:
@@ -211,3 +213,33 @@ def test_a_batch_that_cannot_be_read(given: Any, reason: str) -> None:
     made.start_epoch()
     with pytest.raises(BadValue, match=reason):
         made.loss(given)
+
+
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [
+        ("ogm", "ogm"),
+        ("ogm:0-0+pmr", "ogm"),
+        ("agm_detached", "agm"),
+        ("ogm_ge", None),
+        ("agm", None),
+        ("pmr", None),
+    ],
+)
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.SGD])
+def test_an_optimizer_that_undoes_a_method_is_a_warning(method: str, named: str | None, optimizer: Any) -> None:
+    net = Net()
+    given = optimizer(net.parameters(), lr=0.01)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        made, _ = attached(method, net, optimizer=given)
+        made.watch(given)  # a second time, as Lightning does: no second warning
+    told = [str(w.message) for w in found]
+    assert len(told) == (named is not None and optimizer is not torch.optim.SGD), told
+    assert all(t.startswith(f"{named} only scales gradients, and {optimizer.__name__} ") for t in told)
+
+
+def test_a_strategy_given_as_an_object_is_warned_of_too() -> None:
+    net = Net()
+    with pytest.warns(UserWarning, match="ogm only scales gradients, and Adam normalises"):
+        attached(OGM(alpha=0.3), net, optimizer=torch.optim.Adam(net.parameters()))

@@ -35,11 +35,14 @@ def stores(a: tuple[str, Sequence[Row]], b: tuple[str, Sequence[Row]]) -> tuple[
 
 
 def methods(name_a: str, name_b: str, rows: Sequence[Row]) -> tuple[Side, Side]:
-    """Two sides of the rows of two methods in one store, matched by data set; names of earlier versions are understood. Raises
-    BadValue for one without rows."""
+    """Two sides of the rows of two methods in one store, matched by data set; names of earlier versions are understood, and
+    `ogm` where `ogm[alpha=0.8]` is the only one of this name. Raises BadValue for one without rows."""
     known = list(dict.fromkeys(r["label"] for r in rows))
     sides = []
     for name in map(present_name, (name_a, name_b)):
+        with_settings = [label for label in known if label.startswith(f"{name}[")]
+        if name not in known and len(with_settings) == 1:
+            name = with_settings[0]
         mine = [{**r, "label": ""} for r in rows if r["label"] == name]
         if not mine:
             raise BadValue(f"no run of the method {name!r} is there. There are: {', '.join(known) or 'none'}.")

@@ -148,7 +148,6 @@ def _settings() -> dict[str, Any]:
         "html_show_sourcelink": False,
         "html_copy_source": False,
         "myst_heading_anchors": 4,
-        "myst_enable_extensions": ["dollarmath"],
         "autodoc_typehints": "description",
         "napoleon_use_ivar": True,
         "default_role": "py:obj",

@@ -37,12 +37,12 @@ def faults(path: Path) -> Iterator[str]:
             if output["output_type"] == "error":
                 yield f"{path.name}: {output['ename']}: {output['evalue']}"
             for line in re.findall(
-                r"^(?:mmzoo: (?!wrote|warning|\d+ rows)|ls: |bash: ).*", _text(output), re.MULTILINE
+                r"^(?:mmzoo: (?!wrote|warning|\d+ rows)|ls: |(?:\S*/)?(?:ba)?sh: ).*", _text(output), re.MULTILINE
             ):
                 yield f"{path.name}: {line}"
 
 
 def _text(output: Mapping[str, Any]) -> str:
-    """What one output prints, without the colours of a terminal."""
+    """What one output leaves on a terminal: without colours, and of a line that was rewritten its last form."""
     told = output.get("text") or output.get("data", {}).get("text/plain", "")
-    return re.sub(r"\x1b\[[0-9;]*m", "", "".join(told))
+    return re.sub(r"\x1b\[[0-9;]*m|[^\n]*\r(?=[^\r\n])", "", "".join(told))

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("mmzoo_openmoji", reason="mmzoo-openmoji is not installed")
 
+from mmzoo_openmoji.emoji_pair import EmojiPair
 from mmzoo_openmoji.openmoji import CLASSES, OpenMoji, stem
 from mmzoo_openmoji.svg import Drawing
 
@@ -36,6 +37,18 @@ def test_every_group_is_there_and_every_file_exists(listing: Listing) -> None:
     assert len({i.id for i in listing.items}) == len(listing.items)
     assert all(i.media["image"].path.is_file() for i in listing.items)
     assert all("skin tone" not in i.media["text"].text for i in listing.items)
+
+
+def test_the_pair_takes_what_both_vendors_draw(listing: Listing, tmp_path: Path) -> None:
+    for name in ("1f600", "1f468-200d-1f33e", "1f3cb-fe0f-200d-2640-fe0f", "231a", "1f1e9-1f1ea"):
+        (tmp_path / f"{name}.svg").write_text(SVG)
+    found = {i.id: i for i in EmojiPair().list(tmp_path).items}
+    assert sorted(found) == ["1F3CB-200D-2640", "1F468-200D-1F33E", "1F600", "231A"]
+    alone = {i.id: i for i in listing.items}
+    for code, item in found.items():
+        assert (item.label, item.group, item.split) == (alone[code].label, alone[code].group, alone[code].split)
+        assert item.media["openmoji"] == alone[code].media["image"] and item.media["text"] == alone[code].media["text"]
+        assert item.media["twemoji"].path.is_file()
 
 
 def test_variants_of_one_drawing_are_on_one_side(listing: Listing) -> None:

@@ -15,6 +15,7 @@ import pytest
 from mmzoo.benchmark.reporting import compare
 from mmzoo.benchmark.reporting.html import server
 from mmzoo.benchmark.results.store import Store
+from mmzoo.errors import BadValue
 
 Command = Callable[..., Any]
 
@@ -48,6 +49,15 @@ def test_two_methods_of_one_folder(results: Path, mmzoo: Command, refused: Calla
     assert "ogm minus concat" in text and "spec.parts.0.strategy" in text
     assert "There are: " in refused("compare", "ogm", "nobody", "--in", results)
     assert "--in DIR" in refused("compare", "ogm", "pmr")
+
+
+def test_a_method_with_settings_is_found_by_its_name_where_it_is_the_only_one(rows: list[dict[str, Any]]) -> None:
+    renamed = [{**r, "label": {"ogm": "ogm[alpha=0.8]"}.get(r["label"], r["label"])} for r in rows]
+    assert [side.name for side in compare.methods("ogm", "pmr", renamed)] == ["ogm[alpha=0.8]", "pmr"]
+    both = [*renamed, *({**r, "label": "ogm[alpha=0.1]"} for r in rows if r["label"] == "ogm")]
+    with pytest.raises(BadValue, match=r"There are: .*ogm\[alpha=0.8\], .*ogm\[alpha=0.1\]"):
+        compare.methods("ogm", "pmr", both)
+    assert [side.name for side in compare.methods("ogm", "pmr", [*renamed, *rows])] == ["ogm", "pmr"]
 
 
 def test_the_name_of_an_earlier_version_is_understood(results: Path, mmzoo: Command) -> None:

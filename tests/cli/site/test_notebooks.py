@@ -53,11 +53,15 @@ def test_what_is_wrong_with_a_notebook_is_found(tmp_path: Path) -> None:
         "text": ["fine\n", "mmzoo: no method 'x'.\n", "mmzoo: wrote y\n"],
     }
     assert [*faults(written(tmp_path / "n.ipynb", [code("a", 1, refused)]))] == ["n.ipynb: mmzoo: no method 'x'."]
+    for shell in ("/bin/bash: line 1", "/bin/sh: 1", "bash"):
+        line = f"{shell}: mmzoo: command not found"
+        absent = {"output_type": "stream", "name": "stdout", "text": [f"{line}\n"]}
+        assert [*faults(written(tmp_path / "n.ipynb", [code("!mmzoo list", 1, absent)]))] == [f"n.ipynb: {line}"]
 
 
 def test_a_notebook_as_a_page(tmp_path: Path) -> None:
-    coloured = {"output_type": "stream", "name": "stdout", "text": ["\x1b[1mbold\x1b[0m\n"]}
+    coloured = {"output_type": "stream", "name": "stdout", "text": ["\x1b[1mbold\x1b[0m\n", "\r 0%\r 9%\rdone\n"]}
     heading = {"cell_type": "markdown", "source": ["# Title\n", "\n", "words"]}
     page = as_markdown(written(tmp_path / "n.ipynb", [heading, code("!mmzoo list", 1, coloured)]))
     assert page.startswith("# Title\n\n*This page is the notebook `n.ipynb`")
-    assert "words\n\n```bash\n!mmzoo list\n```\n\n```text\nbold\n```" in page
+    assert "words\n\n```bash\n!mmzoo list\n```\n\n```text\nbold\ndone\n```" in page
