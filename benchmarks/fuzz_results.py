@@ -178,7 +178,10 @@ def _json(data: bytes, draw: random.Random) -> bytes:
     if isinstance(value, dict) and CHECKSUM in value and draw.random() < 0.8:
         with contextlib.suppress(TypeError, ValueError):
             value[CHECKSUM] = checksum(value)
-    return json.dumps(value, default=str).encode("utf-8", "surrogatepass")
+    try:
+        return json.dumps(value, default=str).encode("utf-8", "surrogatepass")
+    except ValueError:  # a value that holds itself
+        return mutated(data, draw)
 
 
 def _yaml(data: bytes, draw: random.Random) -> bytes:

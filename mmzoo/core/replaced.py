@@ -30,8 +30,8 @@ _PLAIN: set[type] = {
     types.GetSetDescriptorType,
 }
 _PLAIN |= {types.ModuleType, types.NoneType, str, int, bool, float, tuple, list, dict}
-#: what a common package replaces, and no run uses
-_UNUSED = {"torch.compile"}
+#: what common packages replace or add, and what changes no number: transformers adds a method that its own models call
+_UNUSED = {"torch.compile", "torch.nn.modules.module.Module.smart_apply"}
 #: the most names that are given
 MOST = 20
 

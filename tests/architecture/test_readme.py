@@ -43,7 +43,7 @@ def test_its_table_of_methods_is_the_catalogues() -> None:
 SUITES = [p for p in sorted((ROOT / "benchmarks").glob("*.yaml")) if "\nmethod:" in p.read_text(encoding="utf-8")]
 #: what a suite needs beside mmzoo itself
 _METHODS = ("mmzoo-dropout", "mmzoo-heads", "mmzoo-later", "mmzoo-newer")
-PACKAGES = {"zoo": (*_METHODS, "mmzoo-openmoji"), "minis": _METHODS}
+PACKAGES = {"zoo": (*_METHODS, "mmzoo-openmoji"), "minis": _METHODS, "tuned": ("mmzoo-openmoji",)}
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda p: p.stem)

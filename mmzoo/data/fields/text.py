@@ -135,9 +135,9 @@ def reader(values: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], list[str]
     """
     if values.get("field") != Tokens.__name__:
         return None
-    tokenizer = str(values["tokenizer"])
+    tokenizer = str(values.get("tokenizer"))
     if tokenizer == OWN:
-        return functools.partial(_spelt, tuple(values["vocabulary"]))
+        return functools.partial(_spelt, tuple(values.get("vocabulary", ())))
     return None if tokenizer.startswith("sha256:") else functools.partial(_decoded, tokenizer)
 
 

@@ -23,7 +23,7 @@ _META: Form = {
             "kind": TEXT,
             "arrays": each(_ARRAY),
             "facts": optional({"vocabulary": optional(whole(1))}),
-            "fitted": optional(OBJECT),
+            "fitted": optional({"vocabulary": optional(items(TEXT))}),
         },
     ),
     "splits": each(OBJECT),

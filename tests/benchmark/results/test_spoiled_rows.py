@@ -58,6 +58,7 @@ def spoiled(row: dict[str, Any]) -> dict[str, bytes]:
         "metrics.n_scored is not a whole number from 1": with_value(0, "metrics", "n_scored"),
         "metrics.modalities.m.own is missing": with_value({"m": {}}, "metrics", "modalities"),
         "cost.forward is missing": with_value({}, "cost"),
+        "cost.parameters is not": with_value(["x"], "cost", "parameters"),
         "timing.seconds is not": with_value("long", "timing", "seconds"),
         "spec.training.lr is missing": with_value({"optimizer": "sgd"}, "spec", "training"),
         "spec.parts.0.strategy is missing": with_value([{}], "spec", "parts"),

@@ -58,6 +58,7 @@ def test_a_changed_file_is_refused(tmp_path: Path, name: str, how: Callable[[Pat
         lambda m: m.pop("rows"),
         lambda m: m["modalities"]["a"]["arrays"][""].update(shape=[-1]),
         lambda m: m["recipe"].update(fields=[["a"]]),
+        lambda m: m["modalities"]["a"].update(fitted={"vocabulary": 1.5}),
     ],
 )
 def test_a_meta_json_that_does_not_fit_is_refused(tmp_path: Path, edit: Callable[[dict[str, object]], object]) -> None:
