@@ -367,17 +367,23 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Path]:
+    """What is given, with where tables come from and where results go; and the folder of --out, where the stores are too."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables, stores and results")
-    parser.add_argument("--tables", default=",".join(TABLES), help="some of them, by comma")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--debian", type=Path, default=Path("/"), help="where Debian packages are unpacked")
     parser.add_argument("--aeon", type=Path, help="the wheel of aeon")
     parser.add_argument("--write", type=Path, default=HERE / "results" / "own_data", help="folder of the two results")
     given = parser.parse_args()
     root = given.out.absolute()
     os.environ["MMZOO_HOME"] = str(root / "home")
+    return given, root
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", default=",".join(TABLES), help="some of them, by comma")
+    parser.add_argument("--seeds", type=int, default=3)
+    given, root = options(parser)
     kept = given.write / "own_data.csv"
     rows: list[dict[str, Any]] = []
     if kept.is_file():

@@ -15,7 +15,6 @@ import argparse
 import csv
 import dataclasses
 import math
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from own_data import HERE, Lacking, make
+from own_data import Lacking, make, options
 
 #: name -> kind -> parameters of its encoder that are other than the default's; under `training`: steps, lr, weight_decay
 CANDIDATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -230,16 +229,10 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the tables and stores")
     parser.add_argument("--rows", required=True, help="TABLE/MODALITY or TABLE/joint, by comma")
     parser.add_argument("--candidates", default=";".join(CANDIDATES), help="some of them, by semicolon")
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--debian", type=Path, default=Path("/"), help="where Debian packages are unpacked")
-    parser.add_argument("--aeon", type=Path, help="the wheel of aeon")
-    parser.add_argument("--write", type=Path, default=HERE / "results" / "own_data", help="folder of the two results")
-    given = parser.parse_args()
-    root = given.out.absolute()
-    os.environ["MMZOO_HOME"] = str(root / "home")
+    given, root = options(parser)
     kept = given.write / "choose.csv"
     done: list[Mapping[str, Any]] = []
     if kept.is_file():

@@ -36,6 +36,19 @@ def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
         return file.read(min(limit, max(found.st_size, _BLOCK)) + 1)
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add to the end of a regular file, which is made where it is not there. A pipe or a device is refused without waiting for it.
+
+    Raises:
+        OSError: It is no regular file, or cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
+    with os.fdopen(os.open(path, flags, 0o644), "a", encoding="utf-8", errors="backslashreplace") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        file.write(text)
+
+
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write under a temporary name in the same folder, flush to disk, rename. sync: outlive a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)

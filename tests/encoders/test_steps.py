@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from mmzoo.api import Batch, Encoder, Incompatible, MultimodalModel, Run, Steps,
 from mmzoo.benchmark.results.store import Store
 from mmzoo.encoders.cnn import CNN
 from mmzoo.encoders.mlp import MLP
+from mmzoo.encoders.tokens import TokenEncoder, Words
 from mmzoo.errors import BadValue
 from mmzoo.evaluation.scores import evaluate_modalities
 from mmzoo.functional import in_steps
@@ -37,12 +38,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-class Words(NamedTuple):
-    map: Tensor
-    mask: Tensor
-
-
-class Text(Encoder):
+class Text(TokenEncoder):
     """Tokens with padding: an embedding, one layer on each token, and their mean."""
 
     def __init__(self, width: int = 4) -> None:
@@ -55,15 +51,6 @@ class Text(Encoder):
 
     def run_stage(self, stage: int, state: Words) -> Words:
         return state._replace(map=self.layer(state.map).tanh())
-
-    def view(self, state: Words) -> Tensor:
-        return state.map.transpose(1, 2)
-
-    def mask(self, state: Words) -> Tensor:
-        return state.mask
-
-    def replace(self, state: Words, map_: Tensor) -> Words:
-        return state._replace(map=map_.transpose(1, 2))
 
     def finish(self, state: Words) -> Tensor:
         return in_steps(self.view(state), state.mask, 1)[:, 0]

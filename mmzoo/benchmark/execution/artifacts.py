@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mmzoo.data.loading.datamodule import DataModule, Loader
 from mmzoo.data.loading.inputs import InputForm
 from mmzoo.errors import CorruptFile, MmzooError
 from mmzoo.evaluation.predictions import Predictions
+from mmzoo.io.files import read_bytes
 from mmzoo.io.json_file import checksum, write_sealed
 from mmzoo.training.run import Run
 
@@ -86,7 +88,7 @@ def read_weights(path: Path, model: MultimodalModel, row: Mapping[str, Any]) -> 
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    data = path.read_bytes()
+    data = read_bytes(path, sys.maxsize)
     try:
         model.load_state_dict(load(data))
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:

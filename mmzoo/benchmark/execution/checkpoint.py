@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
+from mmzoo.io.files import read_bytes
 
 NAME = "checkpoint.pt"
 _KEYS = {"run", "selection", "history", "seconds", "watched", "micro_batch"}
@@ -38,7 +40,7 @@ class Checkpoint:
         if not self._path.exists():
             return None
         try:
-            saved = unpacked(unsealed(self._path.read_bytes()))
+            saved = unpacked(unsealed(read_bytes(self._path, sys.maxsize)))
             if saved["spec"] != self._spec or _KEYS - set(saved):
                 raise BadValue("it is not of this run")
             if bool(saved["watched"]) != self._peers:

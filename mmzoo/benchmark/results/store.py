@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mmzoo import __version__
 from mmzoo.benchmark.results.forms import FINAL, ID, SCHEMA, planned_fault, present_name, record_fault, row_fault
 from mmzoo.errors import BadValue, CorruptFile, MmzooError, ResultsLost
-from mmzoo.io.files import write_bytes, write_json
+from mmzoo.io.files import append_text, write_bytes, write_json
 from mmzoo.io.json_file import NotJson, checksum_fault, read_json, read_sealed, unsealed, write_sealed
 
 WEIGHTS = "weights.safetensors"
@@ -119,8 +119,7 @@ class Store:
         with contextlib.suppress(OSError, ResultsLost):
             self.check_there()
             self.folder(run_id).mkdir(parents=True, exist_ok=True)
-            with (self.folder(run_id) / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(lines)
+            append_text(self.folder(run_id) / "log.txt", lines)
 
     def row(self, run_id: str) -> dict[str, Any] | None:
         """The row of a run, None when there is none yet. Raises CorruptFile naming the file and the next step."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mmzoo.data.store.home import store_folders
 from mmzoo.data.store.meta import content_hash, meta_fault
 from mmzoo.errors import CorruptFile, unknown
-from mmzoo.io.files import write_json
+from mmzoo.io.files import read_bytes, write_json
 from mmzoo.io.schema import FLAG, TEXT, Form, each, items, misfit, optional, or_null
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class DataStore:
             "levels": {},
         }
         try:
-            noted = json.loads((self.folder / PREPARED).read_text(encoding="utf-8"))["table"]
+            noted = json.loads(read_bytes(self.folder / PREPARED))["table"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return usual
         return usual if misfit(noted, _TABLE) else {k: noted.get(k, v) for k, v in usual.items()}
@@ -237,7 +237,7 @@ class DataStore:
     @cached_property
     def _stamps(self) -> dict[str, Any]:
         try:
-            found = json.loads((self.folder / PREPARED).read_text(encoding="utf-8"))["stamps"]
+            found = json.loads(read_bytes(self.folder / PREPARED))["stamps"]
             return dict(found) if isinstance(found, dict) else {}
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
@@ -254,7 +254,7 @@ class DataStore:
 
     def _note(self, key: str, value: Any) -> None:
         try:
-            noted = json.loads((self.folder / PREPARED).read_text(encoding="utf-8"))
+            noted = json.loads(read_bytes(self.folder / PREPARED))
         except (OSError, ValueError, RecursionError):
             noted = {}
         with contextlib.suppress(OSError):
@@ -322,7 +322,7 @@ def _rows(path: Path, meta: Mapping[str, Any]) -> Iterator[Row]:
 
 def _read_meta(folder: Path) -> dict[str, Any]:
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = json.loads(read_bytes(folder / META))
     except FileNotFoundError:
         raise CorruptFile(f"there is no prepared data in {folder}: {META} is missing.") from None
     except (OSError, ValueError, RecursionError) as error:

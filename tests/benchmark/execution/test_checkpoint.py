@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from helpers.killed_workers import stop_after
 from helpers.result_files import lasting
+from helpers.watchdog import watchdog
 
 from mmzoo.benchmark.execution.checkpoint import sealed, unsealed
 from mmzoo.benchmark.execution.runner import run_one
@@ -76,6 +78,19 @@ def test_a_checkpoint_with_a_flipped_bit_is_never_gone_on_from(
     path.write_bytes(data)
     row = run_one(planned, catalogue, store, checkpoint_every=0)
     assert lasting(row) == lasting(run_one(planned, catalogue, Store(tmp_path / "straight")))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_folder_of_a_run_holds_nobody_up(plan: MakePlan, catalogue: Catalogue, tmp_path: Path) -> None:
+    (planned,) = plan("concat").runs
+    store = Store(tmp_path)
+    folder = store.folder(planned.spec.run_id)
+    folder.mkdir(parents=True)
+    for name in ("log.txt", "checkpoint.pt", "model.safetensors", "history.jsonl", "predictions.npz"):
+        os.mkfifo(folder / name)
+    with watchdog(30):
+        row = run_one(planned, catalogue, store)
+    assert row["status"] == "ok"
 
 
 @pytest.mark.parametrize("run_id", ["../evil", "..", "/etc", "a/b", "", ".hidden", "a\x00b", "a\n"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.small_dataset import Toy, make_toy
 from helpers.stores import made
+from helpers.watchdog import watchdog
 
 from mmzoo.data.loading.prepared import open_module
 from mmzoo.data.preparing import prepare as prepare_module
@@ -29,6 +31,20 @@ def changed(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(bytes(data))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["a.npy", "index.csv", "meta.json", "prepared.json"])
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path, name: str) -> None:
+    folder = made(make_toy(tmp_path / "toy")).store.folder
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with watchdog(30):
+        if name == "prepared.json":  # what was noted is lost, and every file is checked anew
+            open_module(folder)
+        else:
+            with pytest.raises(CorruptFile, match=rf"{name} cannot be used"):
+                open_module(folder)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "b.npy", "index.csv", "present.npy"])

@@ -205,7 +205,7 @@ def test_what_is_there_is_left_alone(made: tuple[Twin, Path]) -> None:
 
 
 def test_two_processes_at_once_give_one_twin(tmp_path: Path) -> None:
-    """Both end well, and nothing but the twin and its lock is left."""
+    """Both succeed, and leave one set and no temporary folder."""
     code = (
         "import pathlib, sys; from mmzoo.data.synthetic import generate; from mmzoo.data.synthetic.sarcasm import Sarcasm; "
         "generate(Sarcasm(), pathlib.Path(sys.argv[1]), share=0.05)"
