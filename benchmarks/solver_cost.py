@@ -52,10 +52,12 @@ COUNTED = 64
 
 def solvers() -> dict[str, dict[str, Any]]:
     """name -> parameters of the strategy: the defaults of `dynamic_gap_lb`, and every solver over all parameters."""
-    whole: dict[str, Any] = {"upper_batches": 4, "iterations": 5}
+    damped: dict[str, Any] = {"damping": 0.01, "fallback": None, "upper_batches": 4}
+    whole: dict[str, Any] = {**damped, "solver": "gauss_newton", "iterations": 5}
+    last: dict[str, Any] = {"scope": "last", "upper_batches": 4}
     return {
-        "dynamic_gap_lb": {"scope": "last", "batches": 2, "iterations": 10, "upper_batches": 4},
-        "last, one batch": {"scope": "last", "iterations": 10, "upper_batches": 4},
+        "dynamic_gap_lb": {**last, "solver": "hessian", "iterations": 20},
+        "last, Gauss-Newton, two batches": {**whole, "scope": "last", "batches": 2, "iterations": 10},
         "heads": {**whole, "scope": "heads"},
         "identity": {**whole, "solver": "identity"},
         "gauss_newton": whole,
@@ -67,9 +69,15 @@ def solvers() -> dict[str, dict[str, Any]]:
 
 #: more of them, whose operations are counted and not timed
 COUNT_ONLY: dict[str, dict[str, Any]] = {
-    "gauss_newton, 10 products": {"iterations": 10, "upper_batches": 4},
-    "thorough": {"iterations": 30, "upper_batches": 8, "batches": 4},
-    "three products, 16 items": {"items": 16, "iterations": 3, "upper_batches": 1},
+    "gauss_newton, 10 products": {"solver": "gauss_newton", "fallback": None, "iterations": 10, "upper_batches": 4},
+    "thorough": {"solver": "hessian", "iterations": 30, "upper_batches": 8, "batches": 4},
+    "three products, 16 items": {
+        "solver": "gauss_newton",
+        "fallback": None,
+        "items": 16,
+        "iterations": 3,
+        "upper_batches": 1,
+    },
 }
 
 
@@ -280,12 +288,15 @@ def count(shape: str, batch: int) -> list[dict[str, Any]]:
     known: dict[tuple[Any, ...], dict[str, float]] = {}
     rows = []
     for name, given in {**{k: v for k, v in solvers().items() if k != "tangent"}, **COUNT_ONLY}.items():
-        key = given.get("items", batch), given.get("scope", "all"), given.get("solver", "gauss_newton")
+        key = given.get("items", batch), given.get("scope", "all"), given["solver"]
         key = (*key[:2], key[2].replace("neumann", "gauss_newton"))
         part = known.setdefault(key, {}) or known[key]
         if not part:
             part |= {k: v / plain for k, v in parts_of(model, data, *key).items()}
-        products = 0 if key[2] == "identity" else 6 + given["iterations"] + 1
+        second = given.get("fallback", 0.03) is not None
+        products = (
+            0 if key[2] == "identity" else 2 * (given["iterations"] + 1) if second else 6 + given["iterations"] + 1
+        )
         solve = part["inner"] + part.get("matrix", 0.0) + products * part.get("product", 0.0)
         steps = given.get("batches", 1) * solve + given["upper_batches"] * part["upper"]
         rows.append(

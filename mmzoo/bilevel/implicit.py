@@ -144,7 +144,7 @@ def _reason(value: float, solution: Solution, max_residual: float) -> str:
         return "the value is not finite"
     if solution.residual <= max_residual:
         return ""
-    cure = "use more damping, gauss_newton, or hessian with minres"
+    cure = "use more damping, or hessian with minres"
     if solution.curvature <= 0 and solution.iterations == 0:
         return f"curvature {solution.curvature:.2g} at the first step: {cure}"
     if solution.curvature < 0:
@@ -166,20 +166,18 @@ def _solved(
         found = hypergradient(gradient, mixed, torch.zeros_like, solve=lambda a, b: Solution(b, 0.0, 0, math.nan))
         return replace(found, warm=None, backwards=pieces[0] + 2 * pieces[1])
     x0, start, turns = _starts(gradient, solver, warm, generator)
-    size, vector, spent = math.nan, None, 0
-    if solver.relative or solver.how == "neumann":
-        size, vector = power_iteration(product, start, iterations=turns)
-        spent = turns
-    damping = solver.damping * size if solver.relative else solver.damping
-
-    def solve(a: Operator, b: Tensor) -> Solution:
-        if solver.how == "neumann":
-            return neumann(a, b, terms=solver.iterations, step=1.0 / max(size + damping, 1e-30), x0=x0)
-        method = conjugate_gradients if solver.how == "cg" else minres
-        return method(a, b, max_iter=solver.iterations, tol=solver.tol, x0=x0)
-
-    found = hypergradient(gradient, mixed, product, solve=solve, damping=damping, max_residual=solver.max_residual)
-    spent += found.products
+    size, vector, spent, found = math.nan, None, 0, None
+    for share in solver.dampings:
+        if not math.isfinite(size) and ((solver.relative and share > 0) or solver.how == "neumann"):
+            size, vector = power_iteration(product, start, iterations=turns)
+            spent += turns
+        damping = share * size if solver.relative and share > 0 else share
+        found = _damped(gradient, mixed, product, solver, damping, size, x0)
+        spent += found.products
+        size = size if math.isfinite(size) else found.solution.largest
+        if found.usable:
+            break
+    assert found is not None
     return replace(
         found,
         lambda_max=size,
@@ -187,6 +185,26 @@ def _solved(
         backwards=pieces[0] + pieces[1] * (3 + 2 * spent),
         warm=Warm(found.solution.x, vector) if found.usable else None,
     )
+
+
+def _damped(
+    gradient: Tensor,
+    mixed: Tensor,
+    product: Operator,
+    solver: Solver,
+    damping: float,
+    size: float,
+    x0: Tensor | None,
+) -> Hypergradient:
+    """One solve with a damping, from x0. size: the estimate of lambda_max, for a Neumann series."""
+
+    def solve(a: Operator, b: Tensor) -> Solution:
+        if solver.how == "neumann":
+            return neumann(a, b, terms=solver.iterations, step=1.0 / max(size + damping, 1e-30), x0=x0)
+        method = conjugate_gradients if solver.how == "cg" else minres
+        return method(a, b, max_iter=solver.iterations, tol=solver.tol, x0=x0)
+
+    return hypergradient(gradient, mixed, product, solve=solve, damping=damping, max_residual=solver.max_residual)
 
 
 def _starts(

@@ -105,6 +105,7 @@ class Solver:
         scope: see `scoped_parameters`.
         relative: `damping` is a multiple of lambda_max.
         max_residual: relative residual above which a result is not usable.
+        fallback: a larger damping, of a second solve where the first is not usable; None: no second one.
 
     Raises:
         BadValue: a value is out of range.
@@ -119,18 +120,28 @@ class Solver:
     scope: str = "all"
     relative: bool = True
     max_residual: float = 0.5
+    fallback: float | None = None
 
     def __post_init__(self) -> None:
         known = {"curvature": ("gauss_newton", "hessian", "identity"), "method": (None, "cg", "minres", "neumann")}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise BadValue(f"{name} must be one of {', '.join(map(repr, values))}, not {getattr(self, name)!r}.")
-        if not (self.damping >= 0 and math.isfinite(self.damping)):
-            raise BadValue(f"damping must be a number that is not negative, not {self.damping}.")
+        for name in ("damping", "fallback"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise BadValue(f"{name} must be a number that is not negative, not {value}.")
         if self.iterations < 1 or min(self.power_iterations) < 1:
             raise BadValue("iterations and power_iterations must be at least 1.")
         if not (self.tol >= 0 and self.max_residual > 0):
             raise BadValue("tol must not be negative, and max_residual must be positive.")
+
+    @property
+    def dampings(self) -> tuple[float, ...]:
+        """Of the first solve, and of the second one where there may be one."""
+        if self.fallback is None or self.fallback <= self.damping:
+            return (self.damping,)
+        return self.damping, self.fallback
 
     @property
     def how(self) -> str:

@@ -29,6 +29,7 @@ class Solution:
         curvature: the smallest Rayleigh quotient p^T A p / p^T p found; nan without an iteration. A negative value
             proves that A is indefinite.
         products: number of products with A.
+        largest: the largest absolute Ritz value, a lower bound of the spectral norm of A; nan: none was computed.
     """
 
     x: Tensor
@@ -36,6 +37,7 @@ class Solution:
     iterations: int
     curvature: float
     products: int = 0
+    largest: float = math.nan
 
 
 def dot(a: Tensor, b: Tensor) -> float:
@@ -133,7 +135,8 @@ def minres(a: Operator, b: Tensor, *, max_iter: int, tol: float = 0.0, x0: Tenso
         if beta_next <= 1e-15 * norm_a:
             break
         v_old, v, beta = v, av / beta_next, beta_next
-    return Solution(x, _relative(b - a(x), b), len(diagonal), _smallest_ritz(diagonal, beside), products + 1)
+    smallest, largest = _ritz(diagonal, beside)
+    return Solution(x, _relative(b - a(x), b), len(diagonal), smallest, products + 1, largest)
 
 
 def neumann(a: Operator, b: Tensor, *, terms: int, step: float, x0: Tensor | None = None) -> Solution:
@@ -211,13 +214,14 @@ def _start(a: Operator, b: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor, i
     return x0.clone(), r, 1
 
 
-def _smallest_ritz(diagonal: list[float], beside: list[float]) -> float:
-    """The smallest eigenvalue of the tridiagonal matrix of a Lanczos process."""
+def _ritz(diagonal: list[float], beside: list[float]) -> tuple[float, float]:
+    """The smallest and the largest absolute eigenvalue of the tridiagonal matrix of a Lanczos process."""
     if not diagonal:
-        return math.nan
+        return math.nan, math.nan
     off = torch.tensor(beside[:-1], dtype=torch.float64)
     matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
-    return float(torch.linalg.eigvalsh(matrix)[0])
+    values = torch.linalg.eigvalsh(matrix)
+    return float(values[0]), float(values.abs().max())
 
 
 def _relative(residual: Tensor, b: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,28 @@ from mmzoo.errors import BadValue
 
 
 # ---------------------------------------------------------------------- when the result is no good
+def test_a_second_solve_with_more_damping_follows_one_that_is_not_usable() -> None:
+    problem = two_branches(0)
+    first = Solver("hessian", damping=0.0, iterations=3, max_residual=0.3, scope="all")
+    assert not problem.solve(0.4, first).usable
+    found = problem.solve(0.4, replace(first, fallback=2.0))
+    # the largest Ritz value of the first solve stands in for the largest eigenvalue
+    exact = float(torch.linalg.eigvalsh(problem.dense(Mixing.of(0.4), "hessian")).abs().max())
+    assert found.usable and 0.5 * exact < found.lambda_max <= exact * (1 + 1e-9)
+    assert found.damping == pytest.approx(2.0 * found.lambda_max)
+    alone = problem.solve(0.4, replace(first, damping=found.damping, relative=False))
+    assert found.value == pytest.approx(alone.value, rel=1e-9)
+    assert found.products == 2 * alone.products == 8
+
+
+def test_there_is_no_second_solve_where_the_first_is_usable_or_has_more_damping() -> None:
+    problem = two_branches(0)
+    usable = Solver("hessian", damping=2.0, iterations=30)
+    assert problem.solve(0.4, replace(usable, fallback=9.0)).value == problem.solve(0.4, usable).value
+    assert Solver(damping=0.5, fallback=0.1).dampings == (0.5,) and Solver(damping=0.5).dampings == (0.5,)
+    assert Solver(damping=0.1, fallback=0.5).dampings == (0.1, 0.5)
+
+
 def test_negative_curvature_at_the_first_step_is_told() -> None:
     a = -spd(0, 4)
     found = hypergradient(normal(1, 4), normal(2, 4), lambda v: a @ v, solve=partial(conjugate_gradients, max_iter=9))
@@ -84,6 +107,8 @@ def test_no_curvature_at_all_is_not_usable() -> None:
         {"method": "lu"},
         {"damping": -1.0},
         {"damping": math.nan},
+        {"fallback": -0.1},
+        {"fallback": math.inf},
         {"iterations": 0},
         {"power_iterations": (0, 2)},
         {"tol": -1.0},

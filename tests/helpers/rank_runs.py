@@ -55,7 +55,7 @@ STRATEGIES: dict[str, Any] = {
 STRATEGIES |= {
     f"learned_{name}": lambda given=given: DynamicGap(schedule="learned", upper_batches=2, **given)
     for name, given in {
-        "gauss_newton": {},
+        "gauss_newton": {"solver": "gauss_newton", "iterations": 10},
         "last": {"scope": "last", "batches": 2},
         "class": {"matching": "class", "unimodal": 1.0},
         "hessian": {"solver": "hessian", "damping": 1.0, "iterations": 30},

@@ -50,9 +50,10 @@ class UpperSettings:
 class SolveSettings:
     """How equation 3 is solved; see `implicit.Implicit`. Solver "tangent" is `forward.Forward`."""
 
-    solver: Solve = "gauss_newton"
-    damping: float = 0.01
-    iterations: int = 10
+    solver: Solve = "hessian"
+    damping: float = 0.0
+    fallback: float | None = 0.03
+    iterations: int = 20
     scope: str = "all"
     batches: int = 1
     items: int | None = None
