@@ -222,9 +222,7 @@ def test_warnings_of_a_run_reach_its_row_and_the_table(tmp_path: Path, mmzoo: Co
         "--set",
         "dynamic_gap_lb.iterations=1",
         "--set",
-        "dynamic_gap_lb.damping=0",
-        "--set",
-        "dynamic_gap_lb.solver=hessian",
+        "dynamic_gap_lb.fallback=null",
     )
     (row,) = rows_of(tmp_path).values()
     assert row["warnings"]["the solve for alpha did not converge: alpha is unchanged"] == 1
