@@ -18,22 +18,37 @@ LARGEST = 1 << 28
 _BLOCK = 1 << 16
 
 
+def opened(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file, as `os.open` gives it. A pipe, a device, a folder or a dangling link is refused without
+    waiting for it.
+
+    Raises:
+        OSError: It is not there, no regular file, or cannot be opened.
+    """
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o644)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
 def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
     """Read a regular file whole. A pipe, a device, a folder or a dangling link is refused without waiting for it.
 
     Raises:
         OSError: It is not there, no regular file, larger than `limit` bytes, or cannot be read.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(file.fileno())
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        if found.st_size > limit:
+    with os.fdopen(opened(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
-        return file.read(min(limit, max(found.st_size, _BLOCK)) + 1)
+        return file.read(min(limit, max(size, _BLOCK)) + 1)
 
 
 def append_text(path: Path, text: str) -> None:
@@ -42,10 +57,8 @@ def append_text(path: Path, text: str) -> None:
     Raises:
         OSError: It is no regular file, or cannot be written.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
-    with os.fdopen(os.open(path, flags, 0o644), "a", encoding="utf-8", errors="backslashreplace") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    handle = opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
 
 

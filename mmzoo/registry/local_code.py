@@ -24,6 +24,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from mmzoo.errors import HERE, BadValue
+from mmzoo.io.files import read_bytes
 
 _INSTALLED = {"site-packages", "dist-packages"}
 _STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
@@ -93,7 +94,7 @@ def read(file: str) -> LocalCode:
         return _FROZEN[file]
     path = Path(file).resolve()
     try:
-        root = Source(path, path.read_bytes())
+        root = Source(path, read_bytes(path))
     except OSError as error:
         raise BadValue(f"cannot read {file}: {error.strerror or error}. Write PATH/FILE.py:CLASS.") from None
     code = LocalCode(root, _imported(root))
@@ -141,7 +142,7 @@ def _find(name: str, places: Sequence[Path]) -> Source | None:
         for path in (folder / last / "__init__.py", folder / f"{last}.py"):
             if path.is_file():
                 try:
-                    return Source(path, path.read_bytes())
+                    return Source(path, read_bytes(path))
                 except OSError as error:
                     raise BadValue(f"cannot read {path}: {error.strerror or error}.") from None
     return None

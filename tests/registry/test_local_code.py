@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from helpers.watchdog import watchdog
 
 from mmzoo.errors import BadValue
 from mmzoo.registry import local_code, user_classes
@@ -115,6 +116,15 @@ def test_a_name_of_code_executes_nothing_where_no_class_is_meant() -> None:
     assert not Path("ran").exists()
     with pytest.raises(BadValue, match=r"cannot read gone\.py"):
         local_code.read("gone.py")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_or_a_device_is_no_file_of_code() -> None:
+    os.mkfifo("pipe.py")
+    Path("zero.py").symlink_to("/dev/zero")
+    for name in ("pipe.py", "zero.py"):
+        with watchdog(30), pytest.raises(BadValue, match=rf"cannot read {name}: not a regular file"):
+            local_code.read(name)
 
 
 def test_another_checkout_of_mmzoo_on_the_path_is_no_local_code(monkeypatch: pytest.MonkeyPatch) -> None:

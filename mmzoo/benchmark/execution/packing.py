@@ -21,7 +21,7 @@ from typing import Protocol
 from mmzoo.benchmark.planning.planned import Planned
 from mmzoo.benchmark.results.leases import Claimed, start_of
 from mmzoo.benchmark.results.store import ALONE, Store
-from mmzoo.io.files import write_bytes
+from mmzoo.io.files import opened, read_bytes, write_bytes
 
 #: beside what torch reserves: the context of a process, and how far another seed may go beyond the peak
 CONTEXT, BEYOND = 600 << 20, 1.1
@@ -161,14 +161,15 @@ class Card(Unshared):
         """Who sits on the card, without those that are gone; what is changed in it is written."""
         import fcntl
 
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            book = _Book.read(self._path)
-            before = book.as_dict()
-            yield book
-            if book.as_dict() != before:
-                write_bytes(self._path, json.dumps(book.as_dict()).encode(), sync=False)
+        with self._store.guard():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(opened(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT), "r+b") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                book = _Book.read(self._path)
+                before = book.as_dict()
+                yield book
+                if book.as_dict() != before:
+                    write_bytes(self._path, json.dumps(book.as_dict()).encode(), sync=False)
 
 
 @dataclass
@@ -182,7 +183,7 @@ class _Book:
     def read(cls, path: Path) -> _Book:
         """From its file; empty where that is not there or not one, which the first who finds nobody puts right."""
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(read_bytes(path))
             seats = {str(owner): Seat(s["need"], s["working"]) for owner, s in found["seats"].items()}
             book = cls(int(found["room"]), seats)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

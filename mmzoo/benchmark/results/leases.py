@@ -21,7 +21,6 @@ import math
 import os
 import platform
 import re
-import stat
 import subprocess
 import tempfile
 import threading
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.errors import MmzooError
-from mmzoo.io.files import remove_partial, write_bytes
+from mmzoo.io.files import opened, remove_partial, write_bytes
 
 #: seconds between two signs of life, and without one until an owner elsewhere counts as gone
 BEAT, STALE = 10.0, 120.0
@@ -285,12 +284,8 @@ def _latest(folder: Path, now: float | None = None) -> Held | None:
 
 def _read(path: Path) -> tuple[bytes, float]:
     """The content of a claim and the time at which it was written. Raises OSError for what is no regular file."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return file.read(65536), found.st_mtime
+    with os.fdopen(opened(path), "rb") as file:
+        return file.read(65536), os.fstat(file.fileno()).st_mtime
 
 
 def _held(number: int, text: bytes, age: float) -> Held:

@@ -194,7 +194,8 @@ class Store:
             yield
         except OSError as error:
             self.check_there()
-            place = self.root if error.filename is None else Path(error.filename).parent
+            path = self.root if error.filename is None else Path(error.filename)
+            place = path if error.filename is None or (path.exists() and not path.is_file()) else path.parent
             raise MmzooError(
                 f"cannot write to {place}: {error.strerror or error}. All finished rows are kept; when the "
                 "folder can be written to again, the same command does the rest."

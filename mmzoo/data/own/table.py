@@ -12,6 +12,7 @@ from mmzoo.data.own import cells
 from mmzoo.data.own.reading import Row, Rows
 from mmzoo.data.sources.source import Fault, Faulty, File, Item, Media, Values
 from mmzoo.errors import BadValue, near_miss, short
+from mmzoo.io.regular import kind_fault
 
 #: what may stand in the column of the split -> side
 SIDES = {
@@ -191,7 +192,9 @@ def first_width(rows: Rows, column: str, root: Path) -> int:
             return len(found.values)
         if isinstance(found, File):
             try:
-                if size := int(np.load(found.path, mmap_mode="r", allow_pickle=False).size):
+                if kind_fault(found.path) is None and (
+                    size := int(np.load(found.path, mmap_mode="r", allow_pickle=False).size)
+                ):
                     return size
             except (OSError, ValueError, EOFError, SyntaxError, TypeError, AttributeError):
                 pass

@@ -20,6 +20,7 @@ from mmzoo.data.store.classes import Counts
 from mmzoo.data.store.home import MARKER, is_mini
 from mmzoo.data.store.meta import FORMAT, content_hash
 from mmzoo.data.store.store import sha256_of
+from mmzoo.io.files import read_bytes
 
 #: libraries whose version may change what is decoded
 LIBRARIES = ("numpy", "av", "soundfile", "Pillow", "librosa", "tokenizers", "transformers", "opencv-python-headless")
@@ -102,6 +103,6 @@ def _described(f: Field) -> dict[str, Any]:
 
 def _marker(root: Path) -> Any:
     try:
-        return json.loads((root / MARKER).read_text(encoding="utf-8"))
+        return json.loads(read_bytes(root / MARKER))
     except (OSError, ValueError, RecursionError):
         return None

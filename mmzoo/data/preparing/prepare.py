@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ from mmzoo.data.store.locking import locked
 from mmzoo.data.store.meta import FORMAT
 from mmzoo.data.store.store import INDEX, META, PREPARED, PRESENT, DataStore, Row, array_name, index_bytes
 from mmzoo.errors import BadValue, MmzooError, unknown
-from mmzoo.io.files import sync_folder, write_bytes, write_json
+from mmzoo.io.files import read_bytes, sync_folder, write_bytes, write_json
 
 PLAN = "plan.json"
 #: a chunk has at most so many items and about so many bytes
@@ -196,8 +197,9 @@ class _Work:
     def _begin(self, plan: Mapping[str, Any]) -> None:
         """Make the folder of the unfinished store; one that was to become something else is removed."""
         try:
-            there = json.loads((self.part / PLAN).read_text(encoding="utf-8"))
+            there = json.loads(read_bytes(self.part / PLAN))
             same = there.pop("blanked", None) in (None, self.judge.blanked()) and there == plan
+            same &= all(stat.S_ISREG(p.lstat().st_mode) for p in self.part.iterdir())  # links and pipes are not ours
         except (OSError, ValueError, AttributeError, RecursionError):
             same = False
         if not same:

@@ -11,6 +11,7 @@ from mmzoo.data.sources.faults import DEFAULTS
 from mmzoo.data.sources.source import Fault
 from mmzoo.data.store.store import PREPARED, DataStore
 from mmzoo.errors import CorruptFile
+from mmzoo.io.files import read_bytes
 
 
 def reusable(
@@ -32,7 +33,7 @@ def reusable(
     """
     try:
         store = DataStore(target)
-        noted = json.loads((target / PREPARED).read_text(encoding="utf-8"))
+        noted = json.loads(read_bytes(target / PREPARED))
         same = noted.get("fingerprint") == fingerprint
         before = {**DEFAULTS, **noted.get("policy", {})}  # made before a kind of fault was known: its default
         agreed = before == dict(policy) or not (asked or (_unsettled(store, policy) and not settled))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from mmzoo.io.files import opened
 
 
 @contextlib.contextmanager
@@ -14,7 +17,7 @@ def locked(target: Path, say: Callable[[str], None]) -> Iterator[None]:
     Raises OSError where the folder takes no lock.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("a+b") as file:
+    with os.fdopen(opened(target.parent / f".{target.name}.lock", os.O_RDWR | os.O_CREAT), "r+b") as file:
         try:
             import fcntl
         except ImportError:  # no such locks on Windows: the rename still keeps a store whole

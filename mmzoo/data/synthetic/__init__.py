@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mmzoo.data.store.home import MARKER
 from mmzoo.data.store.locking import locked
 from mmzoo.errors import BadValue, undefined, unknown
-from mmzoo.io.files import write_json
+from mmzoo.io.files import read_bytes, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,6 +139,6 @@ def _marker(root: Path) -> Any:
     import json
 
     try:
-        return json.loads((root / MARKER).read_text(encoding="utf-8"))
+        return json.loads(read_bytes(root / MARKER))
     except (OSError, ValueError, RecursionError):
         return None

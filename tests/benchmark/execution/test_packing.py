@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.watchdog import watchdog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from mmzoo.benchmark.results.store import ALONE, Store
 from mmzoo.benchmark.scheduling import worker_loop as work_module
 from mmzoo.benchmark.scheduling.worker_loop import Order, work
 from mmzoo.core.model import MultimodalModel
+from mmzoo.errors import MmzooError
 from mmzoo.registry import Catalogue
 
 BYTES = st.integers(0, 100)
@@ -165,6 +167,24 @@ def test_who_is_gone_counts_no_more_and_who_idles_counts_what_it_holds(
         pass
     path.write_text("[torn")
     with mine.seat(runs[0]):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_place_of_a_card_s_files_holds_nobody_up(tmp_path: Path, runs: tuple[Planned, ...]) -> None:
+    (mine,) = cards(Store(tmp_path), 2 << 30)
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    os.mkfifo(memory / "card.Made GPU-1.json")
+    with watchdog(30), mine.seat(runs[0]):
+        pass
+    (memory / "card.Made GPU-1.lock").unlink()
+    os.mkfifo(memory / "card.Made GPU-1.lock")
+    with (
+        watchdog(30),
+        pytest.raises(MmzooError, match=r"card\.Made GPU-1\.lock: not a regular file"),
+        mine.seat(runs[0]),
+    ):
         pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.watchdog import watchdog
 from PIL import Image as pil
 
 from mmzoo.data.own.guessing import guessed
@@ -91,3 +93,16 @@ def test_a_label_that_cannot_be_one_is_not_asked_for_again(cells: list[str], sai
     with pytest.raises(BadValue, match=said) as told:
         guessed(tmp_path / "t.csv")
     assert "Call it label" not in str(told.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_place_of_an_array_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0.npy")
+    for i in range(1, 30):
+        np.save(tmp_path / f"{i}.npy", np.arange(3.0))
+    lines = [f"p{i},{i}.npy,{'ab'[i % 2]}" for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,features,label", *lines]) + "\n")
+    (tmp_path / "t.yaml").write_text("name: t\ntable: t.csv\nmodalities:\n  features: vector\n")
+    with watchdog(30):
+        assert "features" in guessed(tmp_path / "t.csv")
+        read_manifest(tmp_path / "t.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 import torch
 from helpers.small_dataset import make_toy
 from helpers.stores import made, prepare_in_a_process
+from helpers.watchdog import watchdog
 
 from mmzoo.data.loading.prepared import open_module
 from mmzoo.data.preparing import prepare as prepare_module
 from mmzoo.data.preparing.prepare import Progress
+from mmzoo.data.store.home import MARKER
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +139,30 @@ def test_what_was_decoded_is_not_decoded_again(tmp_path: Path, monkeypatch: pyte
     counted = []
     made(root, progress=Progress(step=lambda stage, done, total: counted.append(done) if stage == "decode" else None))
     assert counted[0] == 28 and counted[-1] == 60 and len(counted) == 33
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["plan.json", "journal.jsonl", "a.npy"])
+def test_a_pipe_in_an_unfinished_store_holds_nobody_up(tmp_path: Path, home: Path, name: str) -> None:
+    root = make_toy(tmp_path / "toy")
+    with pytest.raises(Killed):
+        made(root, progress=kill_after(31))
+    (part,) = home.glob("stores/toy/*.part")
+    (part / name).unlink()
+    os.mkfifo(part / name)
+    with watchdog(30):
+        assert len(made(root).store) == 60
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_the_place_of_what_is_noted_of_a_store_holds_nobody_up(tmp_path: Path) -> None:
+    root = make_toy(tmp_path / "toy")
+    noted = made(root).store.folder / "prepared.json"
+    noted.unlink()
+    os.mkfifo(noted)
+    os.mkfifo(root / MARKER)
+    with watchdog(30):
+        assert len(made(root).store) == 60
 
 
 def test_two_prepares_at_once_make_one_store(tmp_path: Path, home: Path) -> None:
