@@ -185,11 +185,11 @@ def run_checks(
 
 
 def _reasons(kind: Kind, case: Any, expected: Mapping[str, str], only: Collection[str]) -> list[CheckResult]:
-    """The failure of the first check that was not asked for: where a part raises, it knows the line and the cure."""
+    """The failure of the first check that was not asked for: where a part raises, it may know the cure."""
     for name, check in CHECKS[kind].items():
         if name in FIRST and name not in only and name not in expected:
             result = run_check(name, check, case)
-            if result.status == "failed":
+            if result.status == "failed" and CRASHED not in result.reason:
                 return [result]
     return []
 
