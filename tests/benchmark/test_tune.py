@@ -213,14 +213,14 @@ def test_every_method_gets_the_same_trials_and_the_same_first_rates(
     catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "score_trial", fake)
-    plan = make_plan(BenchSpec("umt", ("ogm",), seeds=(0, 1_000_000), epochs=1), catalogue)
+    plan = make_plan(BenchSpec("umt", ("ogm[alpha=0.3]",), seeds=(0, 1_000_000), epochs=1), catalogue)
     store = Store(tmp_path)
     tuned = tuned_plan(plan, catalogue, store, 4)
     of = {p.spec.config_id: p for p in tuned.runs if p.spec.tuning}
     records = {p.label: store.tuning(p.spec.tuning["study"]) for p in of.values() if p.spec.tuning}
     assert set(records) == {
         "umt (tuned)",
-        "ogm (tuned)",
+        "ogm[alpha=0.3] (tuned)",
         "concat (tuned)",
         "joint_unimodal (tuned)",
         "unimodal (tuned): fou",
