@@ -213,14 +213,14 @@ def test_every_method_gets_the_same_trials_and_the_same_first_rates(
     catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "score_trial", fake)
-    plan = make_plan(BenchSpec("umt", ("ogm[alpha=0.3]",), seeds=(0, 1_000_000), epochs=1), catalogue)
+    plan = make_plan(BenchSpec("umt", ("ogm",), seeds=(0, 1_000_000), epochs=1), catalogue)
     store = Store(tmp_path)
     tuned = tuned_plan(plan, catalogue, store, 4)
     of = {p.spec.config_id: p for p in tuned.runs if p.spec.tuning}
     records = {p.label: store.tuning(p.spec.tuning["study"]) for p in of.values() if p.spec.tuning}
     assert set(records) == {
         "umt (tuned)",
-        "ogm[alpha=0.3] (tuned)",
+        "ogm (tuned)",
         "concat (tuned)",
         "joint_unimodal (tuned)",
         "unimodal (tuned): fou",
@@ -234,6 +234,15 @@ def test_every_method_gets_the_same_trials_and_the_same_first_rates(
         assert all(t.spec.training == planned.spec.training and t in tuned.runs for t in planned.teachers)
     assert not {p.spec.run_id for p in plan.runs} & {p.spec.run_id for p in tuned.runs if p.spec.tuning}
     assert "tuning" not in plan.runs[0].spec.as_dict()
+
+
+def test_a_method_that_is_called_by_its_settings_is_called_tuned(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "score_trial", fake)
+    plan = make_plan(BenchSpec("etmc", (), seeds=(0,), epochs=1), catalogue)
+    labels = {p.label for p in tuned_plan(plan, catalogue, Store(tmp_path), 2).runs if p.spec.floor is None}
+    assert "concat@evidential[head.pseudo=true] (tuned)" in labels and all(" (tuned)" in name for name in labels)
 
 
 def test_a_trial_has_no_test_items_and_a_hopeless_one_scores_zero(plan: MakePlan, catalogue: Catalogue) -> None:
