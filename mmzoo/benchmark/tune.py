@@ -103,8 +103,9 @@ def tuned_plan(
         spec = replace(with_values(planned.spec, values), tuning={"trials": trials, "seed": seed, "study": name})
         shared = {k: v for k, v in values.items() if k.partition(".")[0] == "train"}
         teachers = tuple(replace(t, spec=with_values(t.spec, shared), role="teacher") for t in planned.teachers)
-        names = {"method": f"{planned.method} (tuned)", "title": f"{planned.title} (tuned)" if planned.title else ""}
-        for run in (*teachers, replace(planned, spec=spec, teachers=teachers, **names)):
+        title = f"{planned.title} (tuned)" if planned.title else ""
+        method = f"{planned.method} (tuned)"
+        for run in (*teachers, replace(planned, spec=spec, method=method, title=title, teachers=teachers)):
             runs.setdefault(run.spec.run_id, run)
     forget_data(device)
     refused = tuple(replace(r, method=f"{r.method} (tuned)") for r in plan.refused)

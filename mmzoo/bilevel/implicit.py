@@ -166,7 +166,7 @@ def _solved(
         found = hypergradient(gradient, mixed, torch.zeros_like, solve=lambda a, b: Solution(b, 0.0, 0, math.nan))
         return replace(found, warm=None, backwards=pieces[0] + 2 * pieces[1])
     x0, start, turns = _starts(gradient, solver, warm, generator)
-    size, vector, spent, found = math.nan, None, 0, None
+    size, vector, spent = math.nan, None, 0
     for share in solver.dampings:
         if not math.isfinite(size) and ((solver.relative and share > 0) or solver.how == "neumann"):
             size, vector = power_iteration(product, start, iterations=turns)
@@ -177,7 +177,6 @@ def _solved(
         size = size if math.isfinite(size) else found.solution.largest
         if found.usable:
             break
-    assert found is not None
     return replace(
         found,
         lambda_max=size,
