@@ -99,7 +99,8 @@ class Store:
         planned = {**planned, **{k: planned[k] or before.get(k, False) for k in ("keep", "peers")}}
         if planned != before:
             with self.guard():
-                write_sealed(self.folder(run_id) / "planned.json", planned)
+                # a bench writes it anew where a power cut took it; to wait for the disk takes minutes for 20,000 runs
+                write_sealed(self.folder(run_id) / "planned.json", planned, sync=False)
 
     def planned(self, run_id: str) -> dict[str, Any]:
         """What `note_planned` kept. Raises CorruptFile unless it is there and is of this very run."""

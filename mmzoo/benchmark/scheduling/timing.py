@@ -35,7 +35,7 @@ def recorded(missing: Sequence[Planned], store: Store) -> dict[str, float]:
     same = {(*key, label): median(each) for key, by_label in times.items() for label, each in by_label.items()}
     found: dict[str, float] = {}
     for planned in missing:
-        key = (planned.dataset, _text(planned.spec.as_dict()["training"]))
+        key = (planned.dataset, _text(planned.spec.training.as_dict()))
         if key in like:
             seconds = same.get((*key, planned.label), like[key])
             found[planned.dataset] = found.get(planned.dataset, 0.0) + seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,15 @@ def test_a_plan_that_was_tampered_with_is_not_run(tmp_path: Path, plan: MakePlan
         planned_runs(store, [run_id])
     store.note_planned(run_id, planned.as_dict())  # the next bench writes it anew
     assert planned_runs(store, [run_id])[0].spec == RunSpec.from_dict(planned.spec.as_dict())
+
+
+def test_a_bench_does_not_wait_for_the_disk_before_it_trains(
+    tmp_path: Path, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    order = Order.of(plan("concat", seeds=(0, 1, 2)).runs, Store(tmp_path), device="cpu", checkpoint_every=5.0)
+    assert len(order.runs) == 3 and not waits
 
 
 def test_the_text_of_a_method_is_parsed_once(monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> None:
