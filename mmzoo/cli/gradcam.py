@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_bytes(out, figure_png([maps]))
     except OSError as error:
         raise BadValue(f"the picture cannot be written to {out}: {error}. Name another file with -o.") from None
-    print(f"wrote {out}: {maps.label}, test items {', '.join(map(str, items))}")
+    print(f"wrote {out}: {maps.label}, test samples {', '.join(map(str, items))}")
     return 0
 
 

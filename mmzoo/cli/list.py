@@ -6,6 +6,7 @@ import argparse
 import json
 
 from mmzoo.errors import BadValue, unknown
+from mmzoo.io.streams import wrapped
 from mmzoo.registry import KINDS, SINGULAR, Catalogue, Entry
 
 GROUPINGS = ("year", "family", "cost")
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         for e in entries:
             marks = "" if e.status == "stable" else f" [{e.status}]"
             marks += "" if e.package == "mmzoo" else f" ({e.package})"
-            print(f"  {known.name_of(e):{width}}  {e.summary}{marks}")
+            print(wrapped(f"  {known.name_of(e):{width}}  {e.summary}{marks}", width + 4))
         print()
     print("More about one of them: mmzoo show NAME")
     return 0

@@ -1,12 +1,28 @@
-"""The standard streams of a command, also where they are closed, full, or read by nobody any more."""
+"""The standard streams of a command: how wide they are, and what to do where they are closed, full, or read by nobody any more."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
+
+
+def wrapped(line: str, indent: int | None = None) -> str:
+    """A line at the width of the terminal; as it is where there is no terminal, so that one line stays one entry.
+
+    Args:
+        line: What is printed.
+        indent: Columns before what goes on; None for two more than the line's own.
+    """
+    if not sys.stdout.isatty():
+        return line
+    own = len(line) - len(line.lstrip()) + 2 if indent is None else indent
+    width = max(40, own + 20, shutil.get_terminal_size().columns)
+    return textwrap.fill(line, width, subsequent_indent=" " * own, break_long_words=False, break_on_hyphens=False)
 
 
 def open_missing() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmzoo.benchmark.results.store import Store
-from mmzoo.cli.bench.plan import wrapped
+from mmzoo.io.streams import wrapped
 
 Command = Callable[..., Any]
 QUICK = ("bench", "--method", "ogm", "--seeds", 2, "--epochs", 1, "--no-references", "--device", "cpu")

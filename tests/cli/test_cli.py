@@ -39,6 +39,18 @@ def test_list_takes_a_kind_in_either_number(mmzoo: Command, kind: str) -> None:
     assert mmzoo("list", kind).out.splitlines()[0] in ("heads:", "datasets:")
 
 
+def test_a_list_fits_the_terminal_and_is_one_line_an_entry_elsewhere(
+    mmzoo: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = [line for line in mmzoo("list").out.splitlines() if line.startswith("  ")]
+    assert len(piped) == sum(map(len, json.loads(mmzoo("list", "--json").out).values()))
+    assert max(map(len, piped)) > 90
+    monkeypatch.setattr("mmzoo.io.streams.sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "90")
+    lines = [line for line in mmzoo("list").out.splitlines() if line.startswith("  ")]
+    assert max(map(len, lines)) <= 90 and " ".join(lines).split() == " ".join(piped).split()
+
+
 def test_show_tells_all_of_a_name(mmzoo: Command) -> None:
     shown = mmzoo("show", "dynamic_gap_lb").out
     for part in (

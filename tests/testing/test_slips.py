@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,17 @@ from mmzoo.testing import check_strategy
 from mmzoo.testing.harness import forked
 from mmzoo.testing.harness.report import FIRST, Report, run_checks
 from mmzoo.testing.targets import find
+
+KEEPS_A_GRAPH = """
+    ema = 1.0
+
+    def losses(self, step, out, terms):
+        self.spread = step.mean(step.kept(out.logits).square().sum(-1))
+        return {**terms, "mine/spread": self.ema * self.spread}
+
+    def updated(self, step, out, terms):
+        self.ema = 0.9 * self.ema + 0.1 * self.spread
+"""
 
 
 def _written(folder: Path, body: str) -> Path:
@@ -44,6 +56,20 @@ def test_what_is_done_right_passes() -> None:
     names = {check for check, *_ in SLIPS.values()}
     for cls in (OGM, JointUnimodal, MSLR):
         assert check_strategy(cls, only=names - {"check_processes"}, raise_failures=False).ok
+
+
+def test_where_the_training_of_a_check_raises_the_reason_is_told_too(tmp_path: Path) -> None:
+    """One check alone, on a class that no training survives, leads to the line and the cure; torch warns of nothing."""
+    file = _written(tmp_path, KEEPS_A_GRAPH)
+    cls = user_classes.load(str(file), "Mine")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for name in ("check_memory", "check_terms"):
+            report = check_strategy(cls, only=[name], raise_failures=False)
+            assert [r.name for r in report] == [name, "check_steps"] and len(report.failed) == 2
+            assert "self.ema still has the graph" in report[1].reason and "(mine.py:" in report[1].reason
+            assert "keep self.ema = (...).detach()" in report[1].reason.partition("to do: ")[2]
+    assert not warned
 
 
 def test_where_no_step_can_be_taken_nothing_else_is_tried() -> None:

@@ -59,7 +59,7 @@ def heat_document(catalogue: Catalogue, budget: Budget) -> Document:
     png = figure_png(maps)
     write_bytes(paper_folder(budget.out) / "fig4.png", png)
     names = ", ".join(map(str, items))
-    svg = _as_svg(png, f"Grad-CAM of the {MODALITY} branch, test items {names}")
+    svg = _as_svg(png, f"Grad-CAM of the {MODALITY} branch, test samples {names}")
     notes = [
         f"Test samples {names}, drawn by seed 0 before training; rows: methods and epochs, columns: samples. The class "
         "explained is the true one, by the fused logits.",

@@ -18,10 +18,11 @@ from mmzoo.benchmark.planning.planned import to_do
 from mmzoo.benchmark.results.store import Store
 from mmzoo.cli.bench.listeners import Lines, Silent, Text, emit_end, emit_plan, tuning_line
 from mmzoo.cli.bench.options import add_spec_options, spec_of
-from mmzoo.cli.bench.plan import count, plan_lines, time_lines, wrapped
+from mmzoo.cli.bench.plan import count, encoder_sizes_of, plan_lines, time_lines
 from mmzoo.config.grammar import parse_setting
 from mmzoo.config.spec import SELECTIONS, STRESSES, BenchSpec
 from mmzoo.errors import BadValue
+from mmzoo.io.streams import wrapped
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -169,7 +170,7 @@ def _workers(arguments: argparse.Namespace) -> int | None:
 
 
 def _print_plan(spec: BenchSpec, store: Store, execution: Execution, *, as_json: bool) -> int:
-    """Print what the benchmark would do. Imports no torch."""
+    """Print what the benchmark would do. Imports torch only to count the parameters of encoders of a user's own data."""
     plan, unmade = dry_plan(spec, execution)
     missing = to_do(plan, store)
     if as_json:
@@ -177,7 +178,7 @@ def _print_plan(spec: BenchSpec, store: Store, execution: Execution, *, as_json:
         return 0
     if spec.tune is not None:
         print(tuning_line(plan, spec.tune))
-    lines = list(plan_lines(plan, len(missing), store))
+    lines = list(plan_lines(plan, len(missing), store, encoder_sizes_of(plan)))
     if unmade:
         lines.append(f"  prepared or re-checked first: {', '.join(unmade)}")
     print("\n".join(map(wrapped, [*lines, *time_lines(missing, store, None)[1]])))

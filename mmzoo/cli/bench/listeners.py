@@ -17,9 +17,10 @@ from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.scheduling.progress import display
 from mmzoo.benchmark.scheduling.timing import told
 from mmzoo.benchmark.scheduling.worker_loop import Progress
-from mmzoo.cli.bench.plan import count, encoder_sizes_of, plan_lines, time_lines, wrapped
+from mmzoo.cli.bench.plan import count, encoder_sizes_of, plan_lines, time_lines
 from mmzoo.cli.data.stores import Bar, tell
 from mmzoo.errors import BadValue
+from mmzoo.io.streams import wrapped
 
 if TYPE_CHECKING:
     from mmzoo.data.preparing.prepare import Prepared

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mmzoo.benchmark.planning.choices import choice_lines
@@ -65,25 +62,21 @@ def plan_lines(plan: Plan, missing: int, store: Store, sizes: Sizes = lambda run
 
 
 def encoder_sizes_of(plan: Plan) -> Sizes:
-    """Gives the number of parameters of the encoders of a user's own data, and nothing for other data sets."""
+    """Gives the number of parameters of the encoders of a user's own data, prepared or not, and nothing for other data sets,
+    which takes no torch."""
 
     def sizes(runs: Sequence[Planned]) -> Mapping[str, int]:
-        from mmzoo.benchmark.execution.building import encoder_sizes
-
-        if "why" not in plan.entries[runs[0].dataset].extra:
+        entry = plan.entries[runs[0].dataset]
+        if "why" not in entry.extra:
             return {}
-        return encoder_sizes(plan, max(runs, key=lambda p: len(p.spec.encoders)), catalogue())
+        from mmzoo.benchmark.execution.building import encoder_sizes
+        from mmzoo.data.preparing.check import promised_vocabularies
+
+        whole = max(runs, key=lambda p: len(p.spec.encoders))
+        words = {} if "store" in whole.spec.data_params else promised_vocabularies(entry.load())
+        return encoder_sizes(plan, whole, catalogue(), words)
 
     return sizes
-
-
-def wrapped(line: str) -> str:
-    """A line of a plan at the width of the terminal, what goes on indented; as it is where there is no terminal."""
-    if not sys.stdout.isatty():
-        return line
-    own = len(line) - len(line.lstrip())
-    width = max(40, shutil.get_terminal_size().columns)
-    return textwrap.fill(line, width, subsequent_indent=" " * (own + 2), break_long_words=False, break_on_hyphens=False)
 
 
 def time_lines(missing: Sequence[Planned], store: Store, device: str | None) -> tuple[float, list[str]]:

@@ -46,7 +46,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     classes, odd = class_lines(listed, recipes[recipe or next(iter(recipes))])
     kinds = source.doubts(listed.items)
     print(
-        f"{source.name}: {len(listed.items):,} items, {len(listed.classes)} classes, "
+        f"{source.name}: {len(listed.items):,} samples, {len(listed.classes)} classes, "
         f"splits {', '.join(listed.split_sources)}. {_verdict(faults, odd, kinds)}"
     )
     for line in (classes, *odd, *kinds):
@@ -120,7 +120,7 @@ def _check_stores(name: str) -> int:
 
                 store.verify(on_bytes)
                 _ = store.index
-            print(f"{folder}: as it was written, {len(store):,} items")
+            print(f"{folder}: as it was written, {len(store):,} samples")
         except CorruptFile as error:
             bad += 1
             print(str(error))

@@ -40,7 +40,7 @@ def run_mini(arguments: argparse.Namespace) -> int:
         )
     items = ", ".join(f"{n:,} {part}" for part, n in made["items"].items())
     step = f" --root {root}" if arguments.root is not None else ""
-    print(f"{source.name} (mini): {items} items, generated in {root}")
+    print(f"{source.name} (mini): {items} samples, generated in {root}")
     print(f"  Bayes accuracy: {', '.join(f'{m} {100 * p:.1f} %' for m, p in made['bayes'].items())}")
     print(f"Next: mmzoo data prepare {source.name}{step}")
     return 0

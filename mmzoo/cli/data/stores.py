@@ -36,7 +36,7 @@ class Bar:
             from tqdm import tqdm
 
             self._close()
-            units: dict[str, Any] = {"unit": "B", "unit_scale": True} if stage == "hash" else {"unit": " items"}
+            units: dict[str, Any] = {"unit": "B", "unit_scale": True} if stage == "hash" else {"unit": " samples"}
             self._bar, self._stage = tqdm(total=total, desc=stage, dynamic_ncols=True, leave=False, **units), stage
         self._bar.update(done - self._bar.n)
 
@@ -53,7 +53,7 @@ def tell(done: Prepared) -> None:
     store = done.store
     marked = f" {store.mark}" if store.mini else ""
     print(
-        f"{store.name}{marked}: {len(store):,} items, {', '.join(f'{m} {_form(store, m)}' for m in store.modalities)}, "
+        f"{store.name}{marked}: {len(store):,} samples, {', '.join(f'{m} {_form(store, m)}' for m in store.modalities)}, "
         f"{_size(store)}"
     )
     for split, body in store.meta["splits"].items():
@@ -79,9 +79,9 @@ def _of_classes(store: DataStore) -> list[str]:
 
 
 def store_line(store: DataStore) -> str:
-    """A store in a line: recipe, items, size, splits."""
+    """A store in a line: recipe, samples, size, splits."""
     marked = f" {store.mark}" if store.mini else ""
-    return f"{store.meta['recipe']['name']}{marked}, {len(store):,} items, {_size(store)}, splits {', '.join(store.meta['splits'])}"
+    return f"{store.meta['recipe']['name']}{marked}, {len(store):,} samples, {_size(store)}, splits {', '.join(store.meta['splits'])}"
 
 
 def lacking_splits(store: DataStore) -> list[str]:

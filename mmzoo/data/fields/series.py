@@ -92,7 +92,7 @@ class Series(Field):
         import numpy as np
 
         if self.standardise and not self.mean:
-            raise BadValue("a Series with means must be fitted on the training items before it reads.")
+            raise BadValue("a Series with means must be fitted on the training samples before it reads.")
         x = self._raw(media)[:, : self.length]
         if self.standardise:
             x = (x - np.array(self.mean)[:, None]) / np.array(self.deviation)[:, None]

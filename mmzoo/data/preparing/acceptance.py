@@ -74,7 +74,7 @@ class Judge:
             kinds = sorted({f.kind for f, _ in errors})
             n = len({i.id for i in items} | {f.item for f, _ in judged if f.item})
             raise BadValue(
-                f"{self.name}: {touched:,} of {n:,} items ({100 * touched / max(n, 1):.1f} %) cannot be used as they are:\n"
+                f"{self.name}: {touched:,} of {n:,} samples ({100 * touched / max(n, 1):.1f} %) cannot be used as they are:\n"
                 + "\n".join(f"  {line}" for line in summary(errors))
                 + f"\nAll of them: {self.report}\n"
                 + _advice(kinds)

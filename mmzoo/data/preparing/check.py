@@ -63,6 +63,18 @@ def vocabularies(listed: Listed, recipe: Recipe) -> dict[str, int]:
         return {}
 
 
+def promised_vocabularies(source: Source) -> dict[str, int]:
+    """The same of a source that knows where its files lie, whose annotations are read for it; nothing where they cannot be,
+    which preparing tells."""
+    recipe = next(iter(source.recipes().values()))
+    if source.root is None or not any(f.kind == "text" for f in recipe.fields.values()):
+        return {}
+    try:
+        return vocabularies(list_all(source, source.root, recipe, None), recipe)
+    except MmzooError:
+        return {}
+
+
 def _decoded(
     listed: Listed, items: Sequence[Item], recipe: Recipe, jobs: int | None, progress: Progress, patience: float
 ) -> list[Fault]:

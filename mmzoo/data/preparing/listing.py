@@ -84,7 +84,7 @@ def list_all(source: Source, root: Path, recipe: Recipe, splits_dir: Path | None
         own, own_faults = _unique(listing)
         differing = next((i for i in own.values() if not _same(items.get(i.id, i), i)), None)
         if list(listing.classes) != list(classes) or differing is not None:
-            about = f"the item {differing.id}" if differing is not None else "the classes"
+            about = f"the sample {differing.id}" if differing is not None else "the classes"
             unavailable[split] = f"it gives {about} otherwise than the split {next(iter(found))}"
             del found[split]
             continue

@@ -217,7 +217,7 @@ class _Work:
         free = shutil.disk_usage(self.target.parent).free
         if plan["rows"] * per_item > free:
             raise BadValue(
-                f"{self.source.name}: {plan['rows']:,} items of {per_item:,} bytes are {plan['rows'] * per_item / 1e9:.1f} "
+                f"{self.source.name}: {plan['rows']:,} samples of {per_item:,} bytes are {plan['rows'] * per_item / 1e9:.1f} "
                 f"GB, and the disk of {self.target.parent} has {free / 1e9:.1f} GB free. Store less (frames, size, length), "
                 "or set MMZOO_HOME to a folder on another disk."
             )

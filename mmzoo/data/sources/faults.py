@@ -35,7 +35,7 @@ def policy_of(texts: Iterable[str]) -> dict[str, str]:
         kinds = [kind] if equals else [k for k, usual in DEFAULTS.items() if usual == "error"]
         if action == "keep" and (bad := [k for k in kinds if k not in KEEPABLE]):
             raise BadValue(
-                f"--on-bad {piece}: nothing of a {bad[0]!r} item can be kept; keep is for "
+                f"--on-bad {piece}: nothing of a {bad[0]!r} sample can be kept; keep is for "
                 f"{', '.join(KEEPABLE)}. Choose drop, blank or absent."
             )
         policy |= dict.fromkeys(kinds, action)

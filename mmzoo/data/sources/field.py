@@ -90,7 +90,7 @@ def too_large(field: Field) -> str | None:
         if size > LARGEST_ITEM:
             counted = " x ".join(f"{n:,}" for n in form.shape)
             return (
-                f"one item would take {counted} x {sizes.get(form.dtype, 8)} bytes = {size / 2**30:.1f} GiB, and at most "
+                f"one sample would take {counted} x {sizes.get(form.dtype, 8)} bytes = {size / 2**30:.1f} GiB, and at most "
                 f"{LARGEST_ITEM >> 30} GiB is stored of one. Ask for fewer frames, a smaller size or a shorter length"
             )
     return None

@@ -15,7 +15,7 @@ from mmzoo.errors import undefined
 #: kind of a fault -> what it means; reports count by kind
 FAULTS = {
     "annotation": "a line of an annotation file that does not follow its form",
-    "collision": "two items with one id",
+    "collision": "two samples with one id",
     "duplicate": "media identical to those of another sample, byte for byte",
     "mislabelled": "a label that two places of the data set give differently",
     "missing": "a file that is not there",

@@ -143,7 +143,7 @@ def _survives(
 @contract("strategy")
 def check_batch_of_one(case: StrategyCase) -> None:
     """Batches of one item do not stop training, and leave everything finite."""
-    _survives(case, case.task(batch_size=1), "a batch of one item")
+    _survives(case, case.task(batch_size=1), "a batch of one sample")
 
 
 @contract("strategy")
@@ -152,7 +152,7 @@ def check_missing_classes(case: StrategyCase) -> None:
     task = case.task()
     target = task.target["train"]
     _survives(case, task.with_train(target=torch.ones_like(target)), "a data set of one class", **REGULARISED)
-    _survives(case, task.with_train(target=target.clamp_max(1)), "a class without items", **REGULARISED)
+    _survives(case, task.with_train(target=target.clamp_max(1)), "a class without samples", **REGULARISED)
 
 
 @contract("strategy")

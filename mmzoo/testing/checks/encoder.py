@@ -32,7 +32,7 @@ def check_encoder_shape(case: EncoderCase) -> None:
             ok = tuple(z.shape) == (n, encoder.out_dim) and z.dtype == dtype and not not_finite({"z": z})
             require(
                 ok,
-                f"{n} items give finite ({n}, {encoder.out_dim}) {dtype}",
+                f"{n} samples give finite ({n}, {encoder.out_dim}) {dtype}",
                 f"{tuple(z.shape)} {z.dtype}",
                 "set out_dim to the true width; keep one row per sample and the dtype; a batch of one must work in eval",
             )
@@ -232,7 +232,7 @@ def check_encoder_padding(case: EncoderCase) -> None:
         require(gap is None, claim, str(gap), "keep padding out of attention and out of the pooling")
     require(
         not not_finite({"z": empty}),
-        "an item without any token or step has finite features",
+        "a sample without any token or step has finite features",
         "some that are not",
         "attention and means over nothing need a rule: let it attend to its padding, and bound the divisor",
     )

@@ -157,7 +157,7 @@ def check_head_extremes(case: HeadCase) -> None:
         bad = not_finite({"logits": out.logits, **out.unimodal, **grads})
         require(
             not bad,
-            f"features of size {size:g} give finite values ({n} items, {classes} classes)",
+            f"features of size {size:g} give finite values ({n} samples, {classes} classes)",
             f"not finite: {', '.join(bad)}",
             "bound exponentials, add a floor to norms and to divisors",
         )

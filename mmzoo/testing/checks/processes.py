@@ -22,7 +22,7 @@ from mmzoo.testing.harness.together import in_turn
 APART = 1e-6
 CURE = (
     "reduce every score that steers training (run.reduce), take means over samples with step.mean and step.loss, gather where "
-    "items are compared (run.gather), and take gradients from run.backward or run.term_grads"
+    "samples are compared (run.gather), and take gradients from run.backward or run.term_grads"
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -44,8 +43,7 @@ def check_steps(case: StrategyCase) -> None:
     """It takes the steps of two epochs on complete samples, with the modalities of the data set whatever their names."""
     run = case.run(case.task(), case.new())
     try:
-        with warnings.catch_warnings(), remembering():
-            warnings.simplefilter("ignore")  # torch shows the lines too
+        with remembering():
             train(run, 2)
     except Exception as error:
         _explain(run, error)
@@ -70,7 +68,8 @@ def _explain(run: Run, error: Exception) -> None:
 def _check_no_graph(run: Run) -> None:
     for part in _parts(run.strategy):
         kept = [(name, t) for name, t in held(part, Tensor) if t.grad_fn is not None]
-        for name, t in kept:
+        # The oldest is what was kept; others may only pass from hook to hook within a step.
+        for name, t in sorted(kept, key=lambda found: found[1].grad_fn._sequence_nr()):  # type: ignore[union-attr]
             where = made_at(t.grad_fn, file_of(part))
             raise CheckFailed(
                 "what is kept from step to step holds no graph of an earlier step",

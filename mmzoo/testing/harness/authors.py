@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -77,8 +78,10 @@ def written_names(part: object, names: frozenset[str]) -> list[str]:
 
 @contextlib.contextmanager
 def remembering() -> Iterator[None]:
-    """Within the block each operation of a graph remembers the lines that led to it; see `made_at`."""
-    with torch.autograd.set_detect_anomaly(True, check_nan=False):
+    """Within the block each operation of a graph remembers the lines that led to it; see `made_at`. Nothing is warned of, for
+    torch would print those lines too."""
+    with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True, check_nan=False):
+        warnings.simplefilter("ignore")
         yield
 
 

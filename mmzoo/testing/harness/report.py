@@ -122,6 +122,10 @@ class Report(list[CheckResult]):
         return "\n".join([self.label, *map(str, self)])
 
 
+#: what to do where the part raises in a check that does not know why
+CRASHED = "make this case work"
+
+
 def run_check(name: str, check: Check, case: Any, expected: str | None = None) -> CheckResult:
     """Run one check.
 
@@ -175,7 +179,19 @@ def run_checks(
         report.append(run_check(name, check, case, expected.get(name)))
         if name in FIRST and not report.ok:
             break
+    if only is not None and any(CRASHED in r.reason for r in report.failed):
+        report.extend(_reasons(kind, case, expected, only))
     return report
+
+
+def _reasons(kind: Kind, case: Any, expected: Mapping[str, str], only: Collection[str]) -> list[CheckResult]:
+    """The failure of the first check that was not asked for: where a part raises, it may know the cure."""
+    for name, check in CHECKS[kind].items():
+        if name in FIRST and name not in only and name not in expected:
+            result = run_check(name, check, case)
+            if result.status == "failed" and CRASHED not in result.reason:
+                return [result]
+    return []
 
 
 def chosen(kind: Kind, expected: Collection[str] = (), only: Collection[str] | None = None) -> list[tuple[str, Check]]:
@@ -210,5 +226,5 @@ def _explained(check: Check, error: Exception) -> str:
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, CheckFailed):
         return str(error) + notes
-    crash = CheckFailed(claim(check), told(error), "make this case work")
+    crash = CheckFailed(claim(check), told(error), CRASHED)
     return str(crash) + notes

@@ -131,7 +131,7 @@ def test_where_too_little_is_left_the_faults_are_told_all_the_same(folder: Path)
 def test_prepared_data_of_ones_own_is_checked_by_its_name(folder: Path, mmzoo: Callable[..., Any]) -> None:
     source = read_manifest(folder / "mine.yaml")
     store = prepare(source, source.root, jobs=0).store
-    assert "as it was written, 60 items" in mmzoo("data", "check", "mine").out
+    assert "as it was written, 60 samples" in mmzoo("data", "check", "mine").out
     large = max((p for p in store.folder.iterdir() if p.name != "meta.json"), key=lambda p: p.stat().st_size)
     content = bytearray(large.read_bytes())
     content[len(content) // 2] ^= 1
@@ -219,7 +219,8 @@ def test_from_a_manifest_to_a_table_of_results(
     folder: Path, tmp_path: Path, mmzoo: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
     manifest = folder / "mine.yaml"
-    assert "Nothing is wrong" in mmzoo("data", "check", manifest).out
+    checked = mmzoo("data", "check", manifest).out
+    assert "Nothing is wrong" in checked
     out = ("--epochs", "1", "--seeds", "1", "--device", "cpu", "--out", tmp_path / "results")
     planned = mmzoo("bench", "--method", "ogm", "--datasets", manifest, "--plan", *out)
     assert (
@@ -227,6 +228,8 @@ def test_from_a_manifest_to_a_table_of_results(
         and "prepared or re-checked first" in planned.out
         and not (tmp_path / "home" / "stores").exists()
     )
+    sized = [line.strip() for line in checked.splitlines() if ": encoder " in line]
+    assert len(sized) == 3 and all(" parameters (" in line and line in planned.out for line in sized)
     two = ("--baselines", "concat", "--set", "mine.modalities=[words, sensors]")
     done = mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, *two, *out)
     assert done.code == 0 and "mine[modalities=[words,sensors]]" in done.out and "prepared: " in done.out
@@ -236,7 +239,7 @@ def test_from_a_manifest_to_a_table_of_results(
     assert "to do: 0" not in mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, *out).out
     edited(folder, 4, x="abc")
     faulty = mmzoo("bench", "--method", "ogm", "--datasets", manifest, *out)
-    assert faulty.code == 2 and "items.csv, line 4" in faulty.err and "1 of 60 items (1.7 %)" in faulty.err
+    assert faulty.code == 2 and "items.csv, line 4" in faulty.err and "1 of 60 samples (1.7 %)" in faulty.err
     assert "Decide with mmzoo data prepare: --on-bad drop" in faulty.err
     assert mmzoo("data", "prepare", manifest, "--on-bad", "drop").code == 0
     dropped = mmzoo("bench", "--method", "ogm", "--no-references", "--datasets", manifest, *out)

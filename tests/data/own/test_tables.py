@@ -207,7 +207,7 @@ def prepared(path: Path, *on_bad: str) -> Any:
 
 def test_one_missing_number_of_a_vector(table: Written) -> None:
     path = people(table, "  who: {kind: vector, columns: [age, bmi]}\n  sex: {kind: category, column: sex}\n")
-    with pytest.raises(BadValue, match=r"(?s)4 of 20 items.*column bmi: a number is missing \(`fill: mean`"):
+    with pytest.raises(BadValue, match=r"(?s)4 of 20 samples.*column bmi: a number is missing \(`fill: mean`"):
         prepared(path)
     blank = prepared(path, "blank")
     rows = {r.id: r.row for r in blank.index}

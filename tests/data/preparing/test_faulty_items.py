@@ -40,13 +40,13 @@ KINDS = {1: "missing", 2: "empty", 3: "broken", 4: "broken", 6: "silent", 7: "va
 def test_a_partial_set_is_refused_with_counts_names_and_a_next_step(tmp_path: Path) -> None:
     root = make_toy(tmp_path / "toy", **BAD)
     with pytest.raises(
-        BadValue, match=r"(?s)3 of 60 items \(5.0 %\) cannot be used.*missing.*item1.*--allow-missing.*--on-bad drop"
+        BadValue, match=r"(?s)3 of 60 samples \(5.0 %\) cannot be used.*missing.*item1.*--allow-missing.*--on-bad drop"
     ) as seen:
         made(root)
     report = Path(str(seen.value).partition("All of them: ")[2].splitlines()[0])
     assert "item8,a,lfs_pointer,error" in report.read_text()
     with pytest.raises(
-        BadValue, match=r"(?s)4 of 60 items.*item3.*silent.*value"
+        BadValue, match=r"(?s)4 of 60 samples.*item3.*silent.*value"
     ):  # what only decoding finds, all at once
         made(root, ["missing=drop,empty=drop,lfs_pointer=drop"])
 
