@@ -101,7 +101,7 @@ def _escapes() -> str:
         done,
         program("report", "r", "--details"),
         program("data", "check", "m.yaml"),
-        program("predictions", "r", "--csv"),
+        program("predictions", "r"),
     ]
     if any("\x1b[31m" in d.text or "\x1b]0" in d.text for d in seen):
         return "an escape sequence reaches the terminal"

@@ -1,10 +1,11 @@
 """A results folder of many runs: what reading and reporting it costs.
 
-    python benchmarks/many_rows.py [--rows 2000 20000] [--keep DIR] [--write]
+    python benchmarks/many_rows.py [--rows 2000 20000] [--keep DIR] [--only NAME] [--write]
 
 Trains four methods on mfeat once, for one epoch, and writes their rows again under other seeds until there are so many: real rows
 with checksums, histories and predictions, in folders of their own. Then each command runs as its own process: the tables of
-`mmzoo report`, `--format json`, `status`, `runs`, the plan of a bench whose runs are all there, and the HTML page of up to PAGE rows.
+`mmzoo report`, `--format json`, `status`, `runs`, the plan of a bench whose runs are all there, the HTML page of up to PAGE rows, and a bench
+of one seed more until it trains.
 Seconds are wall time, with the processor time beside them; memory is the peak of the process. --keep makes the folders in DIR and
 uses those that are there. --write puts the rows into benchmarks/results/many_rows.csv.
 """
@@ -16,6 +17,7 @@ import copy
 import csv
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -89,11 +91,49 @@ def run(arguments: list[str], cwd: Path | None = None) -> tuple[float, float, fl
     return seconds, spent, int(done.stderr.split()[-1]) / 1024
 
 
+def start(folder: Path, n: int) -> tuple[float, float, float]:
+    """Seconds of wall and of processor time until a bench of one seed more trains its first run, and its memory by then in MB.
+
+    It is stopped there, and what it began is removed.
+    """
+    root = Path(__file__).resolve().parent.parent
+    there = set(os.listdir(folder / "runs"))
+    arguments = [*BENCH, "--seeds", str(n // EACH_SEED + 2), "--workers", "1", "--out", str(folder), "--yes"]
+    path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    bench = subprocess.Popen(
+        [sys.executable, "-m", "mmzoo", *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    seconds = memory = 0.0
+    while not seconds and bench.poll() is None:
+        time.sleep(0.5)  # the bench needs the processor
+        new = set(os.listdir(folder / "runs")) - there
+        if any(
+            "starts at epoch 0" in log.read_text() for r in new if (log := folder / "runs" / r / "log.txt").is_file()
+        ):
+            seconds = time.perf_counter() - began
+            status = Path(f"/proc/{bench.pid}/status")
+            told = status.read_text() if status.is_file() else ""
+            memory = next((int(line.split()[1]) / 1024 for line in told.splitlines() if line.startswith("VmHWM")), 0.0)
+    bench.kill()
+    _, text = bench.communicate()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for name in set(os.listdir(folder / "runs")) - there:
+        shutil.rmtree(folder / "runs" / name)
+    if not seconds:
+        raise SystemExit(f"the bench ended before its first run:\n{text.decode(errors='replace')}")
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, memory
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[2000, 20000])
     parser.add_argument("--keep", metavar="DIR", type=Path)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--only", default="", help="of the commands those whose name holds this")
     given = parser.parse_args()
     found: list[dict[str, Any]] = []
     for n in given.rows:
@@ -101,8 +141,10 @@ def main() -> None:
             folder = (given.keep or Path(place)).resolve() / f"rows-{n}"
             if not folder.exists():
                 make(folder, n)
-            for name, arguments in commands(folder, n).items():
-                seconds, spent, memory = run(arguments, Path(place))
+            for name, arguments in {**commands(folder, n), "bench, to its first step": None}.items():
+                if given.only and given.only not in name:
+                    continue
+                seconds, spent, memory = start(folder, n) if arguments is None else run(arguments, Path(place))
                 page = Path(place) / "report.html"
                 size = page.stat().st_size / 1e6 if page.exists() else 0.0
                 found.append(

@@ -343,7 +343,8 @@ def wait_for_rows(process: subprocess.Popen[bytes], out: Path, n: int) -> None:
 
 def attacked(folder: Path, only: str) -> int:
     """Make the attacks, and write what held. Returns the exit code."""
-    import attacks_inputs  # noqa: F401  its attacks join the list
+    import attacks_files  # noqa: F401  its attacks join the list
+    import attacks_inputs  # noqa: F401
     from attacks import attacks
 
     results = Path(__file__).resolve().parent / "results"

@@ -64,11 +64,10 @@ def tables(
 
 
 def json_pieces(rows: Iterable[Row]) -> Iterator[str]:
-    """The rows as one JSON object, piece by piece: no more than one row is in memory as text."""
+    """The rows as one JSON object, piece by piece, one row a line: no more than one row is in memory as text."""
     yield '{\n "rows": ['
     for n, row in enumerate(rows):
-        text = json.dumps(row, indent=1, sort_keys=True).replace("\n", "\n  ")
-        yield f"{',' if n else ''}\n  {text}"
+        yield f"{',' if n else ''}\n  {json.dumps(row, sort_keys=True)}"  # indent takes over three times as long
     yield f'\n ],\n "schema": {SCHEMA}\n}}\n'
 
 

@@ -135,7 +135,7 @@ class RunSpec:
 
     @cached_property
     def run_id(self) -> str:
-        return digest(self.as_dict())
+        return hashed(self.as_dict())
 
     @property
     def data_id(self) -> str:
@@ -145,7 +145,7 @@ class RunSpec:
     @property
     def config_id(self) -> str:
         """The same for all seeds of one configuration."""
-        return digest({k: v for k, v in self.as_dict().items() if k != "seed"})
+        return hashed({k: v for k, v in self.as_dict().items() if k != "seed"})
 
 
 def _is_names(value: Any) -> bool:
@@ -262,7 +262,12 @@ def check_stresses(names: Sequence[str]) -> tuple[str, ...]:
 
 def digest(value: Any) -> str:
     """A short hash of plain data that does not depend on the order of keys."""
-    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
+    return hashed(plain(value))
+
+
+def hashed(value: Any) -> str:
+    """The same of what `plain` returned."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def plain(value: Any) -> Any:

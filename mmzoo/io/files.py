@@ -90,8 +90,8 @@ def remove_partial(folder: Path, *, keep: re.Pattern[str]) -> None:
                 path.unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode(), sync=sync)
 
 
 def sync_folder(folder: Path) -> None:

@@ -68,10 +68,10 @@ def _is_as_written(text: str) -> bool:
     return hashlib.sha256(plain.encode()).hexdigest() == given
 
 
-def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object with its checksum, see `checksum_fault`."""
+def write_sealed(path: Path, value: Mapping[str, Any], *, sync: bool = True) -> None:
+    """Write an object with its checksum, see `checksum_fault`. sync: see `write_bytes`."""
     plain = json.loads(json.dumps(value, allow_nan=False))
-    write_json(path, {**plain, CHECKSUM: checksum(plain)})
+    write_json(path, {**plain, CHECKSUM: checksum(plain)}, sync=sync)
 
 
 def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:

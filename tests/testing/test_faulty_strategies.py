@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,10 +65,12 @@ from helpers.faulty_strategies import (
     WrongDeclaration,
 )
 from helpers.peeking_strategies import (
+    LooksAtAllFrames,
     LooksAtCallers,
     LooksAtObjects,
     LooksAtReferrers,
     LooksAtTracebacks,
+    LooksByAnotherProgram,
     LooksIntoResults,
     LooksIntoStores,
     LooksUpTheStack,
@@ -75,6 +80,7 @@ from helpers.slips import SLIPS
 from torch import Tensor
 
 from mmzoo.api import Strategy
+from mmzoo.registry import user_classes
 from mmzoo.strategies.dynamic_gap import DynamicGap
 from mmzoo.strategies.joint_unimodal import JointUnimodal
 from mmzoo.testing import check_strategy
@@ -102,6 +108,8 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_tripwire", LooksAtTracebacks, "(tb_frame)"),
     ("check_tripwire", LooksIntoStores, "it looks at the file or folder"),
     ("check_tripwire", LooksIntoResults, "predictions.npz"),
+    ("check_tripwire", LooksAtAllFrames, "it looks at sys._current_frames"),
+    ("check_tripwire", LooksByAnotherProgram, "by another program"),
     ("check_imports", ReadsTest, "ReadsTest uses mmzoo.data.datasets.mfeat"),
     ("check_cost", Costly, "it took 9"),
     ("check_cost", Smuggled, "it took 9"),
@@ -155,6 +163,30 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
 @pytest.mark.parametrize(("check", "cls", "seen"), FAULTS, ids=lambda x: getattr(x, "__name__", None))
 def test_a_faulty_strategy_is_caught(check: str, cls: type[Strategy], seen: str) -> None:
     is_caught(check_strategy(cls, only=[check], draws=DRAWS, raise_failures=False), check, seen)
+
+
+@pytest.mark.parametrize("folder", ["", "package"])
+def test_what_a_module_reads_when_it_is_imported_is_caught(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    text = "import sys\nfrom pathlib import Path\nfrom mmzoo.api import Strategy\n"
+    text += "DATA = (Path(sys.modules['mmzoo'].__file__).parent / 'data/datasets/mfeat.npz').read_bytes()\n"
+    if folder:
+        (place / "__init__.py").touch()
+        (place / "beside.py").touch()
+        text = "from . import beside\n" + text
+    (place / "at_import.py").write_text(text + "class AtImport(Strategy):\n    'Reads all.'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    if folder:
+        cls = importlib.import_module("package.at_import").AtImport
+    else:
+        cls = user_classes.load(str(place / "at_import.py"), "AtImport")
+    is_caught(
+        check_strategy(cls, only=["check_tripwire"], raise_failures=False), "check_tripwire", "mfeat.npz (at_import.py:"
+    )
+    assert sys.modules[cls.__module__].AtImport is cls
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,12 @@ def shared_rows(store: Store, errors: list[CorruptFile]) -> list[dict[str, Any]]
     return each_of(store, errors, lambda row: _share(row, seen))
 
 
-def each_of(store: Store, errors: list[CorruptFile], take: Callable[[dict[str, Any]], T]) -> list[T]:
-    """What is taken of each row of a store, while no two rows are in memory. errors: see `shared_rows`."""
+def each_of(
+    store: Store, errors: list[CorruptFile], take: Callable[[dict[str, Any]], T], most: int | None = None
+) -> list[T]:
+    """What is taken of each row of a store, while no two rows are in memory. errors: see `shared_rows`; most: see `each_row`."""
     with _no_collection():
-        return [take(row) for row in store.each_row(errors)]
+        return [take(row) for row in store.each_row(errors, most)]
 
 
 @contextlib.contextmanager

@@ -21,21 +21,24 @@ BACKWARD = 2.0
 STEPS = 3
 #: what a run takes beside its training steps: a share of them for holdout and test, and seconds for building and scoring
 EVALUATION, FIXED = 0.25, 0.3
+#: runs whose rows are looked at: an estimate needs no more
+MOST = 2000
 
 
 def recorded(missing: Sequence[Planned], store: Store) -> dict[str, float]:
     """data set -> seconds that its missing runs take, by rows of the same data set that are there already: of the same method
-    where there are some, else of the others, by what the methods cost. Data sets without a row are left out."""
+    where there are some, else of the others, by what the methods cost. Of a large folder MOST runs are looked at; data sets without a
+    row among them are left out."""
     if not missing:
         return {}
     times: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for dataset, training, label, seconds in filter(None, each_of(store, [], _timed)):
+    for dataset, training, label, seconds in filter(None, each_of(store, [], _timed, MOST)):
         times.setdefault((dataset, training), {}).setdefault(label, []).append(seconds)
     like = {key: median([s for each in by_label.values() for s in each]) for key, by_label in times.items()}
     same = {(*key, label): median(each) for key, by_label in times.items() for label, each in by_label.items()}
     found: dict[str, float] = {}
     for planned in missing:
-        key = (planned.dataset, _text(planned.spec.as_dict()["training"]))
+        key = (planned.dataset, _text(planned.spec.training.as_dict()))
         if key in like:
             seconds = same.get((*key, planned.label), like[key])
             found[planned.dataset] = found.get(planned.dataset, 0.0) + seconds

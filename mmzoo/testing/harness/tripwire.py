@@ -19,7 +19,11 @@ from mmzoo.errors import HERE
 _LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
 #: event -> what it means
 _OBJECTS = {f"gc.{name}": f"gc.{name}" for name in ("get_objects", "get_referrers", "get_referents")}
+_OBJECTS |= {
+    f"sys.{name}": f"sys.{name}" for name in ("_current_frames", "_current_exceptions", "settrace", "setprofile")
+}
 _FILES = ("open", "os.listdir", "os.scandir")
+_PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 #: modules through which frames are asked for on behalf of their caller
 _LOOKERS = ("inspect.py", "traceback.py")
 #: names of files that hold labels or answers, wherever they are
@@ -54,6 +58,10 @@ class Watch:
             path = os.path.abspath(os.fsdecode(arguments[0]))
             if os.path.basename(path) in ANSWERS or any((path + os.sep).startswith(f) for f in self._folders):
                 self._note(f"the file or folder {path}", self._any(frame))
+        elif event in _PROGRAMS:
+            given = str(arguments)
+            if any(name in given for name in (*ANSWERS, *(f.rstrip(os.sep) for f in self._folders))):
+                self._note("prepared data or results, by another program", self._any(frame))
 
     def _note(self, what: str, frame: FrameType | None) -> None:
         if frame is not None and self._is_author(frame.f_code.co_filename):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.benchmark.planning.planned import Plan, planned_runs
 from mmzoo.benchmark.results.store import Store
+from mmzoo.benchmark.scheduling import timing
 from mmzoo.benchmark.scheduling.worker_loop import Order
 from mmzoo.config import methods, spec
 from mmzoo.config.spec import BenchSpec, RunSpec
@@ -70,6 +72,27 @@ def test_a_plan_that_was_tampered_with_is_not_run(tmp_path: Path, plan: MakePlan
         planned_runs(store, [run_id])
     store.note_planned(run_id, planned.as_dict())  # the next bench writes it anew
     assert planned_runs(store, [run_id])[0].spec == RunSpec.from_dict(planned.spec.as_dict())
+
+
+def test_a_bench_does_not_wait_for_the_disk_before_it_trains(
+    tmp_path: Path, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    order = Order.of(plan("concat", seeds=(0, 1, 2)).runs, Store(tmp_path), device="cpu", checkpoint_every=5.0)
+    assert len(order.runs) == 3 and not waits
+
+
+def test_an_estimate_reads_few_rows_of_a_large_folder(
+    tmp_path: Path, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, store = plan("concat", seeds=(0, 1, 2, 3)).runs, Store(tmp_path)
+    for planned in runs:
+        store.folder(planned.spec.run_id).mkdir(parents=True)
+    read: list[str] = []
+    monkeypatch.setattr(Store, "row", lambda self, run_id: read.append(run_id))
+    monkeypatch.setattr(timing, "MOST", 2)
+    assert timing.recorded(runs, store) == {} and read == store.run_ids()[:2]
 
 
 def test_the_text_of_a_method_is_parsed_once(monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> None:

@@ -201,4 +201,6 @@ def test_json_comes_row_by_row_and_is_the_rows(results: Path) -> None:
     pieces = json_pieces(iter(rows))
     assert next(pieces).startswith("{") and json.loads(next(pieces)) == rows[0]
     assert json.loads("".join(json_pieces(rows))) == {"schema": 1, "rows": rows}
+    lines = "".join(json_pieces(rows)).splitlines()
+    assert [json.loads(line.rstrip(",")) for line in lines[2:-3]] == rows  # a row a line, which C writes
     assert json.loads("".join(json_pieces([]))) == {"schema": 1, "rows": []}
