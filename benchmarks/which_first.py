@@ -31,7 +31,7 @@ DATASETS = (
     "mfeat",
     "mfeat:fou_mor",
     "mfeat:low_label",
-    "map:content=0.6",
+    "map:content=0.6,hard=0",
     "map:content=0.6,hard=1",
     "map:content=0.3,context=0.3,hard=1",
     "avdigits",
@@ -49,9 +49,9 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "control": ("joint_unimodal", {}),
     "class": ("dynamic_gap_class", {}),
     "class, falling": ("dynamic_gap_class", {"schedule": "linear"}),
+    "class, heavy control": ("dynamic_gap_class", {"unimodal": 2.0}),
     "items, control": ("dynamic_gap_const", OURS),
     "items, falling": ("dynamic_gap_linear", {}),
-    "items, learned": ("dynamic_gap_lb", {"solver": "hessian", "step": "rms", "alpha": 0.63}),
     "dynamic_gap_lb": ("dynamic_gap_lb", {}),
 }
 #: what the chosen one is confirmed beside
