@@ -41,10 +41,10 @@ SHIPPED = {
     "dynamic_gap_class, as shipped": "dynamic_gap_class",
     "learned, dynamic_gap_lb as shipped": "dynamic_gap_lb",
 }
-#: the solve of `dynamic_gap_lb`
-LAST = {"solver": "gauss_newton", "scope": "last", "batches": 2, "iterations": 10, "upper_batches": 4}
+#: the solve that `dynamic_gap_lb` had when the study was run
+LAST = {"solver": "gauss_newton", "damping": 0.01, "scope": "last", "batches": 2, "iterations": 10, "upper_batches": 4}
 #: the solve that the families learn with where nothing else is said
-WHOLE = {"solver": "gauss_newton", "iterations": 10, "upper_batches": 4}
+WHOLE = {"solver": "gauss_newton", "damping": 0.01, "iterations": 10, "upper_batches": 4}
 
 
 def gap(schedule: str, **fixed: Any) -> list[dict[str, Any]]:
@@ -116,15 +116,21 @@ def families() -> dict[str, tuple[str, list[dict[str, Any]]]]:
         f"control{SPARED}": ("joint_unimodal", [{**w, SPARE: True} for w in weights]),
         "learned, Gauss-Newton": ("dynamic_gap", gap("learned", form="paper", **WHOLE)),
         "learned, last layer": ("dynamic_gap", gap("learned", form="paper", **LAST)),
-        "learned, Hessian": ("dynamic_gap", gap("learned", form="paper", solver="hessian", iterations=30)),
-        "learned, Neumann": ("dynamic_gap", gap("learned", form="paper", solver="neumann", iterations=20)),
+        "learned, Hessian": (
+            "dynamic_gap",
+            gap("learned", form="paper", solver="hessian", damping=0.01, iterations=30),
+        ),
+        "learned, Neumann": (
+            "dynamic_gap",
+            gap("learned", form="paper", solver="neumann", damping=0.01, iterations=20),
+        ),
         "learned, identity": ("dynamic_gap", gap("learned", form="paper", solver="identity")),
         "learned, tangent": ("dynamic_gap", gap("learned", form="paper", solver="tangent")),
         "learned, every 4 steps": ("dynamic_gap", gap("learned", form="paper", every=4, **WHOLE)),
         "learned, large steps": ("dynamic_gap", gap("learned", form="paper", eta=0.3, max_change=0.3, **WHOLE)),
         "learned, part of a batch": (
             "dynamic_gap",
-            gap("learned", form="paper", items=16, iterations=3, upper_batches=1),
+            gap("learned", form="paper", solver="gauss_newton", damping=0.01, items=16, iterations=3, upper_batches=1),
         ),
         "learned, class": ("dynamic_gap", gap("learned", form="paper", matching="class", **WHOLE)),
         "control + learned": (both, gap("learned", form="additive", **WHOLE)),

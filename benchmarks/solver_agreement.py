@@ -29,19 +29,20 @@ RESULTS = HERE / "results" / "solver_agreement.csv"
 EVERYTHING = "everything"
 #: epochs between two comparisons
 EVERY = 3
-GAUSS_NEWTON: dict[str, Any] = {"solver": "gauss_newton", "damping": 0.01, "fallback": None}
+GAUSS_NEWTON: dict[str, Any] = {"solver": "gauss_newton", "damping": 0.01}
+SECOND: dict[str, Any] = {"fallback": 0.03}
 WHOLE = {"batches": 50, "upper_batches": 50, "iterations": 100}
 #: name -> parameters of the strategy
 CANDIDATES: dict[str, dict[str, Any]] = {
-    EVERYTHING: {**WHOLE, "fallback": None},
-    "dynamic_gap_lb": {"scope": "last"},
-    "last, two batches": {"scope": "last", "batches": 2},
-    "last, no second solve": {"scope": "last", "fallback": None},
-    "last, damping 0.01, 10 products": {"scope": "last", "damping": 0.01, "fallback": None, "iterations": 10},
-    "last, all batches": {**WHOLE, "scope": "last", "fallback": None},
-    "heads": {"scope": "heads"},
-    "all, one batch": {},
-    "thorough": {"batches": 4, "iterations": 30, "upper_batches": 8},
+    EVERYTHING: WHOLE,
+    "dynamic_gap_lb": {**SECOND, "scope": "last"},
+    "last, two batches": {**SECOND, "scope": "last", "batches": 2},
+    "last, no second solve": {"scope": "last"},
+    "last, damping 0.01, 10 products": {"scope": "last", "damping": 0.01, "iterations": 10},
+    "last, all batches": {**WHOLE, "scope": "last"},
+    "heads": {**SECOND, "scope": "heads"},
+    "all, one batch": SECOND,
+    "thorough": {**SECOND, "batches": 4, "iterations": 30, "upper_batches": 8},
     "Gauss-Newton, last, two batches, 10 products": {**GAUSS_NEWTON, "scope": "last", "batches": 2, "iterations": 10},
     "Gauss-Newton, last, all batches": {**GAUSS_NEWTON, **WHOLE, "scope": "last"},
     "Gauss-Newton, all, one batch": {**GAUSS_NEWTON},

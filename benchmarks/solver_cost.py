@@ -52,11 +52,11 @@ COUNTED = 64
 
 def solvers() -> dict[str, dict[str, Any]]:
     """name -> parameters of the strategy: the defaults of `dynamic_gap_lb`, and every solver over all parameters."""
-    damped: dict[str, Any] = {"damping": 0.01, "fallback": None, "upper_batches": 4}
+    damped: dict[str, Any] = {"damping": 0.01, "upper_batches": 4}
     whole: dict[str, Any] = {**damped, "solver": "gauss_newton", "iterations": 5}
     last: dict[str, Any] = {"scope": "last", "upper_batches": 4}
     return {
-        "dynamic_gap_lb": {**last, "solver": "hessian", "iterations": 20},
+        "dynamic_gap_lb": {**last, "solver": "hessian", "fallback": 0.03, "iterations": 20},
         "last, Gauss-Newton, two batches": {**whole, "scope": "last", "batches": 2, "iterations": 10},
         "heads": {**whole, "scope": "heads"},
         "identity": {**whole, "solver": "identity"},
@@ -69,11 +69,10 @@ def solvers() -> dict[str, dict[str, Any]]:
 
 #: more of them, whose operations are counted and not timed
 COUNT_ONLY: dict[str, dict[str, Any]] = {
-    "gauss_newton, 10 products": {"solver": "gauss_newton", "fallback": None, "iterations": 10, "upper_batches": 4},
-    "thorough": {"solver": "hessian", "iterations": 30, "upper_batches": 8, "batches": 4},
+    "gauss_newton, 10 products": {"solver": "gauss_newton", "iterations": 10, "upper_batches": 4},
+    "thorough": {"solver": "hessian", "fallback": 0.03, "iterations": 30, "upper_batches": 8, "batches": 4},
     "three products, 16 items": {
         "solver": "gauss_newton",
-        "fallback": None,
         "items": 16,
         "iterations": 3,
         "upper_batches": 1,
@@ -293,7 +292,7 @@ def count(shape: str, batch: int) -> list[dict[str, Any]]:
         part = known.setdefault(key, {}) or known[key]
         if not part:
             part |= {k: v / plain for k, v in parts_of(model, data, *key).items()}
-        second = given.get("fallback", 0.03) is not None
+        second = given.get("fallback") is not None
         products = (
             0 if key[2] == "identity" else 2 * (given["iterations"] + 1) if second else 6 + given["iterations"] + 1
         )

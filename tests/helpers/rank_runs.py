@@ -52,17 +52,18 @@ STRATEGIES: dict[str, Any] = {
 }
 
 
+#: the solves are damped: without damping MINRES amplifies rounding, and sums over two halves round otherwise
 STRATEGIES |= {
     f"learned_{name}": lambda given=given: DynamicGap(schedule="learned", upper_batches=2, **given)
     for name, given in {
-        "gauss_newton": {"solver": "gauss_newton", "iterations": 10},
-        "last": {"scope": "last", "batches": 2},
-        "class": {"matching": "class", "unimodal": 1.0},
+        "gauss_newton": {"solver": "gauss_newton", "damping": 0.01, "iterations": 10},
+        "last": {"scope": "last", "batches": 2, "damping": 1.0},
+        "class": {"matching": "class", "unimodal": 1.0, "damping": 1.0},
         "hessian": {"solver": "hessian", "damping": 1.0, "iterations": 30},
         "neumann": {"solver": "neumann", "damping": 1.0, "every": 4},
         "identity": {"solver": "identity"},
-        "items": {"items": 4},
-        "trained": {"upper": "train", "form": "additive"},
+        "items": {"items": 4, "damping": 1.0},
+        "trained": {"upper": "train", "form": "additive", "damping": 1.0},
         "tangent": {"solver": "tangent"},
     }.items()
 }

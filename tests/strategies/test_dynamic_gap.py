@@ -167,7 +167,7 @@ def test_one_update_of_alpha_by_dense_algebra(solver: Any, items: int | None, no
 
 @pytest.mark.parametrize("solver", ["gauss_newton", "tangent"])
 def test_alpha_moves_after_every_so_many_steps(solver: Any) -> None:
-    strategy = DynamicGap(schedule="learned", solver=solver, every=3, upper="train")
+    strategy = DynamicGap(schedule="learned", solver=solver, damping=0.01, every=3, upper="train")
     r = run_of(strategy, n_batches=5)
     seen = []
     for _ in range(2):

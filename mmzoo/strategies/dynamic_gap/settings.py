@@ -52,7 +52,7 @@ class SolveSettings:
 
     solver: Solve = "hessian"
     damping: float = 0.0
-    fallback: float | None = 0.03
+    fallback: float | None = None
     iterations: int = 20
     scope: str = "all"
     batches: int = 1
