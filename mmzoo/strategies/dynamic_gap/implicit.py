@@ -32,13 +32,13 @@ class Implicit(Learned):
         super().__init__(loss, step, upper)
         self.solve = solve
         # A solve takes a gradient of each upper batch, and for each inner one those of both losses, one for the matrix,
-        # and two backwards a product. MINRES takes one product more than iterations; the others take six for power
-        # iteration at first. Declared are backwards over the whole model, with a second solve where there may be one; a
-        # run counts those of a scope by their share.
+        # and two backwards a product: one to start from the last solution, one an iteration, one at the end of MINRES,
+        # six of power iteration at first where there is damping. Declared are backwards over the whole model, with a
+        # second solve where there may be one; a run counts those of a scope by their share.
         first_order = solve.solver == "identity"
         solves = len(self._solver().dampings)
         power = 0 if solve.solver == "hessian" and not solve.damping else 6
-        spent = 2 if first_order else 3 + 2 * (power + solves * (solve.iterations + 1))
+        spent = 2 if first_order else 3 + 2 * (power + solves * (solve.iterations + 2))
         upper_n = upper.upper_batches
         self.update_cost = (solve.batches + upper_n, upper_n + solve.batches * spent)
 
