@@ -292,10 +292,11 @@ def count(shape: str, batch: int) -> list[dict[str, Any]]:
         part = known.setdefault(key, {}) or known[key]
         if not part:
             part |= {k: v / plain for k, v in parts_of(model, data, *key).items()}
-        second = given.get("fallback") is not None
-        products = (
-            0 if key[2] == "identity" else 2 * (given["iterations"] + 1) if second else 6 + given["iterations"] + 1
-        )
+        products = 0
+        if given.get("fallback") is not None:  # two solves of MINRES, each with a product at its start and at its end
+            products = 2 * (given["iterations"] + 2)
+        elif key[2] != "identity":
+            products = 6 + given["iterations"] + 1
         solve = part["inner"] + part.get("matrix", 0.0) + products * part.get("product", 0.0)
         steps = given.get("batches", 1) * solve + given["upper_batches"] * part["upper"]
         rows.append(

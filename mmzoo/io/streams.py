@@ -16,7 +16,7 @@ def wrapped(line: str, indent: int | None = None) -> str:
 
     Args:
         line: What is printed.
-        indent: Columns before what goes on; None for two more than the line's own.
+        indent: Indent of the continuation lines; None: two more than that of the line.
     """
     if not sys.stdout.isatty():
         return line

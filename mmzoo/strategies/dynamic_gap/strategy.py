@@ -98,7 +98,7 @@ class DynamicGap(Strategy):
             encoders or fused optimizer; about three backwards per step). The others leave weight decay and the terms of
             other members of a chain out of the inner problem.
         damping: added to the diagonal, relative to the largest eigenvalue.
-        fallback: damping of a second solve where the first is not usable; None: no second one.
+        fallback: damping of a second solve where the first is not usable, if larger than `damping`; None: no second one.
         iterations: largest number of products with the curvature in a solve.
         scope: the parameters that a solve covers: "all", "heads", "last" (heads and the last layer of each encoder) or
             "pattern:REGEX" on their names; the others count as constants. Matching on features does not depend on the
