@@ -66,6 +66,14 @@ def spoiled(row: dict[str, Any]) -> dict[str, bytes]:
         "modality is not a text or null": with_value(3, "modality"),
         "reason is missing": with_value(KeyError, "reason"),
         "label is not a text": with_value(None, "label"),
+        "metrics.n_test_classes is not": with_value("10", "metrics", "n_test_classes"),
+        "hashes.recipe is missing": with_value(KeyError, "hashes", "recipe"),
+        "hashes.batch_order is not a text": with_value([], "hashes", "batch_order"),
+        "warnings.a is not a whole number": with_value({"a": {"b": 1}}, "warnings"),
+        "bayes is not a finite number from 0 to 1": with_value("x", "bayes"),
+        "spec.training.batch_size is missing": with_value(KeyError, "spec", "training", "batch_size"),
+        "its spec is not that of the run": with_value(0.5, "spec", "training", "lr"),
+        "its spec is not that of the run: it": with_value(row["seed"] + 1, "seed"),
     }
 
 
@@ -105,6 +113,18 @@ def test_a_result_that_is_a_folder_is_named(copied: Path) -> None:
     path.mkdir()
     with pytest.raises(CorruptFile, match="Is a directory"):
         Store(copied).row(run_id)
+
+
+@pytest.mark.parametrize("what", ["report", "status", "runs"])
+def test_a_folder_that_may_not_be_read_is_named(
+    copied: Path, mmzoo: Command, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def refused(path: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("mmzoo.benchmark.results.store.os.scandir", refused)
+    done = mmzoo(what, copied)
+    assert done.code == 2 and f"cannot read the folder of results {copied}: Permission denied" in done.err
 
 
 @pytest.mark.parametrize(
