@@ -14,6 +14,7 @@ from helpers.result_files import contents, lasting, rows_of
 
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import CorruptFile, MmzooError
+from mmzoo.io.json_file import write_sealed
 
 Command = Callable[..., Any]
 SMALL = ("--seeds", "1", "--epochs", "1", "--device", "cpu")
@@ -66,14 +67,6 @@ def spoiled(row: dict[str, Any]) -> dict[str, bytes]:
         "modality is not a text or null": with_value(3, "modality"),
         "reason is missing": with_value(KeyError, "reason"),
         "label is not a text": with_value(None, "label"),
-        "metrics.n_test_classes is not": with_value("10", "metrics", "n_test_classes"),
-        "hashes.recipe is missing": with_value(KeyError, "hashes", "recipe"),
-        "hashes.batch_order is not a text": with_value([], "hashes", "batch_order"),
-        "warnings.a is not a whole number": with_value({"a": {"b": 1}}, "warnings"),
-        "bayes is not a finite number from 0 to 1": with_value("x", "bayes"),
-        "spec.training.batch_size is missing": with_value(KeyError, "spec", "training", "batch_size"),
-        "its spec is not that of the run": with_value(0.5, "spec", "training", "lr"),
-        "its spec is not that of the run: it": with_value(row["seed"] + 1, "seed"),
     }
 
 
@@ -96,6 +89,33 @@ def test_a_row_that_cannot_be_used_is_named_and_the_others_stay(copied: Path, mm
     (copied / "runs" / victim["run_id"]).rename(copied / "away")
     assert mmzoo(*bench).code == 0
     assert lasting(rows_of(copied)[victim["run_id"]]) == lasting(victim)
+
+
+ODD_VALUES: list[tuple[str, Any, tuple[str, ...]]] = [
+    ("metrics.n_test_classes is not", "10", ("metrics", "n_test_classes")),
+    ("hashes.recipe is not a text", {}, ("hashes", "recipe")),
+    ("hashes.batch_order is not a text", [], ("hashes", "batch_order")),
+    ("warnings.a is not a whole number", {"a": {"b": 1}}, ("warnings",)),
+    ("bayes is not a finite number from 0 to 1", "x", ("bayes",)),
+    ("spec.training.batch_size is not", None, ("spec", "training", "batch_size")),
+    ("its spec is not that of the run", 0.5, ("spec", "training", "lr")),
+    ("its spec is not that of the run", 7, ("seed",)),
+]
+
+
+@pytest.mark.parametrize(("part", "value", "way"), ODD_VALUES)
+def test_an_odd_value_under_a_checksum_that_fits_is_named(
+    copied: Path, part: str, value: Any, way: tuple[str, ...]
+) -> None:
+    row = next(r for r in rows_of(copied).values() if r["label"] == "ogm")
+    path = copied / "runs" / row["run_id"] / "result.json"
+    inner = row
+    for key in way[:-1]:
+        inner = inner[key]
+    inner[way[-1]] = value
+    write_sealed(path, row)
+    with pytest.raises(CorruptFile, match=f"result.json cannot be used: {part}"):
+        Store(copied).row(row["run_id"])
 
 
 def test_a_row_in_the_folder_of_another_run_is_not_taken(copied: Path) -> None:
