@@ -34,6 +34,8 @@ _PLAIN |= {types.ModuleType, types.NoneType, str, int, bool, float, tuple, list,
 _UNUSED = {"torch.compile", "torch.nn.modules.module.Module.smart_apply"}
 #: the most names that are given
 MOST = 20
+#: what was found to be torch's own, by id. Kept alive here, so that an id goes on meaning the same object.
+_KNOWN: dict[int, Any] = {}
 
 
 def replaced() -> list[str]:
@@ -51,8 +53,12 @@ def foreign() -> dict[str, str]:
     """
     found = {}
     for owner, name, value in _named():
-        if type(value) not in _PLAIN and (author := _author(value)) is not None:
+        if type(value) in _PLAIN or id(value) in _KNOWN:
+            continue
+        if (author := _author(value)) is not None:
             found[f"{owner}.{name}"] = author
+        else:
+            _KNOWN[id(value)] = value
     return {name: author for name, author in found.items() if name not in _UNUSED}
 
 

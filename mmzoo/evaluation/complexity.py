@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.modes import double_backward, evaluating
 from mmzoo.core.precision import without_compiler
 from mmzoo.core.values import Batch, DecisionRule
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 SHARED = "head:shared"
 
@@ -61,6 +62,8 @@ def flops(model: MultimodalModel, strategy: DecisionRule, batch: Batch) -> dict[
         strategy: the decision rule.
         batch: its first sample gives the shapes; all modalities count as present.
     """
+    from torch.utils import flop_counter  # imports sympy and triton: not before the first step of a worker
+
     inputs = batch.map(lambda t: t[:1]).inputs
     counts = getattr(flop_counter, "_FlopCounterMode", None)
     with evaluating(model), _plain_kernels(), without_compiler(counts, _ByGroup):
@@ -74,6 +77,8 @@ def flops(model: MultimodalModel, strategy: DecisionRule, batch: Batch) -> dict[
 
 def _count(forward: Callable[[], Any], inside: _ByGroup | None = None) -> int:
     """The operations of a forward. inside: is told of each as it happens."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _OneModule()  # type: ignore[assignment]
     with counter:

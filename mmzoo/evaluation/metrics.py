@@ -39,15 +39,15 @@ def average_precision(scores: Tensor, target: Tensor) -> Tensor:
         target: (N,).
     """
     n, n_classes = scores.shape
-    ranked, order = scores.double().sort(0, descending=True)
-    positive = (target[:, None] == torch.arange(n_classes, device=target.device)).gather(0, order).double()
-    found = positive.cumsum(0)
+    ranked, order = scores.double().T.contiguous().sort(1, descending=True)  # rows of memory sort four times as fast
+    positive = (target == torch.arange(n_classes, device=target.device)[:, None]).gather(1, order)
+    found = positive.cumsum(1).double()
     last = torch.ones_like(ranked, dtype=torch.bool)
-    last[:-1] = ranked[:-1] != ranked[1:]
+    last[:, :-1] = ranked[:, :-1] != ranked[:, 1:]
     at_last = torch.where(last, found, 0.0)
-    before = torch.cat([torch.zeros_like(at_last[:1]), at_last.cummax(0).values[:-1]])
-    precision = found / torch.arange(1, n + 1, device=scores.device).double()[:, None]
-    return (torch.where(last, found - before, 0.0) * precision).sum(0) / found[-1]
+    before = torch.cat([torch.zeros_like(at_last[:, :1]), at_last.cummax(1).values[:, :-1]], 1)
+    precision = found / torch.arange(1, n + 1, device=scores.device).double()
+    return (torch.where(last, found - before, 0.0) * precision).sum(1) / found[:, -1]
 
 
 def mean_average_precision(scores: Tensor, target: Tensor) -> float:

@@ -30,14 +30,15 @@ def load(*, views: Sequence[str] = ("fou", "zer"), labels: int | None = None) ->
         raise BadValue(f"mfeat has no view {bad[0]!r}; it has {', '.join(VIEWS)}.")
     if not views or len(set(views)) < len(views):
         raise BadValue(f"mfeat wants one or more different views, not {', '.join(views) or 'none'}.")
-    raw = _read()
+    used = [v for v in VIEWS if v in views]
+    raw = _read(used)
     target = raw["label"]
     items = [f"{label}-{i:04d}" for i, label in enumerate(target)]
     splits = hashed_split(items, target.tolist(), SHARES, salt="mfeat")
     if labels is not None:
         splits = _fewer(splits, target, labels)
     fitted = splits["train"] + splits["slice"]
-    inputs = {v: _standardised(raw[v], fitted) for v in VIEWS if v in views}
+    inputs = {v: _standardised(raw[v], fitted) for v in used}
     recipe = json.dumps({"views": list(inputs), "labels": labels, "scale": "train z-score", "version": 1})
     return DataModule(
         name="mfeat",
@@ -52,11 +53,11 @@ def load(*, views: Sequence[str] = ("fou", "zer"), labels: int | None = None) ->
     )
 
 
-def _read() -> dict[str, np.ndarray]:
+def _read(views: Sequence[str]) -> dict[str, np.ndarray]:
     """view -> (2000, D) float64, exactly the published decimals, and `label` -> (2000,)."""
     with resources.files("mmzoo.data.datasets").joinpath("mfeat.npz").open("rb") as file:
         packed = np.load(file, allow_pickle=False)
-        raw = {v: packed[f"{v}.mantissa"] / 10.0 ** packed[f"{v}.exponent"] for v in VIEWS}
+        raw = {v: packed[f"{v}.mantissa"] / 10.0 ** packed[f"{v}.exponent"] for v in views}
         return {**raw, "label": packed["label"]}
 
 

@@ -45,7 +45,7 @@ def test_the_split_never_changes(mfeat: DataModule) -> None:
 
 def test_features_are_standardised_by_the_training_items_only(mfeat: DataModule) -> None:
     fitted = mfeat.splits["train"] + mfeat.splits["slice"]  # type: ignore[operator]
-    raw = _read()
+    raw = _read(VIEWS)
     for v in VIEWS:
         mean, deviation = raw[v][fitted].mean(0), raw[v][fitted].std(0)
         wanted = (raw[v] - mean) / np.where(deviation > 0, deviation, 1)
@@ -91,7 +91,7 @@ def test_what_mfeat_does_not_have(arguments: dict[str, object], part: str) -> No
 
 @pytest.mark.skipif(RAW is None, reason="MMZOO_MFEAT_RAW names no folder of CSV files")
 def test_the_bundled_numbers_are_the_published_ones() -> None:
-    packed = _read()
+    packed = _read(VIEWS)
     for v in VIEWS:
         published = np.loadtxt(Path(str(RAW)) / f"mfeat-{v}.csv", delimiter=",", skiprows=1)
         np.testing.assert_array_equal(packed[v], published[:, :-1])
