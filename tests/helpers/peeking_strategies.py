@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import from_file
+
 from mmzoo.api import Outputs, Run, Step, Strategy, Terms
 
 
@@ -81,3 +84,23 @@ class LooksIntoResults(Strategy):
     def setup(self, run: Run) -> None:
         with contextlib.suppress(OSError):
             Path("results/runs/some/predictions.npz").read_bytes()
+
+
+class MapsStores(Strategy):
+    """Through a function that gives no audit event."""
+
+    def setup(self, run: Run) -> None:
+        for path in Path(os.environ["MMZOO_HOME"]).rglob("*.csv"):
+            torch.from_file(str(path), size=1, dtype=torch.uint8)
+
+
+class MapsUnderItsOwnName(Strategy):
+    def setup(self, run: Run) -> None:
+        for path in Path(os.environ["MMZOO_HOME"]).rglob("*.csv"):
+            from_file(filename=str(path), size=1, dtype=torch.uint8)
+
+
+class MapsAsStorage(Strategy):
+    def setup(self, run: Run) -> None:
+        for path in Path(os.environ["MMZOO_HOME"]).rglob("*.csv"):
+            torch.UntypedStorage.from_file(str(path), False, 1)

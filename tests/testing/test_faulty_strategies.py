@@ -74,6 +74,9 @@ from helpers.peeking_strategies import (
     LooksIntoResults,
     LooksIntoStores,
     LooksUpTheStack,
+    MapsAsStorage,
+    MapsStores,
+    MapsUnderItsOwnName,
     ReadsTest,
 )
 from helpers.slips import SLIPS
@@ -109,6 +112,9 @@ FAULTS: Sequence[tuple[str, type[Strategy], str]] = [
     ("check_tripwire", LooksIntoStores, "it looks at the file or folder"),
     ("check_tripwire", LooksIntoResults, "predictions.npz"),
     ("check_tripwire", LooksAtAllFrames, "it looks at sys._current_frames"),
+    ("check_tripwire", MapsStores, "index.csv (peeking_strategies.py:"),
+    ("check_tripwire", MapsUnderItsOwnName, "index.csv (peeking_strategies.py:"),
+    ("check_tripwire", MapsAsStorage, "index.csv (peeking_strategies.py:"),
     ("check_tripwire", LooksByAnotherProgram, "by another program"),
     ("check_imports", ReadsTest, "ReadsTest uses mmzoo.data.datasets.mfeat"),
     ("check_cost", Costly, "it took 9"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mmzoo.config.spec import digest
+from mmzoo.config.spec import digest, hashed
 from mmzoo.io.schema import (
     FLAG,
     LIST,
@@ -56,10 +56,13 @@ _ROW: Form = {
     "cost": OBJECT,
     "timing": {"seconds": _AMOUNT},
     "environment": OBJECT,
-    "warnings": optional(OBJECT),
+    "warnings": optional(each(WHOLE)),
     "still_improving": optional(TEXTS),
+    "bayes": optional(_SHARE),
     "processes": optional(WHOLE),
     "per_process": optional(TEXTS),
+    "micro_batch": optional(or_null(whole(1))),
+    "teachers": optional(OBJECT),
     "tuning": optional(
         {"trials": WHOLE, "seconds": NUMBER, "forward": NUMBER, "backward": NUMBER, "chosen": OBJECT},
     ),
@@ -70,7 +73,7 @@ _ROW: Form = {
         "head_params": OBJECT,
         "data_params": OBJECT,
         "encoders": OBJECT,
-        "training": {"optimizer": TEXT, "lr": NUMBER, "epochs": WHOLE},
+        "training": {"optimizer": TEXT, "lr": NUMBER, "epochs": WHOLE, "batch_size": WHOLE},
         "floor": optional(OBJECT),
     },
 }
@@ -96,6 +99,7 @@ _SCORED: Form = {
         "n_scored": whole(1),
         "n_total": optional(whole(1)),
         "n_seen": optional(whole(0)),
+        "n_test_classes": optional(whole(0)),
         "selected_epoch": optional(whole(-1)),  # -1: nothing was trained
         "epochs": optional(whole(0)),
         "peers": optional({**_SCORES, "selected_epoch": WHOLE, "flatters": _DIFFERENCE}),
@@ -111,7 +115,14 @@ _SCORED: Form = {
         "teachers": optional(OBJECT),
         "groups": optional(each({"parameters": whole(0), "flops": whole(0)})),
     },
-    "hashes": OBJECT,
+    "hashes": {
+        "split": TEXT,
+        "recipe": TEXT,
+        **{
+            key: optional(TEXT)
+            for key in ("batch_order", "initial_weights", "weights", "predictions", "inputs", "strategy")
+        },
+    },
 }
 #: the numbers of a linear floor, which no network has
 _FLOOR: Form = {
@@ -144,6 +155,8 @@ def row_fault(row: Any, run_id: str) -> str | None:
         return fault
     if row["run_id"] != run_id:
         return f"it says run_id {row['run_id']!r}, but is in the folder of {run_id}"
+    if hashed(row["spec"]) != run_id or row["spec"].get("seed") != row["seed"]:
+        return "its spec is not that of the run: it was changed after it was written"
     if row["status"] not in STATUSES:
         return f"status {row['status']!r} is none of {', '.join(STATUSES)}"
     if row.get("per_process") and "processes" not in row:

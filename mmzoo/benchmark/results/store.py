@@ -81,14 +81,22 @@ class Store:
         return self.root / "runs" / run_id
 
     def run_ids(self) -> list[str]:
-        """The ids of all runs that have a folder, in order. Raises BadValue where the store is a file."""
+        """The ids of all runs that have a folder, in order. Raises BadValue where the store is a file, or cannot be looked into."""
         folder = self.root / "runs"
-        if self.root.exists() and not self.root.is_dir():
-            raise BadValue(f"{self.root} is a file, not a folder of results. Name what was given to bench as --out.")
-        if not folder.is_dir():
-            return []
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if ID.fullmatch(e.name) and e.is_dir())
+        try:
+            if self.root.exists() and not self.root.is_dir():
+                raise BadValue(
+                    f"{self.root} is a file, not a folder of results. Name what was given to bench as --out."
+                )
+            if not folder.is_dir():
+                return []
+            with os.scandir(folder) as entries:
+                return sorted(e.name for e in entries if ID.fullmatch(e.name) and e.is_dir())
+        except OSError as error:
+            raise BadValue(
+                f"cannot read the folder of results {self.root}: {error.strerror or error}. Read it as a user who may, or let "
+                "yourself read it (chmod)."
+            ) from None
 
     def note_planned(self, run_id: str, planned: Mapping[str, Any]) -> None:
         """Keep what a run is, before it is run; what another bench wants kept is kept."""

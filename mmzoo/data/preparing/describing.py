@@ -18,7 +18,7 @@ from mmzoo.data.sources.field import Field
 from mmzoo.data.sources.source import Recipe
 from mmzoo.data.store.classes import Counts
 from mmzoo.data.store.home import MARKER, is_mini
-from mmzoo.data.store.meta import FORMAT, content_hash
+from mmzoo.data.store.meta import FORMAT, content_hash, sealed
 from mmzoo.data.store.store import sha256_of
 from mmzoo.io.files import read_bytes
 
@@ -84,7 +84,7 @@ def store_meta(
         "files": {name: {"bytes": sizes[name], "sha256": sha256_of(folder / name, hashed)} for name in sorted(files)},
     }
     meta["content"] = content_hash(meta)
-    return meta
+    return sealed(meta)
 
 
 def versions() -> dict[str, str]:

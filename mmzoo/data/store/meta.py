@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mmzoo.io.json_file import CHECKSUM, unsealed
 from mmzoo.io.schema import FLAG, LIST, OBJECT, TEXT, WHOLE, Form, each, items, misfit, optional, whole
 
 FORMAT = 1
@@ -77,6 +78,27 @@ def _kind_fault(body: Mapping[str, Any]) -> str | None:
     if wanted is not None and len(arrays[""]["shape"]) != wanted:
         return f"arrays..shape has {len(arrays['']['shape'])} axes, while kind {kind} has {wanted}"
     return None
+
+
+def sealed(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a meta.json with a checksum over all of it."""
+    return {**meta, CHECKSUM: _whole_hash(meta)}
+
+
+def seal_fault(meta: Mapping[str, Any]) -> str | None:
+    """What is wrong with a meta.json whose form is right: it is not the one that was written. None where it is; one of an
+    earlier version has no checksum, and its hash over the content must fit."""
+    if content_hash(meta) != meta["content"]:
+        return "its own hash does not fit it"
+    if CHECKSUM in meta and meta[CHECKSUM] != _whole_hash(meta):
+        return "its checksum does not fit: it was changed after it was written"
+    return None
+
+
+def _whole_hash(meta: Mapping[str, Any]) -> str:
+    """Keys stay in order: the first split is the default."""
+    text = json.dumps(unsealed(meta), separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def content_hash(meta: Mapping[str, Any]) -> str:

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.data.store.home import store_folders
-from mmzoo.data.store.meta import content_hash, meta_fault
+from mmzoo.data.store.meta import meta_fault, seal_fault
 from mmzoo.errors import CorruptFile, unknown
 from mmzoo.io.files import read_bytes, write_json
+from mmzoo.io.json_file import unsealed
 from mmzoo.io.schema import FLAG, TEXT, Form, each, items, misfit, optional, or_null
 
 if TYPE_CHECKING:
@@ -327,11 +328,9 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise CorruptFile(f"there is no prepared data in {folder}: {META} is missing.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise _corrupt(folder, META, f"{type(error).__name__}: {error}") from None
-    if fault := meta_fault(meta):
+    if fault := meta_fault(meta) or seal_fault(meta):
         raise _corrupt(folder, META, fault)
-    if content_hash(meta) != meta["content"]:
-        raise _corrupt(folder, META, "its own hash does not fit it")
-    return dict(meta)
+    return unsealed(meta)
 
 
 def _corrupt(folder: Path, name: str, why: str) -> CorruptFile:

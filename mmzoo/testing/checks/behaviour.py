@@ -178,7 +178,7 @@ def check_large_logits(case: StrategyCase) -> None:
                 factor = (low * high) ** 0.5
                 for p, start in zip(run.model.head.parameters(), initial):
                     p.copy_(factor * start)
-                size = float(run.model.eval()(task.inputs["train"]).logits.abs().max())
+                size = float(run.model.eval()(task.batch().inputs).logits.abs().max())
                 low, high = (factor, high) if size < 1e4 else (low, factor)
 
     _survives(case, task, "logits of 1e4", scale, lr=1e-4)

@@ -34,7 +34,7 @@ def _mid_epoch(case: StrategyCase, task: Task) -> Iterator[tuple[Run, Batch, Pas
         if epoch:
             train(run, 1)
         run.start_epoch()
-        batch = next(iter(run.epoch_batches()))
+        batch = next(iter(run.epoch_batches())).to(run.device)
         for pass_ in run.strategy.plan(Step(run, batch), [Pass()]):
             yield run, batch, pass_
 
@@ -305,7 +305,7 @@ def check_prediction(case: StrategyCase) -> None:
         "return out.replace(ranking=...) with one finite row per sample",
     )
     if "predict" not in run.strategy.owns:
-        sums = difference(rows.scores.sum(1), torch.ones(n), 1e-5)
+        sums = difference(rows.scores.sum(1), torch.ones_like(rows.scores[:, 0]), 1e-5)
         require(
             sums is None and bool((rows.scores >= 0).all()),
             "without owning 'predict', scores are probabilities",

@@ -193,7 +193,7 @@ def _lacking(step: Any, out: Outputs) -> dict[str, Tensor]:
     """modality -> (B,) bool, the samples in the loss that lack it."""
     if step.batch.present is None:
         return {}
-    kept = torch.ones(len(step.batch), dtype=torch.bool) if step.keep is None else step.keep
+    kept = torch.ones_like(step.target, dtype=torch.bool) if step.keep is None else step.keep
     return {m: ~step.batch.present[:, step.run.modalities.index(m)] & kept for m in out.features}
 
 
@@ -242,7 +242,7 @@ class _Disturbed:
             if m not in rows or len(z) != len(rows[m]):
                 return z
             noise = torch.randn(z.shape, generator=stream(step.run.global_step, "disturb", m), dtype=z.dtype)
-            return z + 3.0 * noise * rows[m].view(-1, *[1] * (z.ndim - 1))
+            return z + 3.0 * noise.to(z.device) * rows[m].view(-1, *[1] * (z.ndim - 1))
 
         return out.replace(
             logits=moved("", out.logits),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,8 +27,24 @@ HIDDEN = 8
 #: split -> number of items; 14 training items in batches of 5 are three batches, the last one smaller
 SPLITS = {"train": 14, "slice": 8, "holdout": 7, "test": 7}
 
+_PLACE: ContextVar[str] = ContextVar("place", default="cpu")
+
 HeadBuilder = Callable[[Mapping[str, int], int], FusionHead]
 EncoderBuilder = Callable[[int, int, bool, float], Encoder]
+
+
+@contextlib.contextmanager
+def placed(device: torch.device | str) -> Iterator[None]:
+    """In a block, runs train on another device than the CPU, and a batch of all samples of a split lies there.
+
+    Args:
+        device: where.
+    """
+    before = _PLACE.set(str(device))
+    try:
+        yield
+    finally:
+        _PLACE.reset(before)
 
 
 class TinyEncoder(Encoder):
@@ -128,7 +146,7 @@ class Task:
     def batch(self, split: str = "train") -> Batch:
         """All samples of a split as one batch."""
         target = self.target[split]
-        return Batch(self.inputs[split], target, torch.arange(len(target)), self.present[split])
+        return Batch(self.inputs[split], target, torch.arange(len(target)), self.present[split]).to(_PLACE.get())
 
     def reordered(self, modalities: Sequence[str]) -> Task:
         """The same samples with the modalities in another order."""
@@ -276,6 +294,7 @@ def build_run(
         slice=task.loader("slice").shared(*share) if with_slice else None,
         training=Training(**{**options, **training}),
         seed=seed,
+        device=_PLACE.get(),
         state=state,
     )
 

@@ -9,10 +9,11 @@ import contextlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
+from unittest import mock
 
 from mmzoo.errors import HERE
 
@@ -24,6 +25,8 @@ _OBJECTS |= {
 }
 _FILES = ("open", "os.listdir", "os.scandir")
 _PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
+#: functions that open a file without an event: module and name
+_SILENT = (("torch", "from_file"), ("torch", "UntypedStorage.from_file"), ("torchvision.io", "read_file"))
 #: modules through which frames are asked for on behalf of their caller
 _LOOKERS = ("inspect.py", "traceback.py")
 #: names of files that hold labels or answers, wherever they are
@@ -64,12 +67,13 @@ class Watch:
                 self._note("prepared data or results, by another program", self._any(frame))
 
     def _note(self, what: str, frame: FrameType | None) -> None:
-        if frame is not None and self._is_author(frame.f_code.co_filename):
+        if frame is not None and self.is_author(frame.f_code.co_filename):
             text = f"{what} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
             if text not in self.found:
                 self.found.append(text)
 
-    def _is_author(self, file: str) -> bool:
+    def is_author(self, file: str) -> bool:
+        """Whether a file is the author's."""
         here = str(HERE) + os.sep
         if file.startswith(here) and not self._root.startswith(here):
             return False
@@ -78,16 +82,14 @@ class Watch:
     def _nearest(self, frame: FrameType | None) -> FrameType | None:
         """The nearest frame that is of no library."""
         while (
-            frame is not None
-            and _of_library(frame.f_code.co_filename)
-            and not self._is_author(frame.f_code.co_filename)
+            frame is not None and _of_library(frame.f_code.co_filename) and not self.is_author(frame.f_code.co_filename)
         ):
             frame = frame.f_back
         return frame
 
     def _any(self, frame: FrameType | None) -> FrameType | None:
         """The nearest frame that is the author's."""
-        while frame is not None and not self._is_author(frame.f_code.co_filename):
+        while frame is not None and not self.is_author(frame.f_code.co_filename):
             frame = frame.f_back
         return frame
 
@@ -120,6 +122,42 @@ def watching(author: Path, folders: Sequence[Path]) -> Iterator[list[str]]:
     watch = Watch(author, folders)
     _watches.append(watch)
     try:
-        yield watch.found
+        with _audible(watch):
+            yield watch.found
     finally:
         _watches.remove(watch)
+
+
+@contextlib.contextmanager
+def _audible(watch: Watch) -> Iterator[None]:
+    """Meanwhile functions that open a file in silence give the event that `open` gives, under whichever name the author has them."""
+    with contextlib.ExitStack() as stack:
+        for module, name in _SILENT:
+            *way, last = name.split(".")
+            owner: Any = sys.modules.get(module)
+            for part in way:
+                owner = getattr(owner, part, None)
+            if (silent := getattr(owner, last, None)) is None:
+                continue
+            said = _saying(silent)
+            for theirs in _names_of(silent, watch):
+                stack.enter_context(mock.patch.object(*theirs, said))
+            stack.enter_context(
+                mock.patch.object(owner, last, said if isinstance(owner, ModuleType) else staticmethod(said))
+            )
+        yield
+
+
+def _saying(silent: Callable[..., Any]) -> Callable[..., Any]:
+    def said(*given: Any, **named: Any) -> Any:
+        for file in (*given[:1], *(named[key] for key in ("filename", "path") if key in named)):
+            sys.audit("open", file, "rb", 0)
+        return silent(*given, **named)
+
+    return said
+
+
+def _names_of(value: Any, watch: Watch) -> list[tuple[ModuleType, str]]:
+    """Where modules of the author hold a value (`from torch import from_file`)."""
+    modules = [m for m in list(sys.modules.values()) if watch.is_author(getattr(m, "__file__", None) or "")]
+    return [(m, name) for m in modules for name, held in list(vars(m).items()) if held is value]

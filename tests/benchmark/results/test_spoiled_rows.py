@@ -14,6 +14,7 @@ from helpers.result_files import contents, lasting, rows_of
 
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import CorruptFile, MmzooError
+from mmzoo.io.json_file import write_sealed
 
 Command = Callable[..., Any]
 SMALL = ("--seeds", "1", "--epochs", "1", "--device", "cpu")
@@ -90,6 +91,33 @@ def test_a_row_that_cannot_be_used_is_named_and_the_others_stay(copied: Path, mm
     assert lasting(rows_of(copied)[victim["run_id"]]) == lasting(victim)
 
 
+ODD_VALUES: list[tuple[str, Any, tuple[str, ...]]] = [
+    ("metrics.n_test_classes is not", "10", ("metrics", "n_test_classes")),
+    ("hashes.recipe is not a text", {}, ("hashes", "recipe")),
+    ("hashes.batch_order is not a text", [], ("hashes", "batch_order")),
+    ("warnings.a is not a whole number", {"a": {"b": 1}}, ("warnings",)),
+    ("bayes is not a finite number from 0 to 1", "x", ("bayes",)),
+    ("spec.training.batch_size is not", None, ("spec", "training", "batch_size")),
+    ("its spec is not that of the run", 0.5, ("spec", "training", "lr")),
+    ("its spec is not that of the run", 7, ("seed",)),
+]
+
+
+@pytest.mark.parametrize(("part", "value", "way"), ODD_VALUES)
+def test_an_odd_value_under_a_checksum_that_fits_is_named(
+    copied: Path, part: str, value: Any, way: tuple[str, ...]
+) -> None:
+    row = next(r for r in rows_of(copied).values() if r["label"] == "ogm")
+    path = copied / "runs" / row["run_id"] / "result.json"
+    inner = row
+    for key in way[:-1]:
+        inner = inner[key]
+    inner[way[-1]] = value
+    write_sealed(path, row)
+    with pytest.raises(CorruptFile, match=f"result.json cannot be used: {part}"):
+        Store(copied).row(row["run_id"])
+
+
 def test_a_row_in_the_folder_of_another_run_is_not_taken(copied: Path) -> None:
     one, other = sorted(rows_of(copied))[:2]
     shutil.copy(copied / "runs" / one / "result.json", copied / "runs" / other / "result.json")
@@ -105,6 +133,18 @@ def test_a_result_that_is_a_folder_is_named(copied: Path) -> None:
     path.mkdir()
     with pytest.raises(CorruptFile, match="Is a directory"):
         Store(copied).row(run_id)
+
+
+@pytest.mark.parametrize("what", ["report", "status", "runs"])
+def test_a_folder_that_may_not_be_read_is_named(
+    copied: Path, mmzoo: Command, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def refused(path: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("mmzoo.benchmark.results.store.os.scandir", refused)
+    done = mmzoo(what, copied)
+    assert done.code == 2 and f"cannot read the folder of results {copied}: Permission denied" in done.err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.small_dataset import Toy, make_toy
@@ -15,6 +16,7 @@ from helpers.watchdog import watchdog
 from mmzoo.data.loading.prepared import open_module
 from mmzoo.data.preparing import prepare as prepare_module
 from mmzoo.data.preparing.prepare import prepare
+from mmzoo.data.store.meta import sealed
 from mmzoo.data.store.store import DataStore
 from mmzoo.errors import BadValue, CorruptFile, MmzooError, UnknownName
 
@@ -84,6 +86,48 @@ def test_a_meta_json_that_does_not_fit_is_refused(tmp_path: Path, edit: Callable
     (folder / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(CorruptFile, match=r"meta\.json cannot be used"):
         DataStore(folder)
+
+
+def _last_number(value: Any) -> tuple[Any, Any] | None:
+    """Where the last number within a value stands."""
+    inside = reversed(list(value.items() if isinstance(value, dict) else enumerate(value)))
+    for key, inner in inside:
+        if isinstance(inner, (dict, list)):
+            if found := _last_number(inner):
+                return found
+        elif isinstance(inner, (int, float)) and not isinstance(inner, bool):
+            return value, key
+    return None
+
+
+@pytest.mark.parametrize("key", ["items", "mini_facts", "faults", "splits", "recipe", "versions", "modalities"])
+def test_a_changed_part_of_meta_json_is_noticed(tmp_path: Path, key: str) -> None:
+    folder = made(make_toy(tmp_path / "toy")).store.folder
+    meta = json.loads((folder / "meta.json").read_text())
+    facts = {"preset": "default", "bayes": {"a": 0.9}}
+    meta = sealed({k: v for k, v in meta.items() if k != "checksum"} | {"mini_facts": facts})
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert DataStore(folder).bayes == {"a": 0.9}
+    if key in ("splits", "versions"):
+        meta[key] = dict(reversed({**meta[key], "z": {}}.items()))
+    elif key == "faults":
+        meta[key].append({})
+    elif key == "items":
+        meta[key] += 1
+    else:
+        place, where = _last_number(meta[key]) or pytest.fail(f"{key} holds no number")
+        place[where] += 1
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(CorruptFile, match=r"meta\.json cannot be used: its (checksum|own hash) does not fit"):
+        DataStore(folder)
+
+
+def test_a_meta_json_of_an_earlier_version_has_no_checksum(tmp_path: Path) -> None:
+    folder = made(make_toy(tmp_path / "toy")).store.folder
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["checksum"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    open_module(folder)
 
 
 def test_errors_name_what_was_given(tmp_path: Path) -> None:
