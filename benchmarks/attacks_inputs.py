@@ -238,16 +238,34 @@ def _readonly_home() -> str:
         return bench("--method", "sum", setup=there).fault(2, ("Read-only",))
 
 
-@attack("a run's folder may not be read any more")
-def _unreadable() -> str:
-    if os.geteuid() == 0:
-        raise Impossible("root may read everything")
-    path = results().parent
-    path.chmod(0)
-    try:
-        return program("status", "r").fault(None, ())
-    finally:
-        path.chmod(0o755)
+def _unreadable() -> None:
+    for name, closed in (
+        ("a run's folder", "r/runs/*"),
+        ("the folder of the runs", "r/runs"),
+        ("a row", "r/runs/*/result.json"),
+    ):
+
+        @attack(f"{name} may not be read any more")
+        def _run(closed: str = closed) -> str:
+            results()
+            (path,) = Path().glob(closed)
+            drop = "-dac_override,-dac_read_search"  # root may read everything else
+            bound = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"] if os.geteuid() == 0 else []
+            if bound and not shutil.which("setpriv"):
+                raise Impossible("needs setpriv, since root may read everything")
+            path.chmod(0)
+            try:
+                for command in ("status", "report"):
+                    given = [*bound, sys.executable, "-m", "mmzoo", command, "r"]
+                    done = subprocess.run(given, capture_output=True, text=True, timeout=PATIENCE, check=False)
+                    if "Traceback" in done.stderr or "Permission denied" not in done.stdout + done.stderr:
+                        return f"{command}: exit code {done.returncode}: {done.stderr[-200:]}"
+            finally:
+                path.chmod(0o755)
+            return ""
+
+
+_unreadable()
 
 
 @attack("the clock steps back by a day while a bench runs")

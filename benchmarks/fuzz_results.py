@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import os
@@ -94,9 +95,9 @@ def revalued(value: Any, draw: random.Random) -> Any:
         if what == 0 and isinstance(place, dict):
             del place[last]
         elif what == 1 and isinstance(place, dict):
-            place[str(draw.choice(ODD))[:50]] = draw.choice(ODD)
+            place[str(draw.choice(ODD))[:50]] = copy.deepcopy(draw.choice(ODD))  # else a value may come to hold itself
         else:
-            place[last] = draw.choice(ODD)
+            place[last] = copy.deepcopy(draw.choice(ODD))
     return value
 
 

@@ -1,12 +1,11 @@
 """Which defaults for a user's own data reach the linear floors? Decided on training samples alone, in little time.
 
-    python benchmarks/own_data_choose.py --out DIR --rows cancer/error,mfeat/joint [--candidates now,skip] [--folds 3]
+    python benchmarks/own_data_choose.py --out DIR --rows cancer/error,stamps/joint [--candidates "skip;image dropout 0.5"]
 
-The tables are those of own_data.py, for kinds whose encoders have no batch statistics (vectors, texts, series). Test samples
-are never read: in each fold a quarter of the other samples is set aside, stratified by class, a tenth of the rest chooses
-the floor's penalty, and what remains is trained on. All folds of a row are trained together (torch.func.vmap), with Adam
-and a cosine schedule as a bench has them, to the last epoch. What is done is kept in choose.csv, so that a stopped run goes
-on. Results: benchmarks/results/own_data/choose.csv, choose.md.
+The tables are those of own_data.py. Test samples are never read: in each fold a quarter of the other samples is set aside,
+stratified by class, a tenth of the rest chooses the floor's penalty, and what remains is trained on. Models are trained with
+Adam and a cosine schedule as a bench has them, to the last epoch. What is done is kept in choose.csv, so that a stopped run
+goes on. Results: benchmarks/results/own_data/choose.csv, choose.md.
 """
 
 from __future__ import annotations
@@ -29,30 +28,44 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 from own_data import Lacking, make, options
 
+_PICTURES = ("image", "spectrogram", "video")
+
+
+def _pictures(**params: Any) -> dict[str, Mapping[str, Any]]:
+    return dict.fromkeys(_PICTURES, params)
+
+
+_PLAIN = {"text": {"lr_scale": 1.0}, **_pictures(dropout=0.0)}
+_SKIP = {"vector": {"skip": True}, "series": {"dropout": 0.5, "pieces": 8}}
+_BEFORE = {"vector": {"skip": False}, "series": {"dropout": 0.0, "pieces": 0}}
+
 #: name -> kind -> parameters of its encoder that are other than the default's; under `training`: steps, lr, weight_decay
 CANDIDATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "before": {"vector": {"skip": False}, "series": {"dropout": 0.0, "pieces": 0}},
-    "before, 2,000 steps": {
-        "vector": {"skip": False},
-        "series": {"dropout": 0.0, "pieces": 0},
-        "training": {"steps": 2000},
-    },
+    "before": _BEFORE,
+    "before, 2,000 steps": {**_BEFORE, "training": {"steps": 2000}},
     "dropout 0.5": {"vector": {"skip": False}, "series": {"dropout": 0.5, "pieces": 0, "grid": 8}},
     "wide": {"vector": {"skip": False}, "series": {"dropout": 0.5, "pieces": 0, "widths": [64, 128, 128]}},
     "linear": {"vector": {"skip": False, "hidden": []}},
-    "skip": {"vector": {"skip": True}, "series": {"dropout": 0.5, "pieces": 8}},
-    "skip, 2,000 steps": {
-        "vector": {"skip": True},
-        "series": {"dropout": 0.5, "pieces": 8},
-        "training": {"steps": 2000},
-    },
-    "skip, 2,000 steps, lr 0.003": {
-        "vector": {"skip": True},
-        "series": {"dropout": 0.5, "pieces": 8},
-        "training": {"steps": 2000, "lr": 0.003},
-    },
+    "skip": _SKIP,
+    "skip, 2,000 steps": {**_SKIP, "training": {"steps": 2000}},
+    "skip, lr 0.003": {**_SKIP, "training": {"lr": 0.003}},
+    "skip, 2,000 steps, lr 0.003": {**_SKIP, "training": {"steps": 2000, "lr": 0.003}},
+    "skip, wide": {"vector": {"hidden": [512]}, "series": {**_SKIP["series"], "widths": [64, 128, 128]}},
+    "skip, pieces 16": {"series": {"dropout": 0.5, "pieces": 16}},
+    "skip, pieces 16, wide": {"series": {"dropout": 0.5, "pieces": 16, "widths": [64, 128, 128]}},
+    "plain": _PLAIN,
+    "text rate x3": {**_PLAIN, "text": {"lr_scale": 3.0}},
+    "text rate x5": {**_PLAIN, "text": {"lr_scale": 5.0}},
+    "text rate x10": {**_PLAIN, "text": {"lr_scale": 10.0}},
+    "text rate x30": {**_PLAIN, "text": {"lr_scale": 30.0}},
+    "text rate x3, dropout 0.7": {**_PLAIN, "text": {"lr_scale": 3.0, "dropout": 0.7}},
+    "text rate x10, dropout 0.7": {**_PLAIN, "text": {"lr_scale": 10.0, "dropout": 0.7}},
+    "text rate x10, dropout 0.8": {**_PLAIN, "text": {"lr_scale": 10.0, "dropout": 0.8}},
+    "text rate x10, image x0.3": {"text": {"lr_scale": 10.0}, **_pictures(dropout=0.0, lr_scale=0.3)},
+    "image dropout 0.5": {**_PLAIN, **_pictures(dropout=0.5)},
+    "text rate x3, image dropout 0.5": {"text": {"lr_scale": 3.0}, **_pictures(dropout=0.5)},
 }
-FIELDS = ("table", "what", "candidate", "fold", "acc", "loss")
+FIELDS = ("table", "what", "candidate", "fold", "acc")
 
 
 class Joint(nn.Module):
@@ -83,16 +96,13 @@ def folds(data: Any, number: int) -> Iterator[Any]:
         yield dataclasses.replace(data, splits={**parts, "slice": ()})
 
 
-def floors(splits: Sequence[Any]) -> tuple[list[float], list[float]]:
-    """Accuracy and loss of the floor in each fold."""
+def floor_of(data: Any) -> float:
+    """Accuracy of the floor in a fold."""
     from mmzoo.data.loading.floor_samples import floor_samples
     from mmzoo.evaluation.floors import linear_floor
 
-    found = []
-    for d in splits:
-        parts = [floor_samples(d, d.loader(s, batch_size=512, device="cpu")) for s in ("train", "holdout", "test")]
-        found.append(linear_floor(*parts, n_classes=d.n_classes).test)
-    return [f["acc"] for f in found], [f["loss"] for f in found]
+    parts = [floor_samples(data, data.loader(s, batch_size=512, device="cpu")) for s in ("train", "holdout", "test")]
+    return float(linear_floor(*parts, n_classes=data.n_classes).test["acc"])
 
 
 def inputs_of(data: Any) -> dict[str, Any]:
@@ -107,84 +117,48 @@ def rows_of(x: Any, at: Tensor) -> Any:
     return {k: v[at] for k, v in x.items()} if isinstance(x, Mapping) else x[at]
 
 
-def models_of(data: Any, candidate: Mapping[str, Mapping[str, Any]], number: int) -> list[Joint]:
+def model_of(data: Any, candidate: Mapping[str, Mapping[str, Any]], seed: int) -> Joint:
     from mmzoo.data.own.defaults import encoder_for
     from mmzoo.registry.plugins import catalogue
 
-    made = []
-    for fold in range(number):
-        torch.manual_seed(fold)
-        encoders = {}
-        for m in data.modalities:
-            spec = data.spec(m)
-            usual = encoder_for(spec.kind, spec.shape)
-            params = {**usual.params, **candidate.get(spec.kind, {})}
-            encoders[m] = catalogue().get("encoders", usual.name).load()(spec, **params)
-        made.append(Joint(encoders, data.n_classes))
-    return made
+    torch.manual_seed(seed)
+    encoders = {}
+    for m in data.modalities:
+        spec = data.spec(m)
+        usual = encoder_for(spec.kind, spec.shape)
+        params = {**usual.params, **candidate.get(spec.kind, {})}
+        rate = params.pop("lr_scale", 1.0)
+        encoders[m] = catalogue().get("encoders", usual.name).load()(spec, **params).configure(spec, lr_scale=rate)
+    return Joint(encoders, data.n_classes)
 
 
-def trained(splits: Sequence[Any], candidate: Mapping[str, Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """Accuracy and loss in each fold, of models trained together."""
+def trained(data: Any, candidate: Mapping[str, Mapping[str, Any]], fold: int) -> float:
+    """Accuracy in a fold, after the last epoch."""
     from mmzoo.data.own.defaults import batch_for, steps_for
 
-    data, number = splits[0], len(splits)
     x, target = inputs_of(data), data.target
-    models = models_of(data, candidate, number)
-    params, buffers = torch.func.stack_module_state(models)  # type: ignore[no-untyped-call]
-    base = models[0].to("meta").train()
-    names, values = list(params), [p.detach() for p in params.values()]
-
-    def loss(p: Any, b: Any, inputs: Any, labels: Tensor) -> Tensor:
-        return F.cross_entropy(torch.func.functional_call(base, (p, b), (inputs,)), labels)
-
-    gradient = torch.func.vmap(torch.func.grad(loss), randomness="different")
+    model = model_of(data, candidate, fold)
     given = {"steps": 1000, "lr": 0.001, "weight_decay": 0.0001, **candidate.get("training", {})}
-    train = [torch.tensor(d.splits["train"]) for d in splits]
-    n = min(map(len, train))
-    batch = batch_for(n)
-    epochs = max(20, math.ceil(given["steps"] / steps_for(n, batch)))
-    first, second = [torch.zeros_like(v) for v in values], [torch.zeros_like(v) for v in values]
-    draws = [torch.Generator().manual_seed(100 + r) for r in range(number)]
-    step = 0
-    for epoch in range(epochs):
-        rate = given["lr"] * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        order = torch.stack([t[torch.randperm(len(t), generator=g)[:n]] for t, g in zip(train, draws)])
-        for start in range(0, n, batch):
-            at = order[:, start : start + batch]
-            step += 1
-            g = gradient(dict(zip(names, values)), buffers, {m: rows_of(v, at) for m, v in x.items()}, target[at])
-            adam(values, [g[k] for k in names], first, second, step, rate, given["weight_decay"])
-    base.eval()
-    acc, losses = [], []
-    for r, d in enumerate(splits):
-        at = torch.tensor(d.splits["test"])
-        state = {k: v[r] for k, v in zip(names, values)}, {k: v[r] for k, v in buffers.items()}
-        with torch.no_grad():
-            logits = torch.func.functional_call(base, state, ({m: rows_of(v, at) for m, v in x.items()},))
-        acc.append(float((logits.argmax(1) == target[at]).float().mean()))
-        losses.append(float(F.cross_entropy(logits, target[at])))
-    return acc, losses
-
-
-def adam(
-    values: list[Tensor],
-    gradients: list[Tensor],
-    first: list[Tensor],
-    second: list[Tensor],
-    step: int,
-    rate: float,
-    decay: float,
-) -> None:
-    """One update in place, with the decay in the gradient as torch.optim.Adam has it."""
-    gradients = list(torch._foreach_add(gradients, values, alpha=decay))
-    torch._foreach_lerp_(first, gradients, 0.1)
-    torch._foreach_mul_(second, 0.999)
-    torch._foreach_addcmul_(second, gradients, gradients, 0.001)
-    root = list(torch._foreach_sqrt(second))
-    torch._foreach_div_(root, math.sqrt(1 - 0.999**step))
-    torch._foreach_add_(root, 1e-8)
-    torch._foreach_addcdiv_(values, first, root, -rate / (1 - 0.9**step))
+    train = torch.tensor(data.splits["train"])
+    batch = batch_for(len(train))
+    epochs = max(20, math.ceil(given["steps"] / steps_for(len(train), batch)))
+    parts = [(list(e.parameters()), e.lr_scale) for e in model.encoders.values()]
+    groups = [{"params": p, "lr": given["lr"] * scale} for p, scale in [*parts, (list(model.head.parameters()), 1.0)]]
+    optimizer = torch.optim.Adam([g for g in groups if g["params"]], weight_decay=given["weight_decay"])
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    draw = torch.Generator().manual_seed(100 + fold)
+    model.train()
+    for _ in range(epochs):
+        for at in train[torch.randperm(len(train), generator=draw)].split(batch):
+            optimizer.zero_grad()
+            F.cross_entropy(model({m: rows_of(v, at) for m, v in x.items()}), target[at]).backward()
+            optimizer.step()
+        rates.step()
+    model.eval()
+    test = torch.tensor(data.splits["test"])
+    with torch.no_grad():
+        logits = torch.cat([model({m: rows_of(v, at) for m, v in x.items()}) for at in test.split(256)])
+    return float((logits.argmax(1) == target[test]).float().mean())
 
 
 def data_of(name: str, what: str, root: Path, given: argparse.Namespace) -> Any:
@@ -200,26 +174,27 @@ def data_of(name: str, what: str, root: Path, given: argparse.Namespace) -> Any:
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """The differences to the floor as Markdown."""
-    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    found: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
     for r in rows:
-        found[r["table"], r["what"], r["candidate"]].append(100 * float(r["acc"]))
-    present = list(dict.fromkeys(r["candidate"] for r in rows if r["candidate"] != "floor"))
-    names = [c for c in CANDIDATES if c in present] + [c for c in present if c not in CANDIDATES]
-    lines = [f"| table | what | floor | {' | '.join(names)} |", "|---|---|---:|" + "---:|" * len(names)]
+        found[r["table"], r["what"], r["candidate"]][int(r["fold"])] = 100 * float(r["acc"])
+    lines = ["| table | what | candidate | folds | floor | difference |", "|---|---|---|---:|---:|---:|"]
+    order = {name: at for at, name in enumerate(CANDIDATES)}
     for table, what in dict.fromkeys((r["table"], r["what"]) for r in rows):
-        floor = np.array(found[table, what, "floor"])
-        cells = [table, what, f"{floor.mean():.1f}"]
-        for c in names:
-            apart = np.array(found.get((table, what, c), [])) - floor if (table, what, c) in found else None
-            error = 0.0 if apart is None or len(apart) < 2 else apart.std(ddof=1) / len(apart) ** 0.5
-            cells.append("-" if apart is None else f"{apart.mean():+.1f} ± {error:.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        floor = found[table, what, "floor"]
+        named = [c for t, w, c in found if (t, w) == (table, what) and c != "floor"]
+        for c in sorted(named, key=lambda c: order.get(c, len(order))):
+            acc = found[table, what, c]
+            apart = np.array([acc[f] - floor[f] for f in acc])
+            error = apart.std(ddof=1) / len(apart) ** 0.5 if len(apart) > 1 else 0.0
+            under = np.mean([floor[f] for f in acc])
+            lines.append(f"| {table} | {what} | {c} | {len(apart)} | {under:.1f} | {apart.mean():+.1f} ± {error:.1f} |")
     return "\n".join(
         [
             "# Defaults for own data: candidates on samples set aside from training",
             "",
-            f"Accuracy of the floor in per cent, and how far above it each candidate is, in points: mean and standard error over "
-            f"{len({r['fold'] for r in rows})} folds of the training samples. No test sample is read.",
+            "Accuracy of the floor in per cent, and how far above it a candidate is after the last epoch, in points: mean and "
+            "standard error over folds of the training samples. No test sample is read. Differences within two standard errors "
+            "are no evidence.",
             "",
             *lines,
             "",
@@ -237,7 +212,7 @@ def main() -> None:
     done: list[Mapping[str, Any]] = []
     if kept.is_file():
         with kept.open(newline="") as file:
-            done = list(csv.DictReader(file))
+            done = [{k: r[k] for k in FIELDS} for r in csv.DictReader(file)]
     for row in given.rows.split(","):
         table, what = row.split("/")
         try:
@@ -248,9 +223,11 @@ def main() -> None:
         for name in ("floor", *given.candidates.split(";")):
             if any((r["table"], r["what"], r["candidate"]) == (table, what, name) for r in done):
                 continue
-            acc, loss = floors(splits) if name == "floor" else trained(splits, CANDIDATES[name])
+            acc = [
+                floor_of(d) if name == "floor" else trained(d, CANDIDATES[name], fold) for fold, d in enumerate(splits)
+            ]
             print(row, name, [round(100 * a, 1) for a in acc], file=sys.stderr, flush=True)
-            done += [dict(zip(FIELDS, (table, what, name, i, *both))) for i, both in enumerate(zip(acc, loss))]
+            done += [dict(zip(FIELDS, (table, what, name, fold, a))) for fold, a in enumerate(acc)]
             with kept.open("w", newline="") as file:
                 writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
                 writer.writeheader()

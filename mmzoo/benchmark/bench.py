@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.planning.data_defaults import make_missing, to_make
@@ -186,7 +186,8 @@ def prepared_plan(spec: BenchSpec, store: Store, execution: Execution, events: E
     """
     found = catalogue()
     check_trackers(found, spec.track)
-    make_plan(spec, found, stores=False, device=execution.planned_device)
+    # What is wrong with a plan is wrong for each seed alike.
+    make_plan(replace(spec, seeds=spec.seeds[:1]), found, stores=False, device=execution.planned_device)
     store.prepare()
     make_missing(spec, found, events.preparing, events.prepared)
     return make_plan(spec, found, device=execution.planned_device)

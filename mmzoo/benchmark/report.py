@@ -49,7 +49,7 @@ def tables(
         if view == "overview":
             found += [overview_table(make_overview(rows, bench)), *short_tables(rows, bench)]
         elif view == "details":
-            found += [*detail_tables(rows, bench), *class_tables(rows, bench, store)]
+            found += [*detail_tables(rows, bench), *class_tables(rows, bench, store, faults)]
         elif view == "modalities":
             found += modality_tables(rows, bench)
         elif view == "stress":
@@ -96,5 +96,5 @@ def render(
         from mmzoo.benchmark.reporting.html.page import render_page
 
         more = tables(rows, bench, store, views, faults) if views else []
-        return render_page(separated(rows)[0], bench, store, out=out, tables=more)
+        return render_page(separated(rows)[0], bench, store, out=out, tables=more, faults=faults)
     return "\n".join((markdown if fmt == "md" else latex)(table) for table in tables(rows, bench, store, views, faults))

@@ -15,7 +15,8 @@ from torch import Tensor
 from mmzoo.benchmark.execution.artifacts import INPUTS, inputs_hash, weights_hash
 from mmzoo.benchmark.execution.building import build_model, build_strategy, load_data
 from mmzoo.benchmark.execution.teachers import Row
-from mmzoo.benchmark.results.predictions import digest_of
+from mmzoo.benchmark.results.predictions import NAME as PREDICTIONS
+from mmzoo.benchmark.results.predictions import digest_of, read_predictions
 from mmzoo.benchmark.results.store import STRATEGY_STATE, WEIGHTS, Store
 from mmzoo.config.identity import check_identity, refuse_code
 from mmzoo.config.spec import RunSpec
@@ -26,7 +27,7 @@ from mmzoo.data.loading.complete import completed
 from mmzoo.data.loading.datamodule import DataModule
 from mmzoo.data.loading.inputs import InputForm
 from mmzoo.errors import BadValue, CorruptFile, MmzooError
-from mmzoo.io.files import read_bytes
+from mmzoo.io.files import LARGEST, read_bytes
 from mmzoo.io.json_file import checksum_fault, read_json
 from mmzoo.registry.plugins import catalogue
 from mmzoo.training.strategy import Strategy
@@ -88,7 +89,7 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Trained:
 
     Raises:
         BadValue: the run does not exist, has no scores, kept no weights, or names code without `trust`.
-        CorruptFile: the weights are not those that were scored.
+        CorruptFile: the weights are not those that were scored, or the row contradicts the predictions beside it.
         MmzooError: code or encoder files were edited since.
     """
     folder = Path(folder)
@@ -106,6 +107,9 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Trained:
             f"run {folder.name} kept no weights. The same bench with --keep-weights trains it once more and keeps them."
         )
     refuse_code(row, trust=trust)
+    kept = folder / PREDICTIONS
+    if kept.is_file() and kept.stat().st_size <= LARGEST:
+        read_predictions(row, Store(folder.parent.parent))
     try:
         spec = RunSpec.from_dict(row["spec"])
         check_identity(catalogue(), spec)

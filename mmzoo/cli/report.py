@@ -82,8 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"mmzoo: wrote {', '.join(map(str, files)) or 'no figure: no run has scores'}", file=sys.stderr)
     if (fault := store.bench_fault()) is not None:
         errors.append(fault)
-    for error in errors:
-        print(f"mmzoo: {error}", file=sys.stderr)
+    for text in dict.fromkeys(map(str, errors)):  # several views may read the same file
+        print(f"mmzoo: {text}", file=sys.stderr)
     return 2 if errors else 0
 
 

@@ -110,7 +110,7 @@ class RunSpec:
 
     def as_dict(self) -> dict[str, Any]:
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # `plain` copies all of it
-        given |= {"parts": [dataclasses.asdict(part) for part in self.parts], "training": self.training.as_dict()}
+        given |= {"parts": [vars(part) for part in self.parts], "training": self.training.as_dict()}
         for name in ("tuning", "floor"):
             if given[name] is None:
                 del given[name]
@@ -270,8 +270,13 @@ def hashed(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+
+
 def plain(value: Any) -> Any:
     """Nested mappings and sequences as dicts, with texts for keys, and lists: what JSON keeps."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -23,6 +23,7 @@ class CNN(Planar):
         shrink: average the input over squares of this many pixels first.
         grid: average the last map to grid x grid cells, concatenated for the linear layer; the mean over the whole map
             of a spectrogram would lose the pitch.
+        dropout: dropout probability of those cells, before the linear layer.
         temporal: how the features of a video's frames are pooled: "mean" (default) or "max".
 
     Raises:
@@ -40,6 +41,7 @@ class CNN(Planar):
         width: int = 64,
         shrink: int = 1,
         grid: int = 4,
+        dropout: float = 0.0,
         temporal: Temporal = "mean",
     ) -> None:
         super().__init__(spec, temporal=temporal)
@@ -48,7 +50,7 @@ class CNN(Planar):
                 f"widths must be positive and at least one, and so must width, shrink and grid; not widths="
                 f"{tuple(widths)}, width={width}, shrink={shrink}, grid={grid}."
             )
-        self.shrink, self.grid = shrink, grid
+        self.shrink, self.grid, self.dropout = shrink, grid, nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
             for i, o in itertools.pairwise([self.channels, *widths])
@@ -64,5 +66,5 @@ class CNN(Planar):
         return found
 
     def pool(self, x: Tensor) -> Tensor:
-        found: Tensor = self.project(F.adaptive_avg_pool2d(x, self.grid).flatten(1))
+        found: Tensor = self.project(self.dropout(F.adaptive_avg_pool2d(x, self.grid).flatten(1)))
         return found

@@ -25,6 +25,20 @@ def kind_fault(path: Path) -> str | None:
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no plain file")
 
 
+def check_regular(path: Path, noun: str) -> None:
+    """Raise BadValue unless a path is a plain file; the message says what it is instead.
+
+    Args:
+        noun: What the file should be: "table".
+    """
+    try:
+        kind = kind_fault(path)
+    except (OSError, ValueError):  # not there, or not to be looked at; ValueError: a NUL in the name
+        raise BadValue(f"there is no {noun} {path}.") from None
+    if kind is not None:
+        raise BadValue(f"{path} is {kind}, not a {noun}.")
+
+
 def read_regular(path: Path, what: str, largest: int) -> bytes:
     """The content of a plain file of at most `largest` bytes.
 

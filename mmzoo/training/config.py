@@ -95,7 +95,7 @@ class Training:
 
     def as_dict(self) -> dict[str, Any]:
         """All settings; numerical options only if they differ from the default, which keeps older run ids valid."""
-        given = dataclasses.asdict(self)
+        given = {k: getattr(self, k) for k in FIELDS}
         return {k: v for k, v in given.items() if k not in ENGINE or v != ENGINE[k]}
 
 

@@ -18,6 +18,7 @@ from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.trained import load_run
 from mmzoo.cli import main
 from mmzoo.errors import BadValue, CorruptFile
+from mmzoo.io.json_file import write_sealed
 from mmzoo.registry import plugins
 
 Command = Callable[..., Any]
@@ -152,6 +153,24 @@ def test_what_is_kept_beside_the_weights_must_be_what_was_written(pictures: Own,
     path.unlink()
     with pytest.raises(CorruptFile, match=r"inputs\.json"):
         load_run(path.parent)
+
+
+def test_a_score_that_the_predictions_contradict_is_told(pictures: Own, mmzoo: Command, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(pictures.out, tmp_path / "r"))
+    path = out / "runs" / pictures.row["run_id"] / "result.json"
+    row = json.loads(path.read_text())
+    row["metrics"]["acc"] = 0.999
+    write_sealed(path, row)
+    fault = "the row says 99.9 %"
+    with pytest.raises(CorruptFile, match=fault):
+        load_run(path.parent)
+    told = mmzoo("report", out, "--details", "--stats")
+    assert told.code == 2 and told.err.count(fault) == 1
+    page = mmzoo("report", out, "-o", tmp_path / "r.html")
+    assert page.code == 2 and fault in page.err
+    (path.parent / "predictions.npz").unlink()
+    assert mmzoo("report", out, "--details").code == 0  # what was removed to save room is no fault
+    load_run(path.parent)
 
 
 def test_predictions_go_to_a_file_and_a_spoiled_one_costs_itself(pictures: Own, mmzoo: Command, tmp_path: Path) -> None:

@@ -147,6 +147,19 @@ def test_a_skip_adds_a_linear_map_of_the_input() -> None:
     assert encoder.stage_dims == (11, 10) and MLP((6,)).stage_dims == (64,)
 
 
+def test_dropout_of_a_picture_acts_in_training_alone_and_has_no_weights() -> None:
+    with seeded(0, "init"):
+        plain = CNN(SPECS["image"]).eval()
+    with seeded(0, "init"):
+        dropped = CNN(SPECS["image"], dropout=0.5).eval()
+    x = drawn("image")
+    torch.testing.assert_close(plain(x), dropped(x), rtol=0, atol=0)
+    dropped.dropout.train()
+    assert not torch.equal(dropped(x), dropped(x))
+    plain.train()
+    torch.testing.assert_close(plain(x), plain(x), rtol=0, atol=0)
+
+
 def test_what_a_series_reads_of_its_input_leaves_padding_out() -> None:
     spec = InputSpec("series", (2, 12))
     with seeded(0, "init"):

@@ -162,8 +162,12 @@ def _encoder(
             f"These take it: {fit or 'none'}."
         )
     given = encoder.check_params(choice.get("params", {})) if encoder.id == usual.id else {}
+    of_user: dict[str, Any] = {}
     for more in (settings.take(encoder), settings.take_encoders(encoder), asked):
-        given |= encoder.check_params(more)
+        of_user |= encoder.check_params(more)
+    if of_user.get("frozen"):  # a usual rate has nothing left to act on
+        given.pop("lr_scale", None)
+    given |= of_user
     check_options(encoder, given)
     # An option that is off leaves the run what it is without it.
     given = {k: v for k, v in given.items() if k not in ENCODER_OPTIONS or v != ENCODER_OPTIONS[k].default}

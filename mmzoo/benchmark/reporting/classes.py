@@ -10,7 +10,7 @@ from mmzoo.benchmark.reporting.groups import Group, Row
 from mmzoo.benchmark.reporting.overview import by_dataset
 from mmzoo.benchmark.reporting.statistics import spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
-from mmzoo.benchmark.results.predictions import read_predictions
+from mmzoo.benchmark.results.predictions import note, read_predictions
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import CorruptFile
 
@@ -33,12 +33,14 @@ class Counted:
     counts: list[NDArray[np.int64]]
 
 
-def class_tables(rows: Sequence[Row], bench: Mapping[str, Any], store: Store) -> list[Table]:
+def class_tables(
+    rows: Sequence[Row], bench: Mapping[str, Any], store: Store, faults: list[CorruptFile] | None = None
+) -> list[Table]:
     """For each data set: the F1 of each class under each joint method, and the confusions of each method that the bench is
-    about."""
+    about. faults: takes an error for each file of predictions that is there and cannot be used."""
     tables = []
     for dataset, groups in by_dataset(rows, bench).items():
-        counted, unread = _counted([g for g in groups if not g.alone], store)
+        counted, unread = _counted([g for g in groups if not g.alone], store, faults)
         if not counted:
             continue
         tables.append(_per_class(dataset, counted))
@@ -49,7 +51,9 @@ def class_tables(rows: Sequence[Row], bench: Mapping[str, Any], store: Store) ->
     return tables
 
 
-def _counted(groups: Sequence[Group], store: Store) -> tuple[list[Counted], list[str]]:
+def _counted(
+    groups: Sequence[Group], store: Store, faults: list[CorruptFile] | None
+) -> tuple[list[Counted], list[str]]:
     """The methods with predictions, and the runs whose predictions cannot be read."""
     found: list[Counted] = []
     unread = []
@@ -59,7 +63,8 @@ def _counted(groups: Sequence[Group], store: Store) -> tuple[list[Counted], list
                 continue
             try:
                 kept = read_predictions(row, store)
-            except CorruptFile:
+            except CorruptFile as error:
+                note(error, row, store, faults)
                 unread.append(str(row["run_id"]))
                 continue
             if not found or found[-1].group is not group:

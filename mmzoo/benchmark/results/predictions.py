@@ -91,8 +91,13 @@ def read_predictions(row: Mapping[str, Any], store: Store) -> Kept:
         if row["hashes"].get("predictions", digest_of(data)) != digest_of(data):
             raise ValueError("they are not those of the row beside them: the file was changed after it was written")
         kept = _unpacked(data, row["metrics"]["n_scored"])
-        if len(set(kept.index.tolist())) != len(kept.target) or abs(kept.right.mean() - row["metrics"]["acc"]) > 1e-9:
+        if len(set(kept.index.tolist())) != len(kept.target):
             raise ValueError("they are not those of the row beside them")
+        if abs((acc := kept.right.mean()) - row["metrics"]["acc"]) > 1e-9:
+            raise ValueError(
+                "they are not those of the row beside them: their accuracy is "
+                f"{100 * acc:.1f} %, and the row says {100 * row['metrics']['acc']:.1f} %"
+            )
     except _FAULTS as error:
         why = getattr(error, "strerror", None) or error
         raise CorruptFile(
@@ -100,6 +105,12 @@ def read_predictions(row: Mapping[str, Any], store: Store) -> Kept:
             "bench again: it repeats that run only."
         ) from None
     return kept
+
+
+def note(error: CorruptFile, row: Mapping[str, Any], store: Store, faults: list[CorruptFile] | None) -> None:
+    """Add the error of `read_predictions` to a list, unless the file is not there at all."""
+    if faults is not None and (store.folder(row["run_id"]) / NAME).exists():
+        faults.append(error)
 
 
 def _unpacked(data: bytes, n: int) -> Kept:

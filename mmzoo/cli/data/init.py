@@ -7,14 +7,14 @@ from pathlib import Path
 
 from mmzoo.errors import BadValue
 from mmzoo.io.files import write_bytes
+from mmzoo.io.regular import check_regular
 
 
 def run_init(arguments: argparse.Namespace) -> int:
     from mmzoo.data.own.guessing import guessed
 
     table = Path(arguments.table)
-    if not table.is_file():
-        raise BadValue(f"{table} is a folder, not a table." if table.is_dir() else f"there is no table {table}.")
+    check_regular(table, "table")
     target = table.with_name(table.name.split(".")[0] + ".yaml") if arguments.to is None else Path(arguments.to)
     if target.suffix not in (".yaml", ".yml"):
         raise BadValue(f"--to {target}: the name of a manifest ends in .yaml.")

@@ -16,6 +16,7 @@ from mmzoo.data.sources.field import Field
 from mmzoo.data.sources.source import Faulty, Media
 from mmzoo.data.store.store import array_name
 from mmzoo.errors import BadValue
+from mmzoo.io.regular import check_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,8 +75,7 @@ def read_rows(
     Raises:
         BadValue: The table cannot be read, has no rows, or lacks a column.
     """
-    if not path.is_file():
-        raise BadValue(f"{path} is a folder, not a table." if path.is_dir() else f"there is no table {path}.")
+    check_regular(path, "table")
     rows = Rows(path, delimiter, quotes=quotes, likely={c for w in wanted.values() for c in w.columns})
     _check_columns(Columns(rows), wanted)
     place = Place.of((path.parent if root is None else root).absolute())

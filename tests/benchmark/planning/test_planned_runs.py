@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mmzoo.benchmark import bench as benches
 from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.benchmark.planning.planned import Plan, planned_runs
 from mmzoo.benchmark.results.store import Store
@@ -93,6 +94,18 @@ def test_an_estimate_reads_few_rows_of_a_large_folder(
     monkeypatch.setattr(Store, "row", lambda self, run_id: read.append(run_id))
     monkeypatch.setattr(timing, "MOST", 2)
     assert timing.recorded(runs, store) == {} and read == store.run_ids()[:2]
+
+
+def test_faults_are_looked_for_with_one_seed_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        benches, "make_plan", lambda spec, *rest, **named: asked.append(spec.seeds) or make_plan(spec, *rest, **named)
+    )
+    bench = BenchSpec("concat", datasets=("mfeat",), seeds=(0, 1, 2))
+    made = benches.prepared_plan(bench, Store(tmp_path), benches.Execution(), benches.Events())
+    assert asked == [(0,), (0, 1, 2)] and {p.spec.seed for p in made.runs} == {0, 1, 2}
 
 
 def test_the_text_of_a_method_is_parsed_once(monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> None:

@@ -61,6 +61,22 @@ def test_every_kind_has_an_encoder_that_takes_it(kind: str) -> None:
         assert choice.params["shrink"] == math.ceil(max(shapes[kind][:2]) / 128)
 
 
+def test_words_learn_faster_than_pictures_and_every_kind_has_dropout() -> None:
+    shapes = {"text": (64,), "image": (64, 64, 3), "vector": (6,), "series": (3, 50)}
+    params = {}
+    for kind, shape in shapes.items():
+        choice = encoder_for(kind, shape)
+        entry = catalogue().get("encoders", choice.name)
+        params[kind] = {**entry.defaults(), **entry.check_params(choice.params)}
+    assert {k: p.get("lr_scale", 1.0) for k, p in params.items()} == {
+        "text": 3.0,
+        "image": 1.0,
+        "vector": 1.0,
+        "series": 1.0,
+    }
+    assert {p["dropout"] for p in params.values()} == {0.5}
+
+
 def own(folder: Path, more: str = "") -> str:
     lines = [f"{i % 7},{i % 3},{'ink' if i % 2 else 'lead'} pen {i % 5},{i % 2}" for i in range(100)]
     (folder / "pens.csv").write_text("a,b,words,label\n" + "\n".join(lines) + "\n")
@@ -132,6 +148,19 @@ def test_what_the_user_sets_wins_in_the_manifest_and_beside_it(tmp_path: Path) -
     assert (training.epochs, training.lr, encoders["words"]) == (7, 0.3, "text_bag") and "as you asked" in said
     training, _, said = training_of(own(tmp_path), "train.batch_size=8", "encoder.size.width=5")
     assert training.epochs * math.ceil(72 / 8) >= LEAST_STEPS and "size: encoder mlp (as you asked)" in said
+
+
+def test_frozen_word_vectors_have_no_rate_unless_one_is_given(tmp_path: Path) -> None:
+    path = own(tmp_path)
+
+    def words(*given: str) -> dict[str, Any]:
+        spec = BenchSpec("ogm", datasets=(path,), settings=tuple(map(parse_setting, given)), references=False)
+        return dict(make_plan(spec, catalogue(), stores=False).runs[0].spec.encoders["words"][1])
+
+    assert words()["lr_scale"] == 3.0
+    frozen = words("encoder.words.frozen=true")
+    assert frozen["frozen"] and "lr_scale" not in frozen
+    assert words("encoder.words.frozen=true", "encoder.words.lr_scale=2")["lr_scale"] == 2  # refused where it is built
 
 
 def test_published_data_keeps_its_protocol() -> None:

@@ -69,6 +69,20 @@ def test_a_table_in_place_of_a_manifest_is_told(table: Path, mmzoo: Command) -> 
         assert told.code == 2 and "mmzoo data init" in told.err
 
 
+def test_what_is_no_plain_file_is_called_what_it_is(tmp_path: Path, mmzoo: Command) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with watchdog(60):
+        for path, said in (
+            ("/dev/zero", "/dev/zero is a device, not a table"),
+            (tmp_path / "pipe.csv", "is a pipe, not a table"),
+            (tmp_path, "is a folder, not a table"),
+            (tmp_path / "none.csv", "there is no table"),
+        ):
+            told = mmzoo("data", "init", path)
+            assert told.code == 2 and said in told.err
+    assert not list(tmp_path.glob("*.yaml"))
+
+
 def test_names_that_yaml_reads_otherwise(tmp_path: Path) -> None:
     rows = "".join(f"{i},{i * 2},{'ab'[i % 2]}\n" for i in range(40))
     (tmp_path / "t.csv").write_text("0,no: 1,label\n" + rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import statistics
@@ -13,7 +12,7 @@ from mmzoo.benchmark.reporting.groups import Group, Row, alone_of, at, main_metr
 from mmzoo.benchmark.reporting.overview import Overview, passes
 from mmzoo.benchmark.reporting.statistics import spread
 from mmzoo.benchmark.results.comparable import is_floor
-from mmzoo.benchmark.results.predictions import Kept, read_predictions
+from mmzoo.benchmark.results.predictions import Kept, note, read_predictions
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import CorruptFile
 from mmzoo.io.files import read_bytes
@@ -147,15 +146,18 @@ def costs(groups: Sequence[Group]) -> list[Record]:
     return found
 
 
-def predicted(groups: Sequence[Group], store: Store) -> dict[str, list[Kept]]:
-    """Label of each joint method -> the test predictions of its runs; those that cannot be used are left out."""
+def predicted(groups: Sequence[Group], store: Store, faults: list[CorruptFile] | None = None) -> dict[str, list[Kept]]:
+    """Label of each joint method -> the test predictions of its runs; those that cannot be used are left out. faults: takes an
+    error for each file that is there and cannot be used."""
     found = {}
     for group in joint_of(groups):
         kept = []
         for row in group.rows:
             if row["status"] == "ok":
-                with contextlib.suppress(CorruptFile):  # a chart less, not a report less
+                try:  # a chart less, not a report less
                     kept.append(read_predictions(row, store))
+                except CorruptFile as error:
+                    note(error, row, store, faults)
         if kept and len({each.scores.shape[1] for each in kept}) == 1:
             found[group.label] = kept
     return found

@@ -27,7 +27,7 @@ from mmzoo.benchmark.reporting.tables import DASH, Table, one_line, percent
 from mmzoo.benchmark.results.paper_figures import read_figures
 from mmzoo.benchmark.results.store import Store
 from mmzoo.config.spec import STRESSES
-from mmzoo.errors import MmzooError
+from mmzoo.errors import CorruptFile, MmzooError
 
 HERE = Path(__file__).parent
 
@@ -40,6 +40,7 @@ def render_page(
     out: Path | None = None,
     tables: Sequence[Table] = (),
     live: str = "",
+    faults: list[CorruptFile] | None = None,
 ) -> str:
     """The report as one HTML file.
 
@@ -49,6 +50,7 @@ def render_page(
         out: where the page will be written; links to the files of a run are relative to it.
         tables: further tables, such as those of `--stats`.
         live: for a page that a server updates: the server's name of the state that the page shows.
+        faults: takes an error for each file of predictions that is there and cannot be used.
 
     Raises MmzooError without jinja2 or vl-convert-python.
     """
@@ -56,7 +58,7 @@ def render_page(
     datasets = by_dataset(rows, bench)
     palette = charts.palette(overview)
     specs: dict[str, Any] = {}
-    sections = _sections(datasets, short_tables(rows, bench), store, specs, palette)
+    sections = _sections(datasets, short_tables(rows, bench), store, specs, palette, faults)
     if chart := rank_chart(overview):
         specs["ranks"] = chart
     specs |= (maps := {f"map{i}": phase_diagram(each, palette) for i, each in enumerate(find_maps(rows, bench))})
@@ -90,11 +92,12 @@ def _sections(
     store: Store,
     specs: dict[str, Any],
     palette: Mapping[str, int],
+    faults: list[CorruptFile] | None,
 ) -> list[dict[str, Any]]:
     """A section for each data set. Its charts are added to `specs`."""
     found = []
     for i, ((name, groups), short) in enumerate(zip(datasets.items(), tables, strict=True)):
-        shown = _charts(groups, store, f"d{i}", specs, palette)
+        shown = _charts(groups, store, f"d{i}", specs, palette, faults)
         found.append({"id": f"d{i}", "name": name, "table": short, "charts": shown, "notes": _notes(groups)})
     return found
 
@@ -131,7 +134,12 @@ def _embedded(value: Any) -> str:
 
 
 def _charts(
-    groups: Sequence[Group], store: Store, prefix: str, specs: dict[str, Any], palette: Mapping[str, int]
+    groups: Sequence[Group],
+    store: Store,
+    prefix: str,
+    specs: dict[str, Any],
+    palette: Mapping[str, int],
+    faults: list[CorruptFile] | None,
 ) -> list[dict[str, str]]:
     """Add the charts of a data set to `specs`. Returns id and caption of each."""
     metric = METRICS[main_metric(groups)]
@@ -140,7 +148,7 @@ def _charts(
     found = collect.histories(groups, store)
     logged = collect.logged_values(found)
     names = list(dict.fromkeys(v["name"] for v in logged))
-    predictions = collect.predicted(groups, store)
+    predictions = collect.predicted(groups, store, faults)
     matrices, axes = collect.class_records(predictions)
     bins, errors = collect.reliability(predictions)
     curved = [each for each in stressed(groups, store) if each.group.label in joint]
