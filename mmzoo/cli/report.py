@@ -80,7 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
 
             files = draw_figures(rows, store.bench(), store, Path(arguments.figures))
             names = ", ".join(dict.fromkeys(path.stem for path in files))
-            told = f"the figures {names} (PDF and SVG) to {arguments.figures}" if files else "no figure: no run has scores"
+            told = (
+                f"the figures {names} (PDF and SVG) to {arguments.figures}" if files else "no figure: no run has scores"
+            )
             print(f"mmzoo: wrote {told}", file=sys.stderr)
     if (fault := store.bench_fault()) is not None:
         errors.append(fault)
