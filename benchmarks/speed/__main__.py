@@ -5,7 +5,7 @@
     python -m benchmarks.speed --only peers --balance FOLDER   # a clone of GeWu-Lab/BalanceBenchmark; pip install lightning
 
 steps: a step of each method beside a bare loop (MLPs). large: two ResNet18 at CREMA-D's size. bench: where a bench's
-processor time goes. together: seeds as one batched model. growth: modalities, classes, batch, rows. peers: BalanceBenchmark and
+processor time goes. job: the README's main command as a whole. together: seeds as one batched model. growth: modalities, classes, batch, rows. peers: BalanceBenchmark and
 Lightning on the same batches.
 
 Times are processor time on one thread, so that other work on the machine hardly moves them. Sections that are not run keep
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "speed"
-SECTIONS = ("steps", "large", "bench", "together", "growth", "peers")
+SECTIONS = ("steps", "large", "bench", "job", "together", "growth", "peers")
 
 
 def section(name: str, given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -34,12 +34,14 @@ def section(name: str, given: argparse.Namespace) -> list[dict[str, Any]]:
     if name == "bench":  # before torch is there: its import is part of what is measured
         raise AssertionError("bench is measured in a process of its own")
     torch.set_num_threads(1)
-    from benchmarks.speed import growth, large, peers, steps, together
+    from benchmarks.speed import growth, job, large, peers, steps, together
 
     if name == "steps":
         return steps.measure(given.rounds)
     if name == "large":
         return large.measure(given.pairs)
+    if name == "job":
+        return job.measure()
     if name == "together":
         return [together.measure(seeds) for seeds in (3, 5, 10)]
     if name == "growth":

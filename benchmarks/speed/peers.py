@@ -27,7 +27,7 @@ BALANCE = {
     "ogm_ge": ("OGM_trainer", "OGMTrainer", {"alpha": 0.3, "method": "OGM_GE"}),
     "agm": ("AGM_trainer", "AGMTrainer", {"alpha": 1.0}),
 }
-OURS = ("concat", "ogm", "ogm_ge", "pmr", "agm", "mla", "dynamic_gap_lb")
+OURS = ("concat", "ogm", "ogm_ge", "pmr", "agm", "agm_detached", "mla", "dynamic_gap_lb")
 
 
 def _inputs(n: int) -> list[dict[str, Any]]:
