@@ -117,7 +117,7 @@ def given_rows(
     for i, row in enumerate(checked(rows)):
         cells = {m: [cell_of(row, i, c, w.levels.get(c)) for c in w.columns] for m, w in wanted.items()}
         media = {m: media_of(w, cells[m], place) for m, w in wanted.items()}
-        name = cell_of(row, i, id_column) if id_column in row else ""
+        name = cell_of(row, i, id_column) if id_column is not None and id_column in row else ""
         found.append(NewRow(name or f"row {i}", f"row {i}", {m: one for m, one in media.items() if one is not None}))
     return found
 
