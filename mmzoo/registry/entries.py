@@ -126,6 +126,28 @@ class Entry:
     def defaults(self) -> dict[str, Any]:
         return {name: p.default for name, p in self.params.items()}
 
+    def cost_beside(self) -> list[str]:
+        """What it costs beside the forwards and backwards of a batch, in words."""
+        found = []
+        for suffix, when in (
+            ("epoch", "once an epoch"),
+            ("coalition", "for each of 2^M - 3 more sets of modalities, where the head acts between encoder stages"),
+        ):
+            words = [
+                f"{self.cost[key]:g} {what}{'' if self.cost[key] == 1 else 's'}"
+                for what in ("forward", "backward")
+                if (key := f"{what}_{suffix}") in self.cost
+            ]
+            found += [f"{when}: {', '.join(words)}"] if words else []
+        for key, when, what in (
+            ("slice", "an epoch", "of the whole meta set"),
+            ("slice_run", "a run", "of the whole meta set"),
+            ("finish", "after training", "of all labelled samples"),
+        ):
+            if key in self.cost:
+                found.append(f"{when}: {self.cost[key]:g} forward{'' if self.cost[key] == 1 else 's'} {what}")
+        return found
+
     def public(self) -> dict[str, Any]:
         """What `mmzoo list --json` says of it."""
         return {
