@@ -77,7 +77,10 @@ def supervise(given: argparse.Namespace, name: str, seconds: float, path: Path) 
     started = time.monotonic()
     command = [sys.executable, str(Path(__file__).resolve()), "--stage", name, "--seconds", str(seconds)]
     command += ["--device", given.device, "--out", str(given.out.absolute()), *["--small"] * given.small]
-    process = subprocess.Popen(command, process_group=0)
+    folder = tempfile.TemporaryDirectory(
+        prefix="mmzoo-gpu-", ignore_cleanup_errors=True
+    )  # ours, so that it goes in any case
+    process = subprocess.Popen(command, process_group=0, env={**os.environ, "TMPDIR": folder.name})
     why = ""
     try:
         if code := process.wait(max(1.0, seconds + GRACE)):
@@ -88,6 +91,7 @@ def supervise(given: argparse.Namespace, name: str, seconds: float, path: Path) 
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the group of our own process, with the workers that it left
         process.wait()
+        folder.cleanup()
     if why:
         written.append(path, {"stage": name, "kind": "stage", "status": "failed", "why": why})
 
@@ -98,17 +102,18 @@ def stage(given: argparse.Namespace, path: Path) -> int:
     module = importlib.import_module(f"benchmarks.gpu_stages.{given.stage}")
     from benchmarks.gpu_stages.machine import hardware
 
-    started, made_on = time.monotonic(), hardware(given.device)
+    device = "cuda:0" if given.device == "cuda" else given.device  # some of torch's functions want a number
+    started, made_on = time.monotonic(), hardware(device)
 
     def add(row: Row) -> None:
         row = {"stage": given.stage, **row, "hardware": made_on}
         written.append(path, row)
         print("  " + ", ".join(f"{k} {v}" for k, v in row.items() if k not in written.HIDDEN), flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="mmzoo-gpu-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["MMZOO_HOME"] = str(Path(folder) / "home")
         try:
-            module.run(At(given.device, given.small, until, Path(folder), add))
+            module.run(At(device, given.small, until, Path(folder), add))
         except Exception as error:
             add({"kind": "stage", "status": "failed", "why": written.told(error)})
     seconds = round(time.monotonic() - started, 1)

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+#: control characters, which a terminal would obey, and how they are written; breaks of lines and tabs are text
+_CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n\r"}
 HERE, STDLIB = Path(__file__).resolve().parent, Path(sysconfig.get_path("stdlib")).resolve()
 
 
@@ -17,6 +19,15 @@ class MmzooError(Exception):
     """Base of all errors that the command line prints as one message with exit code 2."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The message; what it repeats of names and values of others holds no control characters."""
+        return uncontrolled(super().__str__())
+
+
+def uncontrolled(text: str) -> str:
+    """The text with its control characters as escapes: `\\x1b`."""
+    return text if text.isprintable() else text.translate(_CONTROLS)
 
 
 class ResultsLost(MmzooError):

@@ -151,8 +151,8 @@ def summed(events: Sequence[dict[str, Any]], steps: int) -> dict[str, float]:
     return {
         "device_ms": round(union([(e["ts"], e["ts"] + e["dur"]) for e in at_work]) / steps / 1e3, 4),
         "kernels": round(sum(e["cat"] == "kernel" for e in at_work) / steps, 1),
-        "waits": round(len(waited) / steps, 2),
-        "waits_ms": round(sum(e["dur"] for e in waited) / steps / 1e3, 4),
+        "profiler_waits": round(len(waited) / steps, 2),
+        "profiler_waits_ms": round(sum(e["dur"] for e in waited) / steps / 1e3, 4),
     }
 
 

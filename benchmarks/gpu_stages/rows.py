@@ -19,7 +19,7 @@ HIDDEN = ("stage", "hardware")
 
 @dataclass(frozen=True)
 class At:
-    """What a stage works with. device: "cuda" or "cpu". until: the time (monotonic) at which the stage should be over.
+    """What a stage works with. device: "cuda:0" or "cpu". until: the time (monotonic) at which the stage should be over.
     add: takes a row, which is then on the disk."""
 
     device: str

@@ -1,4 +1,4 @@
-"""CSV that others will open: no cell is taken for a formula by a spreadsheet. No torch at import."""
+"""CSV that others will open: no cell is taken for a formula by a spreadsheet, or for a command by a terminal. No torch at import."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import csv
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
+from mmzoo.errors import uncontrolled
+
 #: what a text that a spreadsheet would calculate begins with
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def safe_cell(value: Any) -> Any:
-    """The value of a cell; a text that begins as a formula, and is no number, with an apostrophe in front."""
-    if not isinstance(value, str) or not value.lstrip(" ").startswith(FORMULA):
+    """The value of a cell; a text without control characters, and with an apostrophe in front if it begins as a formula and is
+    no number."""
+    if not isinstance(value, str):
+        return value
+    value = uncontrolled(value)
+    if not value.lstrip(" ").startswith(FORMULA):
         return value
     try:
         float(value)

@@ -307,3 +307,10 @@ def test_a_pipe_that_closes_early_is_no_error(closing: list[subprocess.Popen[str
 def test_a_terminal_without_our_characters_still_gets_its_tables(results: Path) -> None:
     out, err = python_mmzoo("report", str(results), PYTHONIOENCODING="ascii", PYTHONUTF8="0").communicate(timeout=60)
     assert err == "" and "mean ? std" in out and "dynamic_gap_lb" in out
+
+
+def test_a_message_holds_no_control_characters_of_a_manifest(tmp_path: Path, mmzoo: Command) -> None:
+    text = 'name: q\ntable: "t\\x1b[31m.csv"\nmodalities: {v: {kind: vector, columns: [x]}}\n'
+    (tmp_path / "m.yaml").write_text(text)
+    told = mmzoo("data", "check", tmp_path / "m.yaml")
+    assert told.code == 2 and r"t\x1b[31m.csv" in told.err and "\x1b" not in told.err

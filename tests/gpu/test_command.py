@@ -137,7 +137,7 @@ def test_the_share_in_which_a_gpu_is_at_work_and_what_the_host_waits_for() -> No
         {"ph": "M", "name": "process_name"},
     ]
     found = machine.summed(events, 2)
-    assert found == {"device_ms": 0.25, "kernels": 1.0, "waits": 0.5, "waits_ms": 0.02}
+    assert found == {"device_ms": 0.25, "kernels": 1.0, "profiler_waits": 0.5, "profiler_waits_ms": 0.02}
     assert machine.union([]) == 0.0
 
 

@@ -19,6 +19,11 @@ def test_other_cells_stay(value: object) -> None:
     assert safe_cell(value) == value
 
 
+def test_control_characters_are_written_out() -> None:
+    assert safe_cell("\x1b[31mred\x07 \x9b1m") == r"\x1b[31mred\x07 \x9b1m"
+    assert safe_cell("two\nlines\tjoined\u200cwords") == "two\nlines\tjoined\u200cwords"
+
+
 def test_rows_are_written_as_csv() -> None:
     out = io.StringIO()
     write_rows(out, [["a", 1], ["=b", "x,y"]])

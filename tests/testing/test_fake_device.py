@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,31 @@ def meetings(_: None) -> dict[str, str]:
 def test_what_meets_what() -> None:
     works = {"add a number", "index", "index of the device", "mask", "put there", "copy", "draw there", "draw here"}
     assert {name for name, came in in_another(meetings, None).items() if came == "works"} == works
+
+
+def copied(_: None) -> dict[str, Any]:
+    """What becomes of a module of the device that is copied and saved."""
+    with fake_device.device() as there:
+        module = torch.nn.Linear(3, 2).to(there)
+        module.weight.sum().backward()
+        twin, memory = copy.deepcopy([module, module.weight]), io.BytesIO()
+        torch.save(module.state_dict(), memory)
+        memory.seek(0)
+        loaded = torch.load(memory, weights_only=True)
+        kinds = {type(p) for p in twin[0].parameters()} | {type(twin[0].weight.grad)}
+        with torch.no_grad():
+            twin[0].weight.add_(1)
+        return {
+            "a parameter of the device": kinds == {fake_device.Elsewhere} and len(list(twin[0].parameters())) == 2,
+            "takes gradients": twin[0].weight.requires_grad and bool((twin[0].weight.grad.there == 1).all()),
+            "the same one twice": twin[1] is twin[0].weight,
+            "of its own": torch.equal(twin[0].weight.there, module.weight.there + 1),
+            "values in a file": torch.equal(loaded["weight"], module.weight.there),
+        }
+
+
+def test_modules_of_the_device_are_copied_and_saved() -> None:
+    assert [what for what, holds in in_another(copied, None).items() if not holds] == []
 
 
 def looked(_: None) -> list[str]:

@@ -6,87 +6,19 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmzoo.data.own import cells
 from mmzoo.data.own.reading import Rows
-from mmzoo.data.own.table import SIDES
-from mmzoo.errors import BadValue, short
-from mmzoo.io.regular import kind_fault
+from mmzoo.data.own.roles import Roles, comments, roles
+from mmzoo.data.own.seen_columns import Column
+from mmzoo.errors import BadValue
 
 #: rows that are looked at
 LOOKED_AT = 500
-#: a column of words is a category up to so many different ones, and at least so many rows for each
-MOST_WORDS, ROWS_A_WORD = 30, 4
-#: how a column is called that has a part of its own
-_NAMES: Mapping[str, tuple[str, ...]] = {
-    "label": ("label", "labels", "class", "target", "y", "category", "outcome", "diagnosis"),
-    "id": ("id", "uid", "uuid", "sample_id", "item_id", "index"),
-    "split": ("split", "fold", "set", "subset", "partition"),
-    "group": ("group", "speaker", "subject", "patient", "patient_id", "subject_id", "user", "owner"),
-}
-#: end of a file's name -> kind
-_ENDS = {
-    **dict.fromkeys(["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "avif", "pgm", "ppm"], "image"),
-    **dict.fromkeys(["wav", "flac", "ogg", "mp3", "aiff", "aif", "au", "m4a", "opus", "aac", "sph"], "audio"),
-    **dict.fromkeys(["mp4", "avi", "mov", "mkv", "webm", "mpg", "mpeg", "m4v", "mxf", "y4m", "wmv", "flv"], "video"),
-    "npy": "vector",
-    **dict.fromkeys(["csv", "tsv"], "series"),
-}
-#: .npy files that are looked at: those of two axes, or of different sizes, are series
-_ARRAYS = 5
 #: columns of numbers side by side that may well be steps in time
 _LIKE_STEPS = 20
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column and its cells that hold something. kind: of a manifest, or "number", "word", "id", "empty". folder: of the
-    table, which paths are relative to."""
-
-    name: str
-    values: list[str]
-    rows: int
-    folder: Path
-
-    @property
-    def kind(self) -> str:
-        if not self.values:
-            return "empty"
-        if all(cells.as_number(v) is not None for v in self.values):
-            return "number"
-        ends = Counter(_ENDS.get(v.rpartition(".")[2].lower(), "") for v in self.values)
-        kind, n = ends.most_common(1)[0]
-        if kind and n >= 0.9 * len(self.values):
-            return "series" if kind == "vector" and _are_series(self.folder, self.values) else kind
-        if all(v[:1] in "[(" and v[-1:] in "])" for v in self.values):
-            return "vector"
-        different = len(set(self.values))
-        if different <= MOST_WORDS and different * ROWS_A_WORD <= len(self.values):
-            return "word"
-        alone = all(len(v.split()) == 1 for v in self.values)
-        return "id" if alone and different == len(self.values) else "text"
-
-    @property
-    def lacks(self) -> bool:
-        """Whether some cells hold nothing."""
-        return len(self.values) < self.rows
-
-
-def _are_series(folder: Path, names: Sequence[str]) -> bool:
-    import numpy as np
-
-    shapes = set()
-    for name in names[:_ARRAYS]:
-        try:
-            if kind_fault(folder / name) is not None:  # opening a pipe would wait for ever
-                continue
-            shapes.add(np.load(folder / name, mmap_mode="r", allow_pickle=False).shape)
-        except (OSError, ValueError, EOFError):
-            continue
-    return len(shapes) > 1 or any(len(shape) == 2 and min(shape) > 1 for shape in shapes)
 
 
 def guessed(table: Path) -> str:
@@ -97,73 +29,37 @@ def guessed(table: Path) -> str:
         raise BadValue(f"{table} has no rows below its header.")
     columns = []
     for name, at in rows.places.items():
-        values = [row.cells[at] for row in some if at < len(row.cells) and not cells.missing(row.cells[at])]
-        columns.append(_Column(name, values, len(some), table.parent))
-    parts = _parts(columns, table)
-    rest = [c for c in columns if c.name not in parts.values()]
+        found = [row.cells[at] if at < len(row.cells) else "" for row in some]
+        columns.append(Column(name, [c for c in found if not cells.missing(c)], len(some), table.parent, found))
+    parts = roles(columns, table.name)
+    rest = [c for c in columns if c.name not in parts.left_out()]
     lines = [
         f"# guessed from the first {len(some):,} rows of {table.name}: correct what is wrong, then",
         "# mmzoo data check THIS_FILE",
         f"name: {_identifier(table.name.split('.')[0])}",
         f"table: {_written(table.name)}",
-        *(f"{part}: {_written(name)}" for part, name in parts.items() if part != "label" or name != "label"),
+        *_parts(parts, columns),
     ]
-    classes = Counter(next(c for c in columns if c.name == parts["label"]).values)
-    shown = ", ".join(f"{_written(name)} {n}" for name, n in classes.most_common(8))
-    lines.append(f"# classes: {shown}{' ...' if len(classes) > 8 else ''}")
-    return "\n".join([*lines, "modalities:", *_modalities(rest), *_passed_over(rest), ""])
+    return "\n".join([*lines, "modalities:", *_modalities(rest), *_passed_over(rest, parts), ""])
 
 
-def _parts(columns: Sequence[_Column], table: Path) -> dict[str, str]:
-    """part -> its column: of the label, the id, the split and the group, as far as names and cells tell."""
-    found: dict[str, str] = {}
-    for part, names in _NAMES.items():
-        for name in names:
-            column = next((c for c in columns if c.name.lower() == name and c.name not in found.values()), None)
-            if column is not None and _fits(part, column):
-                found[part] = column.name
-                break
-    if "label" not in found:
-        few = [c for c in columns if c.kind == "word" and c.name not in found.values()]
-        few = few or [
-            c for c in columns if c.kind == "number" and 2 <= len(set(c.values)) <= 10 and len(c.values) >= 40
-        ]
-        if not few:
-            raise BadValue(_unclear(columns, table))
-        found = {"label": few[-1].name, **found}
-    return found
+def _parts(found: Roles, columns: Sequence[Column]) -> Iterator[str]:
+    """The parts with what a reader should look at; the classes of the label as a comment."""
+    said = comments(found, {c.name: _written(c.name) for c in columns})
+    for part in ("id", "split", "group"):
+        if part in found.parts:
+            yield f"{part}: {_written(found.parts[part])}"
+            yield from said.get(part, [])
+    name = found.parts["label"]
+    if name != "label":  # a column of that name needs no word
+        yield f"label: {_written(name)}"
+    classes = Counter(next(c for c in columns if c.name == name).values)
+    shown = ", ".join(f"{_written(value)} {n}" for value, n in classes.most_common(8))
+    yield f"# classes: {shown}{' ...' if len(classes) > 8 else ''}"
+    yield from said.get("label", [])
 
 
-def _unclear(columns: Sequence[_Column], table: Path) -> str:
-    """In words, why no column can be taken for the label, and what to do."""
-    called = next((c for c in columns if c.name.lower() in _NAMES["label"]), None)
-    if called is not None and len(set(called.values)) < 2:
-        only = f"only the class {short(called.values[0])}" if called.values else "no class"
-        return (
-            f"the column {called.name} of {table.name} holds {only} in what was looked at, the first {called.rows:,} "
-            f"row{'' if called.rows == 1 else 's'}. A label has two classes or more: add samples of the others, or mix the rows."
-        )
-    if called is not None:
-        return (
-            f"the column {called.name} of {table.name} has another value in every row, so it cannot be the label. With several "
-            "samples of each class, run this again; or write the manifest by hand: mmzoo/docs/own_data.md has an example."
-        )
-    return (
-        f"it is unclear which column of {table.name} is the label ({', '.join(c.name for c in columns[:20])}). Call it label, "
-        "or write the manifest by hand: mmzoo/docs/own_data.md has an example."
-    )
-
-
-def _fits(part: str, column: _Column) -> bool:
-    different = set(column.values)
-    if part == "split":
-        return bool(different) and all(v.lower() in SIDES for v in different)
-    if part == "id":
-        return len(different) == column.rows
-    return 2 <= len(different) < column.rows
-
-
-def _modalities(columns: Sequence[_Column]) -> Iterator[str]:
+def _modalities(columns: Sequence[Column]) -> Iterator[str]:
     taken: set[str] = set()
 
     def named(text: str) -> str:
@@ -191,16 +87,16 @@ def _modalities(columns: Sequence[_Column]) -> Iterator[str]:
         yield "  {}  # no column looks like content: name them by hand"
 
 
-def _grouped(columns: Sequence[_Column]) -> dict[str, list[_Column]]:
+def _grouped(columns: Sequence[Column]) -> dict[str, list[Column]]:
     """Columns of numbers by what their names begin with, where that parts all of them in groups; else together."""
-    groups: dict[str, list[_Column]] = {}
+    groups: dict[str, list[Column]] = {}
     for c in columns:
         groups.setdefault(re.split(r"[\d_.\s-]", c.name, maxsplit=1)[0] or "numbers", []).append(c)
     parted = 2 <= len(groups) <= 8 and all(len(g) > 1 for g in groups.values())
     return groups if parted else {"numbers": list(columns)} if columns else {}
 
 
-def _spans(some: Sequence[_Column], columns: Sequence[_Column]) -> Iterator[str]:
+def _spans(some: Sequence[Column], columns: Sequence[Column]) -> Iterator[str]:
     """The names of columns, three or more that stand side by side as a span."""
     order = {c.name: i for i, c in enumerate(columns)}
     for _, run in itertools.groupby(enumerate(some), lambda pair: order[pair[1].name] - pair[0]):
@@ -209,8 +105,12 @@ def _spans(some: Sequence[_Column], columns: Sequence[_Column]) -> Iterator[str]
         yield from [_written(f"{names[0]}..{names[-1]}")] if len(names) > 2 and plain else map(_written, names)
 
 
-def _passed_over(columns: Sequence[_Column]) -> Iterator[str]:
+def _passed_over(columns: Sequence[Column], parts: Roles) -> Iterator[str]:
     """A comment on what is left out."""
+    for why, left in parts.taken.items():
+        if left:
+            names = [_written(name) for name in left]
+            yield f"# left out, {why}: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}"
     for kind, why in (("id", "a different name in every row"), ("empty", "no content")):
         if names := [_written(c.name) for c in columns if c.kind == kind]:
             yield f"# left out, {why}: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}"

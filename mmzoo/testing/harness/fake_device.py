@@ -9,6 +9,7 @@ NotImplementedError. A process that has such a device keeps it: give work to `mm
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, cast
@@ -75,6 +76,17 @@ class Elsewhere(torch.Tensor):
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"Elsewhere({self.there!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Elsewhere:
+        if id(self) not in memo:
+            memo[id(self)] = made = Elsewhere(self.there.clone()).requires_grad_(self.requires_grad)
+            vars(made).update({k: v for k, v in vars(self).items() if k != "there"})  # a parameter stays one
+            made.grad = copy.deepcopy(self.grad, memo)
+        copied: Elsewhere = memo[id(self)]
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.there.__reduce_ex__(protocol)  # a file holds the values
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]

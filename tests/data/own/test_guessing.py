@@ -120,3 +120,55 @@ def test_a_pipe_in_the_place_of_an_array_holds_nobody_up(tmp_path: Path) -> None
     with watchdog(30):
         assert "features" in guessed(tmp_path / "t.csv")
         read_manifest(tmp_path / "t.yaml")
+
+
+def _draft(folder: Path, header: str, row: Callable[[int], str], n: int = 120) -> tuple[str, Any]:
+    """The draft of a table and what it means."""
+    (folder / "t.csv").write_text("\n".join([header, *map(row, range(n))]) + "\n")
+    (folder / "t.yaml").write_text(text := guessed(folder / "t.csv"))
+    return text, read_manifest(folder / "t.yaml")
+
+
+def test_the_label_goes_by_its_name_and_a_last_column_of_sessions_is_the_group(tmp_path: Path) -> None:
+    text, source = _draft(
+        tmp_path,
+        "participant,x,z,emotion,colour,session",
+        lambda i: f"p{i},{i % 7}.5,{i % 11}.5,{('joy', 'fear', 'rage')[i % 3]},{'rgb'[i // 2 % 3]},s{i // 12}",
+    )
+    wanted = source.wanted
+    assert (wanted.label, wanted.group, wanted.id, wanted.split) == ("emotion", "session", "participant", None)
+    assert {m: w.columns for m, w in wanted.media.items()} == {"numbers": ("x", "z"), "categories": ("colour",)}
+    assert "# check the label: it may also be: colour" in text
+
+
+def test_a_label_that_no_name_tells_is_to_be_checked(tmp_path: Path) -> None:
+    text, source = _draft(tmp_path, "x,kind,colour", lambda i: f"{i}.5,{'ab'[i % 2]},{'rgb'[i // 2 % 3]}")
+    assert source.wanted.label == "colour" and "# CHECK the label: no name tells it. It may also be: kind" in text
+
+
+def test_a_column_of_the_split_is_never_the_label(tmp_path: Path) -> None:
+    def row(i: int) -> str:
+        return f"{i}.5,{i % 5}.25,{'ab'[i // 2 % 2]},{'tset' if i == 7 else ('train', 'train', 'val', 'test')[i % 4]}"
+
+    for name in ("split", "subset"):
+        text, source = _draft(tmp_path, f"x,z,kind,{name}", row)
+        assert (source.wanted.label, source.wanted.split) == ("kind", name)
+        assert "the split holds 'tset', which is none of train, val, test. Did you mean 'test'?" in text
+    text, source = _draft(tmp_path, "x,z,kind,fold", lambda i: f"{i}.5,{i % 5}.25,{'ab'[i // 2 % 2]},f{i % 5}")
+    assert source.wanted.label == "kind" and source.wanted.split is None
+    assert "another division of the rows: fold" in text and list(source.wanted.media) == ["numbers"]
+
+
+def test_what_tells_the_label_by_itself_is_no_input(tmp_path: Path) -> None:
+    names = ("joy", "fear", "rage", "calm")
+    text, source = _draft(
+        tmp_path,
+        "file,x,emotion_code,valence,speaker_id,owner,emotion",
+        lambda i: f"clip{i},{i}.5,{i % 4},{('up', 'down')[i % 2]},{i // 10},{'ab'[i // 60]},{names[i % 4]}",
+    )
+    assert (source.wanted.label, source.wanted.group, source.wanted.id) == ("emotion", "speaker_id", "file")
+    assert "tells the label by itself: emotion_code" in text and "says which rows belong together: owner" in text
+    assert {m: w.columns for m, w in source.wanted.media.items()} == {"numbers": ("x",), "categories": ("valence",)}
+    # three axes of a sensor hold no classes, whatever one of them is called
+    _, source = _draft(tmp_path, "x,y,z,kind", lambda i: f"{i}.5,{i}.25,{i}.75,{'ab'[i % 2]}")
+    assert source.wanted.label == "kind"
