@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmzoo.errors import BadValue, MmzooError, said, unknown
+from mmzoo.errors import BadValue, MmzooError, ended, said, unknown
 from mmzoo.registry.parameters import ENCODER_OPTIONS, Param
 
 KINDS = ("methods", "strategies", "heads", "encoders", "datasets", "trackers")
@@ -93,7 +93,7 @@ class Entry:
                 raise
             raise MmzooError(
                 f"{SINGULAR[self.kind]} {self.name!r} of package {self.package} cannot be loaded from "
-                f"{self.extra[key]}: {said(error)}."
+                f"{self.extra[key]}: {ended(said(error))}"
                 + (f" Install it: {self.extra['install']}" if "install" in self.extra else "")
             ) from error
 

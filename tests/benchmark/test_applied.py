@@ -111,7 +111,7 @@ def test_tables_that_do_not_fit_are_refused_in_words(
     left = mmzoo("predict", pictures.run, bad, "--on-bad", "drop")
     assert left.code == 0 and [r["id"] for r in table_of(left.out)] == ["d"] and left.err.count("left out") == 3
     (tmp_path / "words.csv").write_text("name,x,y,title\na,1,much,meow\n")
-    assert "column y: 'much' is no finite number" in refused("predict", numbers.run, tmp_path / "words.csv")
+    assert "column y: 'much' is not a finite number" in refused("predict", numbers.run, tmp_path / "words.csv")
 
 
 def test_rows_that_lack_what_no_training_sample_lacked_are_told(numbers: Own, mmzoo: Command, tmp_path: Path) -> None:
