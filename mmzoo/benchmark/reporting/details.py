@@ -89,7 +89,7 @@ def _scores(
     table.notes += still_improving_notes(groups)
     table.notes += below_notes(groups, floors) + floor_notes(floors)
     table.notes += _together(groups) + _reading(groups) + _detectable([d.spread for d in deltas if d])
-    table.notes += delta_notes(groups, deltas) + sample_note(dataset, groups)
+    table.notes += delta_notes(groups, deltas) + sample_note({dataset: groups})
     return table
 
 

@@ -259,16 +259,20 @@ def sampling_error(accuracy: float, n: int) -> float:
     return math.sqrt(max(accuracy * (1 - accuracy), 1e-4) / n)
 
 
-def sample_note(name: str, groups: Sequence[Group]) -> list[str]:
-    """How many test samples a data set has, and what their choice alone may move, at the best accuracy of a table."""
-    scored = [r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"]
-    means = [g.spread(at("metrics", "acc")).mean for g in [g for g in groups if not g.alone] or groups]
-    best = max((m for m in means if math.isfinite(m)), default=None)
-    if not scored or best is None:
+def sample_note(tables: Mapping[str, Sequence[Group]]) -> list[str]:
+    """How many test samples each data set has, and what their choice alone may move, at its best accuracy; one line."""
+    found = []
+    for name, groups in tables.items():
+        scored = [r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"]
+        means = [g.spread(at("metrics", "acc")).mean for g in [g for g in groups if not g.alone] or groups]
+        best = max((m for m in means if math.isfinite(m)), default=None)
+        if scored and best is not None:
+            found.append(f"{name} {max(scored)} (± {100 * sampling_error(best, max(scored)):.1f} points)")
+    if not found:
         return []
     return [
-        f"{name}: {max(scored)} test samples: a standard error of about {100 * sampling_error(best, max(scored)):.1f} points at "
-        f"this accuracy ({100 * best:.1f} %), in addition to the std over seeds."
+        f"Test samples, and the standard error that their number means at the best accuracy: {', '.join(found)}. It comes in "
+        "addition to the std over seeds."
     ]
 
 

@@ -293,7 +293,7 @@ def _notes(overview: Overview) -> Sequence[str]:
     ]
     if any(math.isinf(d.interval[0]) for d in overview.differences):
         notes.append(NO_INTERVAL)
-    notes += [note for name, groups in overview.groups.items() for note in sample_note(name, groups)]
+    notes += sample_note(overview.groups)
     if overview.critical is not None:
         notes.append(
             f"Mean ranks less than {overview.critical:.2f} apart do not differ significantly (Nemenyi's critical difference "
