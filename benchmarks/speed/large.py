@@ -24,7 +24,8 @@ from mmzoo.registry.plugins import catalogue
 from mmzoo.training.config import Training
 
 BATCH, CLASSES = 16, 6
-#: row -> (method, training settings that differ from the default)
+SHAPES = {"audio": (1, 257, 299), "video": (3, 224, 224)}
+#: row -> (method, options of the encoders and of the training that are not the default)
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "concat": ("concat", {}),
     "concat, channels_last": ("concat", {"channels_last": True}),
@@ -39,10 +40,9 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def _batches(n: int) -> list[Batch]:
     g = torch.Generator().manual_seed(0)
-    shapes = {"audio": (1, 257, 299), "video": (3, 224, 224)}
     return [
         Batch(
-            {m: torch.randn((BATCH, *s), generator=g) for m, s in shapes.items()},
+            {m: torch.randn((BATCH, *s), generator=g) for m, s in SHAPES.items()},
             torch.randint(CLASSES, (BATCH,), generator=g),
             torch.arange(BATCH) + i * BATCH,
         )
@@ -52,7 +52,7 @@ def _batches(n: int) -> list[Batch]:
 
 def _bare() -> Callable[[Batch], Any]:
     torch.manual_seed(0)
-    nets = nn.ModuleDict({"audio": ResNet18(1), "video": ResNet18(3)}).train()
+    nets = nn.ModuleDict({m: ResNet18(s[0]) for m, s in SHAPES.items()}).train()
     head = nn.Linear(1024, CLASSES)
     optimizer = torch.optim.SGD([*nets.parameters(), *head.parameters()], lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
@@ -65,12 +65,15 @@ def _bare() -> Callable[[Batch], Any]:
     return step
 
 
-def _run(name: str, settings: dict[str, Any]) -> Run:
+def _run(name: str, options: dict[str, Any]) -> Run:
+    settings = dict(options)
     torch.manual_seed(0)
     known = catalogue()
     method = resolve_method(known, name, Settings(known, ()))
     head = known.get("heads", method.head).load()
-    encoders = head.readout({"audio": ResNet18(1), "video": ResNet18(3)}, **method.head_params)
+    last = bool(settings.pop("channels_last", False))
+    nets = {m: ResNet18(s[0]).configure(s, channels_last=last) for m, s in SHAPES.items()}
+    encoders = head.readout(nets, **method.head_params)
     model = MultimodalModel(encoders, head({m: e.out_dim for m, e in encoders.items()}, CLASSES, **method.head_params))
     given = {"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4, "batch_size": BATCH, "epochs": 40}
     run = Run(

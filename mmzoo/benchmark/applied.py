@@ -143,7 +143,8 @@ def predict_table(
     notes = [f"left out: {text}" for text in faults] + notes
     if not trained.form.partial:
         notes += [
-            f"{n} rows lack {m}, which every sample of the training data had: they are predicted from the other modalities"
+            f"{n} row{' lacks' if n == 1 else 's lack'} {m}, which every sample of the training data had; the prediction is "
+            "made from the other modalities"
             for m, n in lacking.items()
             if n
         ]

@@ -16,9 +16,10 @@ from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.overview import make_overview, overview_table
 from mmzoo.benchmark.reporting.robustness.tables import stress_tables
 from mmzoo.benchmark.reporting.short import short_tables
-from mmzoo.benchmark.reporting.tables import Table, latex, markdown, to_csv
+from mmzoo.benchmark.reporting.tables import Cell, Table, latex, markdown, to_csv
 from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.forms import SCHEMA
+from mmzoo.benchmark.results.status import unfinished_words, without_row
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import CorruptFile
 
@@ -34,7 +35,8 @@ def tables(
     views: Sequence[str] = (),
     faults: list[CorruptFile] | None = None,
 ) -> list[Table]:
-    """The tables of some VIEWS, by default of the overview. Rows that may not be compared have headings of their own.
+    """The tables of some VIEWS, by default of the overview. Rows that may not be compared have headings of their own. Before
+    them a table of the planned runs that have no row, where there are any.
 
     Args:
         rows: rows as the store has them.
@@ -43,11 +45,22 @@ def tables(
         views: names of VIEWS; nothing for the overview.
         faults: takes an error for each row whose predictions or curves cannot be used, see `comparison_tables`.
     """
+    return [*_unfinished(store), *_tables(rows, bench, store, views, faults)]
+
+
+def _tables(
+    rows: Sequence[Row],
+    bench: Mapping[str, Any],
+    store: Store,
+    views: Sequence[str],
+    faults: list[CorruptFile] | None,
+) -> list[Table]:
     rows, notes = separated(rows)
     found: list[Table] = []
     for view in views or VIEWS[:1]:
         if view == "overview":
-            found += [overview_table(make_overview(rows, bench)), *short_tables(rows, bench)]
+            first = overview_table(make_overview(rows, bench))
+            found += [first, *short_tables(rows, bench, said=first.notes)]
         elif view == "details":
             found += [*detail_tables(rows, bench), *class_tables(rows, bench, store, faults)]
         elif view == "modalities":
@@ -61,6 +74,24 @@ def tables(
     if found:
         found[0].notes += notes
     return found
+
+
+def _unfinished(store: Store) -> list[Table]:
+    missing, n = without_row(store)
+    if not missing:
+        return []
+    table = Table(
+        unfinished_words(len(missing), n),
+        ["data set", "methods", "runs without a row"],
+        words=2,
+        notes=[
+            "The tables below are of the other runs. The command of the bench does the rest when it is given again."
+        ],
+    )
+    for name in dict.fromkeys(m["dataset"] for m in missing):
+        labels = [m["label"] for m in missing if m["dataset"] == name]
+        table.body.append([Cell(name), Cell(", ".join(dict.fromkeys(labels))), Cell(str(len(labels)))])
+    return [table]
 
 
 def json_pieces(rows: Iterable[Row]) -> Iterator[str]:
@@ -95,6 +126,6 @@ def render(
     if fmt == "html":
         from mmzoo.benchmark.reporting.html.page import render_page
 
-        more = tables(rows, bench, store, views, faults) if views else []
+        more = _tables(rows, bench, store, views, faults) if views else []
         return render_page(separated(rows)[0], bench, store, out=out, tables=more, faults=faults)
     return "\n".join((markdown if fmt == "md" else latex)(table) for table in tables(rows, bench, store, views, faults))

@@ -79,7 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
             from mmzoo.benchmark.reporting.figures.drawing import draw_figures
 
             files = draw_figures(rows, store.bench(), store, Path(arguments.figures))
-            print(f"mmzoo: wrote {', '.join(map(str, files)) or 'no figure: no run has scores'}", file=sys.stderr)
+            names = ", ".join(dict.fromkeys(path.stem for path in files))
+            told = (
+                f"the figures {names} (PDF and SVG) to {arguments.figures}" if files else "no figure: no run has scores"
+            )
+            print(f"mmzoo: wrote {told}", file=sys.stderr)
     if (fault := store.bench_fault()) is not None:
         errors.append(fault)
     for text in dict.fromkeys(map(str, errors)):  # several views may read the same file

@@ -113,7 +113,7 @@ def test_tables_that_do_not_fit_are_refused_in_words(
 def test_rows_that_lack_what_no_training_sample_lacked_are_told(numbers: Own, mmzoo: Command, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("name,x,y,title\na,,,meow\nb,0,1,bark\n")
     found = mmzoo("predict", numbers.run, tmp_path / "new.csv")
-    assert found.code == 0 and "1 rows lack first, which every sample of the training data had" in found.err
+    assert found.code == 0 and "1 row lacks first, which every sample of the training data had" in found.err
 
 
 def test_a_run_without_weights_or_without_a_table_is_refused(results: Path, refused: Command, pictures: Own) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, grouped, main_metric, main_score
-from mmzoo.benchmark.reporting.statistics import detectable, smallest_p, spread, t_quantile
+from mmzoo.benchmark.reporting.statistics import NO_INTERVAL, detectable, interval, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
 from mmzoo.benchmark.results.forms import present_name
 from mmzoo.errors import BadValue
@@ -104,15 +104,14 @@ def _line(key: tuple[str, str], a: Group, b: Group) -> list[str]:
         return [key[0], label, *means, DASH, DASH, DASH, DASH, "0", "no common seed"]
     s = spread(d)
     p = sign_flip(d)
-    half = math.inf if s.deviation is None else t_quantile(s.n - 1) * s.deviation / math.sqrt(s.n)
     least = DASH if s.deviation is None else f"{100 * detectable(s.n) * s.deviation:.1f}"
-    interval = DASH if math.isinf(half) else f"{100 * (s.mean - half):+.1f} to {100 * (s.mean + half):+.1f}"
+    low, high = interval(s)
     return [
         key[0],
         label,
         *means,
         percent(s, sign=True),
-        interval,
+        DASH if math.isinf(low) else f"{100 * low:+.1f} to {100 * high:+.1f}",
         f"{p:.3g}",
         least,
         str(s.n),
@@ -136,7 +135,7 @@ def sign_flip(differences: Sequence[float]) -> float:
 def _notes(a: Side, b: Side, common: Sequence[tuple[str, str]]) -> list[str]:
     notes = [
         "Runs are paired by seed. detectable: the true difference that a paired t-test at 5 % finds with 80 % power. "
-        "verdict: by the sign-flip test at 5 %, which needs six seeds."
+        f"verdict: by the sign-flip test at 5 %, which needs six seeds. {NO_INTERVAL}"
     ]
     for side, other in ((a, b), (b, a)):
         only = [key for key in side.groups if key not in other.groups]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, compared, main_metric, main_score
 from mmzoo.benchmark.reporting.overview import by_dataset
-from mmzoo.benchmark.reporting.statistics import detectable, enough_seeds, smallest_p, spread
+from mmzoo.benchmark.reporting.statistics import NO_INTERVAL, detectable, enough_seeds, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
 from mmzoo.benchmark.results.predictions import read_predictions
 from mmzoo.benchmark.results.store import Store
@@ -84,7 +84,7 @@ def _over_seeds(dataset: str, pairs: Sequence[tuple[Group, Group]], metric: str)
         table.body.append([Cell(c) for c in cells])
     n = min(len(d) for d in found)
     table.notes.append(
-        "Tests over seeds. 95 % interval: Student's t. g: Hedges' g of the paired differences. sign-flip: exact "
+        f"Tests over seeds. 95 % interval: Student's t. {NO_INTERVAL} g: Hedges' g of the paired differences. sign-flip: exact "
         "permutation of signs; Wilcoxon: exact signed ranks; Holm: sign-flip p, corrected over the lines of this table. "
         "detectable: the difference that a paired t-test at 5 % detects with 80 % power."
     )

@@ -18,10 +18,20 @@ from mmzoo.benchmark.reporting.groups import (
     main_metric,
     main_score,
     plain_of,
+    sample_note,
     selection_note,
 )
 from mmzoo.benchmark.reporting.overview import by_dataset
-from mmzoo.benchmark.reporting.short import blind, cautions, closed, failures, still_improving_notes
+from mmzoo.benchmark.reporting.short import (
+    blind,
+    cautions,
+    closed,
+    delta_notes,
+    delta_text,
+    failures,
+    still_improving_notes,
+    to_plain,
+)
 from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
 
@@ -62,12 +72,12 @@ def _scores(
     columns = [[group.spread(at(*path)) for path in paths] for group in groups]
     joint = [i for i, g in enumerate(groups) if not g.alone]
     best = [_best([columns[i][c] for i in joint]) for c in range(len(paths))]
-    deltas: list[Spread | None] = []
+    deltas = [to_plain(group, groups) for group in groups]
+    most = max((d.spread.n for d in deltas if d), default=0)
     for i, group in enumerate(groups):
         cells = [Cell(percent(s), i in joint and s.n > 0 and s.mean == best[c]) for c, s in enumerate(columns[i])]
         plain = plain_of(group, groups)
-        deltas.append(_to_plain(group, plain))
-        cells.append(Cell(percent(deltas[-1], sign=True) if deltas[-1] else DASH))
+        cells.append(Cell(delta_text(deltas[i], most)))
         cells += [Cell(text) for _, texts in optional for text in texts(group, plain)]
         cells += [Cell(text) for text in _cost(group)]
         table.body.append([Cell(group.label), *cells, Cell(str(len(group.by_seed(main_score))))])
@@ -78,7 +88,8 @@ def _scores(
     table.body += floor_lines(floors, _floor_columns(table.header, metrics), DASH)
     table.notes += still_improving_notes(groups)
     table.notes += below_notes(groups, floors) + floor_notes(floors)
-    table.notes += _together(groups) + _reading(groups) + _detectable([d for d in deltas if d])
+    table.notes += _together(groups) + _reading(groups) + _detectable([d.spread for d in deltas if d])
+    table.notes += delta_notes(groups, deltas) + sample_note(dataset, groups)
     return table
 
 
@@ -104,13 +115,6 @@ def _optional_columns(
         (any("tuning" in r for r in rows), TUNED, tuned),
     ]
     return [(names, cells) for there, names, cells in every if there]
-
-
-def _to_plain(group: Group, plain: Group | None) -> Spread | None:
-    """The paired difference of a joint method to its plain training; None where there is none."""
-    if plain is None or plain is group or group.alone:
-        return None
-    return paired(group.by_seed(main_score), plain.by_seed(main_score))
 
 
 def _cost(group: Group) -> list[str]:
@@ -172,13 +176,6 @@ def _reading(groups: Sequence[Group]) -> list[str]:
         notes.append(
             f"{', '.join(taught)}: seconds, forwards and backwards include the training of the teachers. Teachers are "
             "trained once and counted in each row that uses them."
-        )
-    items = {r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"}
-    if items:
-        notes.append(
-            f"{max(items)} test samples: a score near 90 % has a standard error of about "
-            f"{100 * math.sqrt(0.09 / max(items)):.1f} points from the choice of test samples, in addition to the std over "
-            "seeds."
         )
     n = min((c for c in counts if c), default=0)
     if n and smallest_p(n) > 0.05:

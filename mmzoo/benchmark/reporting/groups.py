@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from mmzoo.benchmark.reporting.statistics import Spread, spread
+from mmzoo.benchmark.reporting.statistics import Spread, interval, spread
 from mmzoo.benchmark.results.comparable import budget_of, is_floor
 
 Row = Mapping[str, Any]
@@ -108,22 +109,134 @@ def plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
 
 def reference_of(group: Group, groups: Sequence[Group], strategy: str) -> Group | None:
     """The group of one strategy by itself with the same head, encoders, budget and training items."""
-
-    def key(of: Group) -> tuple[Any, ...]:
-        spec = of.rows[0]["spec"]
-        # Where every method was tuned, the head's numbers were too.
-        same = ("head", "encoders", "data_params", "modalities", *(() if spec.get("tuning") else ("head_params",)))
-        return (
-            of.spread(at("cost", "train_items")).mean,
-            _budget(of),
-            *(json.dumps(spec[k], sort_keys=True) for k in same),
-        )
-
     for other in groups:
-        parts = other.rows[0]["spec"]["parts"]
-        if len(parts) == 1 and parts[0]["strategy"] == strategy and key(other) == key(group):
+        parts = _parts(other)
+        if len(parts) == 1 and parts[0]["strategy"] == strategy and _surroundings(other) == _surroundings(group):
             return other
     return None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a method is compared with. alike: whether that acts after training as the method does, see `fair_reference`."""
+
+    group: Group
+    alike: bool = True
+
+
+def fair_reference(group: Group, groups: Sequence[Group], strategy: str) -> Reference | None:
+    """The group of one strategy that differs from a method in its training only.
+
+    A part that acts after training can follow any training. A method with one is compared with the strategy followed by the
+    same part, its parameters included; without such runs with the strategy by itself, which is not alike. What is nothing but
+    the strategy and that part is compared with the strategy by itself: the difference is what the part adds.
+    """
+    bare = reference_of(group, groups, strategy)
+    parts = _parts(group)
+    trained = [p["strategy"] for p in parts[:-1]] or [
+        "plain"
+    ]  # a part that acts after training alone follows plain training
+    if not finishes(group) or trained == [strategy]:
+        return None if bare is None else Reference(bare)
+    for other in groups:
+        own = _parts(other)
+        # No method has two parts that act after training, so that the second part is the one.
+        alike = len(own) == 2 and own[0]["strategy"] == strategy and own[1] in parts and finishes(other)
+        if alike and _surroundings(other) == _surroundings(group):
+            return Reference(other)
+    return None if bare is None else Reference(bare, alike=False)
+
+
+def finishes(group: Group) -> bool:
+    """Whether a part acts after training: the rows then hold what the validation set chose among."""
+    return any("finish" in r["metrics"] for r in group.rows if r["status"] == "ok")
+
+
+def _parts(group: Group) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = group.rows[0]["spec"]["parts"]
+    return found
+
+
+def _surroundings(group: Group) -> tuple[Any, ...]:
+    """What a method and its reference share: head, encoders, budget and training items."""
+    spec = group.rows[0]["spec"]
+    # Where every method was tuned, the head's numbers were too.
+    same = ("head", "encoders", "data_params", "modalities", *(() if spec.get("tuning") else ("head_params",)))
+    return (
+        group.spread(at("cost", "train_items")).mean,
+        _budget(group),
+        *(json.dumps(spec[k], sort_keys=True) for k in same),
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference over data sets, in the main metric of each.
+
+    Each seed gives one value, its mean over the data sets on which both sides have it; `interval` is Student's t over the
+    seeds at 95 %, unbounded where there is none. It says what other seeds would give on these data sets, not what other data
+    sets would. alike: whether each reference acts after training as the method does, see `fair_reference`.
+    """
+
+    spread: Spread
+    interval: tuple[float, float]
+    n_datasets: int
+    alike: bool = True
+
+
+def difference_of(mine: Mapping[str, Group], found: Mapping[str, Sequence[Group]], strategy: str) -> Difference | None:
+    """The difference of a method, by data set, to its reference of one strategy; None where there is nothing to compare with."""
+    per_seed: dict[int, list[float]] = {}
+    n, alike = 0, True
+    for name, group in mine.items():
+        other = None if group.alone else fair_reference(group, found[name], strategy)
+        if other is None or other.group is group:
+            continue
+        a, b = group.by_seed(main_score), other.group.by_seed(main_score)
+        common = sorted(set(a) & set(b))
+        n += bool(common)
+        alike &= other.alike or not common
+        for seed in common:
+            per_seed.setdefault(seed, []).append(a[seed] - b[seed])
+    complete = [statistics.fmean(values) for _, values in sorted(per_seed.items()) if len(values) == n]
+    if not complete:
+        return None
+    s = spread(complete)
+    return Difference(s, interval(s), n, alike)
+
+
+def mean_text(difference: Difference) -> str:
+    """The mean of a difference, in points."""
+    return f"{round(100 * difference.spread.mean, 1) + 0.0:+.1f}"
+
+
+#: marks a difference to a reference that is not alike
+UNLIKE = "*"
+UNLIKE_NOTE = (
+    f"{UNLIKE} to the reference without what the method does after training, because the one with it is not here: part of "
+    "the difference may come from that."
+)
+
+
+def difference_text(text: str, n: int, most: int, *, alike: bool = True) -> str:
+    """A difference as tables show it: marked where its reference is not alike, and where fewer seeds than elsewhere are common."""
+    marked = text if alike else text + UNLIKE
+    return marked if n >= most else f"{marked} ({n} seed{'s' if n != 1 else ''})"
+
+
+def reference_notes(groups: Iterable[Group], *, unlike: bool, fewer: bool) -> list[str]:
+    """What is said below a table of differences to references."""
+    notes = []
+    if any(finishes(g) for g in groups if not g.alone):
+        notes.append(
+            "A method that acts after training, such as with +refit, is compared with the reference that does the same, with "
+            "the same parameters. Such a reference is compared with itself without that part: what the part adds."
+        )
+    notes += [UNLIKE_NOTE] if unlike else []
+    return [*notes, FEWER_NOTE] if fewer else notes
+
+
+FEWER_NOTE = "A difference with a number of seeds behind it rests on fewer common seeds than the others of its table."
 
 
 def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | None:
@@ -139,6 +252,24 @@ def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | No
 
 def _budget(group: Group) -> str:
     return json.dumps(budget_of(group.rows[0]), sort_keys=True)
+
+
+def sampling_error(accuracy: float, n: int) -> float:
+    """The standard error of an accuracy from the choice of n test samples."""
+    return math.sqrt(max(accuracy * (1 - accuracy), 1e-4) / n)
+
+
+def sample_note(name: str, groups: Sequence[Group]) -> list[str]:
+    """How many test samples a data set has, and what their choice alone may move, at the best accuracy of a table."""
+    scored = [r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"]
+    means = [g.spread(at("metrics", "acc")).mean for g in [g for g in groups if not g.alone] or groups]
+    best = max((m for m in means if math.isfinite(m)), default=None)
+    if not scored or best is None:
+        return []
+    return [
+        f"{name}: {max(scored)} test samples: a standard error of about {100 * sampling_error(best, max(scored)):.1f} points at "
+        f"this accuracy ({100 * best:.1f} %), in addition to the std over seeds."
+    ]
 
 
 def selection_note(rows: Sequence[Row]) -> str:

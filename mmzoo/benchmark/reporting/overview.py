@@ -14,15 +14,20 @@ from typing import Any
 from mmzoo.benchmark.reporting.floors import floors_of
 from mmzoo.benchmark.reporting.groups import (
     METRICS,
+    Difference,
     Group,
     Row,
+    difference_of,
+    difference_text,
     grouped,
     main_metric,
     main_score,
-    reference_of,
+    mean_text,
+    reference_notes,
+    sample_note,
     selection_note,
 )
-from mmzoo.benchmark.reporting.statistics import Spread, nemenyi, smallest_p, spread, t_quantile
+from mmzoo.benchmark.reporting.statistics import NO_INTERVAL, Spread, nemenyi, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
 
 #: the strategies that every method is compared with, as their runs name them
@@ -37,19 +42,6 @@ class Score:
     rows: tuple[Row, ...]
     place: int = 0
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference over data sets, in the main metric of each.
-
-    Each seed gives one value, its mean over the data sets on which both sides have it; `interval` is Student's t over the
-    seeds at 95 %. It says what other seeds would give on these data sets, not what other data sets would.
-    """
-
-    spread: Spread
-    interval: tuple[float, float]
-    n_datasets: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,8 @@ class Line:
 @dataclass(frozen=True)
 class Overview:
     """metrics: data set -> the metric that it is known by. critical: Nemenyi's critical difference of mean ranks at 5 %.
-    floors: data set -> the row of the linear baseline of all modalities joined, where there is one."""
+    floors: data set -> the row of the linear baseline of all modalities joined, where there is one.
+    groups: data set -> its configurations."""
 
     datasets: tuple[str, ...]
     metrics: Mapping[str, str]
@@ -77,10 +70,21 @@ class Overview:
     critical: float | None
     n_seeds: tuple[int, int]
     floors: Mapping[str, Row]
+    groups: Mapping[str, Sequence[Group]]
 
     @property
     def joint(self) -> tuple[Line, ...]:
         return tuple(line for line in self.lines if not line.unimodal)
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """Those that there are, to plain training and to the control."""
+        return tuple(d for line in self.lines for d in (line.to_plain, line.to_control) if d is not None)
+
+    @property
+    def most_seeds(self) -> int:
+        """The seeds of the difference that rests on the most."""
+        return max((d.spread.n for d in self.differences), default=0)
 
 
 def by_dataset(rows: Sequence[Row], bench: Mapping[str, Any]) -> dict[str, list[Group]]:
@@ -124,8 +128,8 @@ def make_overview(rows: Sequence[Row], bench: Mapping[str, Any]) -> Overview:
                 bool(any_group and any_group.alone),
                 {**scores, **refused},
                 ranks.get(label),
-                _difference(mine, found, PLAIN),
-                _difference(mine, found, CONTROL),
+                difference_of(mine, found, PLAIN),
+                difference_of(mine, found, CONTROL),
                 _cost(mine, found),
             )
         )
@@ -138,6 +142,7 @@ def make_overview(rows: Sequence[Row], bench: Mapping[str, Any]) -> Overview:
         critical,
         (min(seeds, default=0), max(seeds, default=0)),
         {name: row for name in found if (row := _joined_floor(rows, name))},
+        found,
     )
 
 
@@ -182,26 +187,6 @@ def places(groups: Sequence[Group]) -> dict[str, int]:
 def _failure(group: Group) -> str:
     failed = [r for r in group.rows if r["status"] != "ok"]
     return "; ".join(f"seed {r['seed']}: {r['status']}, {r['reason']}" for r in failed)
-
-
-def _difference(mine: Mapping[str, Group], found: Mapping[str, Sequence[Group]], strategy: str) -> Difference | None:
-    per_seed: dict[int, list[float]] = {}
-    n = 0
-    for name, group in mine.items():
-        other = None if group.alone else reference_of(group, found[name], strategy)
-        if other is None or other is group:
-            continue
-        a, b = group.by_seed(main_score), other.by_seed(main_score)
-        common = sorted(set(a) & set(b))
-        n += bool(common)
-        for seed in common:
-            per_seed.setdefault(seed, []).append(a[seed] - b[seed])
-    complete = [statistics.fmean(values) for _, values in sorted(per_seed.items()) if len(values) == n]
-    if not complete:
-        return None
-    s = spread(complete)
-    half = math.inf if s.deviation is None else t_quantile(s.n - 1) * s.deviation / math.sqrt(s.n)
-    return Difference(s, (s.mean - half, s.mean + half), n)
 
 
 def passes(row: Row) -> float:
@@ -250,7 +235,7 @@ def overview_table(overview: Overview) -> Table:
             cells.append(Cell(percent(score.spread) if score else DASH, best=place == 1, second=place == 2))
         if several:
             cells.append(Cell(DASH if line.rank is None else f"{line.rank:.2f}"))
-        cells += [Cell(_shown(line.to_plain)), Cell(_shown(line.to_control))]
+        cells += [Cell(_shown(d, overview.most_seeds)) for d in (line.to_plain, line.to_control)]
         cells.append(Cell(DASH if line.cost is None else f"{line.cost:.2f}x"))
         table.body.append(cells)
     if overview.floors:
@@ -280,22 +265,35 @@ def _counted(overview: Overview, what: str) -> str:
     return f"test {what} in %, mean ± std, {n} data set{'s' if n != 1 else ''}, {seeds}"
 
 
-def _shown(difference: Difference | None) -> str:
+def _shown(difference: Difference | None, most: int) -> str:
     if difference is None:
         return DASH
     low, high = difference.interval
-    mean = f"{100 * difference.spread.mean + 0.0:+.1f}"
+    mean = difference_text(mean_text(difference), difference.spread.n, most, alike=difference.alike)
     return f"{mean} [{100 * low:+.1f}, {100 * high:+.1f}]" if math.isfinite(low) else mean
+
+
+def _interval_words(overview: Overview) -> str:
+    there = any(math.isfinite(d.interval[0]) for d in overview.differences)
+    return ", with a 95 % interval (Student's t over seeds)" if there else ""
 
 
 def _notes(overview: Overview) -> Sequence[str]:
     rows = [row for line in overview.lines for score in line.scores.values() for row in score.rows]
     notes = [
         f"The best joint method of a data set is bold, the second underlined. {selection_note(rows)}",
-        "Δ plain, Δ control: mean difference over the data sets, with a 95 % interval (Student's t over seeds), to plain "
-        "training and to plain training plus the unimodal losses, with the same head, encoders, budget and training "
-        "samples. cost: forwards + 2 backwards of the whole model, relative to plain training.",
+        f"Δ plain, Δ control: mean difference over the data sets{_interval_words(overview)}, to plain training and to plain "
+        "training plus the unimodal losses, with the same head, encoders, budget and training samples. cost: forwards + 2 "
+        "backwards of the whole model, relative to plain training.",
+        *reference_notes(
+            [group for groups in overview.groups.values() for group in groups],
+            unlike=any(not d.alike for d in overview.differences),
+            fewer=any(d.spread.n < overview.most_seeds for d in overview.differences),
+        ),
     ]
+    if any(math.isinf(d.interval[0]) for d in overview.differences):
+        notes.append(NO_INTERVAL)
+    notes += [note for name, groups in overview.groups.items() for note in sample_note(name, groups)]
     if overview.critical is not None:
         notes.append(
             f"Mean ranks less than {overview.critical:.2f} apart do not differ significantly (Nemenyi's critical difference "

@@ -5,19 +5,37 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mmzoo.benchmark.reporting.floors import below_notes, floor_lines, floor_notes, floors_of
-from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, at, main_metric, main_score, reference_of
+from mmzoo.benchmark.reporting.groups import (
+    METRICS,
+    Group,
+    Row,
+    at,
+    difference_text,
+    fair_reference,
+    main_metric,
+    main_score,
+    reference_notes,
+    reference_of,
+    sample_note,
+)
 from mmzoo.benchmark.reporting.overview import PLAIN, by_dataset, places
 from mmzoo.benchmark.reporting.statistics import Spread, paired, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
 
 
-def short_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
-    """One short table per data set: its metrics, the difference to plain, the fraction of the Bayes gap closed."""
+def short_tables(rows: Sequence[Row], bench: Mapping[str, Any], said: Sequence[str] = ()) -> list[Table]:
+    """One short table per data set: its metrics, the difference to plain, the fraction of the Bayes gap closed.
+
+    Args:
+        rows, bench: See `make_overview`.
+        said: Notes of tables above these, which are not repeated.
+    """
     tables = [_short(name, groups, floors_of(rows, name)) for name, groups in by_dataset(rows, bench).items()]
-    shown: set[str] = set()
+    shown = set(said)
     for table in tables:  # what is said of several tables is said once
         table.notes = [note for note in table.notes if note not in shown]
         shown.update(table.notes)
@@ -43,20 +61,21 @@ def _short(name: str, groups: Sequence[Group], floors: Sequence[Row]) -> Table:
     table = Table(title, header, priority=[0, 1, 4, 5, 2, *((3,) if planted else ()), 6, 7])
     columns: list[Callable[[Row], float]] = [at("metrics", m) for m in metrics]
     placed = places(groups)
+    deltas = {group.label: to_plain(group, groups) for group in groups}
+    most = max((d.spread.n for d in deltas.values() if d), default=0)
     for group in groups:
         place = placed.get(group.label, 0)
         cells = [Cell(group.label)]
         for i, column in enumerate(columns):
             marked = i == 0 and not group.alone
             cells.append(Cell(percent(group.spread(column)), best=marked and place == 1, second=marked and place == 2))
-        plain = None if group.alone else reference_of(group, groups, PLAIN)
-        delta = paired(group.by_seed(main_score), plain.by_seed(main_score)) if plain and plain is not group else None
-        cells.append(Cell(percent(delta, sign=True) if delta else DASH))
+        cells.append(Cell(delta_text(deltas[group.label], most)))
         if planted:
-            cells.append(Cell(closed(group, plain)))
+            cells.append(Cell(closed(group, None if group.alone else reference_of(group, groups, PLAIN))))
         cells.append(Cell(_whole(group.spread(at("cost", "train_items")))))
         table.body.append([*cells, Cell(str(len(group.by_seed(main_score))))])
         table.notes += [f"{name}: {note}" for note in failures(group)] + cautions(group) + blind(group)
+    table.notes += delta_notes(groups, list(deltas.values())) + sample_note(name, groups)
     columns_of: dict[str, Callable[[Row], str]] = {heading: lambda row: DASH for heading in header[1:]}
     columns_of |= {METRICS[m]: lambda row, m=m: percent(spread([row["metrics"][m]])) for m in metrics}  # type: ignore[misc]
     table.body += floor_lines(floors, columns_of, DASH)
@@ -69,6 +88,37 @@ def _short(name: str, groups: Sequence[Group], floors: Sequence[Row]) -> Table:
             "standard error over seeds. Synthetic data: it says nothing about the real data set."
         )
     return table
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The paired difference of a joint method to plain training. alike: see `fair_reference`."""
+
+    spread: Spread
+    alike: bool
+
+
+def to_plain(group: Group, groups: Sequence[Group]) -> Delta | None:
+    """None for plain training itself, for one modality, and where there is no plain training to compare with."""
+    plain = None if group.alone else fair_reference(group, groups, PLAIN)
+    if plain is None or plain.group is group:
+        return None
+    return Delta(paired(group.by_seed(main_score), plain.group.by_seed(main_score)), plain.alike)
+
+
+def delta_text(delta: Delta | None, most: int) -> str:
+    """most: the seeds of the difference of the table that rests on the most."""
+    if delta is None or not delta.spread.n:
+        return DASH
+    return difference_text(percent(delta.spread, sign=True), delta.spread.n, most, alike=delta.alike)
+
+
+def delta_notes(groups: Sequence[Group], deltas: Sequence[Delta | None]) -> list[str]:
+    """What the differences of a table are to, where they are not all to the same."""
+    found = [d for d in deltas if d and d.spread.n]
+    most = max((d.spread.n for d in found), default=0)
+    unlike, fewer = any(not d.alike for d in found), any(d.spread.n < most for d in found)
+    return reference_notes(groups, unlike=unlike, fewer=fewer)
 
 
 def _whole(s: Spread) -> str:

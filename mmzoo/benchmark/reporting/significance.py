@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mmzoo.benchmark.reporting.statistics import has_interval
+
 #: as many seeds are enumerated; with more, so many random choices of signs are drawn
 ENUMERATED, DRAWN = 16, 100_000
 RESAMPLES = 10_000
@@ -51,9 +53,9 @@ def wilcoxon(differences: Sequence[float]) -> float:
 
 
 def t_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """The interval of Student's t for the mean difference; unbounded for fewer than two."""
+    """The interval of Student's t for the mean difference; unbounded where there is none, see `has_interval`."""
     d = np.asarray(differences, dtype=float)
-    if len(d) < 2:
+    if len(d) < 2 or not has_interval(len(d), float(d.std(ddof=1))):
         return -math.inf, math.inf
     from scipy import stats
 

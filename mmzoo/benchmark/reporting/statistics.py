@@ -8,6 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+#: an interval over seeds needs as many, and a deviation above that of values that are equal but for rounding
+LEAST_SEEDS, EQUAL = 3, 1e-9
+NO_INTERVAL = f"No interval where fewer than {LEAST_SEEDS} seeds are common or all differences are equal."
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -28,6 +32,19 @@ def spread(values: Sequence[float]) -> Spread:
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Spread:
     """a - b over the seeds that both have."""
     return spread([a[seed] - b[seed] for seed in sorted(set(a) & set(b))])
+
+
+def interval(s: Spread) -> tuple[float, float]:
+    """Student's 95 % interval of a mean over seeds; unbounded where there is none, see `has_interval`."""
+    if not has_interval(s.n, s.deviation):
+        return -math.inf, math.inf
+    half = t_quantile(s.n - 1) * (s.deviation or 0.0) / math.sqrt(s.n)
+    return s.mean - half, s.mean + half
+
+
+def has_interval(n: int, deviation: float | None) -> bool:
+    """Whether so many values, of this deviation, say how far their mean may be off: two do not, nor do equal ones."""
+    return n >= LEAST_SEEDS and deviation is not None and deviation > EQUAL
 
 
 def smallest_p(n: int) -> float:

@@ -18,6 +18,16 @@ def states(store: Store) -> list[dict[str, Any]]:
     return [state for run_id in store.run_ids() if (state := _state(store, run_id)) is not None]
 
 
+def without_row(store: Store) -> tuple[list[dict[str, Any]], int]:
+    """The planned runs of a store that have no row, each with its data set, label and seed, and the number of all planned runs."""
+    planned = [name for name in store.run_ids() if (store.folder(name) / "planned.json").is_file()]
+    return [_named(store, name) for name in planned if store.stamp(name) is None], len(planned)
+
+
+def unfinished_words(missing: int, planned: int) -> str:
+    return f"unfinished: {missing} of {planned} planned run{'s' if planned != 1 else ''} {'have' if missing != 1 else 'has'} no row"
+
+
 def _state(store: Store, run_id: str) -> dict[str, Any] | None:
     held = read_claim(store.folder(run_id))
     alive = held if held is not None and held.alive else None

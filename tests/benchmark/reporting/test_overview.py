@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmzoo.benchmark.reporting.details import detail_tables
 from mmzoo.benchmark.reporting.overview import Line, make_overview, mean_ranks, overview_table
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.statistics import nemenyi, t_quantile
@@ -54,7 +55,7 @@ def cells(table: Table, label: str) -> dict[str, str]:
 
 def test_differences_are_means_over_data_sets_with_an_interval_over_seeds(row: Callable[..., Row]) -> None:
     new = {"a": [0.5, 0.7, 0.9], "b": [0.8, 0.6, 0.7]}
-    plain = {"a": [0.4, 0.5, 0.9], "b": [0.7, 0.6, 0.5]}
+    plain = {"a": [0.4, 0.5, 0.9], "b": [0.7, 0.6, 0.4]}
     rows = [row("new", s, x, d) for d, xs in new.items() for s, x in enumerate(xs)]
     rows += [row("concat", s, x, d) for d, xs in plain.items() for s, x in enumerate(xs)]
     found = line(make_overview(rows, ROLES), "new").to_plain
@@ -74,6 +75,106 @@ def test_a_seed_that_one_data_set_lacks_is_left_out(row: Callable[..., Row]) -> 
     found = line(make_overview(rows, ROLES), "new").to_plain
     assert found is not None and found.spread.n == 1 and found.spread.mean == pytest.approx(0.05)
     assert found.interval == (-math.inf, math.inf)
+
+
+def test_two_seeds_and_equal_differences_have_no_interval(row: Callable[..., Row]) -> None:
+    for seeds in (2, 4):
+        rows = [row("new", s, 0.5 + s / 10 + 0.016) for s in range(seeds)]
+        rows += [row("concat", s, 0.5 + s / 10) for s in range(seeds)]
+        table = overview_table(make_overview(rows, ROLES))
+        assert cells(table, "new")["Δ plain"] == "+1.6"
+        assert any(n.startswith("No interval where fewer than 3 seeds") for n in table.notes)
+        assert not any("95 % interval" in n for n in table.notes)
+
+
+REFIT = {"strategy": "finisher", "params": {"keep": True}, "first": None, "last": None}
+CHOICE = {"finish": {"chosen": "as trained", "validation": {}, "as_trained": {}}}
+
+
+@pytest.fixture
+def finished(row: Callable[..., Row]) -> Callable[..., Row]:
+    """A row whose method also acts after training."""
+
+    def make(label: str, seed: int, acc: float, strategy: str, params: dict[str, Any] | None = None) -> Row:
+        made = row(label, seed, acc)
+        after = REFIT if params is None else {**REFIT, "params": params}
+        made["spec"]["parts"] = [{**made["spec"]["parts"][0], "strategy": strategy}, after]
+        made["metrics"] |= CHOICE
+        return made
+
+    return make
+
+
+def test_a_method_that_acts_after_training_is_compared_with_references_that_do_so_alike(
+    row: Callable[..., Row], finished: Callable[..., Row]
+) -> None:
+    rows = [row("concat", s, 0.5) for s in range(2)] + [row("control", s, 0.6) for s in range(2)]
+    rows += [finished("new", s, 0.8, "new") for s in range(2)]
+    alone = overview_table(make_overview(rows, ROLES))
+    assert cells(alone, "new") | {"Δ plain": "+30.0*", "Δ control": "+20.0*"} == cells(alone, "new")
+    assert any(n.startswith("* to the reference without what the method does after") for n in alone.notes)
+    other = [finished("concat+x[keep=false]", s, 0.6, "plain", {"keep": False}) for s in range(2)]
+    assert cells(overview_table(make_overview([*rows, *other], ROLES)), "new")["Δ plain"] == "+30.0*"
+    rows += [finished("concat+x", s, 0.65, "plain") for s in range(2)]
+    rows += [finished("control+x", s, 0.79, "joint_unimodal") for s in range(2)]
+    table = overview_table(make_overview(rows, ROLES))
+    wanted = {
+        "new": ("+15.0", "+1.0"),
+        "control": ("+10.0", DASH),
+        "concat+x": ("+15.0", "-14.0"),  # what the part adds, and both with it
+        "control+x": ("+14.0", "+19.0"),
+    }
+    assert {k: (cells(table, k)["Δ plain"], cells(table, k)["Δ control"]) for k in wanted} == wanted
+    assert any("compared with the reference that does the same" in n for n in table.notes)
+    assert not any(n.startswith("*") for n in table.notes)
+    (short,) = short_tables(rows, ROLES)
+    assert cells(short, "new")["Δ plain"] == "+15.0 ± 0.0"
+    details, *_ = detail_tables(rows, ROLES)
+    assert cells(details, "new")["Δ ACC to plain"] == "+15.0 ± 0.0"
+
+
+def test_a_method_that_only_acts_after_training_is_compared_with_plain_training(
+    row: Callable[..., Row], finished: Callable[..., Row]
+) -> None:
+    rows = [row("concat", 0, 0.5), row("control", 0, 0.6), finished("new", 0, 0.55, "new")]
+    rows[2]["spec"]["parts"] = rows[2]["spec"]["parts"][1:]
+    found = cells(overview_table(make_overview(rows, ROLES)), "new")
+    assert (found["Δ plain"], found["Δ control"]) == ("+5.0", "-5.0*")
+
+
+def test_a_difference_of_fewer_seeds_than_others_says_so(row: Callable[..., Row]) -> None:
+    rows = [row("new", s, 0.8) for s in range(4)] + [row("concat", s, 0.5) for s in range(4)] + [row("control", 0, 0.6)]
+    table = overview_table(make_overview(rows, ROLES))
+    assert cells(table, "new")["Δ plain"] == "+30.0" and cells(table, "new")["Δ control"] == "+20.0 (1 seed)"
+    assert cells(table, "control")["Δ plain"] == "+10.0 (1 seed)"
+    assert any("rests on fewer common seeds" in n for n in table.notes)
+    (short,) = short_tables(rows, ROLES)
+    assert cells(short, "control")["Δ plain"] == "+10.0 (1 seed)" and cells(short, "new")["Δ plain"] == "+30.0 ± 0.0"
+
+
+def test_every_table_says_how_many_test_samples_there_are_and_what_they_move(row: Callable[..., Row]) -> None:
+    rows = [row("new", 0, 0.9, "a"), row("concat", 0, 0.8, "a"), row("new", 0, 0.5, "b"), row("concat", 0, 0.4, "b")]
+    wanted = {  # sqrt(p (1 - p) / 500)
+        "a": "a: 500 test samples: a standard error of about 1.3 points at this accuracy (90.0 %)",
+        "b": "b: 500 test samples: a standard error of about 2.2 points at this accuracy (50.0 %)",
+    }
+    table = overview_table(make_overview(rows, ROLES))
+    assert all(any(n.startswith(text) for n in table.notes) for text in wanted.values())
+    for short, text in zip(short_tables(rows, ROLES), wanted.values(), strict=True):
+        assert any(n.startswith(text) for n in short.notes)
+
+
+def test_an_unfinished_bench_says_so_first(copied: Path, mmzoo: Callable[..., Any]) -> None:
+    assert "unfinished" not in mmzoo("report", copied).out
+    lost = next(r for r in Store(copied).rows()[0] if r["label"] == "concat")
+    n = len(Store(copied).run_ids())
+    (copied / "runs" / lost["run_id"] / "result.json").unlink()
+    text = mmzoo("report", copied).out
+    assert text.startswith(f"### unfinished: 1 of {n} planned runs has no row\n")
+    assert "| mfeat    | concat  |                  1 |" in text
+    pytest.importorskip("vl_convert")
+    mmzoo("report", copied, "-o", copied / "page.html")
+    assert f"Unfinished: 1 of {n} planned runs has no row." in (copied / "page.html").read_text()
 
 
 def test_best_and_second_are_joint_methods_and_ties_share(row: Callable[..., Row]) -> None:

@@ -20,7 +20,7 @@ from mmzoo.benchmark.reporting.comparison import comparison_tables, rank_methods
 from mmzoo.benchmark.reporting.figures import charts
 from mmzoo.benchmark.reporting.figures.drawing import convert
 from mmzoo.benchmark.reporting.groups import Group
-from mmzoo.benchmark.reporting.statistics import detectable, enough_seeds, smallest_p
+from mmzoo.benchmark.reporting.statistics import detectable, enough_seeds, interval, smallest_p, spread
 from mmzoo.benchmark.results.store import Store
 
 Command = Callable[..., Any]
@@ -80,7 +80,8 @@ def test_intervals_and_effects_of_few_seeds() -> None:
     d = [0.1, 0.3, 0.2, 0.6]
     oracle = stats.ttest_1samp(d, 0).confidence_interval(0.95)
     assert sig.t_interval(d) == pytest.approx((oracle.low, oracle.high))
-    assert sig.t_interval([0.1]) == (-math.inf, math.inf)
+    for few in ([0.1], [0.1, 0.3], [0.3, 0.1 + 0.2, 0.3]):  # 0.1 + 0.2 is 0.3 but for rounding
+        assert sig.t_interval(few) == interval(spread(few)) == (-math.inf, math.inf)
     assert sig.effect_size(d) == pytest.approx(np.mean(d) / np.std(d, ddof=1) * (1 - 3 / 11))
     assert math.isnan(sig.effect_size([0.1, 0.1, 0.1])) and math.isnan(sig.effect_size([0.1]))
 

@@ -7,9 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmzoo.benchmark.reporting.groups import Group, Row, main_score
+from mmzoo.benchmark.reporting.groups import (
+    UNLIKE,
+    UNLIKE_NOTE,
+    Group,
+    Reference,
+    Row,
+    fair_reference,
+    finishes,
+    main_score,
+)
 from mmzoo.benchmark.reporting.overview import by_dataset
-from mmzoo.benchmark.reporting.statistics import paired, t_quantile
+from mmzoo.benchmark.reporting.statistics import NO_INTERVAL, interval, paired
 from mmzoo.benchmark.reporting.tables import Cell, Table
 
 #: axes of a chart: x, y, and the columns of panels
@@ -30,6 +39,7 @@ class Place:
         margin: the mean paired difference of the two over seeds.
         interval: its 95 % interval (Student's t over seeds).
         to_plain: the mean paired difference of the winner to plain training, or None where that is not there.
+        alike: whether that acts after training as the winner does, see `fair_reference`.
     """
 
     dataset: str
@@ -40,6 +50,7 @@ class Place:
     margin: float
     interval: tuple[float, float]
     to_plain: float | None
+    alike: bool = True
 
     @property
     def decided(self) -> bool:
@@ -89,14 +100,20 @@ def _place(label: str, params: Mapping[str, Any], knobs: Sequence[str], groups: 
         return None
     (first, score), (second, _) = sorted(joint, key=lambda pair: -pair[1])[:2]
     margin = paired(first.by_seed(main_score), second.by_seed(main_score))
-    half = (
-        t_quantile(margin.n - 1) * margin.deviation / math.sqrt(margin.n) if margin.deviation is not None else math.inf
-    )
-    plain = next((g for g, _ in joint if _is_plain(g)), None)
-    to_plain = None if plain is None else paired(first.by_seed(main_score), plain.by_seed(main_score)).mean
+    plain = _plain(first, groups)
+    to_plain = None if plain is None else paired(first.by_seed(main_score), plain.group.by_seed(main_score)).mean
     values = {k: float(params[k]) for k in knobs}
-    interval = (margin.mean - half, margin.mean + half)
-    return Place(label, values, first.label, second.label, score, margin.mean, interval, to_plain)
+    alike = plain is None or plain.alike
+    return Place(label, values, first.label, second.label, score, margin.mean, interval(margin), to_plain, alike)
+
+
+def _plain(group: Group, groups: Sequence[Group]) -> Reference | None:
+    """Plain training with the head and the training samples of a group, and with what it does after training; else any."""
+    fair = fair_reference(group, groups, "plain")
+    if fair is not None and fair.group.by_seed(main_score):
+        return fair
+    other = next((g for g in groups if not g.alone and g.by_seed(main_score) and _is_plain(g)), None)
+    return None if other is None else Reference(other, alike=not finishes(group))
 
 
 def _is_plain(group: Group) -> bool:
@@ -120,14 +137,15 @@ def map_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
                     Cell(f"{100 * p.margin:+.1f}"),
                     Cell(_interval(p.interval)),
                     Cell("yes" if p.decided else "no"),
-                    Cell("–" if p.to_plain is None else f"{100 * p.to_plain:+.1f}"),  # noqa: RUF001
+                    Cell("–" if p.to_plain is None else f"{100 * p.to_plain:+.1f}{'' if p.alike else UNLIKE}"),  # noqa: RUF001
                 ]
                 for p in found.places
             ],
             [
                 "winner: the highest mean over seeds. lead: its mean paired difference to the second, in points; decided: the "
                 "95 % interval of the lead (Student's t over seeds) leaves out zero. The winner was picked after looking, "
-                "so that an undecided lead says nothing, and a decided one is a little too large."
+                f"so that an undecided lead says nothing, and a decided one is a little too large. {NO_INTERVAL}",
+                *([] if all(p.alike for p in found.places) else [UNLIKE_NOTE]),
             ],
         )
         for found in find_maps(rows, bench)

@@ -18,13 +18,29 @@ from mmzoo.benchmark.reporting.figures.drawing import rank_chart
 from mmzoo.benchmark.reporting.figures.map_cells import find_maps
 from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
 from mmzoo.benchmark.reporting.figures.stress_chart import stress_chart, stress_records
-from mmzoo.benchmark.reporting.groups import METRICS, Group, Row, at, main_metric
-from mmzoo.benchmark.reporting.overview import Overview, by_dataset, make_overview, overview_table
+from mmzoo.benchmark.reporting.groups import (
+    METRICS,
+    Difference,
+    Group,
+    Row,
+    at,
+    difference_text,
+    main_metric,
+    mean_text,
+)
+from mmzoo.benchmark.reporting.overview import (
+    Line,
+    Overview,
+    by_dataset,
+    make_overview,
+    overview_table,
+)
 from mmzoo.benchmark.reporting.robustness.curves import stressed
 from mmzoo.benchmark.reporting.short import short_tables
 from mmzoo.benchmark.reporting.statistics import spread
 from mmzoo.benchmark.reporting.tables import DASH, Table, one_line, percent
 from mmzoo.benchmark.results.paper_figures import read_figures
+from mmzoo.benchmark.results.status import unfinished_words, without_row
 from mmzoo.benchmark.results.store import Store
 from mmzoo.config.spec import STRESSES
 from mmzoo.errors import CorruptFile, MmzooError
@@ -57,6 +73,7 @@ def render_page(
     overview = make_overview(rows, bench)
     datasets = by_dataset(rows, bench)
     palette = charts.palette(overview)
+    missing, n_planned = without_row(store)
     specs: dict[str, Any] = {}
     sections = _sections(datasets, short_tables(rows, bench), store, specs, palette, faults)
     if chart := rank_chart(overview):
@@ -66,6 +83,7 @@ def render_page(
         "version": __version__,
         "live": live,
         "overview": overview,
+        "unfinished": unfinished_words(len(missing), n_planned) if missing else "",
         "notes": overview_table(overview).notes,
         "board": _board(overview, datasets),
         "sections": sections,
@@ -192,17 +210,22 @@ def _board(overview: Overview, datasets: Mapping[str, Sequence[Group]]) -> list[
                     "runs": f"runs-{numbers[name]}-{_slug(line.label)}" if group else "",
                 }
             )
-        board.append({"line": line, "cells": cells, "plain": _cell(line.to_plain), "control": _cell(line.to_control)})
+        board.append({"line": line, "cells": cells, **_cells(line, overview.most_seeds)})
     return board
 
 
-def _cell(difference: Any) -> tuple[Any, str, str]:
-    """Value to sort by, text, and interval of a difference."""
+def _cells(line: Line, most: int) -> dict[str, tuple[Any, str, str]]:
+    """The differences of a line to plain training and to the control."""
+    return {"plain": _cell(line.to_plain, most), "control": _cell(line.to_control, most)}
+
+
+def _cell(difference: Difference | None, most: int) -> tuple[Any, str, str]:
+    """Value to sort by, text, and interval of a difference. most: the seeds of the one that rests on the most."""
     if difference is None:
         return "", DASH, ""
     low, high = (100 * bound for bound in difference.interval)
-    mean = 100 * difference.spread.mean + 0.0
-    return mean, f"{mean:+.1f}", f"{low:+.1f} to {high:+.1f}" if abs(low) < 1e6 else ""
+    text = difference_text(mean_text(difference), difference.spread.n, most, alike=difference.alike)
+    return 100 * difference.spread.mean, text, f"{low:+.1f} to {high:+.1f}" if abs(low) < 1e6 else ""
 
 
 def _runs(datasets: Mapping[str, Sequence[Group]], base: str) -> list[dict[str, Any]]:

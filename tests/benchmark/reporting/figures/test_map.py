@@ -40,7 +40,7 @@ def cell(template: Row, params: dict[str, Any], scores: dict[str, list[float]]) 
     return made
 
 
-SURE = {"new": [0.9, 0.8, 0.9], "concat": [0.8, 0.7, 0.8], "control": [0.5, 0.5, 0.5]}
+SURE = {"new": [0.9, 0.8, 0.9], "concat": [0.8, 0.69, 0.81], "control": [0.5, 0.5, 0.5]}
 OPEN = {"new": [0.7, 0.8, 0.6], "concat": [0.8, 0.6, 0.8], "control": [0.5, 0.5, 0.5]}
 
 
@@ -63,7 +63,9 @@ def test_winner_margin_and_whether_it_is_decided(rows: list[Row]) -> None:
     sure, undecided = places[0.0, 0], places[0.6, 1]
     assert (sure.winner, sure.second, sure.decided) == ("new", "concat", True)
     assert sure.margin == pytest.approx(0.1) and sure.to_plain == pytest.approx(0.1)
-    assert sure.interval == pytest.approx((0.1, 0.1))
+    # differences: 0.1, 0.11, 0.09; deviation 0.01
+    half = 4.302653 * 0.01 / 3**0.5
+    assert sure.interval == pytest.approx((0.1 - half, 0.1 + half), abs=1e-4)
     # differences concat - new: 0.1, -0.2, 0.2; mean 1/30, deviation 0.2082, t(2) = 4.3027
     assert (undecided.winner, undecided.decided, undecided.to_plain) == ("concat", False, 0.0)
     half = 4.302653 * 0.2081666 / 3**0.5
@@ -74,6 +76,13 @@ def test_one_seed_decides_nothing(template: Row) -> None:
     one = {"new": [0.9], "concat": [0.1]}
     rows = [r for i in range(4) for r in cell(template, {"hard": i}, one)]
     assert [p.decided for p in found(rows).places] == [False] * 4
+
+
+def test_two_seeds_or_equal_differences_decide_nothing(template: Row) -> None:
+    for scores in ({"new": [0.9, 0.8], "concat": [0.1, 0.2]}, {"new": [0.9, 0.8, 0.7], "concat": [0.3, 0.2, 0.1]}):
+        rows = [r for i in range(4) for r in cell(template, {"hard": i}, scores)]
+        assert [p.decided for p in found(rows).places] == [False] * 4
+        assert {line[5].text for line in map_tables(rows, ROLES)[0].body} == {"–"}  # noqa: RUF001
 
 
 def test_what_is_no_map(rows: list[Row], template: Row) -> None:
@@ -96,7 +105,7 @@ def test_the_table(rows: list[Row]) -> None:
         "86.7",
         "concat",
         "+10.0",
-        "[+10.0, +10.0]",
+        "[+7.5, +12.5]",
         "yes",
         "+10.0",
     ]
