@@ -76,7 +76,11 @@ class _Parser(argparse.ArgumentParser):
         """Exit for words that the command does not take."""
         wrong = [word.partition("=")[0] for word in rest if word.startswith("--")]
         if wrong:
-            self._near(f"no option {wrong[0]}.", wrong[0], [o for o in self._option_string_actions if o not in ("-h", "--help")])
+            self._near(
+                f"no option {wrong[0]}.",
+                wrong[0],
+                [o for o in self._option_string_actions if o not in ("-h", "--help")],
+            )
         self.error(f"unrecognized arguments: {short(' '.join(rest))[1:-1]}")
 
     def _near(self, problem: str, given: str, known: Iterable[str]) -> None:
