@@ -86,7 +86,7 @@ class _Parser(argparse.ArgumentParser):
     def _near(self, problem: str, given: str, known: Iterable[str]) -> None:
         """Exit with one line where a known word is close."""
         if near := near_miss(given, known):
-            self.exit(2, f"{self.prog}: {problem}{near} All that there are: {self.prog} --help\n")
+            self.exit(2, f"{self.prog}: {problem}{near} List all: {self.prog} --help\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

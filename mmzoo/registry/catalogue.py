@@ -68,7 +68,7 @@ class Catalogue:
             raise UnknownName(f"{name} is no {SINGULAR[kind]}; the base class decides what a class is.")
         if entry is None:
             close = hint(kind, name, [*self._entries[kind], *self._also[kind]])
-            raise UnknownName(f"no {SINGULAR[kind]} {name!r}.{close} All that there are: mmzoo list {kind}")
+            raise UnknownName(f"no {SINGULAR[kind]} {name!r}.{close} List all: mmzoo list {kind}")
         return entry
 
     def check(self, entry: Entry) -> None:

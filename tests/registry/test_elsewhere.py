@@ -42,8 +42,8 @@ def test_the_list_agrees_with_the_registries_of_the_packages() -> None:
         ("heads", "tensor", "Did you mean 'tensor_fusion'? It is in the package mmzoo-heads (pip install"),
         ("datasets", "openmoji", "It is in the package mmzoo-openmoji"),
         ("methods", "mmparetto", "Did you mean 'mmpareto'? It is in the package mmzoo-later"),
-        ("methods", "ogn", "Did you mean 'ogm'? All that there are"),
-        ("methods", "qqqqqqqq", "no method 'qqqqqqqq'. All that there are"),
+        ("methods", "ogn", "Did you mean 'ogm'? List all"),
+        ("methods", "qqqqqqqq", "no method 'qqqqqqqq'. List all"),
     ],
 )
 def test_a_name_that_is_not_installed_says_where_it_is(kind: str, name: str, said: str) -> None:

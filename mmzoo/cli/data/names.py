@@ -40,7 +40,7 @@ def _nobody(text: str) -> Any:
     if is_table(text):
         raise table_given(text)
     own = " A manifest of your own ends in .yaml." if Path(text).exists() else ""
-    raise UnknownName(f"no data set {text!r}.{hint('datasets', text, names)}{own} All that there are: mmzoo data list")
+    raise UnknownName(f"no data set {text!r}.{hint('datasets', text, names)}{own} List all: mmzoo data list")
 
 
 def files_of(arguments: argparse.Namespace, source: Source) -> tuple[Path, Path | None, str | None]:
