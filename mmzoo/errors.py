@@ -116,6 +116,11 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}".removesuffix(": ")
 
 
+def ended(text: str) -> str:
+    """A text from elsewhere with a full stop at its end, which it may have already."""
+    return text if text.endswith(".") else f"{text}."
+
+
 def told(error: BaseException) -> str:
     """`KIND: MESSAGE (FOLDER/FILE:LINE)` of an error in a run or a check. The line is the innermost one of whoever wrote a
     part; where none is on the way, that of ours, unless the error is one of ours too and says enough by itself."""

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from mmzoo.benchmark.execution.artifacts import TOKENIZERS
 from mmzoo.benchmark.results.store import WEIGHTS, Store
-from mmzoo.benchmark.trained import Trained
 from mmzoo.data.fields.rebuilt import rebuilt
 from mmzoo.data.loading.transforms import transform_for
 from mmzoo.data.own.cells import Wanted
-from mmzoo.data.own.new_rows import Decoded, NewRow, decoded, read_rows
+from mmzoo.data.own.new_rows import Decoded, NewRow, decoded, given_rows, read_rows
 from mmzoo.data.sources.field import Field
 from mmzoo.errors import BadValue
+
+if TYPE_CHECKING:
+    from mmzoo.benchmark.trained import Trained
 
 #: faults of rows that are shown one by one
 MOST_FAULTS = 10
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a model says of one row. scores: (C,) probability of each class, as the method ranks them."""
+class Predictions:
+    """What a model says of some rows.
 
-    id: str
+    Args:
+        ids: Their ids, (B,): the cells of the column of ids; `line N` or `row N` where there is none.
+        classes: The names of the classes, (C,).
+        scores: (B, C) the probability of each class, by the method's decision rule.
+        notes: What is worth knowing about rows, in words: those left out, and modalities that are missing.
+    """
+
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
     scores: np.ndarray
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     @property
-    def predicted(self) -> int:
-        """The class with the highest score."""
-        return int(self.scores.argmax())
+    def predicted(self) -> tuple[str, ...]:
+        """The name of the class with the highest probability, for each row."""
+        return tuple(self.classes[int(i)] for i in self.scores.argmax(1))
 
 
 def find_run(given: str, run_id: str | None = None) -> Path:
@@ -81,7 +93,7 @@ def fields_of(trained: Trained) -> dict[str, Field]:
     if preparation is None:
         raise BadValue(
             f"{trained.form.dataset} is made by code, and nothing says how the columns of a table become its inputs. Give the "
-            "model arrays: mmzoo.load_run(...).predict({modality: array})."
+            "model prepared arrays: mmzoo.load_run(...).predict({modality: array})."
         )
     found = {}
     for m in trained.form.modalities:
@@ -104,27 +116,25 @@ def _tokenizer(trained: Trained, modality: str, name: str) -> Path | None:
     return None
 
 
-def predict_table(
-    trained: Trained, table: Path, *, root: Path | None = None, drop: bool = False, jobs: int | None = None
-) -> tuple[list[Answer], list[str]]:
-    """Score the rows of a table.
+def predict_rows(
+    trained: Trained, given: Any, *, root: Path | None = None, drop: bool = False, jobs: int | None = None
+) -> Predictions:
+    """Score raw rows; see `Trained.predict_rows`.
 
     Args:
         trained: The model.
-        table: CSV with the columns of the training data; a label is not looked at.
-        root: The folder that paths are relative to; None: that of the table.
+        given: The path of a CSV table, or mappings of column to cell.
+        root: The folder that paths are relative to; None: that of the table, or the current one.
         drop: Leave out rows that cannot be read.
         jobs: Worker processes that decode; None: one a core.
-
-    Returns:
-        The answers in the order of the rows, and notes in words.
 
     Raises:
         BadValue: A column is missing, or rows cannot be read and `drop` is not given.
     """
     fields = fields_of(trained)
-    rows = _read(trained, table, fields, root)
-    answers: list[Answer] = []
+    rows = _read(trained, given, fields, root)
+    ids: list[str] = []
+    scores = [np.zeros((0, trained.form.n_classes), np.float32)]
     faults: list[str] = []
     notes: list[str] = []
     lacking = dict.fromkeys(fields, 0)
@@ -135,11 +145,16 @@ def predict_table(
         for i in good:
             for m, there in zip(fields, chunk.present[i]):
                 lacking[m] += not there
-        answers += _answers(trained, chunk, good, fields)
+        if good:
+            ids += [chunk.rows[i].id for i in good]
+            scores.append(_scores(trained, chunk, good, fields))
     if faults and not drop:
         more = f"\n  and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
         listed = "".join(f"\n  {text}" for text in faults[:MOST_FAULTS])
-        raise BadValue(f"{len(faults)} rows of {table} cannot be read; --on-bad drop leaves them out:{listed}{more}")
+        of = f" of {given}" if isinstance(given, (str, Path)) else ""
+        raise BadValue(
+            f"{len(faults)} rows{of} cannot be read; --on-bad drop (in Python: drop=True) leaves them out:{listed}{more}"
+        )
     notes = [f"left out: {text}" for text in faults] + notes
     if not trained.form.partial:
         notes += [
@@ -148,11 +163,11 @@ def predict_table(
             for m, n in lacking.items()
             if n
         ]
-    return answers, notes
+    return Predictions(tuple(ids), trained.form.class_names, np.concatenate(scores), tuple(notes))
 
 
-def _read(trained: Trained, table: Path, fields: Mapping[str, Field], root: Path | None) -> list[NewRow]:
-    """The rows of a table, read as that of the training data was."""
+def _read(trained: Trained, given: Any, fields: Mapping[str, Field], root: Path | None) -> list[NewRow]:
+    """The rows, read as the table of the training data was."""
     preparation = trained.form.preparation
     assert preparation is not None
     wanted = {
@@ -164,19 +179,21 @@ def _read(trained: Trained, table: Path, fields: Mapping[str, Field], root: Path
         )
         for m, f in fields.items()
     }
+    id_column = preparation.id or "id"
+    if not isinstance(given, (str, Path)):
+        return given_rows(given, wanted, id_column=id_column, root=root)
     return read_rows(
-        table,
+        Path(given),
         wanted,
-        id_column=preparation.id or "id",
+        id_column=id_column,
         delimiter=preparation.delimiter,
         quotes=preparation.quotes,
         root=root,
     )
 
 
-def _answers(trained: Trained, chunk: Decoded, good: list[int], fields: Mapping[str, Field]) -> Iterator[Answer]:
-    if not good:
-        return
+def _scores(trained: Trained, chunk: Decoded, good: list[int], fields: Mapping[str, Field]) -> np.ndarray:
+    """(len(good), C) probabilities of the rows that could be read."""
     preparation = trained.form.preparation
     reading = {} if preparation is None else {k: v for k, v in preparation.reading.items() if k in ("frames", "size")}
     inputs = {}
@@ -186,5 +203,5 @@ def _answers(trained: Trained, chunk: Decoded, good: list[int], fields: Mapping[
         inputs[m] = transform(raw[""] if list(raw) == [""] else raw, None)
     present = torch.tensor([chunk.present[i] for i in good])
     out = trained.predict(inputs, "all" if bool(present.all()) else present)
-    for i, scores in zip(good, out.scores.float().numpy()):
-        yield Answer(chunk.rows[i].id, scores)
+    found: np.ndarray = out.scores.float().cpu().numpy()
+    return found

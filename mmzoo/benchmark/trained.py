@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mmzoo.benchmark.applied import Predictions, predict_rows
 from mmzoo.benchmark.execution.artifacts import INPUTS, inputs_hash, weights_hash
 from mmzoo.benchmark.execution.building import build_model, build_strategy, load_data
 from mmzoo.benchmark.execution.teachers import Row
@@ -52,11 +53,15 @@ class Trained:
     folder: Path
 
     def predict(self, inputs: Mapping[str, Any], present: Tensor | Literal["all"] | None = None) -> Outputs:
-        """Predict samples, without a graph.
+        """Predict samples that are prepared as those of the training were, without a graph.
+
+        Inputs are passed to the model as they are: numbers that are standardised already, images that are scaled, texts as
+        tokens. For raw numbers, texts and files, as in a table, use `predict_rows`.
 
         Args:
             inputs: modality -> (B, ...) tensor or array, or for texts a mapping of `ids` and `mask`. None: no sample
-                has the modality. A sample of floating-point inputs that is all NaN lacks the modality.
+                has the modality. A sample of floating-point inputs that is all NaN lacks the modality. The batches of
+                `data()` have such inputs.
             present: (B, M) bool, which modalities each sample has, in the order of `form.modalities`; "all": every
                 sample has all of them. None: as given by None and NaN in the inputs.
 
@@ -72,6 +77,33 @@ class Trained:
         full = {m: map_tensors(x, lambda t: t.to(device)) for m, x in full.items()}
         with evaluating(self.model):
             return self.strategy.predict(self.model(full, None if mask is None else mask.to(device)))
+
+    def predict_rows(
+        self,
+        rows: str | Path | Iterable[Mapping[str, Any]],
+        *,
+        root: str | Path | None = None,
+        drop: bool = False,
+        jobs: int | None = 0,
+    ) -> Predictions:
+        """Predict raw rows of a table, preprocessed as in training: what `mmzoo predict` prints.
+
+        Args:
+            rows: the path of a CSV table, or a list of mappings of each column to its cell: a text, a path, a number, a list
+                of numbers, or None where there is nothing. Columns are named as in the table of the training data.
+            root: the folder that paths in cells are relative to. None: that of the table; of mappings, the current one.
+            drop: leave out rows that cannot be read.
+            jobs: worker processes that decode; 0: none. None: one per core.
+
+        Returns:
+            The ids, the class names, and (B, C) probabilities, in the order of the rows.
+
+        Raises:
+            BadValue: the model was trained on data made by code, a column is missing, or rows cannot be read and `drop` is
+                not given.
+        """
+        given = Path(rows) if isinstance(rows, str) else rows
+        return predict_rows(self, given, root=None if root is None else Path(root), drop=drop, jobs=jobs)
 
     def data(self) -> DataModule:
         """The data set that it was trained on, with its splits. Raises Unprepared if its store is gone."""

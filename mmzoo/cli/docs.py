@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -33,6 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
         print("Print one: mmzoo docs NAME")
         return 0
     name = arguments.page.removesuffix(".md")
+    if name not in found and _of_site(name, found):
+        raise BadValue(
+            f"the page {name} is made for the site: mmzoo docs --build DIR writes it. In the terminal, mmzoo list and mmzoo show NAME "
+            "have what the catalogue has, and help() in Python what the reference has."
+        )
     if name not in found:
         raise unknown("page", arguments.page, found)
     print(found[name].read_text(encoding="utf-8"), end="")
@@ -62,6 +69,12 @@ def pages() -> dict[str, Traversable]:
     """name -> file, of all pages, in alphabetical order."""
     files = (f for f in resources.files("mmzoo").joinpath("docs").iterdir() if f.name.endswith(".md"))
     return {f.name.removesuffix(".md"): f for f in sorted(files, key=lambda f: f.name)}
+
+
+def _of_site(name: str, found: Mapping[str, Traversable]) -> bool:
+    """Whether a page is one that only the site has: the index links to it, or to others of its folder."""
+    linked = set(re.findall(r"\]\(([\w/]+)\.md", found["index"].read_text(encoding="utf-8"))) - set(found)
+    return name in linked or name.partition("/")[0] in {other.partition("/")[0] for other in linked if "/" in other}
 
 
 def _title(page: Traversable) -> str:

@@ -78,10 +78,10 @@ def _grouped(known: Catalogue, entries: list[Entry], by: str) -> dict[str, list[
 
 
 def method_table(known: Catalogue, package: str | None = None) -> str:
-    """The methods as a Markdown table, those of one package or all: name, what it is, parts, source, cost of a batch."""
+    """The methods as a Markdown table, those of one package or all: name, what it is, parts, source, cost of a batch and beside it."""
     lines = [
-        "| method | what it does | strategy @ head | source | forwards | backwards |",
-        "|---|---|---|---|---:|---:|",
+        "| method | what it does | strategy @ head | source | forwards | backwards | beside |",
+        "|---|---|---|---|---:|---:|---|",
     ]
     for e in known.entries("methods"):
         if package is not None and e.package != package:
@@ -89,7 +89,7 @@ def method_table(known: Catalogue, package: str | None = None) -> str:
         also = f" ({', '.join(e.aliases)})" if e.aliases else ""
         source = f"{e.paper.get('venue', '?')} {e.paper.get('year', '?')}" if e.paper else "baseline"
         parts = f"{'+'.join([e.extra['strategy'], *e.extra.get('then', {})])} @ {e.extra['head']}"
-        cost = [f"{e.cost.get(k, 1):g}" for k in ("forward", "backward")]
+        cost = [*(f"{e.cost.get(k, 1):g}" for k in ("forward", "backward")), "; ".join(e.cost_beside())]
         lines.append(f"| `{known.name_of(e)}`{also} | {e.summary} | {parts} | {source} | {' | '.join(cost)} |")
     return "\n".join(lines)
 

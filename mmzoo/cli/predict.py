@@ -53,7 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Score the rows and write them. What is noted about rows goes to stderr."""
-    from mmzoo.benchmark.applied import find_run, predict_table
+    from mmzoo.benchmark.applied import find_run
     from mmzoo.benchmark.pretrained import from_pretrained, is_pretrained
     from mmzoo.benchmark.trained import load_run
 
@@ -70,14 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
         trained = from_pretrained(arguments.run[0])
     else:
         trained = load_run(find_run(*arguments.run), trust=arguments.trust_code)
-    answers, notes = predict_table(
-        trained, Path(arguments.table), root=root, drop=arguments.on_bad == "drop", jobs=arguments.jobs
-    )
-    names = trained.form.class_names
-    header = ["id", "predicted", *(f"probability:{name}" for name in names)]
-    rows = ([a.id, names[a.predicted], *(f"{p:.6g}" for p in a.scores.tolist())] for a in answers)
-    _write([header], rows, arguments.out)
-    for note in notes:
+    found = trained.predict_rows(Path(arguments.table), root=root, drop=arguments.on_bad == "drop", jobs=arguments.jobs)
+    header = ["id", "predicted", *(f"probability:{name}" for name in found.classes)]
+    answers = zip(found.ids, found.predicted, found.scores.tolist(), strict=True)
+    _write([header], ([i, name, *(f"{p:.6g}" for p in scores)] for i, name, scores in answers), arguments.out)
+    for note in found.notes:
         print(f"mmzoo: {note}", file=sys.stderr)
     return 0
 

@@ -105,16 +105,7 @@ def _facts(e: Entry) -> list[str]:
         lines.append(f"  replaces: {', '.join(e.extra['owns'])} (cannot be chained with another that does)")
     if e.cost:
         batch = {k: v for k, v in e.cost.items() if k in ("forward", "backward")}
-        line = f"  cost a batch: {_pairs(batch)}"
-        for suffix, when in (
-            ("epoch", "once an epoch"),
-            ("coalition", "for each of 2^M - 3 more sets of modalities, where the head acts between encoder stages"),
-        ):
-            more = {k.removesuffix(f"_{suffix}"): v for k, v in e.cost.items() if k.endswith(f"_{suffix}")}
-            line += f"; and {when}: {_pairs(more)}" if more else ""
-        for key, when in (("slice", "an epoch"), ("slice_run", "a run")):
-            line += f"; forwards of the whole slice {when}: {e.cost[key]}" if key in e.cost else ""
-        lines.append(line)
+        lines.append("; ".join([f"  cost a batch: {_pairs(batch)}", *e.cost_beside()]))
     for key in (
         "how",
         "additive",

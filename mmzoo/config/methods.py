@@ -236,6 +236,30 @@ def acts_after(strategy: Entry) -> bool:
     return "finish" in strategy.extra.get("owns", ())
 
 
+def without_after(catalogue: Catalogue, method: str | MethodText) -> str | None:
+    """A method's text without what acts after training, as `ogm` of `ogm+refit`; None where nothing is left, or where the rest of
+    a recipe has no name."""
+    text = parse_method(method) if isinstance(method, str) else method
+    members = [_member(catalogue, part) for part in text.parts]
+    kept = []
+    for member, written in zip(members, text.body.split("+")):
+        if member.acts_after:
+            continue
+        name = _without_then(catalogue, member.recipe) if "then" in member.recipe.extra else member.written.name
+        if name is None:
+            return None
+        kept.append(written.replace(member.written.name, name, 1))
+    return "+".join(kept) + (f"@{text.head}" if text.head else "") if kept else None
+
+
+def _without_then(catalogue: Catalogue, recipe: Entry) -> str | None:
+    """The name of the recipe that is another without what it does after training (`then`)."""
+    rest = dataclasses.replace(recipe, extra={k: v for k, v in recipe.extra.items() if k != "then"})
+    wanted = _identity(catalogue, rest)
+    found = (e for e in catalogue.entries("methods") if _identity(catalogue, e) == wanted)
+    return next(map(catalogue.name_of, found), None)
+
+
 def _check_owners(text: MethodText, members: Sequence[_Member]) -> None:
     """Raise Incompatible where two members replace the same thing."""
     owner: dict[str, str] = {}

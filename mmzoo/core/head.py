@@ -39,6 +39,9 @@ class FusionHead(nn.Module):
         couples: the head acts between the stages of staged encoders.
         mean_gates: it does so by gates whose running mean can replace them, which cuts a modality off from the others,
             in a pass with flags={"mean_gates": {m: True}}; a 0-dimensional bool tensor also works as the value.
+        cures: what a method needs of a head (a word of `Strategy.requires`; "shared": one classifier that all modalities
+            share; "own": logits of each modality that are no slices) -> what a message advises where this head lacks it.
+            For what is not there, messages advise another head.
         expected_failures: name of a contract check -> why the head does not pass it.
 
     Raises:
@@ -50,8 +53,8 @@ class FusionHead(nn.Module):
     """
 
     how: How = "ablated"
-    #: what a message advises where a method needs logits of each modality and the head is "ablated"; None: another head
-    no_unimodal: str | None = None
+    #: what a method needs of a head -> what a message advises where this one lacks it; for what is not here: another head
+    cures: Mapping[str, str] = {}
     additive: bool = False
     equal_dims: bool = False
     evidential: bool = False

@@ -162,7 +162,7 @@ def _create(model: str, weights: str, channels: int, size: Sequence[int], option
 
     if not timm.is_model(model):
         near = near_miss(model, timm.list_models())
-        raise UnknownName(f"no timm model {model!r}.{near} All that there are: timm.list_models('*resnet*')")
+        raise UnknownName(f"no timm model {model!r}.{near} List all: timm.list_models('*resnet*')")
     known = get_pretrained_cfg(model)
     if known is not None and known.fixed_input_size:
         options = {"img_size": tuple(size), **options}

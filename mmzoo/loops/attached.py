@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from mmzoo.benchmark.execution.building import build_strategy
 from mmzoo.config.grammar import parse_method
-from mmzoo.config.methods import resolve_method
+from mmzoo.config.methods import resolve_method, without_after
 from mmzoo.config.settings import Settings
-from mmzoo.core import distributed
 from mmzoo.core.modes import evaluating
 from mmzoo.core.seeding import seeded
 from mmzoo.core.values import Batch, Outputs, Pass
 from mmzoo.errors import BadValue, Incompatible
 from mmzoo.loops.batches import Read, UserBatches, read_batch
 from mmzoo.loops.branches import Branches, as_model
+from mmzoo.loops.refused import RUN, refuse
 from mmzoo.loops.updates import ForeignUpdates
 from mmzoo.registry.plugins import catalogue
 from mmzoo.training.config import Training
@@ -28,17 +28,7 @@ from mmzoo.training.gradients import Grads
 from mmzoo.training.passes import forward_pass
 from mmzoo.training.run import Criterion, Run
 from mmzoo.training.step import Step
-from mmzoo.training.strategy import Claims, Strategy, Terms
-
-#: what a strategy requires -> why a foreign loop cannot give it
-_LACKING = {
-    "teachers": "learns from trained models of each modality",
-    "double_backward": "differentiates the optimizer's steps",
-    "plain_steps": "differentiates the optimizer's steps",
-    "index": "needs the number of each sample in its data set",
-}
-#: what a strategy owns -> why a foreign loop cannot give it
-_OWNED = {"data": "chooses the samples of an epoch", "finish": "acts after training"}
+from mmzoo.training.strategy import Strategy, Terms
 
 
 class AttachOptions(TypedDict, total=False):
@@ -79,7 +69,7 @@ class Attached(Run):
         epochs: int,
         **options: Unpack[AttachOptions],
     ) -> None:
-        _refuse(strategy)
+        refuse(strategy)
         self._reader = options.get("read")
         model = as_model(net, _first_inputs(net, train, self._reader))
         self._open: _Open | None = None
@@ -218,13 +208,13 @@ class Attached(Run):
 
     # ------------------------------------------------------------------ what a foreign loop cannot do
     def fork(self, strategy: Strategy | None = None, *, epochs: int = 0) -> Run:
-        raise Incompatible(f"{type(self.strategy).__name__} trains copies of the run. {_RUN}")
+        raise Incompatible(f"{type(self.strategy).__name__} trains copies of the run. {RUN}")
 
     def set_lr_scale(self, group: str, factor: float) -> None:
-        raise Incompatible(f"{type(self.strategy).__name__} sets learning rates, and those are the loop's. {_RUN}")
+        raise Incompatible(f"{type(self.strategy).__name__} sets learning rates, and those are the loop's. {RUN}")
 
     def set_sampling(self, rows: Tensor | None, drop: Tensor | None = None, *, ordered: bool = False) -> None:
-        raise Incompatible(f"{type(self.strategy).__name__} chooses the samples of an epoch. {_RUN}")
+        raise Incompatible(f"{type(self.strategy).__name__} chooses the samples of an epoch. {RUN}")
 
     # ------------------------------------------------------------------ inside
     def _read(self, given: Any) -> Batch:
@@ -254,9 +244,6 @@ class Attached(Run):
             self.strategy.updated(done.step, done.out, done.terms)
         self.global_step += 1
         self.batch_in_epoch += 1
-
-
-_RUN = "Train it with mmzoo.Run, which owns its loop."
 
 
 def attach(
@@ -289,7 +276,11 @@ def attach(
     if wrong := set(options) - set(AttachOptions.__annotations__):
         raise TypeError(f"attach() got an unexpected keyword argument {min(wrong)!r}")
     settings = options.pop("settings", {})
-    strategy = method if isinstance(method, Strategy) else strategy_of(method, settings)
+    if isinstance(method, Strategy):
+        strategy = method
+    else:
+        strategy, names = _built(method, settings)
+        refuse(strategy, method, names, without_after(catalogue(), method))
     return Attached(net, strategy, train=train, epochs=epochs, **options)
 
 
@@ -300,6 +291,11 @@ def strategy_of(text: str, settings: Mapping[str, Any] = MappingProxyType({})) -
         text: the method.
         settings: its parameters by dotted name.
     """
+    return _built(text, settings)[0]
+
+
+def _built(text: str, settings: Mapping[str, Any]) -> tuple[Strategy, tuple[str, ...]]:
+    """The strategy that a method's text names, and the names of its parts."""
     parsed = parse_method(text)
     if parsed.head is not None:
         raise BadValue(f"{text}: the network has its own head. Write {parsed.body}.")
@@ -308,22 +304,8 @@ def strategy_of(text: str, settings: Mapping[str, Any] = MappingProxyType({})) -
     method = resolve_method(known, parsed.with_head("concat"), given)
     given.check_all_used()
     if method.each_modality:
-        raise Incompatible(f"{text} trains each modality by itself. {_RUN}")
-    return build_strategy(known, method.parts)
-
-
-def _refuse(strategy: Strategy) -> None:
-    """Raise Incompatible, with the reason, where a strategy needs what no foreign loop has."""
-    name, claims = type(strategy).__name__, strategy.claims
-    for reason in _reasons(claims):
-        raise Incompatible(f"{name} {reason}, which a loop of your own has no place for. {_RUN}")
-    if (n := distributed.world_size()) > 1:
-        raise Incompatible(f"attach trains in one process, and here are {n}. {_RUN}")
-
-
-def _reasons(claims: Claims) -> Iterator[str]:
-    yield from (why for what, why in _LACKING.items() if what in claims.requires)
-    yield from (why for what, why in _OWNED.items() if what in claims.owns)
+        raise Incompatible(f"{text} trains each modality by itself. {RUN}")
+    return build_strategy(known, method.parts), tuple(part.strategy for part in method.parts)
 
 
 def _first_inputs(net: Any, train: Iterable[Any], read: Read | None) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from mmzoo.core.modes import in_mode
 from mmzoo.core.seeding import seeded
 from mmzoo.core.values import Pass, map_tensors
 from mmzoo.errors import BadValue, Incompatible
+from mmzoo.loops.refused import RUN
 
 Features = Mapping[str, Tensor]
 
@@ -151,10 +152,16 @@ class NetworkHead(FusionHead):
         n_classes: number of classes C.
     """
 
-    no_unimodal = (
-        "Give the network `unimodal`, a function from features to the logits of each modality, or a head that is an nn.Linear: "
-        "mmzoo docs own_loop."
-    )
+    cures: Mapping[str, str] = {
+        "unimodal": "Give the network `unimodal`, a function from features to the logits of each modality, or a head that is an "
+        "nn.Linear: mmzoo docs own_loop.",
+        "additive": "Give the network a head that is an nn.Linear, and no `unimodal`: mmzoo docs own_loop.",
+        "shared": "Give the network one nn.Linear(D, C) that classifies the features of each modality, which all have the width "
+        "D, a `head` that adds up its logits, and `unimodal`, which gives them by modality: mmzoo docs own_loop has an example.",
+        "own": "Give the network `unimodal`, a function from features to the logits of each modality, and a `head` that adds them "
+        "up: mmzoo docs own_loop has an example.",
+        **dict.fromkeys(("evidence", "staged", "mean_gates"), f"A network of your own has its own head. {RUN}"),
+    }
 
     def __init__(self, branches: Branches, dims: Mapping[str, int], n_classes: int) -> None:
         super().__init__(dims, n_classes)

@@ -68,7 +68,7 @@ class Catalogue:
         if entry is None:
             known = [*self._entries[kind], *self._also[kind]]
             close = near_miss(name, known)
-            raise UnknownName(f"no {SINGULAR[kind]} {name!r}.{close} All that there are: mmzoo list {kind}")
+            raise UnknownName(f"no {SINGULAR[kind]} {name!r}.{close} List all: mmzoo list {kind}")
         return entry
 
     def check(self, entry: Entry) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmzoo.errors import BadValue, MmzooError, said, unknown
+from mmzoo.errors import BadValue, MmzooError, ended, said, unknown
 from mmzoo.registry.parameters import ENCODER_OPTIONS, Param
 
 KINDS = ("methods", "strategies", "heads", "encoders", "datasets", "trackers")
@@ -93,7 +93,7 @@ class Entry:
                 raise
             raise MmzooError(
                 f"{SINGULAR[self.kind]} {self.name!r} of package {self.package} cannot be loaded from "
-                f"{self.extra[key]}: {said(error)}."
+                f"{self.extra[key]}: {ended(said(error))}"
                 + (f" Install it: {self.extra['install']}" if "install" in self.extra else "")
             ) from error
 
@@ -125,6 +125,28 @@ class Entry:
 
     def defaults(self) -> dict[str, Any]:
         return {name: p.default for name, p in self.params.items()}
+
+    def cost_beside(self) -> list[str]:
+        """What it costs beside the forwards and backwards of a batch, in words."""
+        found = []
+        for suffix, when in (
+            ("epoch", "once an epoch"),
+            ("coalition", "for each of 2^M - 3 more sets of modalities, where the head acts between encoder stages"),
+        ):
+            words = [
+                f"{self.cost[key]:g} {what}{'' if self.cost[key] == 1 else 's'}"
+                for what in ("forward", "backward")
+                if (key := f"{what}_{suffix}") in self.cost
+            ]
+            found += [f"{when}: {', '.join(words)}"] if words else []
+        for key, when, what in (
+            ("slice", "an epoch", "of the whole meta set"),
+            ("slice_run", "a run", "of the whole meta set"),
+            ("finish", "after training", "of all labelled samples"),
+        ):
+            if key in self.cost:
+                found.append(f"{when}: {self.cost[key]:g} forward{'' if self.cost[key] == 1 else 's'} {what}")
+        return found
 
     def public(self) -> dict[str, Any]:
         """What `mmzoo list --json` says of it."""

@@ -26,7 +26,7 @@ FAMILIES = (
 LINKS = ("paper", "code")
 COMMON = {"summary", "paper", "links", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 KEYS: Mapping[str, set[str]] = {
-    "methods": COMMON | {"strategy", "head", "args", "head_args", "each_modality", "family", "then"},
+    "methods": COMMON | {"strategy", "head", "args", "head_args", "each_modality", "family", "then", "equation"},
     "strategies": COMMON
     | {
         "path",

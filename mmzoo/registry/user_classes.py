@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mmzoo.errors import BadValue, MmzooError, near_miss, said
+from mmzoo.errors import BadValue, MmzooError, ended, near_miss, said
 from mmzoo.registry import Entry, Param, local_code
 
 #: what such entries say of their package
@@ -127,7 +127,7 @@ def _module(file: str) -> ModuleType:
             raise
         except BaseException as error:
             where = _line(error, code.root.path)
-            raise MmzooError(f"{file} cannot be loaded{where}: {said(error)}.") from error
+            raise MmzooError(f"{file} cannot be loaded{where}: {ended(said(error))}") from error
     return _LOADED[path][1]
 
 

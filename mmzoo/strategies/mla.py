@@ -135,16 +135,16 @@ class MLA(Strategy):
                 f"fusion 'fixed' has weights for {' or '.join(map(str, FIXED))} modalities, not for "
                 f"{len(run.modalities)}: take fusion=entropy or fusion=mean."
             )
+        head = run.model.head
         if self.projection != "none" and not _classifiers(run, run.model.groups().get("head:shared", [])):
             raise Incompatible(
-                f"MLA projects the gradient of a classifier that all modalities share; head "
-                f"{type(run.model.head).__name__} has none as wide as its features ({run.model.head.dims}). "
-                "Take head shared, or projection=none."
+                f"MLA projects the gradient of a classifier that all modalities share; head {type(head).__name__} has none as "
+                f"wide as its features ({head.dims}). {head.cures.get('shared', 'Take head shared, or projection=none.')}"
             )
-        if run.model.head.how == "slice":
+        if head.how == "slice":
             raise Incompatible(
-                f"MLA trains each modality's own logits, and those of head {type(run.model.head).__name__} are slices of a "
-                "joint classifier with a share of its bias: take the head shared or sum."
+                f"MLA trains each modality's own logits, and those of head {type(head).__name__} are slices of a joint "
+                f"classifier with a share of its bias. {head.cures.get('own', 'Take the head shared or sum.')}"
             )
 
     def plan(self, step: Step, passes: Sequence[Pass]) -> Sequence[Pass]:

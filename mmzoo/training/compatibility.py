@@ -5,7 +5,7 @@ Used by the plan, which knows entries of the catalogue, and by a run, which know
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,8 +37,14 @@ class Needs:
     single_process: str = ""
 
 
-#: what to do where a strategy needs logits of each modality, and the head has none of its own
-ADVICE = "Use a head whose `how` is exact or slice: mmzoo list heads."
+#: what a strategy requires of a head -> what to do where the head lacks it, and says nothing itself (`FusionHead.cures`)
+CURES: Mapping[str, str] = {
+    "unimodal": "Use a head whose `how` is exact or slice: mmzoo list heads.",
+    "additive": "Use a head that is additive: mmzoo list heads.",
+    "evidence": "Use head evidential.",
+    "staged": "Use a head that couples: mmzoo list heads.",
+    "mean_gates": "Use such a head (channel): mmzoo list heads.",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,11 @@ class HeadFacts:
     evidential: bool = False
     couples: bool = False
     mean_gates: bool = False
-    advice: str = field(default=ADVICE, kw_only=True)
+    cures: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+
+    def cure(self, what: str) -> str:
+        """What to do where the head lacks what a strategy requires of it."""
+        return self.cures.get(what, CURES[what])
 
 
 def out_of_range(name: str, n: int, least: int = 1, most: int | None = None) -> Iterator[str]:
@@ -69,20 +79,23 @@ def unmet(needs: Needs, head: HeadFacts, n: int, *, processes: int) -> Iterator[
         yield f"{name} trains in one process: {needs.single_process}."
     yield from out_of_range(name, n, needs.least, needs.most)
     if "unimodal" in asked and head.how == "ablated":
-        yield f"{name} needs logits of each modality; head {head.name} has none. {head.advice}"
+        yield f"{name} needs logits of each modality; head {head.name} has none. {head.cure('unimodal')}"
     if "additive" in asked and not head.additive:
-        yield f"{name} needs a head whose unimodal logits add up to the joint ones; head {head.name} is not one."
+        yield (
+            f"{name} needs a head whose unimodal logits add up to the joint ones; head {head.name} is not one. "
+            f"{head.cure('additive')}"
+        )
     if "evidence" in asked and not head.evidential:
         yield (
-            f"{name} needs a head that gives opinions (logits that are log alpha); head {head.name} does not. Use head "
-            "evidential."
+            f"{name} needs a head that gives opinions (logits that are log alpha); head {head.name} does not. "
+            f"{head.cure('evidence')}"
         )
     if "staged" in asked and not head.couples:
-        yield f"{name} needs a head that acts between encoder stages; head {head.name} does not."
+        yield f"{name} needs a head that acts between encoder stages; head {head.name} does not. {head.cure('staged')}"
     if "mean_gates" in asked and not head.mean_gates:
         yield (
             f"{name} needs a head with gates between encoder stages, whose running means can stand in for them; head "
-            f"{head.name} has none. Use such a head (channel): mmzoo list heads."
+            f"{head.name} has none. {head.cure('mean_gates')}"
         )
 
 
@@ -131,7 +144,10 @@ def check_requirements(
     if "equal_dims" in asked and len(set(model.head.dims.values())) > 1:
         raise Incompatible(f"{name} needs features of one width, but they have {model.head.dims}.")
     if "slice" in asked and not has_meta_set:
-        raise Incompatible(f"{name} learns from a meta set (slice), and none was given.")
+        raise Incompatible(
+            f"{name} learns from a meta set (slice), and none was given. Pass slice=: labelled batches, as those of train, that "
+            "the network is not trained on."
+        )
 
 
 def check_engine(name: str, strategy: Strategy, model: MultimodalModel, training: Training, device: str) -> None:
@@ -164,4 +180,4 @@ def _needs(name: str, strategy: Strategy) -> Needs:
 
 def _facts(head: FusionHead) -> HeadFacts:
     declared = (head.how, head.additive, head.evidential, head.couples, head.mean_gates)
-    return HeadFacts(type(head).__name__, *declared, advice=head.no_unimodal or ADVICE)
+    return HeadFacts(type(head).__name__, *declared, cures=head.cures)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.own_tables import write_table
 
+from mmzoo.benchmark.pretrained import from_pretrained, save_pretrained
 from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.trained import load_run
 from mmzoo.cli import main
+from mmzoo.data.own.row_values import cell_of
 from mmzoo.errors import BadValue, CorruptFile
 from mmzoo.io.json_file import write_sealed
 from mmzoo.registry import plugins
@@ -107,13 +111,67 @@ def test_tables_that_do_not_fit_are_refused_in_words(
     left = mmzoo("predict", pictures.run, bad, "--on-bad", "drop")
     assert left.code == 0 and [r["id"] for r in table_of(left.out)] == ["d"] and left.err.count("left out") == 3
     (tmp_path / "words.csv").write_text("name,x,y,title\na,1,much,meow\n")
-    assert "column y: 'much' is no finite number" in refused("predict", numbers.run, tmp_path / "words.csv")
+    assert "column y: 'much' is not a finite number" in refused("predict", numbers.run, tmp_path / "words.csv")
 
 
 def test_rows_that_lack_what_no_training_sample_lacked_are_told(numbers: Own, mmzoo: Command, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("name,x,y,title\na,,,meow\nb,0,1,bark\n")
     found = mmzoo("predict", numbers.run, tmp_path / "new.csv")
     assert found.code == 0 and "1 row lacks first, which every sample of the training data had" in found.err
+
+
+@pytest.mark.parametrize("which", ["pictures", "numbers"])
+def test_raw_rows_in_python_get_what_the_command_prints(which: str, mmzoo: Command, request: Any) -> None:
+    own: Own = request.getfixturevalue(which)
+    trained = load_run(own.run)
+    printed = table_of(mmzoo("predict", own.run, own.new, "--jobs", 0).out)
+    rows = list(csv.DictReader(own.new.open()))
+    if which == "numbers":  # as Python has them
+        rows = [{**r, "x": np.float64(r["x"]), "y": float(r["y"])} for r in rows]
+    else:
+        rows = [{**r, "picture": r["picture"] and Path(r["picture"])} for r in rows]
+    for found in (trained.predict_rows(str(own.new)), trained.predict_rows(rows, root=own.folder)):
+        assert [f"'{i}" for i in found.ids] == [line["id"] for line in printed] and len(found.ids) == 60
+        assert [n.removeprefix("=") for n in found.predicted] == [p["predicted"].lstrip("'=") for p in printed]
+        assert found.classes == trained.form.class_names == ("=cat", "dog")
+        for i, name in enumerate(found.classes):
+            assert [f"{p:.6g}" for p in found.scores[:, i].tolist()] == [p[f"probability:{name}"] for p in printed]
+    moved = save_pretrained(trained, own.folder / "model")
+    assert np.array_equal(from_pretrained(moved).predict_rows(own.new).scores, found.scores)
+    assert "predict_rows" in (moved / "README.md").read_text()
+
+
+def test_raw_rows_that_do_not_fit_are_refused_in_words(numbers: Own, pictures: Own) -> None:
+    trained = load_run(numbers.run)
+    good = {"x": 1, "y": "0.5", "title": "meow"}
+    found = trained.predict_rows([good, {**good, "x": None, "y": math.nan, "name": "b"}])
+    assert found.ids == ("row 0", "b") and "1 rows lack first" in found.notes[0]
+    for wrong, words in (
+        (good, r"of the type dict.*list of mappings"),
+        ([], "there are no rows"),
+        (3, "of the type int"),
+        ([good, ["meow"]], "row 1 is of the type list"),
+        ([good, {**good, "titel": "a"} | {"y": b"1"}], r"row 1: 'y' is .*b'1'.*A cell is"),
+        ([{"x": 1, "y": 2, "titel": "a"}], r"row 0 has no 'title'\. Did you mean 'titel'\?.*None"),
+        ([{**good, "x": "much"}], r"1 rows cannot be read.*drop=True.*row 0, first: column x: 'much'"),
+    ):
+        with pytest.raises(BadValue, match=f"(?s){words}"):
+            trained.predict_rows(wrong)
+    assert trained.predict_rows([{**good, "x": "much"}, good], drop=True).ids == ("row 1",)
+    nothing = trained.predict_rows([{**good, "x": "much"}], drop=True)
+    assert nothing.ids == () and nothing.predicted == () and nothing.scores.shape == (0, 2)
+    with pytest.raises(BadValue, match=r"'words' is a text: predict takes it prepared.*ids.*predict_rows"):
+        trained.predict({"first": torch.zeros(1, 2), "words": ["meow"]})
+    with pytest.raises(BadValue, match=r"'first' must be a tensor or an array, not list.*predict_rows"):
+        load_run(pictures.run).predict({"first": ["p0.png"], "words": None})
+
+
+def test_a_number_is_the_level_of_its_value() -> None:
+    """A frame with a gap has 1.0 where the table of the training data has 1."""
+    assert cell_of({"ward": 1.0}, 0, "ward", ("1", "2", "icu")) == "1"
+    assert cell_of({"ward": "icu"}, 0, "ward", ("1", "2", "icu")) == "icu"
+    assert cell_of({"ward": 3.0}, 0, "ward", ("1", "1.00", "icu")) == "3.0"
+    assert cell_of({"v": torch.tensor([1.5, 2.0])}, 0, "v") == "[1.5, 2.0]"
 
 
 def test_a_run_without_weights_or_without_a_table_is_refused(results: Path, refused: Command, pictures: Own) -> None:

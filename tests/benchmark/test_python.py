@@ -169,7 +169,7 @@ def test_a_foreign_module_is_left_where_it_was(monkeypatch: pytest.MonkeyPatch) 
     evaluate(model, "mfeat", call=ask)
     evaluate(model, "mfeat", call=ask, device="cpu")
     assert moved == []
-    with pytest.raises(BadValue, match="Try --device auto"):
+    with pytest.raises(BadValue, match="Accepted are auto"):
         evaluate(model, "mfeat", call=ask, device="cuda:77")
 
 

@@ -217,10 +217,14 @@ def test_more_seeds_than_anyone_means(refused: Refused, given: str) -> None:
     assert "more than 10,000" in refused("bench", *METHOD, "--plan", f"--seeds={given}")
 
 
-@pytest.mark.parametrize("device", ["nope", "meta", "cuda:9999", ""])
+@pytest.mark.parametrize("device", ["nope", "gpu", "meta", "cuda:9999", ""])
 def test_a_device_that_is_not_there(refused: Refused, tmp_path: Path, device: str) -> None:
     message = refused("bench", *METHOD, "--seeds", "1", "--no-references", "--out", tmp_path, "--device", device)
-    assert f"device {device!r} cannot be used here: " in message and message.endswith("Try --device auto.")
+    assert f"device {device!r} cannot be used here: " in message or f"device {device!r} is unknown." in message
+    assert message.endswith(
+        "Accepted are auto (a GPU where there is one), cpu, cuda, and cuda:N for the GPU of number N."
+    )
+    assert "mkldnn" not in message  # torch's own list of types
     assert not list(tmp_path.glob("runs/*"))
 
 

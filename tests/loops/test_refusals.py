@@ -11,17 +11,21 @@ from helpers.foreign_loops import Net, batches, held_out, own, sgd
 from torch import nn
 
 import mmzoo
-from mmzoo.api import Strategy
+from mmzoo.api import Chain, Strategy, Window
+from mmzoo.config.methods import without_after
 from mmzoo.errors import BadValue, Incompatible, MmzooError, UnknownName
-from mmzoo.loops.attached import Attached
+from mmzoo.loops.attached import Attached, strategy_of
 from mmzoo.loops.branches import Branches, as_model
+from mmzoo.registry.plugins import catalogue
 from mmzoo.strategies.ogm import OGM
+from mmzoo.strategies.refit import Refit
 
 
 def attached(method: Any = "ogm", net: Any = None, **options: Any) -> tuple[Attached, torch.optim.Optimizer]:
     net = Net() if net is None else net
     optimizer = sgd(net.parameters())
-    made = mmzoo.attach(net, method, train=batches(), epochs=2, slice=held_out(), **{"optimizer": optimizer, **options})
+    given = {"optimizer": optimizer, "slice": held_out(), **options}
+    made = mmzoo.attach(net, method, train=batches(), epochs=2, **given)
     return made, optimizer
 
 
@@ -30,15 +34,57 @@ def attached(method: Any = "ogm", net: Any = None, **options: Any) -> tuple[Atta
     [
         ("umt", "learns from trained models of each modality"),
         ("dynamic_gap_lb:tangent", "differentiates the optimizer's steps"),
-        ("ogm+refit", "acts after training"),
-        ("greedy", "needs a head with gates"),
-        ("mla", "a classifier that all modalities share"),
+        (
+            "ogm+refit",
+            r"^ogm\+refit: its part refit acts after training.*Attach the same method without that part: ogm\.",
+        ),
+        ("dynamic_gap", r"^dynamic_gap: its part refit acts after training.*without that part: dynamic_gap_class\."),
+        ("refit", r"^refit acts after training.*no place for\. Train it with mmzoo\.Run"),
+        ("greedy", r"needs a head with gates.*A network of your own has its own head\. Train it with mmzoo\.Run"),
+        ("mla", r"a classifier that all modalities share.*Give the network one nn\.Linear\(D, C\).*`unimodal`"),
     ],
 )
 def test_a_method_that_needs_more_is_refused_before_training(method: str, reason: str) -> None:
     name, _, solver = method.partition(":")
     with pytest.raises(Incompatible, match=reason):
         attached(name, settings={f"{name}.solver": solver} if solver else {})
+
+
+@pytest.mark.parametrize(
+    "recipe", [e for e in catalogue().entries("methods") if "then" in e.extra], ids=lambda e: e.name
+)
+def test_a_recipe_that_acts_after_training_is_told_what_to_attach(recipe: Any) -> None:
+    """By what it declares: every recipe with such a part names one that is the same without it, which attaches."""
+    rest = without_after(catalogue(), recipe.name)
+    assert rest is not None
+    with pytest.raises(Incompatible, match=f"without that part: {rest}"):
+        attached(recipe.name)
+    made, _ = attached(rest)
+    whole = strategy_of(recipe.name)
+    assert isinstance(whole, Chain) and made.strategy.params() == whole.parts[0].params()
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [("ogm:0-5+pmr+refit@sum", "ogm:0-5+pmr@sum"), ("refit", None), ("refit+mla", "mla"), ("ogm", "ogm")],
+)
+def test_a_method_without_what_acts_after_training(text: str, rest: str | None) -> None:
+    assert without_after(catalogue(), text) == rest
+
+
+def test_a_chain_given_as_an_object_names_its_part() -> None:
+    with pytest.raises(Incompatible, match=r"^the chain: its part Refit acts after training.*Leave that part out\."):
+        attached(Chain(Window(OGM(alpha=0.3), 0, 1), Refit()))
+
+
+def test_mla_without_its_projection_asks_for_logits_of_each_modality() -> None:
+    with pytest.raises(Incompatible, match=r"slices of a joint classifier.*Give the network `unimodal`"):
+        attached("mla", settings={"mla.projection": "none"})
+
+
+def test_a_missing_meta_set_names_the_argument() -> None:
+    with pytest.raises(Incompatible, match=r"learns from a meta set \(slice\), and none was given\. Pass slice="):
+        attached("dynamic_gap_lb", slice=None)
 
 
 @pytest.mark.parametrize(("method", "reason"), [("gblend", "trains copies"), ("mslr", "sets learning rates")])

@@ -82,6 +82,19 @@ def test_list_by_family_year_and_cost(mmzoo: Callable[..., Any]) -> None:
     assert set(groups(mmzoo("list", "heads", "--by", "family").out)) == {"architecture"}
 
 
+def test_show_has_the_loss_of_a_recipe_and_all_of_its_cost(mmzoo: Callable[..., Any]) -> None:
+    """The recommended form does not minimise what its strategy does by default."""
+    recipe, _, strategy = mmzoo("show", "dynamic_gap").out.partition("\nstrategy dynamic_gap")
+    assert "L = CE(joint logits) + sum over modalities m of CE(own logits of m) + L_mm" in recipe
+    assert "(1 - alpha) L_cls + alpha L_mm" in strategy and "(1 - alpha)" not in recipe
+    beside = "once an epoch: 1 forward, 2 backwards; after training: 2 forwards of all labelled samples"
+    assert f"cost a batch: forward 1, backward 1; {beside}" in recipe
+    table = mmzoo("list", "--markdown").out.splitlines()
+    assert next(line for line in table if line.startswith("| `dynamic_gap` ")).endswith(f"| 1 | 1 | {beside} |")
+    assert next(line for line in table if line.startswith("| `ogm` ")).endswith("| 1 | 1 |  |")
+    assert "an epoch: 0.8 forwards of the whole meta set" in mmzoo("show", "gblend").out
+
+
 def test_json_and_show_have_family_and_links(mmzoo: Callable[..., Any]) -> None:
     listed = {e["name"]: e for e in json.loads(mmzoo("list", "methods", "--json").out)["methods"]}
     address = "https://arxiv.org/abs/2203.15332"

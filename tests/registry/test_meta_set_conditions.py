@@ -49,6 +49,6 @@ def test_a_condition_for_the_slice_that_is_none_is_refused(given: str, tmp_path:
 
 def test_what_the_methods_cost_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "mses"]) == 0
-    assert "forwards of the whole slice an epoch: 1" in capsys.readouterr().out
+    assert "an epoch: 1 forward of the whole meta set" in capsys.readouterr().out
     plan = make_plan(BenchSpec("gblend", baselines=("mses",), seeds=(0,), epochs=1), catalogue())
     assert {"gblend", "mses", "concat", "sum"} <= {p.method for p in plan.runs}

@@ -130,6 +130,7 @@ def test_it_is_benched_like_a_method(mine: Path, capsys: pytest.CaptureFixture[s
         ("ogm@./mine.py:Mine", UnknownName, "is no head"),
         ("broken.py:Mine", MmzooError, r"broken.py cannot be loaded \(line 2\): ZeroDivisionError"),
         ("syntax.py:Mine", MmzooError, r"syntax.py cannot be loaded \(line 1\): SyntaxError"),
+        ("misspelt.py:Mine", MmzooError, r"looks like a hook a leading underscore\.$"),
         ("untyped.py:Mine", BadValue, "the type of parameter what cannot be inferred"),
         ("required.py:Mine", BadValue, "parameter what of Mine has no default"),
     ],
@@ -140,6 +141,9 @@ def test_what_is_wrong_is_said(mine: Path, text: str, kind: type[Exception], mes
     )
     Path("broken.py").write_text("\n1 / 0\n")
     Path("syntax.py").write_text("def f(:\n")
+    Path("misspelt.py").write_text(
+        "from mmzoo.api import Strategy\nclass Mine(Strategy):\n    def on_epoch_begin(self, run): ...\n"
+    )
     Path("untyped.py").write_text(head.format("=object()"))
     Path("required.py").write_text(head.format(""))
     with pytest.raises(kind, match=message):

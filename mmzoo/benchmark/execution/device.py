@@ -11,8 +11,10 @@ import torch
 from mmzoo import __version__
 from mmzoo.benchmark.execution.torchrun import local_rank, processes
 from mmzoo.core.replaced import replaced
-from mmzoo.errors import BadValue
+from mmzoo.errors import BadValue, short
 from mmzoo.registry.plugins import load
+
+_ACCEPTED = "Accepted are auto (a GPU where there is one), cpu, cuda, and cuda:N for the GPU of number N."
 
 
 def check_device(name: str) -> str:
@@ -24,10 +26,13 @@ def check_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+    except (RuntimeError, ValueError):  # torch lists twenty types, most of which are never there
+        raise BadValue(f"device {short(name)} is unknown. {_ACCEPTED}") from None
+    try:
         torch.zeros((), device=device).item()  # "meta" makes tensors, but they hold nothing
     except (RuntimeError, AssertionError, ValueError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise BadValue(f"device {name!r} cannot be used here: {why}. Try --device auto.") from None
+        raise BadValue(f"device {name!r} cannot be used here: {why}. {_ACCEPTED}") from None
     return str(device)
 
 

@@ -14,7 +14,7 @@ from mmzoo.config.settings import Settings
 from mmzoo.config.spec import BenchSpec
 from mmzoo.data.store.choice import MINI, Unprepared, chosen_store
 from mmzoo.data.store.home import mini_root
-from mmzoo.errors import BadValue, MmzooError, UnknownName
+from mmzoo.errors import BadValue, MmzooError, UnknownName, ended, said
 from mmzoo.registry import Catalogue, Entry
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def make_twin(
         twin = getattr(importlib.import_module(module), attribute)()
     except Exception as error:
         raise MmzooError(
-            f"the synthetic set of {entry.name} cannot be loaded from {module}:{attribute}: {type(error).__name__}: {error}."
+            f"the synthetic set of {entry.name} cannot be loaded from {module}:{attribute}: {ended(said(error))}"
         ) from error
     try:
         return generate(twin, root, seed=seed, preset=preset, on_item=on_item)

@@ -8,6 +8,8 @@ from typing import Any
 
 #: scores of the test set that a card shows, where a row has them
 SHOWN = ("acc", "macro_f1", "map", "auroc", "nll", "loss", "ece")
+#: columns of raw rows that a card names before the rest is only counted
+COLUMNS = 50
 
 
 def model_card(row: Mapping[str, Any], inputs: Mapping[str, Any], license: str = "") -> str:
@@ -22,6 +24,9 @@ def model_card(row: Mapping[str, Any], inputs: Mapping[str, Any], license: str =
     named = inputs["classes"] or [str(i) for i in range(inputs["n_classes"])]
     scores = [f"| {k} | {metrics[k]:.4f} |" for k in SHOWN if isinstance(metrics.get(k), (int, float))]
     shapes = [f"| {m} | {b['kind']} | {tuple(b['shape'])} |" for m, b in inputs["modalities"].items()]
+    raw = "preparation" in inputs  # how the columns of a table become inputs
+    columns = [c for of in inputs["preparation"]["columns"].values() for c in of] if raw else []
+    named_columns = [*columns[:COLUMNS], *([f"and {len(columns) - COLUMNS} more"] if len(columns) > COLUMNS else [])]
     lines = [
         *_front_matter(row, license),
         "",
@@ -29,9 +34,11 @@ def model_card(row: Mapping[str, Any], inputs: Mapping[str, Any], license: str =
         "",
         "```python",
         "model = mmzoo.from_pretrained(FOLDER)",
-        "model.predict({modality: array}).scores",
+        *(["model.predict_rows([{column: cell}]).scores  # raw rows, or the path of a CSV table"] if raw else []),
+        "model.predict({modality: array}).scores  # inputs as prepared for training: standardised, scaled, tokens",
         "```",
         "",
+        *([f"Columns of a raw row: {', '.join(named_columns)}.", ""] if raw else []),
         "## Input",
         "",
         "| modality | kind | shape of a sample |",

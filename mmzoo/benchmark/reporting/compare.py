@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +59,15 @@ def _side(name: str, rows: Sequence[Row]) -> Side:
 
 
 def compare_tables(a: Side, b: Side) -> list[Table]:
-    """Paired differences with a verdict, then everything in which the specifications differ."""
+    """Paired differences with a verdict, then everything in which the specifications differ. Raises BadValue where nothing is in
+    both."""
     common = [key for key in a.groups if key in b.groups]
+    if not common:
+        what = "method on the same data set" if any(method for _, method in a.groups) else "data set"
+        raise BadValue(
+            f"there is nothing to compare: {a.name} and {b.name} have no run of the same {what} in "
+            f"common. {a.name} has: {_listed(a.groups)}. {b.name} has: {_listed(b.groups)}."
+        )
     scores = Table(
         f"{a.name} minus {b.name}: test scores, points",
         [
@@ -80,7 +87,7 @@ def compare_tables(a: Side, b: Side) -> list[Table]:
     )
     for key in common:
         scores.body.append([Cell(text) for text in _line(key, a.groups[key], b.groups[key])])
-    scores.notes += _notes(a, b, common)
+    scores.notes += _notes(a, b)
     differing = Table("differences in specification", ["where", "what", a.name, b.name], words=4)
     where: dict[tuple[str, str, str], list[str]] = {}
     for key in common:
@@ -132,7 +139,7 @@ def sign_flip(differences: Sequence[float]) -> float:
     return test(differences)
 
 
-def _notes(a: Side, b: Side, common: Sequence[tuple[str, str]]) -> list[str]:
+def _notes(a: Side, b: Side) -> list[str]:
     notes = [
         "Runs are paired by seed. detectable: the true difference that a paired t-test at 5 % finds with 80 % power. "
         f"verdict: by the sign-flip test at 5 %, which needs six seeds. {NO_INTERVAL}"
@@ -140,9 +147,14 @@ def _notes(a: Side, b: Side, common: Sequence[tuple[str, str]]) -> list[str]:
     for side, other in ((a, b), (b, a)):
         only = [key for key in side.groups if key not in other.groups]
         if only:
-            shown = ", ".join(f"{d} {m}".strip() for d, m in only[:8])
-            notes.append(f"only in {side.name}: {shown}{f' and {len(only) - 8} more' if len(only) > 8 else ''}")
-    return notes if common else [*notes, "Nothing is in both."]
+            notes.append(f"only in {side.name}: {_listed(only)}")
+    return notes
+
+
+def _listed(keys: Collection[tuple[str, str]], most: int = 8) -> str:
+    """Data sets and methods, in words."""
+    shown = ", ".join(f"{d} {m}".strip() for d, m in list(keys)[:most])
+    return f"{shown}{f' and {len(keys) - most} more' if len(keys) > most else ''}"
 
 
 def spec_differences(a: Group, b: Group) -> Iterator[tuple[str, str, str]]:

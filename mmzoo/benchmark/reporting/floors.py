@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from mmzoo.benchmark.reporting.groups import Group, Row, main_score
+from mmzoo.benchmark.reporting.groups import Group, Row, at, main_score, sampling_error
 from mmzoo.benchmark.reporting.tables import Cell
-from mmzoo.benchmark.results.comparable import LATE, is_floor
+from mmzoo.benchmark.results.comparable import is_floor
+from mmzoo.data.own.defaults import LEAST_STEPS, steps_for
 
 
 def floors_of(rows: Sequence[Row], dataset: str) -> list[Row]:
@@ -42,7 +43,8 @@ def floor_notes(floors: Sequence[Row]) -> list[str]:
 
 
 def below_notes(groups: Sequence[Group], floors: Sequence[Row]) -> list[str]:
-    """The trained rows whose mean lies below the floor of what they see, and what to change."""
+    """The trained rows whose mean lies below the floor of what they see, and what to change. Those within the sampling error of the
+    test set are called level with it."""
     known = {r["modality"]: r for r in floors if r["status"] == "ok"}
     notes = []
     for group in groups:
@@ -53,21 +55,34 @@ def below_notes(groups: Sequence[Group], floors: Sequence[Row]) -> list[str]:
         short = main_score(floor) - reached.mean
         if short <= 0:
             continue
-        error = math.sqrt(max(reached.mean * (1 - reached.mean), 1e-4) / floor["metrics"]["n_scored"])
-        certain = "" if short > error else ", within the sampling error of the test set"
-        notes.append(
-            f"{group.label} is BELOW ITS FLOOR by {100 * short:.1f} points ({floor['label']}: "
-            f"{100 * main_score(floor):.1f}{certain}). {_cure(group)}"
-        )
+        its_floor, longer = f"{floor['label']}: {100 * main_score(floor):.1f}", _longer(group)
+        if short <= sampling_error(reached.mean, floor["metrics"]["n_scored"]):
+            said = f"level with its floor ({its_floor}; {100 * short:.1f} points are within the sampling error of the test set)."
+            notes.append(f"{group.label} is {said} {longer}".rstrip())
+        else:
+            said = f"BELOW ITS FLOOR by {100 * short:.1f} points ({its_floor})."
+            notes.append(f"{group.label} is {said} {longer or _cure(group)}")
     return notes
 
 
+def _longer(group: Group) -> str:
+    """The advice to train longer, where training was short; else nothing."""
+    t, why = group.rows[0]["spec"]["training"], []
+    each = steps_for(group.spread(at("cost", "train_items")).mean, t["batch_size"])
+    epochs = t["epochs"]
+    if any(r.get("still_improving") for r in group.rows):
+        why.append("it was still improving")
+        epochs = 2 * t["epochs"]
+    if each * t["epochs"] < LEAST_STEPS:
+        why.append(f"it took {each * t['epochs']:,} steps, fewer than {LEAST_STEPS:,}")
+        epochs = max(epochs, math.ceil(LEAST_STEPS / each))
+    return f"Train longer first (--epochs {epochs}): {', and '.join(why)}." if why else ""
+
+
 def _cure(group: Group) -> str:
-    """What to change first in a configuration that a linear model beats."""
+    """What to change first in a configuration that a linear model beats although it trained long enough."""
     spec = group.rows[0]["spec"]
     t = spec["training"]
-    if any(reason.startswith(LATE) for r in group.rows for reason in r.get("still_improving") or ()):
-        return f"It was still improving: train longer (--epochs {2 * t['epochs']})."
     encoders = ", ".join(f"{m}: {name}" for m, (name, _) in spec["encoders"].items())
     return (
         f"Tune its rate (--tune 20, or --set train.lr=... around {t['lr']:g}), or change the encoder ({encoders}): "

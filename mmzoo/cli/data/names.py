@@ -39,7 +39,7 @@ def _nobody(text: str) -> Any:
     if is_table(text):
         raise table_given(text)
     hint = " A manifest of your own ends in .yaml." if Path(text).exists() else ""
-    raise UnknownName(f"no data set {text!r}.{near_miss(text, names)}{hint} All that there are: mmzoo data list")
+    raise UnknownName(f"no data set {text!r}.{near_miss(text, names)}{hint} List all: mmzoo data list")
 
 
 def files_of(arguments: argparse.Namespace, source: Source) -> tuple[Path, Path | None, str | None]:

@@ -60,11 +60,11 @@ def _methods(catalogue: Catalogue) -> str:
             "",
             f"## {family.capitalize()}",
             "",
-            "| method | what it does | needs | forwards | backwards | source |",
+            "| method | what it does | needs | forwards | backwards | beside | source |",
         ]
-        lines.append("|---|---|---|---:|---:|---|")
+        lines.append("|---|---|---|---:|---:|---|---|")
         for e in families[family]:
-            cost = [f"{e.cost.get(k, 1):g}" for k in ("forward", "backward")]
+            cost = [*(f"{e.cost.get(k, 1):g}" for k in ("forward", "backward")), "; ".join(e.cost_beside())]
             source = f"{e.paper.get('venue', '?')} {e.paper.get('year', '?')}" if e.paper else "baseline"
             cells = [
                 f"[{catalogue.name_of(e)}](method-{slug(catalogue, e)}.md)",
@@ -89,14 +89,16 @@ def _method(catalogue: Catalogue, e: Entry) -> str:
         "after training": ", ".join(f"`{name}` {_pairs(p)}".strip() for name, p in e.extra.get("then", {}).items()),
         "family": catalogue.family(e) or "",
         "needs": ", ".join(e.requires),
-        "cost per batch": _pairs(e.cost),
+        "cost per batch": _pairs({k: v for k, v in e.cost.items() if k in ("forward", "backward")}),
+        "cost beside": "; ".join(e.cost_beside()),
         "replaces": ", ".join(strategy.extra.get("owns", ())),
         "status": f"{e.status}, version {e.version}",
     }
     lines += ["| | |", "|---|---|", *(_row([k, v]) for k, v in facts.items() if v), ""]
     lines += _sources(catalogue, e, strategy)
-    if "equation" in strategy.extra:
-        lines += ["## Formula", "", "```text", strategy.extra["equation"].rstrip(), "```", ""]
+    for title, of in (("Formula", e), ("Formula of the strategy" if "equation" in e.extra else "Formula", strategy)):
+        if "equation" in of.extra:
+            lines += [f"## {title}", "", "```text", of.extra["equation"].rstrip(), "```", ""]
     lines += [
         "## Run it",
         "",

@@ -11,6 +11,10 @@ from torch import Tensor
 from mmzoo.data.loading.inputs import InputForm
 from mmzoo.errors import BadValue, short, unknown
 
+#: kinds whose inputs have parts -> the parts
+_PARTS = {"text": "ids (B, L) int64 and mask (B, L) bool", "series": "values (B, C, T) and mask (B, T) bool"}
+_RAW = "predict_rows takes raw rows: texts, numbers and paths of files, as the cells of a table."
+
 
 def completed(
     form: InputForm, inputs: Mapping[str, Any], present: Tensor | Literal["all"] | None
@@ -28,7 +32,7 @@ def completed(
     for m in inputs:
         if m not in form.specs:
             raise unknown("modality of this model", str(m), form.modalities)
-    given = {m: None if inputs.get(m) is None else _tensors(inputs[m]) for m in form.modalities}
+    given = {m: None if inputs.get(m) is None else _tensors(m, form.spec(m).kind, inputs[m]) for m in form.modalities}
     sizes = {m: len(_first(x)) for m, x in given.items() if x is not None}
     if not sizes:
         raise BadValue(f"inputs hold none of the modalities {', '.join(form.modalities)}.")
@@ -81,10 +85,6 @@ def _without_nan(form: InputForm, modality: str, value: Any, n: int) -> tuple[An
         absent = {"ids": zeros.long(), "mask": zeros.bool()} if spec.kind == "text" else zeros
         absent = {"values": zeros, "mask": zeros[:, 0].bool()} if spec.kind == "series" else absent
         return absent, torch.zeros(n, dtype=torch.bool)
-    if spec.kind == "text" and not isinstance(value, Mapping):
-        raise BadValue(f"{modality!r} is a text: give a mapping of ids (B, L) int64 and mask (B, L) bool.")
-    if spec.kind == "series" and not isinstance(value, Mapping):
-        raise BadValue(f"{modality!r} is a series: give a mapping of values (B, C, T) and mask (B, T) bool.")
     if isinstance(value, Mapping):
         return value, torch.ones(n, dtype=torch.bool)
     if value.dim() != 1 + len(spec.shape):
@@ -104,13 +104,22 @@ def _without_nan(form: InputForm, modality: str, value: Any, n: int) -> tuple[An
     return value, ~absent_rows.cpu()
 
 
-def _tensors(value: Any) -> Any:
+def _tensors(modality: str, kind: str, value: Any) -> Any:
+    """An input of a modality as tensors."""
+    if kind in _PARTS and not isinstance(value, Mapping):
+        raise BadValue(f"{modality!r} is a {kind}: predict takes it prepared, as a mapping of {_PARTS[kind]}. {_RAW}")
     if isinstance(value, Mapping) and value:
-        return {k: _tensors(v) for k, v in value.items()}
+        return {k: _tensor(modality, v) for k, v in value.items()}
+    return _tensor(modality, value)
+
+
+def _tensor(modality: str, value: Any) -> Tensor:
     try:
         found = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadValue(f"an input must be a tensor or an array, not {type(value).__name__} ({error}).") from None
+        raise BadValue(
+            f"{modality!r} must be a tensor or an array, not {type(value).__name__} ({error}). {_RAW}"
+        ) from None
     return found.float() if found.dtype == torch.float64 else found
 
 

@@ -108,9 +108,9 @@ def _plain(cells: Sequence[str]) -> tuple[float, ...] | None:
 
 def _no_number(cell: str, kind: str) -> str:
     if kind == "series":
-        return f"{cell!r} is no finite number (`fill: interpolate` fills steps that are missing between others)"
+        return f"{cell!r} is not a finite number (`fill: interpolate` fills steps that are missing between others)"
     if not missing(cell):
-        return f"{cell!r} is no finite number (words are read by kind category, or by `categories` of a vector)"
+        return f"{cell!r} is not a finite number (words are read by kind category, or by `categories` of a vector)"
     said = f"{cell!r} is no number" if cell else "a number is missing"
     return f"{said} (`fill: mean` puts the mean of training there; leave all cells empty where there is no vector)"
 
@@ -140,7 +140,7 @@ def _listed(cell: str) -> tuple[float, ...] | Faulty | None:
     numbers = [as_number(p) for p in pieces]
     if None in numbers or not pieces:
         bad = pieces[numbers.index(None)] if pieces else cell
-        return Faulty("value", f"{bad!r} in a list is no finite number")
+        return Faulty("value", f"{bad!r} in a list is not a finite number")
     return tuple(n for n in numbers if n is not None)
 
 

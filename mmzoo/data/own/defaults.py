@@ -70,7 +70,7 @@ def epochs_for(samples: int, batch: int) -> int:
     return min(max(math.ceil(LEAST_STEPS / steps_for(samples, batch)), least), most)
 
 
-def steps_for(samples: int, batch: int) -> int:
+def steps_for(samples: float, batch: int) -> int:
     """Optimizer steps of one epoch."""
     return max(1, math.ceil(samples / batch))
 

@@ -1,16 +1,17 @@
-"""Rows without labels, read as the table that a model was trained on. No torch, no numpy at import."""
+"""Rows without labels, of a file or given as mappings, read as the table that a model was trained on. No torch, no numpy at import."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmzoo.data.own.cells import Place, Wanted
 from mmzoo.data.own.cells import media as media_of
 from mmzoo.data.own.columns import Columns
 from mmzoo.data.own.reading import Rows
+from mmzoo.data.own.row_values import cell_of, checked
 from mmzoo.data.preparing.workers import Chunk, decode
 from mmzoo.data.sources.field import Field
 from mmzoo.data.sources.source import Faulty, Media
@@ -27,7 +28,8 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class NewRow:
-    """One row. id: its cell in the column of ids, or `line N`. where: file and line. media: modality -> what its cells mean."""
+    """One row. id: its cell in the column of ids, or `line N`, `row N`. where: file and line, or `row N`. media: modality -> what
+    its cells mean."""
 
     id: str
     where: str
@@ -93,6 +95,30 @@ def read_rows(
         found.append(NewRow(name or f"line {row.first}", f"{path.name}, line {row.first}", there))
     if not found:
         raise BadValue(f"the table {path} has no rows below its header.")
+    return found
+
+
+def given_rows(
+    rows: Any, wanted: Mapping[str, Wanted], *, id_column: str | None, root: Path | None = None
+) -> list[NewRow]:
+    """Rows that are given as mappings of column to cell.
+
+    Args:
+        rows: The rows.
+        wanted: What each modality is read from.
+        id_column: The column of the ids; a row without one is called by its number, from 0.
+        root: The folder that paths are relative to and must stay in; None: the current one.
+
+    Raises:
+        BadValue: They are no list of mappings, there are none, or one lacks a column or has a value that is no cell.
+    """
+    place = Place.of((Path() if root is None else root).absolute())
+    found = []
+    for i, row in enumerate(checked(rows)):
+        cells = {m: [cell_of(row, i, c, w.levels.get(c)) for c in w.columns] for m, w in wanted.items()}
+        media = {m: media_of(w, cells[m], place) for m, w in wanted.items()}
+        name = cell_of(row, i, id_column) if id_column is not None and id_column in row else ""
+        found.append(NewRow(name or f"row {i}", f"row {i}", {m: one for m, one in media.items() if one is not None}))
     return found
 
 

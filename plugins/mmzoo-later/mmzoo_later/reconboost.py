@@ -107,10 +107,11 @@ class ReconBoost(Strategy):
         self.scale = torch.tensor(float(rate))
 
     def setup(self, run: Run) -> None:
-        if run.model.head.how == "slice":
+        head = run.model.head
+        if head.how == "slice":
             raise Incompatible(
-                f"ReconBoost trains each modality's own logits, and those of head {type(run.model.head).__name__} are "
-                "slices of a joint classifier with a share of its bias: take the head sum or shared."
+                f"ReconBoost trains each modality's own logits, and those of head {type(head).__name__} are slices of a joint "
+                f"classifier with a share of its bias. {head.cures.get('own', 'Take the head sum or shared.')}"
             )
         run.add_module("reconboost", lambda: _Rate(self.rate))
         self.scale = self.scale.to(run.device)

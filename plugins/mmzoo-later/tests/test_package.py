@@ -98,7 +98,7 @@ def test_two_owners_are_refused(parts: Sequence[Any], owned: str) -> None:
 
 
 def test_what_cannot_work_says_why() -> None:
-    with pytest.raises(Incompatible, match="take the head sum or shared"):
+    with pytest.raises(Incompatible, match="Take the head sum or shared"):
         started(ReconBoost())
     with pytest.raises(Incompatible, match=r"head shared or sum"):
         started(AUG())

@@ -51,6 +51,22 @@ def test_two_methods_of_one_folder(results: Path, mmzoo: Command, refused: Calla
     assert "--in DIR" in refused("compare", "ogm", "pmr")
 
 
+def test_where_nothing_is_in_both_there_is_nothing_to_compare(
+    copied: Path, results: Path, mmzoo: Command, refused: Callable[..., str]
+) -> None:
+    for run in (copied / "runs").iterdir():
+        if Store(copied).row(run.name)["label"] != "concat":  # type: ignore[index]
+            shutil.rmtree(run)
+    other = copied.with_name("other")
+    shutil.copytree(results, other)
+    for run in (other / "runs").iterdir():
+        if Store(other).row(run.name)["label"] != "ogm":  # type: ignore[index]
+            shutil.rmtree(run)
+    told = refused("compare", copied, other)
+    assert "nothing to compare" in told and f"{copied} has: mfeat concat. {other} has: mfeat ogm." in told
+    assert mmzoo("compare", copied, results).code == 0
+
+
 def test_a_method_with_settings_is_found_by_its_name_where_it_is_the_only_one(rows: list[dict[str, Any]]) -> None:
     renamed = [{**r, "label": {"ogm": "ogm[alpha=0.8]"}.get(r["label"], r["label"])} for r in rows]
     assert [side.name for side in compare.methods("ogm", "pmr", renamed)] == ["ogm[alpha=0.8]", "pmr"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,27 @@ def test_what_lies_below_is_said_with_a_cure(rows: list[dict[str, Any]]) -> None
     floors = floors_of(rows, "cups")
     low = copy.deepcopy(next(r for r in rows if r["label"] == "concat"))
     low["metrics"]["acc"], low["still_improving"] = 0.5, []
+    training = low["spec"]["training"]
+    each = math.ceil(low["cost"]["train_items"] / training["batch_size"])
     (note,) = below_notes(grouped([low], {}), floors)
-    assert note.startswith("concat is BELOW ITS FLOOR by 50.0 points (floor: 100.0)") and "train.lr" in note
-    low["still_improving"] = ["the chosen epoch is among the last tenth"]
-    assert "--epochs 2" in below_notes(grouped([low], {}), floors)[0]
+    assert note == (
+        f"concat is BELOW ITS FLOOR by 50.0 points (floor: 100.0). Train longer first (--epochs {math.ceil(1000 / each)}): it took "
+        f"{each} steps, fewer than 1,000."
+    )
+    training["epochs"] = 1000
+    (note,) = below_notes(grouped([low], {}), floors)
+    assert (
+        note.startswith("concat is BELOW ITS FLOOR by 50.0 points (floor: 100.0). Tune its rate") and "train.lr" in note
+    )
+    for reason in ("the chosen epoch is among the last tenth", "the training loss has not flattened"):
+        low["still_improving"] = [reason]
+        (note,) = below_notes(grouped([low], {}), floors)
+        assert note.endswith("Train longer first (--epochs 2000): it was still improving.")
+    within = {"cups": 0.99}  # of 12 test samples, whose standard error is about 2.9 points there
+    low["metrics"]["acc"], low["still_improving"] = within["cups"], []
+    (note,) = below_notes(grouped([low], {}), floors)
+    assert note == (
+        "concat is level with its floor (floor: 100.0; 1.0 points are within the sampling error of the test set)."
+    )
     low["metrics"]["acc"] = 1.0
     assert below_notes(grouped([low], {}), floors) == []

@@ -94,7 +94,7 @@ def test_missing_cells_are_missing_modalities(folder: Path) -> None:
     ("line", "cells", "kind", "part"),
     [
         (4, {"label": ""}, "annotation", "no label in the column label"),
-        (4, {"x": "abc"}, "value", "column x: 'abc' is no finite number"),
+        (4, {"x": "abc"}, "value", "column x: 'abc' is not a finite number"),
         (4, {"x": "nan"}, "value", "column x: 'nan'"),
         (4, {"y": ""}, "value", "column y: a number is missing"),
         (4, {"features": "../secret.npy"}, "outside", "leads out of"),
