@@ -83,12 +83,17 @@ def short(value: object, most: int = 160) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def nearest(given: str, known: Iterable[str]) -> str | None:
+    """The closest known name, or None where none is close."""
+    by_lower = {name.lower(): name for name in itertools.islice(known, COMPARED)}
+    close = difflib.get_close_matches(str(given)[:200].lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[close[0]] if close else None
+
+
 def near_miss(given: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest known name, or an empty string."""
-    by_lower = {name.lower(): name for name in itertools.islice(known, COMPARED)}
-    given = given[:200]
-    close = [by_lower[c] for c in difflib.get_close_matches(str(given).lower(), by_lower, n=1, cutoff=0.6)]
-    return f" Did you mean {close[0]!r}?" if close else ""
+    close = nearest(given, known)
+    return "" if close is None else f" Did you mean {close!r}?"
 
 
 def unknown(what: str, given: str, known: Iterable[str], *, see: str = "") -> UnknownName:

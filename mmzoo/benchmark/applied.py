@@ -153,7 +153,7 @@ def predict_rows(
         listed = "".join(f"\n  {text}" for text in faults[:MOST_FAULTS])
         of = f" of {given}" if isinstance(given, (str, Path)) else ""
         raise BadValue(
-            f"{len(faults)} rows{of} cannot be read; --on-bad drop (in Python: drop=True) leaves them out:{listed}{more}"
+            f"{len(faults)} row{'' if len(faults) == 1 else 's'}{of} cannot be read; --on-bad drop (in Python: drop=True) leaves them out:{listed}{more}"
         )
     notes = [f"left out: {text}" for text in faults] + notes
     if not trained.form.partial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mmzoo.benchmark.trained import load_run
 from mmzoo.config.spec import RunSpec
 from mmzoo.core.modes import evaluating
 from mmzoo.errors import BadValue, MmzooError
-from mmzoo.evaluation.shared_variation import Shared, shared_variation
+from mmzoo.evaluation.shared_variation import LEAST, Shared, shared_variation
 from mmzoo.registry.plugins import catalogue
 
 
@@ -46,14 +47,29 @@ def shared_by(dataset: str, *, seed: int = 0, out: str | Path = "mmzoo-shared", 
         raise BadValue(f"{dataset} has a single modality: there is nothing to share.")
     found = {str(row["modality"]): _features(row["run_id"], Path(out)) for row in rows}
     pairs = []
-    for (a, (x, target, there)), (b, (y, _, too)) in itertools.combinations(found.items(), 2):
+    for (a, (x, target, there, total)), (b, (y, _, too, _)) in itertools.combinations(found.items(), 2):
         both = there & too
+        if (n := int(both.sum())) < LEAST or len(target[both].unique()) < 2:
+            raise BadValue(f"{dataset}: {_too_few(a, b, n, len(target[both].unique()), total)}")
         pairs.append(Pair(a, b, shared_variation(x[both], y[both], target[both])))
     return pairs
 
 
-def _features(run_id: str, out: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, D) features of the validation samples, (N,) their classes, and (N,) whether they have the modality."""
+def _too_few(a: str, b: str, n: int, classes: int, total: int) -> str:
+    """In words, that too few validation samples have two modalities, and how many samples would do."""
+    enough = math.ceil(LEAST * total / max(n, 1) / 10) * 10
+    needs = f" At this split that takes about {enough:,} samples in all," if n and n < LEAST else ""
+    return (
+        f"{n:,} of {total:,} samples are validation samples that have both {a} and {b}, of {classes} "
+        f"class{'' if classes == 1 else 'es'}. Only such samples tell what is shared, since an encoder fits those that it is trained "
+        f"on, and at least {LEAST} of two classes are needed.{needs}{' or' if needs else ' Give'} a split with more validation samples "
+        "(a column `split` in your own data)."
+    )
+
+
+def _features(run_id: str, out: Path) -> tuple[Tensor, Tensor, Tensor, int]:
+    """(N, D) features of the validation samples, (N,) their classes, (N,) whether they have the modality, and the number of
+    samples of the whole data set."""
     trained = load_run(out / "runs" / run_id)
     spec = RunSpec.from_dict(trained.row["spec"])
     whole = trained.data()
@@ -66,4 +82,5 @@ def _features(run_id: str, out: Path) -> tuple[Tensor, Tensor, Tensor]:
             target.append(batch.target)
             present = batch.present
             there.append(torch.ones(len(batch), dtype=torch.bool) if present is None else present[:, 0])
-    return torch.cat(features), torch.cat(target), torch.cat(there)
+    total = sum(len(rows) for rows in whole.splits.values())
+    return torch.cat(features), torch.cat(target), torch.cat(there), total

@@ -7,12 +7,12 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 from mmzoo import __version__
 from mmzoo.benchmark.execution import torchrun
-from mmzoo.errors import BadValue, MmzooError, said
+from mmzoo.errors import BadValue, MmzooError, near_miss, said, short
 from mmzoo.io.streams import open_missing, patient_stdout, silence
 
 #: modules with commands; that of `predict` has `predictions` too, that of `status` has `watch`, `setup` has several
@@ -42,11 +42,51 @@ LASTING = ("bench", "tune", "reproduce")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Flags must be written out: an abbreviation may change its meaning when a flag is added."""
+    """Flags must be written out: an abbreviation may change its meaning when a flag is added. What is misspelt is answered in a line
+    with the nearest word; anything else that is wrong with the usage of the command that was meant."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        given = [*(sys.argv[1:] if args is None else args)]
+        found, rest = self.parse_known_args(given, namespace)
+        if rest:
+            self._meant(given)._refuse(rest)
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Choices are checked by argparse; a word that is close to one is told first."""
+        if action.choices is not None and value not in action.choices:
+            what = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest).lower()
+            self._near(f"no {what} {short(value)}.", str(value), map(str, action.choices))
+        super()._check_value(action, value)
+
+    def _meant(self, given: Sequence[str]) -> _Parser:
+        """The parser of the command that the words name."""
+        parser = self
+        for word in given:
+            for action in parser._actions:
+                inner = (action.choices or {}).get(word) if isinstance(action, argparse._SubParsersAction) else None
+                parser = inner if isinstance(inner, _Parser) else parser
+        return parser
+
+    def _refuse(self, rest: Sequence[str]) -> NoReturn:
+        """Exit for words that the command does not take."""
+        wrong = [word.partition("=")[0] for word in rest if word.startswith("--")]
+        if wrong:
+            self._near(
+                f"no option {wrong[0]}.",
+                wrong[0],
+                [o for o in self._option_string_actions if o not in ("-h", "--help")],
+            )
+        self.error(f"unrecognized arguments: {short(' '.join(rest))[1:-1]}")
+
+    def _near(self, problem: str, given: str, known: Iterable[str]) -> None:
+        """Exit with one line where a known word is close."""
+        if near := near_miss(given, known):
+            self.exit(2, f"{self.prog}: {problem}{near} List all: {self.prog} --help\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

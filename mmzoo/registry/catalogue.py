@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from mmzoo.errors import UnknownName, near_miss
+from mmzoo.errors import UnknownName
+from mmzoo.registry.elsewhere import hint
 from mmzoo.registry.entries import KINDS, SINGULAR, Entry
 
 
@@ -66,8 +67,7 @@ class Catalogue:
         if entry is None and ".py:" in name:
             raise UnknownName(f"{name} is no {SINGULAR[kind]}; the base class decides what a class is.")
         if entry is None:
-            known = [*self._entries[kind], *self._also[kind]]
-            close = near_miss(name, known)
+            close = hint(kind, name, [*self._entries[kind], *self._also[kind]])
             raise UnknownName(f"no {SINGULAR[kind]} {name!r}.{close} List all: mmzoo list {kind}")
         return entry
 

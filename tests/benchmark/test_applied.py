@@ -145,7 +145,7 @@ def test_raw_rows_that_do_not_fit_are_refused_in_words(numbers: Own, pictures: O
     trained = load_run(numbers.run)
     good = {"x": 1, "y": "0.5", "title": "meow"}
     found = trained.predict_rows([good, {**good, "x": None, "y": math.nan, "name": "b"}])
-    assert found.ids == ("row 0", "b") and "1 rows lack first" in found.notes[0]
+    assert found.ids == ("row 0", "b") and "1 row lacks first" in found.notes[0]
     for wrong, words in (
         (good, r"of the type dict.*list of mappings"),
         ([], "there are no rows"),
@@ -153,7 +153,7 @@ def test_raw_rows_that_do_not_fit_are_refused_in_words(numbers: Own, pictures: O
         ([good, ["meow"]], "row 1 is of the type list"),
         ([good, {**good, "titel": "a"} | {"y": b"1"}], r"row 1: 'y' is .*b'1'.*A cell is"),
         ([{"x": 1, "y": 2, "titel": "a"}], r"row 0 has no 'title'\. Did you mean 'titel'\?.*None"),
-        ([{**good, "x": "much"}], r"1 rows cannot be read.*drop=True.*row 0, first: column x: 'much'"),
+        ([{**good, "x": "much"}], r"1 row cannot be read.*drop=True.*row 0, first: column x: 'much'"),
     ):
         with pytest.raises(BadValue, match=f"(?s){words}"):
             trained.predict_rows(wrong)

@@ -139,6 +139,8 @@ class Page:
     def _python(self, block: str) -> None:
         for long, short in SHORTER.items():
             block = block.replace(long, short)
+        if '"results/runs/RUN_ID"' in block:
+            block = block.replace("RUN_ID", self._kept())
         name = _named(block, "py") or "block.py"
         (self.folder / name).write_text(block, encoding="utf-8")
         before = {*sys.modules}
@@ -218,9 +220,13 @@ class Page:
         if reads and not (self.folder / "results").is_dir():
             self._call(["bench", "--method", "ogm", "--baselines", "pmr", *SHORT, "--out", "results"])
         if "RUN_ID" in words:
-            ran = next(p for p in (self.folder / "results/runs").iterdir() if (p / "weights.safetensors").is_file())
-            words[words.index("RUN_ID")] = ran.name
+            words[words.index("RUN_ID")] = self._kept()
         return words
+
+    def _kept(self) -> str:
+        """The id of a run of the page that kept its weights."""
+        runs = (self.folder / "results/runs").iterdir()
+        return next(p for p in runs if (p / "weights.safetensors").is_file()).name
 
 
 # ---------------------------------------------------------------------- checks of what is not run

@@ -31,7 +31,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     source = source_of(arguments.data)
     if arguments.root is None and source.root is None:
         return _check_stores(source.name)
-    from mmzoo.data.preparing.balance import class_lines
+    from mmzoo.data.preparing.balance import class_lines, size_lines
     from mmzoo.data.preparing.check import check
     from mmzoo.data.sources.faults import told
 
@@ -43,13 +43,14 @@ def run_check(arguments: argparse.Namespace) -> int:
     for fault in faults:
         print(f"{fault.kind}: {told(fault)}")
     recipes = source.recipes()
-    classes, odd = class_lines(listed, recipes[recipe or next(iter(recipes))])
+    chosen = recipes[recipe or next(iter(recipes))]
+    classes, odd = class_lines(listed, chosen)
     kinds = source.doubts(listed.items)
     print(
         f"{source.name}: {len(listed.items):,} samples, {len(listed.classes)} classes, "
         f"splits {', '.join(listed.split_sources)}. {_verdict(faults, odd, kinds)}"
     )
-    for line in (classes, *odd, *kinds):
+    for line in (classes, *size_lines(listed, chosen), *odd, *kinds):
         if line:
             print(f"  {line}")
     if is_manifest(arguments.data):

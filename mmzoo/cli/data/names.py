@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmzoo.config.datasets import is_manifest, is_table, table_given
-from mmzoo.errors import BadValue, UnknownName, near_miss
+from mmzoo.errors import BadValue, UnknownName
+from mmzoo.registry.elsewhere import hint
 from mmzoo.registry.plugins import catalogue
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ def _nobody(text: str) -> Any:
     names = [e.name for e in catalogue().entries("datasets")]
     if is_table(text):
         raise table_given(text)
-    hint = " A manifest of your own ends in .yaml." if Path(text).exists() else ""
-    raise UnknownName(f"no data set {text!r}.{near_miss(text, names)}{hint} List all: mmzoo data list")
+    own = " A manifest of your own ends in .yaml." if Path(text).exists() else ""
+    raise UnknownName(f"no data set {text!r}.{hint('datasets', text, names)}{own} List all: mmzoo data list")
 
 
 def files_of(arguments: argparse.Namespace, source: Source) -> tuple[Path, Path | None, str | None]:

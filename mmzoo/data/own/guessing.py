@@ -19,6 +19,8 @@ from mmzoo.errors import BadValue
 LOOKED_AT = 500
 #: columns of numbers side by side that may well be steps in time
 _LIKE_STEPS = 20
+#: words that YAML reads as something else
+_OTHERWISE = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))
 
 
 def guessed(table: Path) -> str:
@@ -32,7 +34,8 @@ def guessed(table: Path) -> str:
         found = [row.cells[at] if at < len(row.cells) else "" for row in some]
         columns.append(Column(name, [c for c in found if not cells.missing(c)], len(some), table.parent, found))
     parts = roles(columns, table.name)
-    rest = [c for c in columns if c.name not in parts.left_out()]
+    without = parts.left_out()
+    rest = [c for c in columns if c.name not in without]
     lines = [
         f"# guessed from the first {len(some):,} rows of {table.name}: correct what is wrong, then",
         "# mmzoo data check THIS_FILE",
@@ -119,7 +122,7 @@ def _passed_over(columns: Sequence[Column], parts: Roles) -> Iterator[str]:
 def _written(name: str) -> str:
     """A name as YAML reads it back: plain where it can be."""
     plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*(\.\.[A-Za-z_][A-Za-z0-9_]*)?|[A-Za-z_][\w-]*\.(csv|tsv|txt)", name)
-    return name if plain else json.dumps(name, ensure_ascii=False)
+    return name if plain and name.lower() not in _OTHERWISE else json.dumps(name, ensure_ascii=False)
 
 
 def _identifier(text: str) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 from mmzoo.data.own import cells
 from mmzoo.data.own.checks import READING, bodies, check_form, field_of, written
-from mmzoo.data.own.columns import Columns
+from mmzoo.data.own.columns import Columns, note_columns, refuse_outside
 from mmzoo.data.own.defaults import sized
 from mmzoo.data.own.reading import Rows
 from mmzoo.data.own.table import Table, Wanted, first_size, first_width, levels
@@ -56,7 +56,7 @@ class Own(Source):
         self.root = (path.parent / data.get("root", ".")).absolute()
         self.place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
         self._data = data
-        self._refuse_outside(document)
+        refuse_outside(document, path)
         self._bodies = bodies(document)
         self.rows = Rows(
             (path.parent / data["table"]).absolute(),
@@ -64,24 +64,13 @@ class Own(Source):
             quotes=data.get("quotes", True),
             likely=self._named(document),
         )
-        self._columns(document)
         self._fields_given = {m: field_of(document, m, body) for m, body in self._bodies.items()}
+        self._columns(document)
         self.table_form = self._table_form()
         document.raise_faults()
         said = "the column " + str(self.wanted.split) if self.wanted.split else "a hash of each row"
         grouped = f", groups of the column {self.wanted.group} kept together" if self.wanted.group else ""
         self.splits = {"table" if self.wanted.split else "hash": said + grouped}  # type: ignore[misc]
-
-    def _refuse_outside(self, document: Document) -> None:
-        """A table lies where the manifest or the root is, as media do: a manifest may come from somebody else."""
-        allowed = (self.path.parent.resolve(), self.root.resolve())
-        try:
-            table = (self.path.parent / self._data["table"]).resolve()
-        except (OSError, ValueError, RuntimeError):  # a NUL, or links in a circle: reading says so
-            return
-        if not any(table.is_relative_to(folder) for folder in allowed):
-            document.fault(("table",), f"leads out of {allowed[-1]}: put the table beside the manifest, or set root")
-            document.raise_faults()
 
     def _named(self, document: Document) -> set[str]:
         """All columns that the manifest names, among patterns and spans."""
@@ -90,7 +79,7 @@ class Own(Source):
 
     def _columns(self, document: Document) -> None:
         """See that every column that is named is there, and take what words they hold."""
-        columns = Columns(self.rows)
+        columns = Columns(self.rows, self._named(document))
         chosen: dict[str, str | None] = {}
         for key in ("id", "label", "split", "group"):
             column = document.written.get((key,))
@@ -102,8 +91,13 @@ class Own(Source):
                     columns.one(column)
         wanted: dict[str, cells.Wanted] = {}
         for m, body in self._bodies.items():
+            others = [c for c in chosen.values() if c is not None]
+            if columns.noted(
+                document, ("modalities", m), [*body["columns"], *body["categories"]], body["several"], others
+            ):
+                continue
             with document.faults_at(("modalities", m)):
-                wanted[m] = self._modality(body, columns, [c for c in chosen.values() if c is not None])
+                wanted[m] = self._modality(body, columns, others)
         document.raise_faults()
         classes = tuple(written(document, ("classes",), self._data.get("classes", [])))
         self.wanted = Wanted(media=wanted, classes=classes, **chosen)  # type: ignore[arg-type]
@@ -272,6 +266,8 @@ def read_manifest(path: Path) -> Own:
     if not isinstance(document.data, dict):
         raise BadValue(f"{path} must be a mapping with at least name, table and modalities.")
     check_form(document)
+    if document.faults:
+        note_columns(document, path)
     document.raise_faults()
     found = Own(path, document)
     if len(_READ) >= KEPT:

@@ -41,13 +41,15 @@ _SHOWN = 8
 @dataclass
 class Roles:
     """Parts and their columns. taken: what is no content, with the reason. sure: whether a name says which is the label;
-    others: columns that could be the label as well; split_odd: a value of the split that none of the sides is called."""
+    others: columns that could be the label as well; split_odd: a value of the split that none of the sides is called; id_odd: whether
+    rows share an id."""
 
     parts: dict[str, str]
     taken: dict[str, list[str]] = field(default_factory=dict)
     sure: bool = True
     others: tuple[str, ...] = ()
     split_odd: str = ""
+    id_odd: bool = False
 
     def left_out(self) -> set[str]:
         """Columns that hold no content."""
@@ -60,9 +62,11 @@ def roles(columns: Sequence[Column], table: str) -> Roles:
     split = next((c for c in splits if _is_split(c)), None)
     ids, groups = list(_ids(columns)), list(_groups(columns, splits))
     named = [c for c in _by_name(columns, "label") if _may_be_label(c)]
-    apart = {c.name for c in (*splits, *ids, *groups)}
+    apart = {"id", "group", *(c.name for c in (*splits, *ids, *groups))}
     few = [c for c in columns if _is_few(c) and c.name not in apart and c not in named]
     label = named[0] if named else few[-1] if few else None
+    if not named and any(c.name.lower() == "label" for c in columns):
+        raise BadValue(_unclear(columns, table))
     if label is None:
         numbers = [c for c in columns if _is_few_numbers(c) and c.name not in apart]
         if not numbers:
@@ -74,16 +78,18 @@ def roles(columns: Sequence[Column], table: str) -> Roles:
     if split is not None:
         parts["split"] = split.name
     found = Roles(parts, sure=bool(named))
+    for name in ("id", "group"):  # what a manifest reads as such wherever it is there
+        if name not in parts and any(c.name == name and c is not label for c in columns):
+            parts[name] = name
     _place_groups(found, [c for c in groups if c.name not in parts.values()])
     found.taken["another division of the rows"] = [c.name for c in splits if c.name not in parts.values()]
-    found.taken["tells the label by itself"] = [
-        c.name
-        for c in (*named, *few, *(c for c in columns if _is_few_numbers(c)))
-        if c.name not in found.left_out() and _tells(c, label)
-    ]
+    without = found.left_out()
+    coded = [c for c in columns if c.name not in without and (c in named or _is_few(c) or _is_few_numbers(c))]
+    found.taken["tells the label by itself"] = [c.name for c in coded if _tells(c, label)]
     found.others = tuple(c.name for c in (*named, *few) if c is not label)
     odd = [v for v in split.values if v.lower() not in SIDES] if split is not None else []
     found.split_odd = odd[0] if odd else ""
+    found.id_odd = any(c.name == parts.get("id") and len(set(c.values)) < c.rows for c in columns)
     return found
 
 
@@ -99,6 +105,10 @@ def comments(found: Roles, written: Mapping[str, str]) -> dict[str, list[str]]:
     if found.split_odd:
         near = near_miss(found.split_odd, SIDES)
         said["split"] = [f"# the split holds {short(found.split_odd)}, which is none of train, val, test.{near}"]
+    if found.id_odd:
+        said["id"] = [
+            "# CHECK the id: not every row has another one. If it names persons, rename the column and give it as group"
+        ]
     return said
 
 
@@ -144,14 +154,14 @@ def _ids(columns: Sequence[Column]) -> Iterator[Column]:
 def _groups(columns: Sequence[Column], splits: Sequence[Column]) -> Iterator[Column]:
     """Columns that say what rows belong together."""
     for c in _by_name(columns, "group"):
-        one_word = c.kind in ("word", "text") and all(len(v.split()) <= 2 for v in c.values)
-        if c not in splits and 2 <= len(set(c.values)) < c.rows and (one_word or _are_whole(c)):
+        one_word = c.kind == "word" or (c.kind == "text" and all(len(v.split()) <= 2 for v in c.values))
+        if c not in splits and 2 <= len(set(c.values)) < len(c.values) and (one_word or _are_whole(c)):
             yield c
 
 
 def _place_groups(found: Roles, groups: Sequence[Column]) -> None:
     enough = [c for c in groups if c.name.lower() == "group" or len(set(c.values)) >= LEAST_GROUPS]
-    if enough:
+    if enough and "group" not in found.parts:
         found.parts["group"] = enough[0].name
     rest = [c.name for c in groups if c.name != found.parts.get("group")]
     found.taken["says which rows belong together"] = rest
@@ -188,10 +198,12 @@ def _tells(c: Column, label: Column) -> bool:
     """Whether each value of a column goes with one label only, in rows enough that it is no chance."""
     if c.name == label.name or c.cells is None or label.cells is None:
         return False
-    pairs = {(a, b) for a, b in zip(c.cells, label.cells) if not cells.missing(a) and not cells.missing(b)}
-    first = {a for a, _ in pairs}
-    few = len(first) <= MOST_WORDS and len(first) * ROWS_A_WORD <= len(c.values)
-    return few and len(pairs) == len(first) and {b for _, b in pairs} == set(label.values)
+    goes_with: dict[str, str] = {}
+    for a, b in zip(c.cells, label.cells):
+        if not cells.missing(a) and not cells.missing(b) and goes_with.setdefault(a, b) != b:
+            return False
+    few = len(goes_with) <= MOST_WORDS and len(goes_with) * ROWS_A_WORD <= len(c.values)
+    return few and {*goes_with.values()} == {*label.values}
 
 
 def _unclear(columns: Sequence[Column], table: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 from mmzoo.data.preparing.listing import Listed
 from mmzoo.data.sources.source import Fault, Item, Recipe
-from mmzoo.data.store.classes import Counts, listed_classes, remarks
+from mmzoo.data.store.classes import WORDS, Counts, listed_classes, remarks
 from mmzoo.data.store.splits import SPLITS, completed_split
 from mmzoo.data.store.store import UNUSED
 from mmzoo.errors import BadValue
@@ -54,6 +56,34 @@ def class_lines(listed: Listed, recipe: Recipe) -> tuple[str, list[str]]:
     except BadValue:  # too few for a split, which is told as an error
         return "", []
     return listed_classes(listed.classes, counts), remarks(listed.classes, counts)
+
+
+def size_lines(listed: Listed, recipe: Recipe) -> list[str]:
+    """The sizes of the sets of each split with what they mean for a score, and how many samples have each modality."""
+    found = []
+    with contextlib.suppress(BadValue):  # too few for a split, which is told as an error
+        for split, parts in split_rows(listed, listed.items, with_meta_set(recipe)).items():
+            n = {name: len(rows) for name, rows in parts.items()}
+            of_split = f"split {split}: " if len(listed.split_sources) > 1 else ""
+            found.append(
+                f"{of_split}{n['train'] + n['slice']:,} / {n['holdout']:,} / {n['test']:,} samples "
+                f"{WORDS['train']} / {WORDS['holdout']} / {WORDS['test']}; an accuracy on {n['test']:,} test samples has a "
+                f"standard error of up to {50 / math.sqrt(n['test']):.1f} points"
+            )
+    return [*found, *_presence(listed.items, [*recipe.fields])]
+
+
+def _presence(items: Sequence[Item], modalities: Sequence[str]) -> list[str]:
+    """How many samples have each modality that some lack. A sample whose file cannot be read has it: that is a fault."""
+    counts = Counter(m for item in items for m in item.media)
+    lacking = [m for m in modalities if counts[m] < len(items)]
+    if not lacking and len(modalities) > 1:
+        return [
+            f"every sample has {' and '.join(modalities)}" if len(modalities) < 4 else "every sample has every modality"
+        ]
+    return [
+        f"remark: {counts[m]:,} of {len(items):,} samples have {m}, {len(items) - counts[m]:,} lack it" for m in lacking
+    ]
 
 
 def untrained(listed: Listed, items: Sequence[Item], counts: Counts) -> list[Fault]:

@@ -9,12 +9,14 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from mmzoo.data.preparing.main_module import unspawnable
 from mmzoo.data.sources.faults import paths_of
 from mmzoo.data.sources.field import Field, MediaFault
 from mmzoo.data.sources.source import Faulty, Media
@@ -45,6 +47,9 @@ def decode(
     fields: Mapping[str, Field], tasks: Sequence[Task], *, jobs: int, on_item: Any, patience: float = PATIENCE
 ) -> Iterator[Chunk]:
     """The chunks in the order of the tasks. on_item: called with nothing as each item is done."""
+    if jobs > 0 and (why := unspawnable()) is not None:
+        warnings.warn(f"{why} Samples are decoded in this process, on one core.", stacklevel=2)
+        jobs = 0
     if jobs < 1:
         for number, medias in tasks:
             chunk = _decode_chunk(fields, number, medias, {}, lambda i: on_item() if i else None)

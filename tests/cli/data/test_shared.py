@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.own_tables import write_table
 
 from mmzoo.benchmark.shared import shared_by
 from mmzoo.cli import main
@@ -33,3 +34,18 @@ def test_one_modality_shares_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_an_unknown_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "shared", "mapp", "--out", str(tmp_path)]) == 2
     assert "map" in capsys.readouterr().err
+
+
+def test_too_few_validation_samples_are_told_with_how_many_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMZOO_HOME", str(tmp_path / "home"))
+    path = write_table(tmp_path, n=300, kind="vector")
+    path.write_text(path.read_text() + "training: {epochs: 1}\n")
+    assert main(["data", "shared", str(path), "--out", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert "24 of 300 samples are validation samples that have both first and words, of 2 classes" in said
+    assert (
+        "at least 60 of two classes are needed. At this split that takes about 750 samples in all, or a split with"
+        in said
+    )

@@ -172,3 +172,14 @@ def test_what_tells_the_label_by_itself_is_no_input(tmp_path: Path) -> None:
     # three axes of a sensor hold no classes, whatever one of them is called
     _, source = _draft(tmp_path, "x,y,z,kind", lambda i: f"{i}.5,{i}.25,{i}.75,{'ab'[i % 2]}")
     assert source.wanted.label == "kind"
+
+
+def test_a_column_that_a_manifest_reads_as_the_id_whatever_it_holds_is_no_input(tmp_path: Path) -> None:
+    text, source = _draft(tmp_path, "id,x,null,kind", lambda i: f"p{i // 4},{i}.5,{'ab'[i % 2]},{'cd'[i // 2 % 2]}")
+    assert source.wanted.id == "id" and "# CHECK the id: not every row has another one" in text
+    assert {m: w.columns for m, w in source.wanted.media.items()} == {"numbers": ("x",), "categories": ("null",)}
+
+
+def test_a_label_of_one_class_is_told_rather_than_replaced(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match="holds only the class 'a'"):
+        _draft(tmp_path, "x,kind,label", lambda i: f"{i}.5,{'cd'[i % 2]},a")
