@@ -14,7 +14,7 @@ from mmzoo.benchmark.execution.runner import run_one
 from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.benchmark.results.store import Store
 from mmzoo.config.identity import check_identity
-from mmzoo.config.spec import BenchSpec
+from mmzoo.config.spec import BenchSpec, RunSpec
 from mmzoo.errors import BadValue, MmzooError
 from mmzoo.registry.plugins import catalogue
 
@@ -100,10 +100,12 @@ def test_a_results_folder_executes_no_code(
     (tmp_path / "evil.py").write_text("open('ran', 'w').close()\n")
     row = json.loads(path.read_text())
     plant(row["spec"], name.format("."))
-    row.pop("checksum", None)  # a stranger can compute one as well
-    path.write_text(json.dumps(row))
+    row.pop("checksum", None)  # a stranger can compute one as well, and the id that belongs to a spec
+    row["run_id"] = RunSpec.from_dict(row["spec"]).run_id
+    folder = path.parent.rename(store.folder(row["run_id"]))
+    (folder / "result.json").write_text(json.dumps(row))
     with pytest.raises(MmzooError, match=r"evil\.py"):
-        mmzoo.load_run(path.parent)
+        mmzoo.load_run(folder)
     assert not (tmp_path / "ran").exists()
 
 

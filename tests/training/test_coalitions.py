@@ -136,5 +136,5 @@ def test_the_cost_holds_for_every_head(gradient: Any) -> None:
 
 def test_show_tells_what_sets_of_modalities_take(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "strategies/agm"]) == 0
-    text = "cost a batch: forward 2, backward 2; and for each of 2^M - 3 more sets of modalities, where the head acts"
+    text = "cost a batch: forward 2, backward 2; for each of 2^M - 3 more sets of modalities, where the head acts"
     assert text in capsys.readouterr().out
