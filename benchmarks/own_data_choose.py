@@ -4,8 +4,8 @@
 
 The tables are those of own_data.py. Test samples are never read: in each fold a quarter of the other samples is set aside,
 stratified by class, a tenth of the rest chooses the floor's penalty, and what remains is trained on. Models are trained with
-Adam and a cosine schedule as a bench has them, to the last epoch. What is done is kept in choose.csv, so that a stopped run
-goes on. Results: benchmarks/results/own_data/choose.csv, choose.md.
+Adam and a cosine schedule as a bench has them, to the last epoch. Finished fits are kept in choose.csv; a stopped run
+continues from it. Results: benchmarks/results/own_data/choose.csv, choose.md.
 """
 
 from __future__ import annotations

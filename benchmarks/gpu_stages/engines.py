@@ -67,7 +67,7 @@ def run(at: At) -> None:
 
 
 def _here(engine: Engine, at: At) -> Engine:
-    """The engine as far as the device has it; on a CPU the code generator would take minutes, and is left out."""
+    """The part of an engine that the device supports. A CPU leaves out torch.compile, whose code generator takes minutes there."""
     if at.cuda:
         return engine
     options = {k: v for k, v in engine.options.items() if k not in ("tf32", "compile")}

@@ -87,7 +87,7 @@ def seconds_of(step: Callable[[], Any], device: str, steps: int, rounds: int = 3
 
 @contextlib.contextmanager
 def workers(n: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each; what they have not done when the block is over is left."""
+    """A pool of single-threaded processes. The end of the block cancels waiting tasks and kills the processes."""
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,))
     try:

@@ -129,7 +129,7 @@ class _less:
 
         def encode(model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
             if model.training and max(len(x) for x in inputs.values()) > 300:
-                raise torch.OutOfMemoryError("made up: more than 300 samples at once")
+                raise torch.OutOfMemoryError("simulated: more than 300 samples at once")
             return real(model, inputs, *arguments, **options)
 
         self._patch = mock.patch.object(MultimodalModel, "encode", encode)

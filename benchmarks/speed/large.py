@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.speed.steps import bare_step
 from benchmarks.step_cost import ResNet18
 from mmzoo import Batch, MultimodalModel, Run
 from mmzoo.benchmark.execution.building import build_strategy
@@ -53,16 +53,7 @@ def _batches(n: int) -> list[Batch]:
 def _bare() -> Callable[[Batch], Any]:
     torch.manual_seed(0)
     nets = nn.ModuleDict({m: ResNet18(s[0]) for m, s in SHAPES.items()}).train()
-    head = nn.Linear(1024, CLASSES)
-    optimizer = torch.optim.SGD([*nets.parameters(), *head.parameters()], lr=1e-3, momentum=0.9, weight_decay=1e-4)
-
-    def step(batch: Batch) -> None:
-        optimizer.zero_grad()
-        z = torch.cat([net(batch.inputs[m]) for m, net in nets.items()], 1)
-        F.cross_entropy(head(z), batch.target).backward()
-        optimizer.step()
-
-    return step
+    return bare_step(nets, nn.Linear(1024, CLASSES), lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
 
 def _run(name: str, options: dict[str, Any]) -> Run:

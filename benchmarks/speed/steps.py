@@ -34,12 +34,22 @@ def kit_of(method: str) -> Kit:
 
 
 def bare_loop(kit: Kit) -> Step:
-    """A step as a user would write it: encoders, one linear layer, torch's own SGD."""
+    """The bare loop on the data and encoders of a run."""
     t = kit.spec.training
     encoders = build_model(catalogue(), kit.spec, kit.data).encoders.train()
     head = nn.Linear(sum(int(e.out_dim) for e in encoders.values()), kit.data.n_classes)  # type: ignore[arg-type]
-    params = [*encoders.parameters(), *head.parameters()]
-    optimizer = torch.optim.SGD(params, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay)
+    return bare_step(encoders, head, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay)
+
+
+def bare_step(encoders: nn.ModuleDict, head: nn.Linear, **settings: float) -> Step:
+    """A step as a user would write it: encoders, one linear layer, torch's own SGD.
+
+    Args:
+        encoders: modality -> encoder.
+        head: reads the concatenated features.
+        settings: those of the optimizer.
+    """
+    optimizer = torch.optim.SGD([*encoders.parameters(), *head.parameters()], **settings)
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()

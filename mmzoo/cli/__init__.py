@@ -57,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
         return found
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Choices are checked by argparse; a word that is close to one is told first."""
+        """Suggest the nearest choice for a misspelt one; argparse reports all other wrong values."""
         if action.choices is not None and value not in action.choices:
             what = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest).lower()
             self._near(f"no {what} {short(value)}.", str(value), map(str, action.choices))

@@ -237,8 +237,8 @@ def acts_after(strategy: Entry) -> bool:
 
 
 def without_after(catalogue: Catalogue, method: str | MethodText) -> str | None:
-    """A method's text without what acts after training, as `ogm` of `ogm+refit`; None where nothing is left, or where the rest of
-    a recipe has no name."""
+    """The method without its parts that act after training, e.g. `ogm` for `ogm+refit`. None if nothing is left, or if the rest
+    of a recipe has no name."""
     text = parse_method(method) if isinstance(method, str) else method
     members = [_member(catalogue, part) for part in text.parts]
     kept = []

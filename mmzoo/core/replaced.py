@@ -34,7 +34,7 @@ _PLAIN |= {types.ModuleType, types.NoneType, str, int, bool, float, tuple, list,
 _UNUSED = {"torch.compile", "torch.nn.modules.module.Module.smart_apply"}
 #: the most names that are given
 MOST = 20
-#: what was found to be torch's own, by id. Kept alive here, so that an id goes on meaning the same object.
+#: torch's own functions and classes that were looked at before, by id. The reference keeps the id from being reused.
 _KNOWN: dict[int, Any] = {}
 
 

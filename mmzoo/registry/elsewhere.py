@@ -10,34 +10,23 @@ from collections.abc import Iterable, Mapping
 
 from mmzoo.errors import nearest
 
-#: package -> kind -> names and aliases. The strategies of these packages are called like their methods.
-PACKAGES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "mmzoo-dropout": {"methods": ("modality_dropout",)},
+#: package -> kind -> names and aliases, separated by spaces. The strategies of these packages are called like their methods.
+PACKAGES: Mapping[str, Mapping[str, str]] = {
+    "mmzoo-dropout": {"methods": "modality_dropout"},
     "mmzoo-heads": {
-        "methods": ("bilinear", "bottleneck", "cross_attention", "lmf", "low_rank", "mbt", "tensor_fusion", "tfn"),
-        "heads": ("bilinear", "bottleneck", "cross_attention", "low_rank", "tensor_fusion"),
+        "methods": "bilinear bottleneck cross_attention lmf low_rank mbt tensor_fusion tfn",
+        "heads": "bilinear bottleneck cross_attention low_rank tensor_fusion",
     },
     "mmzoo-later": {
-        "methods": (
-            *("amss", "amss_plus", "aug", "aug_released", "cml", "inforeg", "inforeg_released", "mmcosine", "mmpareto"),
-            *(
-                "modality_valuation",
-                "modality_valuation_level",
-                "opm",
-                "reconboost",
-                "reconboost_released",
-                "relearning",
-            ),
-        ),
-        "heads": ("mmcosine",),
+        "methods": "amss amss_plus aug aug_released cml inforeg inforeg_released mmcosine mmpareto modality_valuation "
+        "modality_valuation_level opm reconboost reconboost_released relearning",
+        "heads": "mmcosine",
     },
     "mmzoo-newer": {
-        "methods": (
-            *("amco", "arl", "arl_many", "arl_released", "bss", "bss_sampling", "cggm", "cggm_released", "dgl", "g2d"),
-            *("g2d_released", "igm", "mbsd", "mbsd_repaired", "mcr", "mcr_independent", "mlb", "remix"),
-        ),
+        "methods": "amco arl arl_many arl_released bss bss_sampling cggm cggm_released dgl g2d g2d_released igm mbsd "
+        "mbsd_repaired mcr mcr_independent mlb remix",
     },
-    "mmzoo-openmoji": {"datasets": ("emoji_pair", "openmoji")},
+    "mmzoo-openmoji": {"datasets": "emoji_pair openmoji"},
 }
 
 
@@ -70,4 +59,4 @@ def _likeness(given: str, name: str) -> float:
 def _places(kind: str) -> dict[str, str]:
     """Name -> package, of a kind."""
     kind = "methods" if kind == "strategies" else kind
-    return {name: package for package, kinds in PACKAGES.items() for name in kinds.get(kind, ())}
+    return {name: package for package, kinds in PACKAGES.items() for name in kinds.get(kind, "").split()}

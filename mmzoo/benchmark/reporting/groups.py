@@ -135,7 +135,7 @@ def fair_reference(group: Group, groups: Sequence[Group], strategy: str) -> Refe
     parts = _parts(group)
     trained = [p["strategy"] for p in parts[:-1]] or [
         "plain"
-    ]  # a part that acts after training alone follows plain training
+    ]  # a lone part that acts after training follows plain training
     if not finishes(group) or trained == [strategy]:
         return None if bare is None else Reference(bare)
     for other in groups:
@@ -260,19 +260,19 @@ def sampling_error(accuracy: float, n: int) -> float:
 
 
 def sample_note(tables: Mapping[str, Sequence[Group]]) -> list[str]:
-    """How many test samples each data set has, and what their choice alone may move, at its best accuracy; one line."""
+    """The number of test samples of each data set, and the standard error of its best accuracy; one line."""
     found = []
     for name, groups in tables.items():
         scored = [r["metrics"]["n_scored"] for g in groups for r in g.rows if r["status"] == "ok"]
         means = [g.spread(at("metrics", "acc")).mean for g in [g for g in groups if not g.alone] or groups]
         best = max((m for m in means if math.isfinite(m)), default=None)
         if scored and best is not None:
-            found.append(f"{name} {max(scored)} (± {100 * sampling_error(best, max(scored)):.1f} points)")
+            found.append(f"{name} {max(scored)} ({100 * sampling_error(best, max(scored)):.1f} points)")
     if not found:
         return []
     return [
-        f"Test samples, and the standard error that their number means at the best accuracy: {', '.join(found)}. It comes in "
-        "addition to the std over seeds."
+        f"Test samples (standard error of the best accuracy): {', '.join(found)}. This error comes in addition to the std over "
+        "seeds."
     ]
 
 

@@ -20,7 +20,6 @@ from mmzoo.benchmark.reporting.groups import (
     main_score,
     reference_notes,
     reference_of,
-    sample_note,
 )
 from mmzoo.benchmark.reporting.overview import PLAIN, by_dataset, places
 from mmzoo.benchmark.reporting.statistics import Spread, paired, spread
@@ -75,7 +74,7 @@ def _short(name: str, groups: Sequence[Group], floors: Sequence[Row]) -> Table:
         cells.append(Cell(_whole(group.spread(at("cost", "train_items")))))
         table.body.append([*cells, Cell(str(len(group.by_seed(main_score))))])
         table.notes += [f"{name}: {note}" for note in failures(group)] + cautions(group) + blind(group)
-    table.notes += delta_notes(groups, list(deltas.values())) + sample_note({name: groups})
+    table.notes += delta_notes(groups, list(deltas.values()))
     columns_of: dict[str, Callable[[Row], str]] = {heading: lambda row: DASH for heading in header[1:]}
     columns_of |= {METRICS[m]: lambda row, m=m: percent(spread([row["metrics"][m]])) for m in metrics}  # type: ignore[misc]
     table.body += floor_lines(floors, columns_of, DASH)

@@ -112,7 +112,7 @@ def refuse_outside(document: Document, path: Path) -> None:
 
 
 def note_columns(document: Document, path: Path) -> None:
-    """Note the columns that are not there in a manifest whose form is faulty otherwise, so that all is told at once."""
+    """Report missing columns too when the manifest has other faults, so that the user sees all of them at once."""
     data = document.data
     if not all(isinstance(data.get(key, "."), str) for key in ("table", "root")) or "table" not in data:
         return

@@ -53,7 +53,7 @@ def class_lines(listed: Listed, recipe: Recipe) -> tuple[str, list[str]]:
     """The classes of what is listed with their counts in a line, and what about them looks wrong."""
     try:
         counts = class_counts(listed, listed.items, with_meta_set(recipe))
-    except BadValue:  # too few for a split, which is told as an error
+    except BadValue:  # too few samples for a split: reported as an error elsewhere
         return "", []
     return listed_classes(listed.classes, counts), remarks(listed.classes, counts)
 
@@ -61,7 +61,7 @@ def class_lines(listed: Listed, recipe: Recipe) -> tuple[str, list[str]]:
 def size_lines(listed: Listed, recipe: Recipe) -> list[str]:
     """The sizes of the sets of each split with what they mean for a score, and how many samples have each modality."""
     found = []
-    with contextlib.suppress(BadValue):  # too few for a split, which is told as an error
+    with contextlib.suppress(BadValue):  # too few samples for a split: reported as an error elsewhere
         for split, parts in split_rows(listed, listed.items, with_meta_set(recipe)).items():
             n = {name: len(rows) for name, rows in parts.items()}
             of_split = f"split {split}: " if len(listed.split_sources) > 1 else ""

@@ -63,7 +63,7 @@ def test_means_deviations_and_differences_by_hand(row: Callable[..., Row]) -> No
     assert cells(scores, "concat")[scores.header.index("Δ ACC to plain")] == DASH
     assert cells(differences, "new minus concat")[1:] == [wanted, "2/3", "3"]
     assert line[-1] == "3" and any("below 0.25" in n for n in scores.notes)
-    assert any("500 (± 2.0 points)" in n for n in scores.notes)
+    assert any("500 (2.0 points)" in n for n in scores.notes)
 
 
 def test_seeds_are_paired_and_never_mixed(row: Callable[..., Row]) -> None:
