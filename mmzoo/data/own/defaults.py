@@ -27,7 +27,7 @@ BATCHES = ((0, 16), (500, 32), (5_000, 64), (50_000, 128))
 LARGEST_SIDE = 128
 _VECTOR: Mapping[str, Any] = {"hidden": [256], "width": 64, "dropout": 0.5, "skip": True}
 _SERIES: Mapping[str, Any] = {"dropout": 0.5, "pieces": 16}
-#: beside a picture the vectors of words are too slow: training loss is gone before they have learned
+#: beside an image, word vectors at the usual rate learn too slowly: the image fits the training labels first
 _TEXT: Mapping[str, Any] = {"lr_scale": 3.0}
 _PICTURE: Mapping[str, Any] = {"dropout": 0.5}
 _TRAINING: Mapping[str, Any] = {"optimizer": "adam", "lr": 0.001, "weight_decay": 0.0001, "schedule": "cosine"}
