@@ -159,7 +159,9 @@ def test_a_difference_over_fewer_data_sets_than_others_says_so(row: Callable[...
     assert cells(table, "control")["Δ plain"] == "+10.0 (1 data set)"
     assert any("rests on fewer of them" in n for n in table.notes)
     fewer = [row("control", 0, 0.6, "b"), row("new", 1, 0.8, "b"), row("concat", 1, 0.5, "b")]
-    both = overview_table(make_overview([r for r in [*rows, *fewer] if (r["label"], r["dataset"]) != ("new", "a")], ROLES))
+    both = overview_table(
+        make_overview([r for r in [*rows, *fewer] if (r["label"], r["dataset"]) != ("new", "a")], ROLES)
+    )
     assert cells(both, "new")["Δ control"] == "+20.0 (1 seed)"
 
 
