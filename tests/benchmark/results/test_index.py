@@ -2,103 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
-import random
 import shutil
-import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.indexed_rows import SEEDS, Count, plainly, row_file, the_index, with_seed
 from helpers.result_files import rewrite
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmzoo.benchmark.results import index, store
+from mmzoo.benchmark.results import index
 from mmzoo.benchmark.results.sharing import shared_rows
 from mmzoo.benchmark.results.store import Store
-from mmzoo.config.spec import RunSpec
 from mmzoo.errors import CorruptFile
-
-Count = Callable[[], int]
-SEEDS = 4
-
-
-def with_seed(row: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The row of another seed of the same configuration."""
-    other = copy.deepcopy(row)
-    other["seed"] = other["spec"]["seed"] = seed
-    other["run_id"] = RunSpec.from_dict(other["spec"]).run_id
-    return other
-
-
-def plainly(found: Store) -> list[dict[str, Any]]:
-    """The rows as their files have them."""
-    rows = []
-    for run_id in found.run_ids():
-        try:
-            rows.append(found.row(run_id))
-        except CorruptFile:
-            continue
-    return [row for row in rows if row is not None]
-
-
-def row_file(found: Store, run_id: str) -> Path:
-    return found.folder(run_id) / "result.json"
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """MMZOO_HOME of one test, in which any number of rows that were just written is kept."""
-    folder = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("MMZOO_HOME", str(folder))
-    monkeypatch.setattr(index, "LEAST", 1)
-    monkeypatch.setattr(index, "SHARE", 0.0)
-    monkeypatch.setattr(index, "SETTLED", -10.0)
-    return folder
-
-
-@pytest.fixture
-def many(copied: Path) -> Store:
-    """A few seeds of a few configurations."""
-    found = Store(copied)
-    for row in found.rows()[0]:
-        for seed in range(1, SEEDS):
-            other = with_seed(row, seed)
-            found.write(other)
-            for name in ("history.jsonl", "predictions.npz"):
-                if (found.folder(row["run_id"]) / name).exists():
-                    shutil.copy(found.folder(row["run_id"]) / name, found.folder(other["run_id"]) / name)
-    shutil.rmtree(index.home() / "rows")
-    return found
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Count:
-    """How many rows were read from their files since it was last asked."""
-    paths: list[Path] = []
-    real = store.read_sealed
-
-    def counted(path: Path) -> Any:
-        paths.append(path)
-        return real(path)
-
-    monkeypatch.setattr(store, "read_sealed", counted)
-
-    def since() -> int:
-        n = len(paths)
-        paths.clear()
-        return n
-
-    return since
-
-
-def the_index(home: Path) -> Path:
-    (found,) = (home / "rows").glob("*.sqlite")
-    return found
 
 
 # ---------------------------------------------------------------------------------------------- use
@@ -235,127 +155,6 @@ def test_two_runs_that_changed_places_are_named(many: Store) -> None:
     assert len(many.rows()[1]) == 2
 
 
-# ---------------------------------------------------------------------------------------------- an index of no use
-def test_one_of_another_version_is_made_anew(many: Store, reads: Count, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, _ = many.rows()
-    monkeypatch.setattr(index, "__version__", "99.0")
-    reads()
-    assert many.rows()[0] == rows and reads() == len(rows)
-    assert many.rows()[0] == rows and reads() == 0
-
-
-def test_one_of_other_code_is_made_anew(many: Store, reads: Count, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, _ = many.rows()
-    monkeypatch.setattr(index, "_code", lambda: "other code")
-    reads()
-    assert many.rows()[0] == rows and reads() == len(rows)
-
-
-def test_one_that_others_may_write_is_not_believed(many: Store, reads: Count, home: Path) -> None:
-    rows, _ = many.rows()
-    the_index(home).chmod(0o666)
-    reads()
-    assert many.rows()[0] == rows and reads() == len(rows)
-    assert the_index(home).stat().st_mode & 0o077 == 0
-
-
-def test_a_link_in_its_place_is_not_believed(many: Store, reads: Count, home: Path) -> None:
-    rows, _ = many.rows()
-    path = the_index(home)
-    path.rename(home / "elsewhere")
-    path.symlink_to(home / "elsewhere")
-    reads()
-    assert many.rows()[0] == rows and reads() == len(rows) and not path.is_symlink()
-
-
-def damaged(path: Path) -> Iterator[bytes]:
-    whole = path.read_bytes()
-    yield b""
-    yield b"no database at all" * 1000
-    yield whole[: len(whole) // 2]
-    yield whole[:100]
-    yield whole[:4096] + bytes(len(whole) - 4096)
-    rng = random.Random(0)
-    for _ in range(25):
-        spoiled = bytearray(whole)
-        for _ in range(rng.choice((1, 20, 400))):
-            spoiled[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
-        yield bytes(spoiled)
-
-
-def test_a_damaged_one_changes_no_row_and_is_made_anew(many: Store, home: Path, reads: Count) -> None:
-    rows, _ = many.rows()
-    path = the_index(home)
-    for spoiled in damaged(path):
-        path.write_bytes(spoiled)
-        assert many.rows() == (rows, []) and shared_rows(many, []) != []
-        for _ in range(2):  # what was damaged beyond reading is removed first
-            many.rows()
-        reads()
-        assert many.rows() == (rows, []) and reads() == 0
-
-
-def test_a_database_of_another_kind_is_made_anew(many: Store, home: Path, reads: Count) -> None:
-    rows, _ = many.rows()
-    path = the_index(home)
-    facts = sqlite3.connect(path).execute("SELECT facts FROM about").fetchone()[0]
-    for about in ([], [(facts, "many")], [(facts, 3)]):
-        path.unlink()
-        with sqlite3.connect(path) as other:
-            other.execute("CREATE TABLE about (facts TEXT, rows INTEGER)")
-            other.executemany("INSERT INTO about VALUES (?, ?)", about)
-        other.close()
-        path.chmod(0o600)
-        for _ in range(3):
-            assert many.rows() == (rows, [])
-        reads()
-        assert many.rows() == (rows, []) and reads() == 0
-
-
-def test_a_row_of_it_with_other_numbers_is_read_from_its_file(many: Store, home: Path) -> None:
-    rows, _ = many.rows()
-    with sqlite3.connect(the_index(home)) as kept:
-        kept.execute("UPDATE rows SET floats = zeroblob(length(floats))")
-    kept.close()
-    assert many.rows() == (rows, [])
-    with sqlite3.connect(the_index(home)) as kept:
-        kept.execute("UPDATE shapes SET text = replace(text, 'acc', 'map')")
-    kept.close()
-    assert many.rows() == (rows, [])
-
-
-@pytest.mark.parametrize("kind", ["a file", "below a file", "a folder in its place"])
-def test_a_home_that_cannot_be_written_to_changes_nothing(
-    many: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
-) -> None:
-    rows = plainly(many)
-    (tmp_path / "file").write_text("")
-    if kind == "a folder in its place":
-        many.rows()
-        path = the_index(index.home())
-        path.unlink()
-        path.mkdir()
-    else:
-        monkeypatch.setenv("MMZOO_HOME", str(tmp_path / ("file" if kind == "a file" else "file/deeper")))
-    for _ in range(2):
-        assert many.rows() == (rows, []) and shared_rows(many, []) != []
-
-
-def test_a_python_without_sqlite_changes_nothing(many: Store, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(index, "sqlite3", None)
-    assert many.rows() == (plainly(many), []) and not (home / "rows").exists()
-
-
-def test_the_newest_are_kept(many: Store, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(index, "MOST", 2)
-    rows, _ = many.rows()
-    for name in ("one", "two", "three"):
-        other = Store(many.root.with_name(name))
-        other.write(rows[0])
-        other.rows()
-    assert len(list((home / "rows").iterdir())) == 2
-
-
 # ---------------------------------------------------------------------------------------------- any sequence of changes
 KINDS = ("write", "edit", "edit and set back", "spoil", "delete", "fail", "copy over", "list", "short list")
 
@@ -363,7 +162,7 @@ KINDS = ("write", "edit", "edit and set back", "spoil", "delete", "fail", "copy 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5), st.integers(0, 3)), max_size=12))
 def test_rows_are_those_of_the_files_after_any_changes(
-    results: Path, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
+    results: Path, home: Path, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
 ) -> None:
     found = Store(tmp_path_factory.mktemp("any"))
     base = plainly(Store(results))
