@@ -1,11 +1,11 @@
 """How fast mmzoo is: measure, print tables, write JSON.
 
-    python -m benchmarks.speed                         # all but the peers, on two idle cores about 15 minutes
+    python -m benchmarks.speed                         # all but the peers, on two idle cores about 25 minutes
     python -m benchmarks.speed --only steps,bench
     python -m benchmarks.speed --only peers --balance FOLDER   # a clone of GeWu-Lab/BalanceBenchmark; pip install lightning
 
 steps: a step of each method beside a bare loop (MLPs). large: two ResNet18 at CREMA-D's size. bench: where a bench's
-processor time goes. job: the README's main command as a whole. together: seeds as one batched model. growth: modalities, classes, batch, rows. peers: BalanceBenchmark and
+processor time goes, of the main job and of all methods. job: the README's main command as a whole. together: seeds as one batched model. growth: modalities, classes, batch, rows. peers: BalanceBenchmark and
 Lightning on the same batches.
 
 Times are processor time on one thread, so that other work on the machine hardly moves them. Sections that are not run keep
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--point", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--peer", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--profile", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--profile", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.point:
         from benchmarks.speed.growth import point
@@ -72,9 +72,9 @@ def main() -> None:
         print(json.dumps(one(*given.peer, given.pairs, given.balance)))
         return
     if given.profile:
-        from benchmarks.speed.bench import profile
+        from benchmarks.speed.bench import BENCHES, profile
 
-        print(json.dumps(profile("dynamic_gap_lb", ("ogm", "pmr"), range(3))))
+        print(json.dumps(profile(*BENCHES[given.profile]())))
         return
     wanted = given.only.split(",") if given.only else [s for s in SECTIONS if s != "peers"]
     if unknown := set(wanted) - set(SECTIONS):
@@ -88,18 +88,22 @@ def main() -> None:
 
 
 def _profiled(out: Path) -> list[dict[str, Any]]:
-    """The row of the bench; its functions go to main_job.txt."""
+    """The rows of the benches; the functions of the main job go to main_job.txt."""
+    from benchmarks.speed.bench import BENCHES
     from mmzoo.io.files import write_bytes
 
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.speed", "--profile"], stdout=subprocess.PIPE, text=True, check=True
-    )
-    row = json.loads(done.stdout.splitlines()[-1])
+    rows = []
+    for name in BENCHES:
+        command = [sys.executable, "-m", "benchmarks.speed", "--profile", name]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    functions, *_ = [found.pop("functions") for found in rows]
+    row = rows[0]
     lines = [f"{row['what']}: {row['runs']} runs, {row['seconds']} s of processor time; in or below, per cent", ""]
-    lines += [f"{share:5.1f}  {name}" for name, share in row.pop("functions").items()]
+    lines += [f"{share:5.1f}  {name}" for name, share in functions.items()]
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / "main_job.txt", "\n".join([*lines, ""]).encode())
-    return [row]
+    return rows
 
 
 def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:

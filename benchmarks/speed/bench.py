@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,6 +36,21 @@ _OF = {at: part for part, functions in PARTS.items() for at in functions}
 
 #: functions that a profile lists
 MOST = 60
+
+
+def _main_job() -> tuple[str, Sequence[str], Sequence[int]]:
+    return "dynamic_gap_lb", ("ogm", "pmr"), range(3)
+
+
+def _all_methods() -> tuple[str, Sequence[str], Sequence[int]]:
+    import yaml
+
+    suite = yaml.safe_load((Path(__file__).parents[1] / "methods.yaml").read_text())
+    return suite["method"], suite["baselines"], range(5)
+
+
+#: name -> method, baselines and seeds of a bench on the bundled data
+BENCHES: dict[str, Callable[[], tuple[str, Sequence[str], Sequence[int]]]] = {"main": _main_job, "all": _all_methods}
 
 
 def _functions(frame: FrameType | None) -> set[str]:

@@ -3,8 +3,10 @@
 Two ResNet18, batches of 8: spectrograms of 257x299 and one frame of 224x224, generated, in memory. Each side trains by its
 own loop: BalanceBenchmark by `train_loop` of its trainers, Lightning by `Trainer.fit`, mmzoo by `Run.train_epoch`. The
 first epoch warms up, the second is timed. BalanceBenchmark does not run as it is published (commit 4c1482f): what
-`_balance` does to it, before it is asked for anything, are the three corrections without which nothing of it can be
-imported or called; its code is otherwise untouched, and none of it is part of this project.
+`_corrected` does to it, before it is asked for anything, are the three corrections without which nothing of it can be
+imported or called, and one each that PMR, MLA and the learned weight (LFM) need; its code is otherwise untouched, and
+none of it is part of this project. G-Blend estimates its weights anew in each epoch here, on both sides, from one epoch
+of each branch. The learned weight is updated once an epoch; that time is apart (`end_s`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 BATCH, CLASSES = 8, 6
@@ -26,8 +29,14 @@ BALANCE = {
     "ogm": ("OGM_trainer", "OGMTrainer", {"alpha": 0.3, "method": "OGM"}),
     "ogm_ge": ("OGM_trainer", "OGMTrainer", {"alpha": 0.3, "method": "OGM_GE"}),
     "agm": ("AGM_trainer", "AGMTrainer", {"alpha": 1.0}),
+    "pmr": ("PMR_trainer", "PMRTrainer", {"alpha": 0.6, "momentum_coef": 0.5, "eta": 0.01}),
+    "mla": ("MLA_trainer", "MLATrainer", {}),
+    "gblend": ("GBlending_trainer", "GBlendingTrainer", {"method": "online", "super_epoch": 1}),
+    "dynamic_gap_lb": ("LFM_trainer", "LFMTrainer", {"alpha": {0: 0.95, 1: 0.05}, "method": "", "lr_alpha": 1e-4}),
 }
-OURS = ("concat", "ogm", "ogm_ge", "pmr", "agm", "agm_detached", "mla", "dynamic_gap_lb")
+OURS = ("concat", "ogm", "ogm_ge", "pmr", "agm", "agm_detached", "mla", "gblend", "dynamic_gap_lb")
+#: method -> settings under which an epoch holds what BalanceBenchmark's does
+SETTINGS = {"gblend": {"gblend.warmup": 1, "gblend.super_epoch": 1}}
 
 
 def _inputs(n: int) -> list[dict[str, Any]]:
@@ -44,10 +53,9 @@ def _inputs(n: int) -> list[dict[str, Any]]:
     ]
 
 
-def _balance(folder: Path, method: str, n: int) -> Callable[[], Any]:
-    """An epoch of one of its trainers."""
+def _corrected(folder: Path) -> Any:
+    """Its module of models, after the corrections without which it does not run on a CPU."""
     sys.path.insert(0, str(folder))
-    import lightning
     import lightning.fabric.utilities.types as types
     import torch
 
@@ -57,28 +65,63 @@ def _balance(folder: Path, method: str, n: int) -> Callable[[], Any]:
 
     sys.modules["models.avclassify_model"] = models  # a package prefix is missing in one import of its trainers
     sys.modules["models"] = sys.modules["balancemm.models"]
-    models.BaseClassifierModel.resnet = models.BaseClassifierModel.resnet_process  # called by a name it does not have
-    import importlib
+    base = models.BaseClassifierModel
+    base.resnet = base.resnet_process  # called by a name it does not have
+    base.Unimodality_Calculate = lambda self: self.unimodal_result  # PMR: the same
+    torch.nn.Module.cuda = lambda self, *_: self  # type: ignore[method-assign]  # LFM: a loss goes to a GPU, whatever there is
+    return models
 
-    module, trainer, settings = BALANCE[method]
-    kind = getattr(importlib.import_module(f"balancemm.trainer.{module}"), trainer)
+
+def _balance(folder: Path, method: str, n: int) -> Callable[[], Any]:
+    """An epoch of one of its trainers."""
+    models = _corrected(folder)
+    import importlib
+    import logging
+
+    import lightning
+    import torch
+
+    module_name, trainer, settings = BALANCE[method]
+    module = importlib.import_module(f"balancemm.trainer.{module_name}")
     encoders = {
         m: {"name": "ResNet18", "modality": m, "if_pretrain": False, "pretrain_path": ""} for m in ("audio", "visual")
     }
-    model = models.BaseClassifierModel(
-        {
-            "n_classes": CLASSES,
-            "fusion": "concat",
-            "encoders": encoders,
-            "device": " ",
-            "modality_size": {"audio": 512, "visual": 512},
-        }
-    ).train()
+    described = {
+        "n_classes": CLASSES,
+        "fusion": "shared" if method == "mla" else "concat",
+        "encoders": encoders,
+        "device": " ",
+        "modality_size": {"audio": 512, "visual": 512},
+    }
+    made = models.BaseClassifierMLAModel if method == "mla" else models.BaseClassifierModel
+    model = made(described).train()
     method_settings = {"modulation_starts": 0, "modulation_ends": 100, "modality": 2, **settings}
-    loop = kind(lightning.Fabric(accelerator="cpu", devices=1), method_settings, {})
+    more = [SimpleNamespace(model=described)] if method == "mla" else []
+    loop = getattr(module, trainer)(lightning.Fabric(accelerator="cpu", devices=1), method_settings, {}, *more)
+    if method == "mla":
+        loop.alpha = 0.5  # read after each step, never set
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    batches = [{**b, "visual": b["visual"][:, :, None]} for b in _inputs(n)]
-    return lambda: loop.train_loop(model, optimizer, batches)
+    batches = [{**b, "visual": b["visual"][:, :, None]} for b in _inputs(n + 1)]
+    train, val = batches[:-1], batches[-1:]
+    if method == "gblend":
+        copied = made(described).train()
+        trial = torch.optim.SGD(copied.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        fresh = trial.state_dict()
+
+        def blended() -> None:
+            log = logging.getLogger("gblend")
+            weights = loop.super_epoch_origin(model, copied, float("inf"), train, val, trial, log, fresh)
+            loop.train_loop(model, optimizer, train, weights=weights)
+
+        return blended
+    if method == "dynamic_gap_lb":
+
+        def learned() -> Callable[[], Any]:
+            loop.train_loop(model, optimizer, train)
+            return lambda: module.getAlpha_Learnable(1, val[0], model, loop.alpha, loop.lr_alpha)
+
+        return learned
+    return lambda: loop.train_loop(model, optimizer, train)
 
 
 def _lightning(method: str, n: int) -> Callable[[], Any]:
@@ -131,7 +174,7 @@ def _ours(method: str, n: int) -> Callable[[], Any]:
     from mmzoo.training.config import Training
 
     known = catalogue()
-    chosen = resolve_method(known, method, Settings(known, ()))
+    chosen = resolve_method(known, method, Settings(known, tuple(SETTINGS.get(method, {}).items())))
     head = known.get("heads", chosen.head).load()
     encoders = head.readout({"audio": ResNet18(1), "visual": ResNet18(3)}, **chosen.head_params)
     model = MultimodalModel(encoders, head({m: e.out_dim for m, e in encoders.items()}, CLASSES, **chosen.head_params))

@@ -183,6 +183,11 @@ class Difference:
     n_datasets: int
     alike: bool = True
 
+    @property
+    def basis(self) -> Basis:
+        """What it rests on."""
+        return Basis(self.spread.n, self.n_datasets)
+
 
 def difference_of(mine: Mapping[str, Group], found: Mapping[str, Sequence[Group]], strategy: str) -> Difference | None:
     """The difference of a method, by data set, to its reference of one strategy; None where there is nothing to compare with."""
@@ -218,10 +223,29 @@ UNLIKE_NOTE = (
 )
 
 
-def difference_text(text: str, n: int, most: int, *, alike: bool = True) -> str:
-    """A difference as tables show it: marked where its reference is not alike, and where fewer seeds than elsewhere are common."""
-    marked = text if alike else text + UNLIKE
-    return marked if n >= most else f"{marked} ({n} seed{'s' if n != 1 else ''})"
+@dataclass(frozen=True)
+class Basis:
+    """How many common seeds and data sets a difference rests on."""
+
+    seeds: int
+    datasets: int = 1
+
+    @classmethod
+    def most(cls, differences: Iterable[Basis]) -> Basis:
+        """The most seeds and the most data sets of any difference of a table."""
+        found = [(b.seeds, b.datasets) for b in differences]
+        return cls(*map(max, zip(*found))) if found else cls(0, 0)
+
+    def less_than(self, most: Basis) -> str:
+        """In which of the two a difference has less than others of its table, in words; empty if in none."""
+        there = ((self.datasets, most.datasets, "data set"), (self.seeds, most.seeds, "seed"))
+        return ", ".join(f"{n} {what}{'s' if n != 1 else ''}" for n, best, what in there if n < best)
+
+
+def difference_text(text: str, basis: Basis, most: Basis, *, alike: bool = True) -> str:
+    """A difference as tables show it: marked where its reference is not alike, and where it rests on less than others do."""
+    marked, less = text if alike else text + UNLIKE, basis.less_than(most)
+    return f"{marked} ({less})" if less else marked
 
 
 def reference_notes(groups: Iterable[Group], *, unlike: bool, fewer: bool) -> list[str]:
@@ -236,7 +260,10 @@ def reference_notes(groups: Iterable[Group], *, unlike: bool, fewer: bool) -> li
     return [*notes, FEWER_NOTE] if fewer else notes
 
 
-FEWER_NOTE = "A difference with a number of seeds behind it rests on fewer common seeds than the others of its table."
+FEWER_NOTE = (
+    "A difference followed by a number of seeds or data sets rests on fewer of them, in common with its reference, than others of "
+    "its table."
+)
 
 
 def alone_of(modality: str, group: Group, groups: Sequence[Group]) -> Group | None:

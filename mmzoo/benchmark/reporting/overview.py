@@ -14,6 +14,7 @@ from typing import Any
 from mmzoo.benchmark.reporting.floors import floors_of
 from mmzoo.benchmark.reporting.groups import (
     METRICS,
+    Basis,
     Difference,
     Group,
     Row,
@@ -82,9 +83,9 @@ class Overview:
         return tuple(d for line in self.lines for d in (line.to_plain, line.to_control) if d is not None)
 
     @property
-    def most_seeds(self) -> int:
-        """The seeds of the difference that rests on the most."""
-        return max((d.spread.n for d in self.differences), default=0)
+    def most(self) -> Basis:
+        """The most seeds and data sets that a difference rests on."""
+        return Basis.most(d.basis for d in self.differences)
 
 
 def by_dataset(rows: Sequence[Row], bench: Mapping[str, Any]) -> dict[str, list[Group]]:
@@ -235,7 +236,7 @@ def overview_table(overview: Overview) -> Table:
             cells.append(Cell(percent(score.spread) if score else DASH, best=place == 1, second=place == 2))
         if several:
             cells.append(Cell(DASH if line.rank is None else f"{line.rank:.2f}"))
-        cells += [Cell(_shown(d, overview.most_seeds)) for d in (line.to_plain, line.to_control)]
+        cells += [Cell(_shown(d, overview.most)) for d in (line.to_plain, line.to_control)]
         cells.append(Cell(DASH if line.cost is None else f"{line.cost:.2f}x"))
         table.body.append(cells)
     if overview.floors:
@@ -265,11 +266,11 @@ def _counted(overview: Overview, what: str) -> str:
     return f"test {what} in %, mean ± std, {n} data set{'s' if n != 1 else ''}, {seeds}"
 
 
-def _shown(difference: Difference | None, most: int) -> str:
+def _shown(difference: Difference | None, most: Basis) -> str:
     if difference is None:
         return DASH
     low, high = difference.interval
-    mean = difference_text(mean_text(difference), difference.spread.n, most, alike=difference.alike)
+    mean = difference_text(mean_text(difference), difference.basis, most, alike=difference.alike)
     return f"{mean} [{100 * low:+.1f}, {100 * high:+.1f}]" if math.isfinite(low) else mean
 
 
@@ -288,7 +289,7 @@ def _notes(overview: Overview) -> Sequence[str]:
         *reference_notes(
             [group for groups in overview.groups.values() for group in groups],
             unlike=any(not d.alike for d in overview.differences),
-            fewer=any(d.spread.n < overview.most_seeds for d in overview.differences),
+            fewer=any(d.basis.less_than(overview.most) for d in overview.differences),
         ),
     ]
     if any(math.isinf(d.interval[0]) for d in overview.differences):

@@ -11,6 +11,7 @@ from typing import Any
 from mmzoo.benchmark.reporting.floors import below_notes, floor_lines, floor_notes, floors_of
 from mmzoo.benchmark.reporting.groups import (
     METRICS,
+    Basis,
     Group,
     Row,
     at,
@@ -109,7 +110,7 @@ def delta_text(delta: Delta | None, most: int) -> str:
     """most: the seeds of the difference of the table that rests on the most."""
     if delta is None or not delta.spread.n:
         return DASH
-    return difference_text(percent(delta.spread, sign=True), delta.spread.n, most, alike=delta.alike)
+    return difference_text(percent(delta.spread, sign=True), Basis(delta.spread.n), Basis(most), alike=delta.alike)
 
 
 def delta_notes(groups: Sequence[Group], deltas: Sequence[Delta | None]) -> list[str]:

@@ -43,7 +43,7 @@ _OTHERS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row: the lines of the file that it stands on, from 1, and its cells without the blanks around them."""
 

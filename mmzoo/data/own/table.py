@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Table:
         """The items, the classes, and the faults by line. A row that is faulty as a whole gives no item; one with a modality
         that cannot be read has it as Faulty."""
         faults: list[Fault] = []
-        usable: list[tuple[str, Row, dict[str, Media], str]] = []
+        usable: list[tuple[str, str, dict[str, Media], str | None, str | None, str]] = []
         labels = {self._cell(row, self.wanted.label) for row in self.rows if row.first == row.last}
         placed = bool(self.wanted.split) and any(self._cell(row, self.wanted.split) for row in self.rows)
         for row in self.rows:
@@ -75,20 +76,11 @@ class Table:
             faults += [Fault("annotation", message, item_id, None, where) for message in whole]
             faults += [Fault(v.kind, v.message, item_id, m, where) for m, v in media.items() if isinstance(v, Faulty)]
             if not whole:
-                usable.append((item_id, row, media, where))
-        classes = self.known or sorted({self._cell(r, self.wanted.label) for _, r, _, _ in usable}, key=_natural)
+                label, group = sys.intern(self._cell(row, self.wanted.label)), self._cell(row, self.wanted.group)
+                usable.append((item_id, label, media, SIDES[self._side(row)] or None, group or None, where))
+        classes = self.known or sorted({label for _, label, *_ in usable}, key=_natural)
         numbers = {name: i for i, name in enumerate(classes)}
-        items = [
-            Item(
-                item_id,
-                numbers[self._cell(row, self.wanted.label)],
-                media,
-                SIDES[self._side(row)] or None,
-                self._cell(row, self.wanted.group) or None,
-                where,
-            )
-            for item_id, row, media, where in usable
-        ]
+        items = [Item(name, numbers[label], *rest) for name, label, *rest in usable]  # type: ignore[arg-type]
         return items, classes, faults
 
     def sides(self) -> Counter[str]:

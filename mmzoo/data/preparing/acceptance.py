@@ -32,7 +32,8 @@ class Judge:
 
     def admitted(self, items: Sequence[Item]) -> list[Item]:
         """The items that are to be decoded: without those that are known to be faulty and to be dropped."""
-        self.listed = {i.id: frozenset(i.media) for i in items}
+        alike: dict[frozenset[str], frozenset[str]] = {}
+        self.listed = {i.id: alike.setdefault(own := frozenset(i.media), own) for i in items}
         self.refuse_errors(items)
         kept = self.kept(items)
         if not kept:

@@ -93,13 +93,20 @@ def list_all(source: Source, root: Path, recipe: Recipe, splits_dir: Path | None
             faults.setdefault((fault.kind, fault.item, fault.modality, fault.where, fault.message), fault)
     _check(source, items.values(), list(classes), faults.values())
     lookup = {s: {i.id: i for i in reversed(listing.items)} for s, listing in found.items()}
+    alike: dict[
+        tuple[str, ...], dict[str, str]
+    ] = {}  # one mapping for all samples with the same values: there may be millions
+
+    def by_split(values: list[str]) -> dict[str, str]:
+        return alike.setdefault(tuple(values), dict(zip(lookup, values)))
+
     return Listed(
         source.name,
         list(items.values()),
         list(classes),
         list(faults.values()),
-        {k: {s: _side(known.get(k)) for s, known in lookup.items()} for k in items},
-        {k: {s: (known[k].group or "") if k in known else "" for s, known in lookup.items()} for k in items},
+        {k: by_split([_side(known.get(k)) for known in lookup.values()]) for k in items},
+        {k: by_split([(known[k].group or "") if k in known else "" for known in lookup.values()]) for k in items},
         {s: listing.split_source for s, listing in found.items()},
         unavailable,
         list(dict.fromkeys(p for listing in found.values() for p in listing.sources)),

@@ -31,7 +31,7 @@ FAULTS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class File:
     """A media file, or a stretch of it: [start, end) in frames of the file, None for its beginning or end."""
 
@@ -40,14 +40,14 @@ class File:
     end: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Files:
     """Several files that make up one input in this order, e.g. the frames of a clip."""
 
     paths: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Text:
     """A text, or a pair of texts."""
 
@@ -55,14 +55,14 @@ class Text:
     pair: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Values:
     """A vector of numbers, given as they stand in a table."""
 
     values: tuple[float, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Faulty:
     """A modality whose content the annotations give wrongly. The sample is there all the same, so that a policy can keep it
     without this modality. kind, message: as of a Fault."""
@@ -74,7 +74,7 @@ class Faulty:
 Media = File | Files | Text | Values | Faulty
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One item as its publisher lists it.
 
@@ -92,7 +92,7 @@ class Item:
     where: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fault:
     """Something wrong with one item, or with a line that gives none. kind: a key of FAULTS. message: what was found and
     what to do, without the item's name. modality: None where it is about the item as a whole."""

@@ -147,9 +147,22 @@ def test_a_difference_of_fewer_seeds_than_others_says_so(row: Callable[..., Row]
     table = overview_table(make_overview(rows, ROLES))
     assert cells(table, "new")["Δ plain"] == "+30.0" and cells(table, "new")["Δ control"] == "+20.0 (1 seed)"
     assert cells(table, "control")["Δ plain"] == "+10.0 (1 seed)"
-    assert any("rests on fewer common seeds" in n for n in table.notes)
+    assert any("rests on fewer of them" in n for n in table.notes)
     (short,) = short_tables(rows, ROLES)
     assert cells(short, "control")["Δ plain"] == "+10.0 (1 seed)" and cells(short, "new")["Δ plain"] == "+30.0 ± 0.0"
+
+
+def test_a_difference_over_fewer_data_sets_than_others_says_so(row: Callable[..., Row]) -> None:
+    rows = [row(label, 0, acc, name) for name in "ab" for label, acc in (("new", 0.8), ("concat", 0.5))]
+    table = overview_table(make_overview([*rows, row("control", 0, 0.6, "b")], ROLES))
+    assert cells(table, "new")["Δ plain"] == "+30.0" and cells(table, "new")["Δ control"] == "+20.0 (1 data set)"
+    assert cells(table, "control")["Δ plain"] == "+10.0 (1 data set)"
+    assert any("rests on fewer of them" in n for n in table.notes)
+    fewer = [row("control", 0, 0.6, "b"), row("new", 1, 0.8, "b"), row("concat", 1, 0.5, "b")]
+    both = overview_table(
+        make_overview([r for r in [*rows, *fewer] if (r["label"], r["dataset"]) != ("new", "a")], ROLES)
+    )
+    assert cells(both, "new")["Δ control"] == "+20.0 (1 seed)"
 
 
 def test_the_overview_gives_the_test_samples_and_the_standard_error_of_their_choice(row: Callable[..., Row]) -> None:

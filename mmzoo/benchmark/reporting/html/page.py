@@ -20,6 +20,7 @@ from mmzoo.benchmark.reporting.figures.map_chart import phase_diagram
 from mmzoo.benchmark.reporting.figures.stress_chart import stress_chart, stress_records
 from mmzoo.benchmark.reporting.groups import (
     METRICS,
+    Basis,
     Difference,
     Group,
     Row,
@@ -210,21 +211,21 @@ def _board(overview: Overview, datasets: Mapping[str, Sequence[Group]]) -> list[
                     "runs": f"runs-{numbers[name]}-{_slug(line.label)}" if group else "",
                 }
             )
-        board.append({"line": line, "cells": cells, **_cells(line, overview.most_seeds)})
+        board.append({"line": line, "cells": cells, **_cells(line, overview.most)})
     return board
 
 
-def _cells(line: Line, most: int) -> dict[str, tuple[Any, str, str]]:
+def _cells(line: Line, most: Basis) -> dict[str, tuple[Any, str, str]]:
     """The differences of a line to plain training and to the control."""
     return {"plain": _cell(line.to_plain, most), "control": _cell(line.to_control, most)}
 
 
-def _cell(difference: Difference | None, most: int) -> tuple[Any, str, str]:
-    """Value to sort by, text, and interval of a difference. most: the seeds of the one that rests on the most."""
+def _cell(difference: Difference | None, most: Basis) -> tuple[Any, str, str]:
+    """Value to sort by, text, and interval of a difference. most: what the strongest of the table rests on."""
     if difference is None:
         return "", DASH, ""
     low, high = (100 * bound for bound in difference.interval)
-    text = difference_text(mean_text(difference), difference.spread.n, most, alike=difference.alike)
+    text = difference_text(mean_text(difference), difference.basis, most, alike=difference.alike)
     return 100 * difference.spread.mean, text, f"{low:+.1f} to {high:+.1f}" if abs(low) < 1e6 else ""
 
 
