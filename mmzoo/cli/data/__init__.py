@@ -50,6 +50,7 @@ def _add_prepare(add_parser: Callable[..., Any]) -> None:
         "is done.",
     )
     _add_name(parser, run_prepare)
+    parser.set_defaults(resumes="What is decoded is kept: the same command resumes.")
     _add_files(parser)
     parser.add_argument("--mini", action="store_true", help="the synthetic set below MMZOO_HOME (mmzoo data mini NAME)")
     parser.add_argument(
