@@ -31,6 +31,8 @@ _SERIES: Mapping[str, Any] = {"dropout": 0.5, "pieces": 16}
 _TEXT: Mapping[str, Any] = {"lr_scale": 3.0}
 _PICTURE: Mapping[str, Any] = {"dropout": 0.5}
 _TRAINING: Mapping[str, Any] = {"optimizer": "adam", "lr": 0.001, "weight_decay": 0.0001, "schedule": "cosine"}
+#: where plain SGD is chosen, whose steps grow with the gradient: on validation samples as good as Adam's 0.001
+_SGD_RATE = 0.02
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,13 @@ def steps_for(samples: float, batch: int) -> int:
 
 def training_for(samples: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """The training protocol for so many training samples. given: what the user has chosen of it."""
-    batch = given.get("batch_size", batch_for(samples))
-    return {**_TRAINING, "batch_size": batch, "epochs": epochs_for(samples, batch), **given}
+    batch, lr = given.get("batch_size", batch_for(samples)), rate_for(given.get("optimizer", _TRAINING["optimizer"]))
+    return {**_TRAINING, "lr": lr, "batch_size": batch, "epochs": epochs_for(samples, batch), **given}
+
+
+def rate_for(optimizer: str) -> float:
+    """The learning rate for an optimizer."""
+    return _SGD_RATE if optimizer == "sgd" else float(_TRAINING["lr"])
 
 
 def training_samples(items: int, sides: Mapping[str, int]) -> int:
