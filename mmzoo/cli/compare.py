@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmzoo.errors import BadValue
 
 if TYPE_CHECKING:
+    from mmzoo.benchmark.results.packing import Parts
     from mmzoo.errors import CorruptFile
 
 
@@ -44,13 +45,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def rows_of(folder: str, take: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row) -> list[dict[str, Any]]:
-    """The rows of a folder, or what is taken of each. Those that cannot be read are named on stderr. Raises BadValue where there are none."""
+def rows_of(
+    folder: str, take: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row, parts: Parts = "tables"
+) -> list[dict[str, Any]]:
+    """The rows of a folder, or what is taken of each. Those that cannot be read are named on stderr. Raises BadValue where there are
+    none. parts: how much of each row."""
     from mmzoo.benchmark.results.sharing import each_of
     from mmzoo.benchmark.results.store import Store
 
     errors: list[CorruptFile] = []
-    rows = each_of(Store(Path(folder)), errors, take)
+    rows = each_of(Store(Path(folder)), errors, take, parts=parts)
     for error in errors:
         print(f"mmzoo: {error}", file=sys.stderr)
     if not rows:

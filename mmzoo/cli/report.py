@@ -67,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _stream(store, arguments.folder)
     fmt = _format(arguments)
     errors: list[CorruptFile] = []
-    rows = list(store.each_row(errors)) if fmt in ("csv", "json") else shared_rows(store, errors)
+    short = fmt in ("auto", "md", "latex") and arguments.figures is None and not views
+    every = fmt in ("csv", "json")
+    rows = shared_rows(store, errors, "all" if every else "scores" if short else "tables")
     if not rows and not errors:
         where = arguments.folder
         raise BadValue(

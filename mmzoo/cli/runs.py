@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mmzoo.benchmark.reporting.tables import DASH, Cell, Table
     from mmzoo.benchmark.reporting.terminal import show
 
-    found = rows_of(arguments.folder, facts)
+    found = rows_of(arguments.folder, facts, "scores")
     found = [f for f in found if _wanted(f, arguments)]
     keys = {
         "dataset": lambda f: (f["dataset"], f["method"], f["seed"]),

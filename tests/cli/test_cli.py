@@ -69,6 +69,15 @@ def test_show_tells_all_of_a_name(mmzoo: Command) -> None:
     assert "preset low_label" in mmzoo("show", "mfeat").out
 
 
+def test_what_is_ours_after_a_paper_says_so_before_the_paper_s_address(mmzoo: Command) -> None:
+    shown = mmzoo("show", "methods/dynamic_gap").out
+    assert "ours, not the paper's: a constant weight" in shown and "\n  paper" not in shown
+    assert shown.index("ours, not the paper's") < shown.index("that paper at: https://")
+    (row,) = (line for line in mmzoo("list", "--markdown").out.splitlines() if line.startswith("| `dynamic_gap` "))
+    assert "| ours, after NeurIPS 2024 |" in row and "baseline" not in row
+    assert "\n  paper at: https://" in mmzoo("show", "methods/dynamic_gap_lb").out
+
+
 def test_every_entry_can_be_shown(mmzoo: Command) -> None:
     for kind, entries in json.loads(mmzoo("list", "--json").out).items():
         for entry in entries:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmzoo.benchmark.results.store import Store, unusable_plan
+from mmzoo.benchmark.results.index import reading
+from mmzoo.benchmark.results.store import Reader, Store, unusable_plan
 from mmzoo.config.spec import BenchSpec, Role, RunSpec
 from mmzoo.registry import Entry
 
@@ -134,18 +135,22 @@ class Plan:
             "refused": [vars(r) for r in self.refused],
         }
 
-    def rows(self, store: Store) -> list[dict[str, Any]]:
-        """The rows that are there, under the names that this plan has for them."""
-        named = [(store.row(p.spec.run_id), p) for p in self.runs]
+    def rows(self, store: Store, read: Reader | None = None) -> list[dict[str, Any]]:
+        """The rows that are there, under the names that this plan has for them. read: what gives a row, `store.row` by default."""
+        named = [((read or store.row)(p.spec.run_id), p) for p in self.runs]
         return [{**row, "label": p.label, "dataset": p.dataset} for row, p in named if row is not None]
 
 
 def to_do(plan: Plan, store: Store) -> list[Planned]:
     """The runs that the store does not have yet, teachers whose weights are wanted and gone among them."""
     ids = {p.spec.run_id: p for p in plan.runs}
-    missing = {
-        run_id for run_id, p in ids.items() if store.finished(run_id, weights=plan.bench.keeps, peers=p.peers) is None
-    }
+    keeps = plan.bench.keeps
+    with reading(store, "scores") as read:
+        missing = {
+            run_id
+            for run_id, p in ids.items()
+            if store.finished(run_id, weights=keeps, peers=p.peers, read=read) is None
+        }
     teachers = {t.spec.run_id for run_id in missing for t in ids[run_id].teachers}
     missing |= {run_id for run_id in teachers if store.finished(run_id, weights=True) is None}
     return [p for run_id, p in ids.items() if run_id in missing]

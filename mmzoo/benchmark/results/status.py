@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmzoo.benchmark.results.forms import FINAL
+from mmzoo.benchmark.results.index import reading
 from mmzoo.benchmark.results.leases import Held, read_claim
-from mmzoo.benchmark.results.store import Store
+from mmzoo.benchmark.results.store import Reader, Store
 from mmzoo.errors import MmzooError
 
 
 def states(store: Store) -> list[dict[str, Any]]:
     """A mapping a run: state (running, done, failed or waiting), run_id, dataset, label, seed, and what belongs to the
     state: owner, epoch, epochs and seconds; status and reason; seconds and finished."""
-    return [state for run_id in store.run_ids() if (state := _state(store, run_id)) is not None]
+    with reading(store, "scores") as read:
+        found = [_state(store, run_id, read) for run_id in store.run_ids()]
+    return [state for state in found if state is not None]
 
 
 def without_row(store: Store) -> tuple[list[dict[str, Any]], int]:
@@ -28,11 +31,11 @@ def unfinished_words(missing: int, planned: int) -> str:
     return f"unfinished: {missing} of {planned} planned run{'s' if planned != 1 else ''} {'have' if missing != 1 else 'has'} no row"
 
 
-def _state(store: Store, run_id: str) -> dict[str, Any] | None:
+def _state(store: Store, run_id: str, read: Reader) -> dict[str, Any] | None:
     held = read_claim(store.folder(run_id))
     alive = held if held is not None and held.alive else None
     try:
-        row = store.row(run_id)
+        row = read(run_id)
     except MmzooError as error:
         return {**_named(store, run_id), "state": "failed", "reason": str(error), "unreadable": True}
     if row is None or (alive and row["status"] not in FINAL):

@@ -6,9 +6,9 @@ import contextlib
 import datetime
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmzoo import __version__
 from mmzoo.benchmark.results.forms import FINAL, ID, SCHEMA, planned_fault, present_name, record_fault, row_fault
@@ -16,6 +16,12 @@ from mmzoo.errors import BadValue, CorruptFile, MmzooError, ResultsLost
 from mmzoo.io.files import append_text, write_bytes, write_json
 from mmzoo.io.json_file import NotJson, checksum_fault, read_json, read_sealed, unsealed, write_sealed
 
+if TYPE_CHECKING:
+    from mmzoo.benchmark.results.packing import Parts
+
+Row = dict[str, Any]
+#: gives the row of a run, None where there is none
+Reader = Callable[[str], Row | None]
 WEIGHTS = "weights.safetensors"
 STRATEGY_STATE = "strategy.pt"
 #: bytes that a folder of results must take before a bench begins
@@ -130,7 +136,7 @@ class Store:
             self.folder(run_id).mkdir(parents=True, exist_ok=True)
             append_text(self.folder(run_id) / "log.txt", lines)
 
-    def row(self, run_id: str) -> dict[str, Any] | None:
+    def row(self, run_id: str) -> Row | None:
         """The row of a run, None when there is none yet. Raises CorruptFile naming the file and the next step."""
         path = self.folder(run_id) / "result.json"
         try:
@@ -138,52 +144,58 @@ class Store:
         except FileNotFoundError:
             return None
         except NotADirectoryError:
-            raise BadValue(
-                f"{self.root} is not a folder of results: {self._obstacle()} is a file. Name another folder."
-            ) from None
-        except OSError as error:
-            raise _corrupt(path, error.strerror or str(error)) from None
-        except NotJson as error:
-            raise _corrupt(path, str(error)) from None
+            what = f"{self._obstacle()} is a file"
+            raise BadValue(f"{self.root} is not a folder of results: {what}. Name another folder.") from None
+        except (OSError, NotJson) as error:
+            raise _corrupt(path, str(getattr(error, "strerror", None) or error)) from None
         if fault := row_fault(row, run_id) or fault:
             raise _corrupt(path, fault)
         return unsealed(row) | {k: present_name(row[k]) for k in ("label", "method")}
 
-    def finished(self, run_id: str, *, weights: bool = False, peers: bool = False) -> dict[str, Any] | None:
+    def finished(
+        self,
+        run_id: str,
+        *,
+        weights: bool = False,
+        peers: bool = False,
+        read: Callable[[str], Row | None] | None = None,
+    ) -> Row | None:
         """The row of a run that need not be run again, else None. weights: a scored one must have left its weights too;
-        peers: and hold the scores of the peers' protocol."""
-        row = self.row(run_id)
+        peers: and hold the scores of the peers' protocol. read: what gives the row, `row` by default."""
+        row = (read or self.row)(run_id)
         if row is None or row["status"] not in FINAL:
             return None
-        if row["status"] == "refused" and row["environment"].get("mmzoo") != __version__:
-            return None
         if row["status"] != "ok":
-            return row
+            old = row["status"] == "refused" and row["environment"].get("mmzoo") != __version__
+            return None if old else row
         there = not weights or (self.folder(run_id) / WEIGHTS).is_file()
         return row if there and (not peers or "peers" in row["metrics"]) else None
 
     def stamp(self, run_id: str) -> int | None:
         """What changes whenever a row is written anew; None where there is none. Costs no reading."""
-        try:
+        with contextlib.suppress(OSError):
             return (self.folder(run_id) / "result.json").stat().st_mtime_ns
-        except OSError:
-            return None
+        return None
 
-    def rows(self) -> tuple[list[dict[str, Any]], list[CorruptFile]]:
-        """All rows by run_id, and an error for each that cannot be read."""
+    def rows(self) -> tuple[list[Row], list[CorruptFile]]:
+        """All rows by run_id, to be read only, and an error for each that cannot be read."""
         errors: list[CorruptFile] = []
         return list(self.each_row(errors)), errors
 
-    def each_row(self, errors: list[CorruptFile], most: int | None = None) -> Iterator[dict[str, Any]]:
-        """The rows by run_id, one at a time. errors: takes an error for each that cannot be read. most: of so many runs, any at all."""
-        for name in self.run_ids()[:most]:
-            try:
-                row = self.row(name)
-            except CorruptFile as error:
-                errors.append(error)
-                continue
-            if row is not None:
-                yield row
+    def each_row(self, errors: list[CorruptFile], most: int | None = None, parts: Parts = "all") -> Iterator[Row]:
+        """The rows by run_id, one at a time and to be read only. errors: takes an error for each that cannot be read. most: of so many
+        runs, any at all. parts: how much of each row. What was read before is not read again, see `mmzoo.benchmark.results.index`."""
+        from mmzoo.benchmark.results.index import reading
+
+        with reading(self, parts) as read:
+            for name in self.run_ids()[:most]:
+                try:
+                    row = read(name)
+                except CorruptFile as error:
+                    errors.append(error)
+                    continue
+                if row is not None:
+                    yield row
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Keep the row of a run. Raises MmzooError with the next step when the disk does not take it."""
@@ -210,7 +222,6 @@ class Store:
                 "folder can be written to again, the same command does the rest."
             ) from error
 
-    # ------------------------------------------------------------------ memory
     def micro_batch(self, data: str) -> int | None:
         """The micro-batch that memory leaves for a data set in this store; None where all has fitted so far."""
         try:

@@ -32,7 +32,7 @@ def recorded(missing: Sequence[Planned], store: Store) -> dict[str, float]:
     if not missing:
         return {}
     times: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for dataset, training, label, seconds in filter(None, each_of(store, [], _timed, MOST)):
+    for dataset, training, label, seconds in filter(None, each_of(store, [], _timed, MOST, "scores")):
         times.setdefault((dataset, training), {}).setdefault(label, []).append(seconds)
     like = {key: median([s for each in by_label.values() for s in each]) for key, by_label in times.items()}
     same = {(*key, label): median(each) for key, by_label in times.items() for label, each in by_label.items()}

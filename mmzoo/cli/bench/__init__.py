@@ -189,8 +189,11 @@ def _print_report(done: Finished, store: Store) -> None:
     """The tables of this benchmark's runs."""
     from mmzoo.benchmark.report import tables
     from mmzoo.benchmark.reporting.terminal import show
+    from mmzoo.benchmark.results.index import reading
 
-    if rows := done.plan.rows(store):
+    with reading(store, "tables" if done.plan.bench.stress else "scores") as read:
+        rows = done.plan.rows(store, read)
+    if rows:
         views = ["overview", "stress"] if done.plan.bench.stress else []
         show(tables(rows, done.plan.asked(), store, views), sys.stdout)
     print(f"A page with charts and every run: mmzoo report {store.root} -o report.html")

@@ -49,6 +49,7 @@ def test_more_samples_never_take_fewer_steps_and_what_is_given_wins() -> None:
         == training_for(1000, {})["lr"]
     )
     assert training_for(1000, {"optimizer": "sgd", "lr": 0.1})["lr"] == 0.1
+    assert training_for(1000, {})["choose_from"] == 0.75 and training_for(1000, {"choose_from": 0})["choose_from"] == 0
 
 
 @pytest.mark.parametrize("kind", [*(k for k in KINDS if k not in ("audio", "flow", "category")), "spectrogram"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 from mmzoo.benchmark.reporting.html.page import render_page
+from mmzoo.benchmark.results.sharing import shared_rows
 from mmzoo.benchmark.results.store import Store
 from mmzoo.errors import BadValue, MmzooError
 
@@ -35,7 +36,7 @@ class LiveReport:
         with self._lock:
             if (stamp := self.stamp()) != self._stamp:
                 store = Store(self._root)
-                rows, _ = store.rows()
+                rows = shared_rows(store, [])
                 self._page = render_page(rows, store.bench(), store, live=stamp) if rows else _waiting(stamp)
                 self._stamp = stamp
             return self._page
