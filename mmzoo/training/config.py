@@ -37,6 +37,7 @@ class Training:
         weight_decay: weight decay of all parameters.
         batch_size: samples per step, over all processes.
         epochs: number of epochs.
+        choose_from: share of the epochs after which validation begins to choose one; 0: it chooses among all, 1: the last.
         schedule: "constant"; "step": times `gamma` every `step_size` epochs; "plateau": times `gamma` when the
             validation loss has not fallen for `patience` epochs; "cosine": to zero at the end.
         step_size: epochs between steps.
@@ -75,6 +76,7 @@ class Training:
     compile: bool = False
     fused: bool = False
     processes: int = 1
+    choose_from: float = 0.0
 
     def __post_init__(self) -> None:
         faults = list(_faults(self))
@@ -94,9 +96,14 @@ class Training:
         return dataclasses.replace(self, **{k: _coerced(k, v) for k, v in changes.items()})
 
     def as_dict(self) -> dict[str, Any]:
-        """All settings; numerical options only if they differ from the default, which keeps older run ids valid."""
+        """All settings; those of LEFT_OUT only if they differ from the default, which keeps older run ids valid."""
         given = {k: getattr(self, k) for k in FIELDS}
-        return {k: v for k, v in given.items() if k not in ENGINE or v != ENGINE[k]}
+        return {k: v for k, v in given.items() if k not in LEFT_OUT or v != LEFT_OUT[k]}
+
+    @property
+    def first_choice(self) -> int:
+        """The first epoch, from 0, that validation may choose."""
+        return min(math.floor(self.choose_from * self.epochs), self.epochs - 1)
 
 
 def bent(training: Training) -> list[str]:
@@ -130,6 +137,8 @@ FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in dataclasses.fields(Tra
 
 #: how the numbers are computed, and what is usual
 ENGINE: Mapping[str, Any] = {"precision": "fp32", "tf32": False, "compile": False, "fused": False, "processes": 1}
+#: what a run's spec has only where it is another than this
+LEFT_OUT: Mapping[str, Any] = {**ENGINE, "choose_from": 0.0}
 
 
 #: what means something only with some values of another: name -> that other, and those values
@@ -189,3 +198,5 @@ def _faults(t: Training) -> Any:
     for name in ("momentum", "weight_decay", "patience", "warmup_epochs"):
         if not getattr(t, name) >= 0:
             yield f"{name} must not be negative, not {short(getattr(t, name))}"
+    if not 0 <= t.choose_from <= 1:
+        yield f"choose_from must be a share of the epochs from 0 to 1, not {short(t.choose_from)}"

@@ -75,6 +75,8 @@ def fit(
 ) -> Selection:
     """Train to the end, select the epoch on validation, and let the strategy finish (`Strategy.finish`).
 
+    The epochs before `Training.choose_from` are no candidates.
+
     Args:
         run: The run. One that was stopped before its first epoch is scored as it stands, as epoch -1.
         holdout: Gives the validation batches, which the run never sees. None: there are none, and a schedule that watches their loss
@@ -103,7 +105,8 @@ def fit(
     while run.epoch < run.n_epochs and not run.stopped:
         with _divergence_named(run):
             run.train_epoch()
-        on_epoch(_end_epoch(run, None if holdout is None else scored, offer if choose else None), selection)
+        candidate = choose and run.epoch >= run.training.first_choice
+        on_epoch(_end_epoch(run, None if holdout is None else scored, offer if candidate else None), selection)
     if not choose:
         selection.offer(run.epoch - 1, 0.0, 0.0, run)
     elif not selection.weights:

@@ -16,6 +16,7 @@ from mmzoo.benchmark.execution.runner import run_one
 from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.benchmark.planning.planned import Plan
 from mmzoo.benchmark.report import VIEWS, tables
+from mmzoo.benchmark.reporting.groups import selection_note
 from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.store import Store
 from mmzoo.config.spec import BenchSpec, RunSpec
@@ -91,6 +92,18 @@ def test_what_chooses_on_holdout_is_refused(plan: MakePlan, catalogue: Catalogue
     for given in ({"tune": 2}, {"floor": True}):
         with pytest.raises(BadValue, match="on holdout, and --selection last trains on it"):
             make_plan(BenchSpec("ogm", selection="last", **given), catalogue)  # type: ignore[arg-type]
+    for key in ("train.choose_from", "mfeat.train.choose_from"):
+        with pytest.raises(BadValue, match="selection last has none"):
+            BenchSpec("ogm", selection="last", settings=((key, 0.5),))
+    assert BenchSpec("ogm", selection="holdout", settings=(("train.choose_from", 0.5),)).settings
+
+
+def test_tables_say_which_epochs_were_no_candidates(plan: MakePlan, catalogue: Catalogue, tmp_path: Path) -> None:
+    row = run_one(plan("concat", settings=(("train.choose_from", 0.5),)).runs[0], catalogue, Store(tmp_path))
+    assert row["metrics"]["selected_epoch"] >= row["spec"]["training"]["epochs"] // 2
+    assert not any("last tenth" in words for words in row["still_improving"])
+    assert "Epochs of the first 50 % of training are not selected." in selection_note([row])
+    assert "are not selected" not in selection_note([{**row, "spec": {**row["spec"], "training": {}}}])
 
 
 def test_tables_mark_it_and_nothing_is_compared_across(plan: MakePlan, catalogue: Catalogue, tmp_path: Path) -> None:

@@ -71,6 +71,15 @@ def test_training_is_searched_for_all_alike_and_what_is_chosen_stays(plan: MakeP
     assert space(plan, catalogue, "channel") == training | {"head.ratio"}
 
 
+@pytest.mark.parametrize(
+    "method", [e.name for e in BUILT_INS.entries("methods") if e.extra["strategy"] == "dynamic_gap"]
+)
+def test_a_method_of_a_paper_is_not_tuned_into_the_control(plan: MakePlan, catalogue: Catalogue, method: str) -> None:
+    """The paper has no loss of each modality, which is the control's: with it a tuned row would be both."""
+    assert "0.unimodal" not in space(plan, catalogue, method)
+    assert plan(method, settings=((f"{method}.unimodal", 0.5),)).runs[0].spec.parts[0].params["unimodal"] == 0.5
+
+
 def test_values_go_where_their_keys_say(plan: MakePlan) -> None:
     spec = plan("ogm+pmr@sum").runs[0].spec
     other = with_values(spec, {"train.lr": 0.5, "1.alpha": 2.0})

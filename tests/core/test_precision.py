@@ -25,7 +25,7 @@ from mmzoo.testing import SPECS
 from mmzoo.testing.harness.observing import difference, weights
 from mmzoo.testing.harness.reads import Reads
 from mmzoo.testing.harness.tasks import CoupledConcat, build_model, build_run, make_task, train
-from mmzoo.training.config import ENGINE
+from mmzoo.training.config import LEFT_OUT
 from mmzoo.training.optim import build_optimizer
 
 
@@ -35,15 +35,15 @@ def spec(training: Training) -> RunSpec:
 
 def test_the_usual_does_not_enter_the_run_id_and_anything_else_does() -> None:
     usual = spec(Training())
-    assert not set(ENGINE) & set(usual.as_dict()["training"])
+    assert not set(LEFT_OUT) & set(usual.as_dict()["training"])
     ids = {usual.run_id}
-    for changed in ({"precision": "bf16"}, {"tf32": True}, {"compile": True}, {"fused": True}):
+    for changed in ({"precision": "bf16"}, {"tf32": True}, {"compile": True}, {"fused": True}, {"choose_from": 0.5}):
         other = spec(Training().replace(**changed))
         assert other.as_dict()["training"] == {**usual.as_dict()["training"], **changed}
         assert RunSpec.from_dict(other.as_dict()) == other
         ids.add(other.run_id)
-    assert len(ids) == 5
-    assert {f.name: f.default for f in dataclasses.fields(Training) if f.name in ENGINE} == ENGINE
+    assert len(ids) == 6
+    assert {f.name: f.default for f in dataclasses.fields(Training) if f.name in LEFT_OUT} == LEFT_OUT
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,14 @@ def ends(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def still_improving(history: Sequence[Mapping[str, Any]], chosen: int | None, n_epochs: int) -> list[str]:
-    """chosen: None where no epoch is chosen. Why more epochs may have helped a run, in words; nothing where neither the choice of the epoch nor the training loss
-    says so. A loss is flat where its mean over the last tenth of the epochs is within FLAT of the tenth before."""
+    """Why more epochs may have helped a run, in words; nothing where neither the choice of the epoch nor the training loss
+    says so. A loss is flat where its mean over the last tenth of the epochs is within FLAT of the tenth before.
+
+    Args:
+        history: the records of the epochs.
+        chosen: the chosen epoch; None where it is not chosen among all.
+        n_epochs: number of epochs.
+    """
     tail = math.ceil(n_epochs / 10)
     found = []
     if chosen is not None and chosen >= n_epochs - tail:

@@ -184,7 +184,9 @@ class Session(Watcher):
             **({"per_process": differs} if differs else {}),
             "warnings": dict(run.warnings),
             "still_improving": still_improving(
-                self.history, selection.epoch if spec.selection != "last" else None, run.n_epochs
+                self.history,
+                None if spec.selection == "last" or spec.training.choose_from else selection.epoch,
+                run.n_epochs,
             ),
             "record": ends(self.history),
             "cost": {"train_items": kit.train.n_seen, **size, **teachers.cost(run.cost)},

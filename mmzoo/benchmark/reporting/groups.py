@@ -314,6 +314,10 @@ def selection_note(rows: Sequence[Row]) -> str:
         "epoch. Not compared with runs under another selection."
     )
     found = [*([] if last and all(last) else [chosen]), *([final] if any(last) else [])]
+    if shares := sorted({f for r in rows if (f := r["spec"]["training"].get("choose_from")) and not is_floor(r)}):
+        found.append(
+            f"Epochs of the first {' or '.join(f'{100 * f:g}' for f in shares)} % of training are not selected."
+        )
     if any("peers" in r["metrics"] for r in rows):
         found.append(
             "--selection test: the test set was also scored after every epoch; --details shows how optimistic selecting on it "

@@ -42,6 +42,7 @@ def test_more_samples_never_take_fewer_steps_and_what_is_given_wins() -> None:
     assert [t.batch_size for t in found] == [16, 16, 32, 32, 64, 64, 128, 128]
     assert training_for(1000, {"lr": 0.5, "epochs": 3}).items() >= {"lr": 0.5, "epochs": 3}.items()
     assert training_for(1000, {"batch_size": 1000})["epochs"] == EPOCHS[1]
+    assert training_for(1000, {})["choose_from"] == 0.75 and training_for(1000, {"choose_from": 0})["choose_from"] == 0
 
 
 @pytest.mark.parametrize("kind", [*(k for k in KINDS if k not in ("audio", "flow", "category")), "spectrogram"])
