@@ -52,6 +52,11 @@ class Trained:
     form: InputForm
     folder: Path
 
+    def __repr__(self) -> str:
+        metrics = self.row["metrics"]
+        score = f"{metrics['main_metric']} {100 * metrics[metrics['main_metric']]:.1f} %"
+        return f"Trained({self.row['label']} on {self.row['dataset']}, seed {self.row['seed']}, {score}, {str(self.folder)!r})"
+
     def predict(self, inputs: Mapping[str, Any], present: Tensor | Literal["all"] | None = None) -> Outputs:
         """Predict samples that are prepared as those of the training were, without a graph.
 

@@ -63,6 +63,15 @@ class _Parser(argparse.ArgumentParser):
             self._near(f"no {what} {short(value)}.", str(value), map(str, action.choices))
         super()._check_value(action, value)
 
+    def error(self, message: str) -> NoReturn:
+        """Exit for a wrong value: one line, which names the option and says what it takes."""
+        option, wrong, given = message.partition(": invalid int value: ")
+        if wrong:
+            message = f"{option}: takes a whole number, not {given}"
+        elif not message.startswith("argument "):
+            super().error(message)
+        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}. See: {self.prog} --help\n")
+
     def _meant(self, given: Sequence[str]) -> _Parser:
         """The parser of the command that the words name."""
         parser = self
