@@ -250,7 +250,7 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
         table.notes.append(
             "branch: the logits of one modality inside the joint model; the last column gives their source (exact: computed "
             "by the head; slice: its part of the joint classifier; ablated: the other features set to zero). probe: a "
-            "linear classifier on the frozen encoder. unimodal: the modality trained by itself, on all samples. A low "
+            "linear classifier on the frozen encoder. unimodal: the modality trained by itself. All three are scored on the test samples that have the modality. A low "
             "branch score with a high probe means that the head neglects the branch; a low probe means that the encoder is "
             "under-trained."
         )

@@ -55,28 +55,43 @@ def below_notes(groups: Sequence[Group], floors: Sequence[Row]) -> list[str]:
         short = main_score(floor) - reached.mean
         if short <= 0:
             continue
-        its_floor, longer = f"{floor['label']}: {100 * main_score(floor):.1f}", _longer(group)
+        why = _too_short(group)
+        advice = f"Train longer first (--epochs {longer(groups)}): {', and '.join(why)}." if why else ""
+        its_floor = f"{floor['label']}: {100 * main_score(floor):.1f}"
         if short <= sampling_error(reached.mean, floor["metrics"]["n_scored"]):
             said = f"level with its floor ({its_floor}; {100 * short:.1f} points are within the sampling error of the test set)."
-            notes.append(f"{group.label} is {said} {longer}".rstrip())
+            notes.append(f"{group.label} is {said} {advice}".rstrip())
         else:
             said = f"BELOW ITS FLOOR by {100 * short:.1f} points ({its_floor})."
-            notes.append(f"{group.label} is {said} {longer or _cure(group)}")
+            notes.append(f"{group.label} is {said} {advice or _cure(group)}")
     return notes
 
 
-def _longer(group: Group) -> str:
-    """The advice to train longer, where training was short; else nothing."""
-    t, why = group.rows[0]["spec"]["training"], []
-    each = steps_for(group.spread(at("cost", "train_items")).mean, t["batch_size"])
-    epochs = t["epochs"]
+def longer(groups: Sequence[Group]) -> int:
+    """Epochs to train for, where that may help any of the groups: one number for a table, so that its rows stay comparable."""
+    return max((_wanted(g) for g in groups if g.spread(main_score).n and _too_short(g)), default=0)
+
+
+def _wanted(group: Group) -> int:
+    """Twice the epochs where a run was still improving, and at least those of LEAST_STEPS steps."""
+    epochs: int = group.rows[0]["spec"]["training"]["epochs"]
+    doubled = 2 * epochs if any(r.get("still_improving") for r in group.rows) else epochs
+    return max(doubled, math.ceil(LEAST_STEPS / _steps(group)))
+
+
+def _too_short(group: Group) -> list[str]:
+    """Why training was too short, in words; nothing where it was long enough."""
+    epochs, why = group.rows[0]["spec"]["training"]["epochs"], []
     if any(r.get("still_improving") for r in group.rows):
         why.append("it was still improving")
-        epochs = 2 * t["epochs"]
-    if each * t["epochs"] < LEAST_STEPS:
-        why.append(f"it took {each * t['epochs']:,} steps, fewer than {LEAST_STEPS:,}")
-        epochs = max(epochs, math.ceil(LEAST_STEPS / each))
-    return f"Train longer first (--epochs {epochs}): {', and '.join(why)}." if why else ""
+    if _steps(group) * epochs < LEAST_STEPS:
+        why.append(f"it took {_steps(group) * epochs:,} steps, fewer than {LEAST_STEPS:,}")
+    return why
+
+
+def _steps(group: Group) -> int:
+    """Optimizer steps of an epoch."""
+    return steps_for(group.spread(at("cost", "train_items")).mean, group.rows[0]["spec"]["training"]["batch_size"])
 
 
 def _cure(group: Group) -> str:

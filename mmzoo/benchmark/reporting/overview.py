@@ -295,6 +295,8 @@ def _notes(overview: Overview) -> Sequence[str]:
     if any(math.isinf(d.interval[0]) for d in overview.differences):
         notes.append(NO_INTERVAL)
     notes += sample_note(overview.groups)
+    if made := [name for name, groups in overview.groups.items() if any("bayes" in r for g in groups for r in g.rows)]:
+        notes.append(f"{', '.join(made)}: synthetic data made by mmzoo, not the published data.")
     if overview.critical is not None:
         notes.append(
             f"Mean ranks less than {overview.critical:.2f} apart do not differ significantly (Nemenyi's critical difference "

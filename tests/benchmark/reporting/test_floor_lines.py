@@ -74,7 +74,19 @@ def test_a_row_that_was_still_improving_is_marked_under_its_table(rows: list[dic
     for row in late:
         row["still_improving"] = ["the chosen epoch is among the last tenth"] if row["label"] == "concat" else []
     (table,) = short_tables(late, {"methods": {}, "refused": []})
-    assert any("Still improving when training ended: concat (1 of 1: the chosen epoch" in n for n in table.notes)
+    (note,) = [n for n in table.notes if n.startswith("Still improving")]
+    assert "training ended: concat (the chosen epoch is among the last tenth). Train longer: --epochs" in note
+    more = []
+    for label in ("concat", "b", "c"):
+        one = copy.deepcopy(next(r for r in rows if r["label"] == "concat"))
+        one.update(label=label, run_id=label, config_id=label, still_improving=["the loss falls"])
+        one["spec"]["training"]["epochs"] += len(more)
+        more.append(one)
+    (table,) = short_tables([*floors_of(rows, "cups"), *more], {"methods": {}, "refused": []})
+    advice = {int(n.split("--epochs ")[1].split(".")[0].split(")")[0]) for n in table.notes if "--epochs " in n}
+    assert len(advice) == 1 and min(advice) >= 2 * late[0]["spec"]["training"]["epochs"]  # one number for the table
+    (note,) = [n for n in table.notes if n.startswith("Still improving")]
+    assert note.count("the loss falls") == 2  # the others are only named
 
 
 def test_what_lies_below_is_said_with_a_cure(rows: list[dict[str, Any]]) -> None:
