@@ -54,4 +54,6 @@ def as_settings(values: Mapping[str, float], method: str, strategies: Sequence[s
             return f"{names[0]}.head.{rest}"
         return f"{names[int(owner)]}.{rest}" if owner.isdigit() and int(owner) < len(names) else key
 
-    return " ".join(f"{named(k)}={shown(v if isinstance(v, int) else float(f'{v:.4g}'))}" for k, v in sorted(values.items()))
+    return " ".join(
+        f"{named(k)}={shown(v if isinstance(v, int) else float(f'{v:.4g}'))}" for k, v in sorted(values.items())
+    )
