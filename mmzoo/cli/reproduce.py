@@ -22,7 +22,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "reproduce",
         help="reproduce the tables and figures of the paper, next to those printed numbers that have a source here",
         description="Runs what a table or figure of 'Facilitating Multimodal Classification via Dynamically Learning Modality "
-        "Gap' (NeurIPS 2024) needs, under its protocol, on prepared real data, else on synthetic stand-ins, and writes "
+        "Gap' (NeurIPS 2024) needs, under its protocol, on prepared real data, else on synthetic sets in their format, and writes "
         "the results next to the printed numbers that have a source here: 16 of the 152 of Table 1, none of Tables 2 and 5. "
         "Runs that are already in the output folder are not repeated.",
     )

@@ -39,7 +39,7 @@ def chooses_after(catalogue: Catalogue, method: Method) -> str | None:
     after = [p.strategy for p in method.parts if acts_after(catalogue.get("strategies", p.strategy))]
     if not after:
         return None
-    return f"{after[0]} chooses on holdout after training, and --selection last trains on it. Take --selection holdout."
+    return f"{after[0]} chooses on the validation set after training, and --selection last trains on it. Take --selection holdout."
 
 
 def _obstacles(catalogue: Catalogue, method: Method, n: int, training: Training, device: str) -> Iterator[str]:

@@ -183,7 +183,7 @@ def _reading(groups: Sequence[Group]) -> list[str]:
     counts = [len(g.by_seed(main_score)) for g in groups]
     notes = [
         f"{selection_note([r for g in groups for r in g.rows])} "
-        "samples: training samples. seconds: training time, holdout evaluation included. forwards, backwards: "
+        "samples: training samples. seconds: training time, validation included. forwards, backwards: "
         "whole-model passes over a batch. Δ: difference to plain training with the same head, budget and samples; "
         f"{DASH} where there is no such run."
     ]

@@ -17,10 +17,15 @@ def floors_of(rows: Sequence[Row], dataset: str) -> list[Row]:
     return sorted(found.values(), key=lambda r: (r["modality"] is None, r["modality"] or ""))
 
 
+def shown(floor: Row) -> str:
+    """How tables call a floor: `linear baseline: words`, or `linear baseline` for all modalities joined."""
+    return f"linear baseline: {floor['modality']}" if floor["modality"] else "linear baseline"
+
+
 def floor_lines(floors: Sequence[Row], columns: Mapping[str, Callable[[Row], str]], dash: str) -> list[list[Cell]]:
     """A line of the table for each floor. columns: every column -> its text for a row that has scores."""
     return [
-        [Cell(r["label"]), *(Cell(get(r) if r["status"] == "ok" else dash) for get in columns.values())] for r in floors
+        [Cell(shown(r)), *(Cell(get(r) if r["status"] == "ok" else dash) for get in columns.values())] for r in floors
     ]
 
 
@@ -28,15 +33,15 @@ def floor_notes(floors: Sequence[Row]) -> list[str]:
     """What the floors are, each with the penalty that the validation set chose."""
     if not floors:
         return []
-    notes = [f"{r['label']}: {r['status']}, {r['reason']}" for r in floors if r["status"] != "ok"]
+    notes = [f"{shown(r)}: {r['status']}, {r['reason']}" for r in floors if r["status"] != "ok"]
     said = [
-        f"{r['label']}: {'; '.join(dict.fromkeys(r['floor']['features'].values()))} (C = {r['floor']['strength']:g})"
+        f"{shown(r)}: {'; '.join(dict.fromkeys(r['floor']['features'].values()))} (C = {r['floor']['strength']:g})"
         for r in floors
         if r["status"] == "ok"
     ]
     if said:
         notes.append(
-            "Floors: logistic regression on fixed features of the same training samples, its penalty chosen on the "
+            "Linear baselines: logistic regression on fixed features of the same training samples, its penalty chosen on the "
             f"validation set. {'. '.join(said)}."
         )
     return notes
@@ -57,12 +62,12 @@ def below_notes(groups: Sequence[Group], floors: Sequence[Row]) -> list[str]:
             continue
         why = _too_short(group)
         advice = f"Train longer first (--epochs {longer(groups)}): {', and '.join(why)}." if why else ""
-        its_floor = f"{floor['label']}: {100 * main_score(floor):.1f}"
+        its_floor = f"{shown(floor)}: {100 * main_score(floor):.1f}"
         if short <= sampling_error(reached.mean, floor["metrics"]["n_scored"]):
-            said = f"level with its floor ({its_floor}; {100 * short:.1f} points are within the sampling error of the test set)."
+            said = f"level with its linear baseline ({its_floor}; {100 * short:.1f} points are within the sampling error of the test set)."
             notes.append(f"{group.label} is {said} {advice}".rstrip())
         else:
-            said = f"BELOW ITS FLOOR by {100 * short:.1f} points ({its_floor})."
+            said = f"BELOW ITS LINEAR BASELINE by {100 * short:.1f} points ({its_floor})."
             notes.append(f"{group.label} is {said} {advice or _cure(group)}")
     return notes
 

@@ -140,7 +140,7 @@ def tuning_line(plan: Plan, trials: int) -> str:
     """What tuning is about to do."""
     configs = {p.spec.config_id for p in plan.runs if p.role not in ("teacher", "floor")}
     return (
-        f"Tuning on holdout: {count(trials, 'trial')} for each of {count(len(configs), 'configuration')}, under a seed "
+        f"Tuning on the validation set: {count(trials, 'trial')} for each of {count(len(configs), 'configuration')}, under a seed "
         "that is not reported"
     )
 

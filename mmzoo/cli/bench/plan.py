@@ -20,7 +20,7 @@ TITLES = {
     "baseline": "baselines",
     "reference": "references",
     "teacher": "teachers",
-    "floor": "linear floors",
+    "floor": "linear baselines",
 }
 
 

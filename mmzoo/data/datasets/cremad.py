@@ -52,7 +52,7 @@ class CremaD(Source):
     splits: ClassVar = {
         "ogm": "OGM-GE's lists, 6,698 train and 744 test clips; random, all 91 actors are on both sides",
         "mla": "MLA's lists, also 6,698 and 744, of which only 71 test clips are OGM-GE's: not comparable with ogm",
-        "speaker": "by actors: 1001-1073 train, 1074-1082 holdout, 1083-1091 test; not comparable with published numbers",
+        "speaker": "by actors: 1001-1073 train, 1074-1082 validation, 1083-1091 test; not comparable with published numbers",
         "hash": "a hash of each clip's name decides, by actors; not comparable with published numbers",
     }
 

@@ -42,7 +42,7 @@ class Sarcasm(Source):
         "github.com/headacheboy/data-of-multimodal-sarcasm-detection, pictures by its links (no licence is stated; tweets are "
         "under the terms of X: research use)"
     )
-    splits: ClassVar = {"published": "the authors' train, validation (as holdout) and test files"}
+    splits: ClassVar = {"published": "the authors' train, validation and test files"}
 
     @classmethod
     def recipes(cls) -> Mapping[str, Recipe]:

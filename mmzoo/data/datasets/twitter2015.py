@@ -36,7 +36,7 @@ class Twitter2015(Source):
         "absa_data/twitter2015 of github.com/jefferyYu/TomBERT, pictures by its link (no licence is stated; tweets are under the "
         "terms of X: research use)"
     )
-    splits: ClassVar = {"published": "the authors' train, dev (as holdout) and test files"}
+    splits: ClassVar = {"published": "the authors' train, dev (validation) and test files"}
 
     @classmethod
     def recipes(cls) -> Mapping[str, Recipe]:
