@@ -49,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=DEFAULT_OUT,
         help=f"output folder for runs and documents (default: {DEFAULT_OUT})",
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, resumes="Finished runs are kept: the same command does the rest.")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -59,7 +59,9 @@ class Sarcasm(Source):
         for side, names in FILES.items():
             path = textfiles.first_file(places, names)
             if path is None:
-                raise BadValue(f"there is no {names[0]} in {places[0]} or {root}. Layout: {self.layout}.")
+                raise BadValue(
+                    f"there is no {names[0]} in {places[0]} or {root}. Layout: {self.layout}. Source: {self.obtain}"
+                )
             reading.sources.append(path)
             for where, line in textfiles.rows_of(path):
                 row = parsed(line, labels=1 if side == "train" else 2)
