@@ -1,8 +1,12 @@
-"""Spoken and written digits as a data set for studies: FSDD recordings paired with MNIST images.
+"""Spoken and written digits as a data set for studies: FSDD recordings paired with MNIST images of the same digit.
 
-FOLDER holds pairs.csv (recording, mnist_t10k_index, label, speaker, split), recordings/*.wav (8 kHz, mono) and the two
-MNIST test files t10k-*-ubyte.gz. It is not part of mmzoo and not redistributed; benchmarks that use it are skipped,
-with a word, where MMZOO_AVDIGITS does not name the folder.
+    python benchmarks/avdigits.py FOLDER       # writes FOLDER/pairs.csv and says whether it is the one that was used
+    MMZOO_AVDIGITS=FOLDER python benchmarks/which_first.py confirm --datasets avdigits
+
+FOLDER holds recordings/*.wav, the 3,000 recordings of the Free Spoken Digit Dataset (github.com/Jakobovski/
+free-spoken-digit-dataset, commit 26eb9aa; 8 kHz, mono), and the two files of the MNIST test set, t10k-*-ubyte.gz. They are
+not part of mmzoo and not redistributed; benchmarks that use them are skipped, with a word, where MMZOO_AVDIGITS does not
+name the folder. Voice and image of a pair share the digit and nothing else: nobody wrote what he said.
 """
 
 from __future__ import annotations
@@ -10,8 +14,11 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import os
+import sys
 import wave
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +27,10 @@ import torch
 
 from mmzoo.api import BadValue, DataModule
 from mmzoo.data.store.splits import hashed_split, split_hash
+from mmzoo.io.files import write_bytes
 
+#: sha256 of the pairs that every committed row of avdigits was made with
+PAIRS = "8e0611be5dec8eb5d377397c953dd8d33a5afc681ca13759fa1b47fb13e89108"
 SAMPLES, BANDS = 8000, 32  # one second at 8 kHz; 32 bands of equal width
 
 
@@ -31,7 +41,10 @@ def load(*, pairs: int = 1200) -> DataModule:
     """
     folder = Path(os.environ.get("MMZOO_AVDIGITS", ""))
     if not (folder / "pairs.csv").is_file():
-        raise BadValue(f"avdigits: no pairs.csv in {folder}. Set MMZOO_AVDIGITS to its folder.")
+        raise BadValue(
+            f"avdigits: no pairs.csv in {folder}. Set MMZOO_AVDIGITS to its folder; python benchmarks/avdigits.py FOLDER "
+            "makes it."
+        )
     with (folder / "pairs.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     target = torch.tensor([int(r["label"]) for r in rows])
@@ -53,6 +66,37 @@ def load(*, pairs: int = 1200) -> DataModule:
     }
     recipe = hashlib.sha256(f"avdigits {pairs} {SAMPLES} {BANDS}".encode()).hexdigest()[:16]
     return DataModule("avdigits", inputs, target, 10, splits, split_hash(items, splits), recipe)
+
+
+def pairs_csv(recordings: Sequence[str], labels: np.ndarray) -> str:
+    """pairs.csv: each recording, sorted by name, with the next two images of its digit, in an order drawn with seed 0.
+
+    No image is used twice. The split is that of FSDD by the number at the end of a name: 0 to 4 are test; 5 to 9 are val here.
+    """
+    draw = np.random.default_rng(0)
+    left = {digit: draw.permutation(np.flatnonzero(labels == digit)).tolist() for digit in range(10)}
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["recording", "mnist_t10k_index", "label", "speaker", "split"])
+    for name in sorted(recordings):
+        digit, speaker, number = name.removesuffix(".wav").split("_")
+        split = "test" if int(number) < 5 else "val" if int(number) < 10 else "train"
+        writer.writerows([name, left[int(digit)].pop(), digit, speaker, split] for _ in range(2))
+    return text.getvalue()
+
+
+def main(folder: Path) -> None:
+    names = [path.name for path in (folder / "recordings").glob("*.wav")]
+    file = folder / "t10k-labels-idx1-ubyte.gz"
+    if not names or not file.is_file():
+        sys.exit(
+            f"avdigits: {folder} needs recordings/*.wav of FSDD and {file.name} of MNIST: see the top of benchmarks/avdigits.py"
+        )
+    with gzip.open(file) as packed:
+        text = pairs_csv(names, np.frombuffer(packed.read(), np.uint8, offset=8))
+    write_bytes(folder / "pairs.csv", text.encode())
+    same = hashlib.sha256(text.encode()).hexdigest() == PAIRS
+    print(f"{folder / 'pairs.csv'}: {'the pairs' if same else 'NOT the pairs'} of the committed rows")
 
 
 def _images(folder: Path) -> torch.Tensor:
@@ -77,3 +121,7 @@ def _spectrogram(path: Path) -> torch.Tensor:
 def _scaled(x: torch.Tensor, fitted: list[int]) -> torch.Tensor:
     """One mean and one deviation for the whole map, of the training items."""
     return (x - x[fitted].mean()) / x[fitted].std()
+
+
+if __name__ == "__main__":
+    main(Path(*sys.argv[1:2]))

@@ -87,10 +87,9 @@ def method_table(known: Catalogue, package: str | None = None) -> str:
         if package is not None and e.package != package:
             continue
         also = f" ({', '.join(e.aliases)})" if e.aliases else ""
-        source = f"{e.paper.get('venue', '?')} {e.paper.get('year', '?')}" if e.paper else "baseline"
         parts = f"{'+'.join([e.extra['strategy'], *e.extra.get('then', {})])} @ {e.extra['head']}"
         cost = [*(f"{e.cost.get(k, 1):g}" for k in ("forward", "backward")), "; ".join(e.cost_beside())]
-        lines.append(f"| `{known.name_of(e)}`{also} | {e.summary} | {parts} | {source} | {' | '.join(cost)} |")
+        lines.append(f"| `{known.name_of(e)}`{also} | {e.summary} | {parts} | {e.source} | {' | '.join(cost)} |")
     return "\n".join(lines)
 
 

@@ -45,8 +45,11 @@ def _find(catalogue: Catalogue, name: str) -> list[Entry]:
 def _text(catalogue: Catalogue, e: Entry) -> str:
     lines = [f"{SINGULAR[e.kind]} {e.name}" + (f" ({e.package})" if e.package != "mmzoo" else ""), f"  {e.summary}"]
     if e.paper:
-        lines.append(f"  paper: {e.paper['title']} ({e.paper.get('venue', '?')} {e.paper.get('year', '?')})")
-    lines += [f"  {what} at: {address}" for what, address in catalogue.links(e).items()]
+        lines.append(f"  paper: {e.title}")
+    if after := e.extra.get("after"):
+        lines += [f"  source: ours, not the paper's: {after['differs']}", f"  after: {e.title}"]
+    names = {"paper": "that paper", "code": "that paper's code"} if after else {}
+    lines += [f"  {names.get(what, what)} at: {address}" for what, address in catalogue.links(e).items()]
     if family := catalogue.family(e):
         lines.append(f"  family: {family}")
     if e.kind == "methods":

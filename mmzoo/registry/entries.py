@@ -43,6 +43,19 @@ class Entry:
     links: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     @property
+    def source(self) -> str:
+        """Where it comes from, in a cell of a table: its paper; the paper after which it is ours; or nothing of the kind."""
+        if self.paper:
+            return _venue(self.paper)
+        return f"ours, after {_venue(self.extra['after'])}" if "after" in self.extra else "baseline"
+
+    @property
+    def title(self) -> str | None:
+        """The paper it follows, or after which it is ours, in full; None for a baseline."""
+        told = self.paper or self.extra.get("after")
+        return f"{told['title']} ({_venue(told)})" if told else None
+
+    @property
     def id(self) -> str:
         """`kind/name`, with the package in front of the name for what is not built in."""
         return f"{self.kind}/{self.qualified if self.package != BUILT_IN else self.name}"
@@ -162,3 +175,7 @@ class Entry:
             "aliases": list(self.aliases),
             "version": self.version,
         }
+
+
+def _venue(paper: Mapping[str, Any]) -> str:
+    return f"{paper.get('venue', '?')} {paper.get('year', '?')}"

@@ -26,7 +26,8 @@ FAMILIES = (
 LINKS = ("paper", "code")
 COMMON = {"summary", "paper", "links", "aliases", "status", "version", "fidelity", "params", "requires", "cost"}
 KEYS: Mapping[str, set[str]] = {
-    "methods": COMMON | {"strategy", "head", "args", "head_args", "each_modality", "family", "then", "equation"},
+    "methods": COMMON
+    | {"strategy", "head", "args", "head_args", "each_modality", "family", "then", "equation", "after"},
     "strategies": COMMON
     | {
         "path",
@@ -40,6 +41,7 @@ KEYS: Mapping[str, set[str]] = {
         "family",
         "reach",
         "without_slice",
+        "after",
         *CONDITIONS,
     },
     "heads": COMMON
@@ -140,6 +142,12 @@ def _is_then(value: Any) -> bool:
     return is_object(value) and bool(value) and all(map(is_object, value.values()))
 
 
+def _is_after(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(k), str) and value[k].strip() for k in ("title", "differs")
+    )
+
+
 def is_range(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
 
@@ -166,6 +174,7 @@ _FORMS: Mapping[str, Kind] = {
     "paper": Kind(
         "a mapping with at least a title", lambda value: isinstance(value, dict) and isinstance(value.get("title"), str)
     ),
+    "after": Kind("a mapping with the title of a paper and how this differs from it (differs)", _is_after),
     **dict.fromkeys(("path", "files"), _PLACE),
     **dict.fromkeys(
         ("install", "untuned", "single_process", "strategy", "head", "equation", "metric", "licence", "select"), TEXT

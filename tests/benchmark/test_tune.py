@@ -71,6 +71,15 @@ def test_training_is_searched_for_all_alike_and_what_is_chosen_stays(plan: MakeP
     assert space(plan, catalogue, "channel") == training | {"head.ratio"}
 
 
+@pytest.mark.parametrize(
+    "method", [e.name for e in BUILT_INS.entries("methods") if e.extra["strategy"] == "dynamic_gap"]
+)
+def test_a_method_of_a_paper_is_not_tuned_into_the_control(plan: MakePlan, catalogue: Catalogue, method: str) -> None:
+    """The paper has no loss of each modality, which is the control's: with it a tuned row would be both."""
+    assert "0.unimodal" not in space(plan, catalogue, method)
+    assert plan(method, settings=((f"{method}.unimodal", 0.5),)).runs[0].spec.parts[0].params["unimodal"] == 0.5
+
+
 def test_values_go_where_their_keys_say(plan: MakePlan) -> None:
     spec = plan("ogm+pmr@sum").runs[0].spec
     other = with_values(spec, {"train.lr": 0.5, "1.alpha": 2.0})
@@ -295,11 +304,19 @@ def test_tune_then_bench_reads_the_trials_and_says_what_they_cost(
         tmp_path,
     )
     told = mmzoo("tune", *options, "--trials", 2)
-    assert told.code == 0 and told.out.count("mfeat ogm [") == 2 and "0.alpha=" in told.out
+    assert told.code == 0 and told.out.count("mfeat ogm [") == 2 and " ogm.alpha=" in told.out
+    assert "0.alpha" not in told.out and "| settings " in told.out
     assert not list(tmp_path.rglob("result.json"))
+    said = mmzoo("status", tmp_path)
+    assert said.code == 0 and said.out.startswith(
+        "tuning: 1 study, 2 finished trials\n  tuned    mfeat ogm: 2 trials\n"
+    )
+    assert "mmzoo bench --tune" in said.out
     done = mmzoo("bench", *options, "--tune", 2)
     assert done.code == 0 and "[1/2]" not in done.out
-    assert "tuning trials" in mmzoo("report", tmp_path, "--details").out
+    report = mmzoo("report", tmp_path, "--details").out
+    assert "tuning trials" in report and "mfeat: settings chosen on validation, of tuned methods" in report
+    assert "ogm.alpha=" in report and "resumes" not in mmzoo("status", tmp_path).out
     (row,), _ = Store(tmp_path).rows()
     assert row["label"] == "ogm (tuned)" and row["tuning"]["trials"] == 2 and row["tuning"]["backward"] == 32
     assert row["spec"]["training"]["lr"] == row["tuning"]["chosen"]["train.lr"]

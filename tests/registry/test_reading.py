@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,12 @@ def test_a_registry_that_is_missing_or_no_text_is_refused_in_words(tmp_path: Pat
     (tmp_path / "registry.yaml").write_bytes(b"a: \xff\xfe")
     with pytest.raises(BadValue, match="not UTF-8"):
         read_entries(tmp_path / "registry.yaml", "pkg")
+
+
+@pytest.mark.parametrize(
+    "after", ["NeurIPS 2024", {"title": "One"}, {"title": "One", "differs": " "}, {"differs": "in all"}]
+)
+def test_what_is_ours_after_a_paper_names_it_and_says_how_it_differs(tmp_path: Path, after: object) -> None:
+    text = "strategies:\n  one:\n    summary: One.\n    path: a:b\n    after: " + json.dumps(after) + "\n"
+    (fault,) = listed(text, tmp_path)
+    assert "strategies.one.after: must be a mapping with the title of a paper and how this differs from it" in fault

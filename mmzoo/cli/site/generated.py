@@ -65,13 +65,12 @@ def _methods(catalogue: Catalogue) -> str:
         lines.append("|---|---|---|---:|---:|---|---|")
         for e in families[family]:
             cost = [*(f"{e.cost.get(k, 1):g}" for k in ("forward", "backward")), "; ".join(e.cost_beside())]
-            source = f"{e.paper.get('venue', '?')} {e.paper.get('year', '?')}" if e.paper else "baseline"
             cells = [
                 f"[{catalogue.name_of(e)}](method-{slug(catalogue, e)}.md)",
                 e.summary,
                 ", ".join(e.requires) or "nothing",
             ]
-            lines.append(_row([*cells, *cost, source]))
+            lines.append(_row([*cells, *cost, e.source]))
     names = [f"method-{slug(catalogue, e)}" for e in catalogue.entries("methods")]
     return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", *names, "```", ""])
 
@@ -120,6 +119,8 @@ def _sources(catalogue: Catalogue, e: Entry, strategy: Entry) -> list[str]:
     if paper is None and not links:
         return ["A baseline of mmzoo: it has no paper of its own.", ""]
     lines = ["## Sources", ""]
+    if after := e.extra.get("after"):
+        lines += [f"Ours, after a paper from which it differs: {after['differs']}.", ""]
     if paper is not None:
         title = f"{paper['title']} ({paper.get('venue', '?')} {paper.get('year', '?')})"
         lines.append(f"- Paper: {_link(title, links.get('paper'))}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import mmzoo
 from mmzoo.benchmark.paper.printed import TABLES, read_printed, suite_file
 from mmzoo.benchmark.planning.plan import make_plan
 from mmzoo.benchmark.results.paper_figures import FIGURES
+from mmzoo.cli import main
 from mmzoo.config.spec import BenchSpec
 from mmzoo.config.suites import read_suite
 from mmzoo.registry import Catalogue
@@ -28,6 +32,16 @@ def test_cells_are_counted_and_lie_in_the_table(name: str) -> None:
     for told in printed.contradictions:
         values = printed.values(told["row"], told["dataset"], told["metric"])
         assert told["here"] in values and told["here"] != told["elsewhere"]
+
+
+def test_the_page_and_the_help_say_how_few_have_a_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    page = " ".join((Path(mmzoo.__file__).parent / "docs" / "paper.md").read_text(encoding="utf-8").split())
+    of = read_printed("table1").prints
+    assert f"{SOURCED['table1']} of the {of} of Table 1, none of Tables 2 and 5" in told
+    assert f"For Table 1 that is {SOURCED['table1']} of the {of} numbers" in page
+    assert f"Tables 2 and 5 have none, Table 3 has {SOURCED['table3']}" in page
 
 
 def test_table_1_has_twenty_rows_by_eight_less_the_dashes() -> None:
