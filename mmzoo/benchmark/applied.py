@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: faults of rows that are shown one by one
 MOST_FAULTS = 10
+#: runs that a message names
+MOST_RUNS = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class Predictions:
     classes: tuple[str, ...]
     scores: np.ndarray
     notes: tuple[str, ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        return f"Predictions({len(self.ids)} rows, {len(self.classes)} classes)"
 
     @property
     def predicted(self) -> tuple[str, ...]:
@@ -72,15 +77,32 @@ def find_run(given: str, run_id: str | None = None) -> Path:
     if run_id is not None:
         found = [i for i in ids if i == run_id] or [i for i in ids if i.startswith(run_id)]
         if len(found) != 1:
-            raise BadValue(
-                f"{'several runs begin' if found else 'no run begins'} with {run_id!r} in {path}: mmzoo runs {path}"
-            )
+            raise _no_such_run(path, run_id, found)
         return path / "runs" / found[0]
     kept = [i for i in ids if (path / "runs" / i / WEIGHTS).is_file()]
     if len(kept) != 1:
         what = f"{len(kept)} runs with weights" if kept else "no run that kept its weights (bench --keep-weights)"
         raise BadValue(f"{path} has {what}: name one by its id (mmzoo runs {path}).")
     return path / "runs" / kept[0]
+
+
+def _no_such_run(path: Path, given: str, begin: Sequence[str]) -> BadValue:
+    """The error for a word that is the id of no run, or of several. Of a method it names the runs."""
+    if begin:
+        some = ", ".join(begin[:MOST_RUNS]) + (" ..." if len(begin) > MOST_RUNS else "")
+        return BadValue(f"several runs begin with {given!r} in {path}: {some}. Write more of the id.")
+    rows = [r for r in Store(path).rows()[0] if given in (r["label"], r["label"].partition("[")[0])]
+    if not rows:
+        return BadValue(f"no run begins with {given!r} in {path}. List all with their ids: mmzoo runs {path}")
+    kept = [r for r in rows if (path / "runs" / r["run_id"] / WEIGHTS).is_file()]
+    named = "; ".join(
+        f"{r['run_id']} ({r['label']} on {r['dataset']}, seed {r['seed']})" for r in (kept or rows)[:MOST_RUNS]
+    )
+    more = f"; and {len(kept or rows) - MOST_RUNS} more" if len(kept or rows) > MOST_RUNS else ""
+    lacking = (
+        "" if kept else " None of them kept its weights: the same bench with --keep-weights trains them once more."
+    )
+    return BadValue(f"{given!r} is a method, and a run is named by its id. Its runs in {path}: {named}{more}.{lacking}")
 
 
 def fields_of(trained: Trained) -> dict[str, Field]:

@@ -36,6 +36,10 @@ class Rows(list[Row]):
         super().__init__(rows)
         self.asked, self.store = asked, store
 
+    def __repr__(self) -> str:
+        methods, datasets = (dict.fromkeys(row[key] for row in self) for key in ("label", "dataset"))
+        return f"Rows({len(self)} runs of {', '.join(methods)} on {', '.join(datasets)} in {str(self.store.root)!r})"
+
     def frame(self) -> Any:
         """A pandas DataFrame, one line per run, nested values as dotted columns. Raises MmzooError without pandas."""
         try:
@@ -163,6 +167,11 @@ def bench(
     for message in done.unsaved.values():
         raise MmzooError(message)
     return Rows(done.plan.rows(store), done.plan.asked(), store)
+
+
+def spec_of(**given: Any) -> BenchSpec:
+    """The benchmark that a call of `bench` with these arguments describes."""
+    return _spec({name: p.default for name, p in inspect.signature(bench).parameters.items()} | given)
 
 
 def _spec(given: Mapping[str, Any]) -> BenchSpec:

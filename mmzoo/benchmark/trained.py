@@ -52,6 +52,11 @@ class Trained:
     form: InputForm
     folder: Path
 
+    def __repr__(self) -> str:
+        metrics = self.row["metrics"]
+        score = f"{metrics['main_metric']} {100 * metrics[metrics['main_metric']]:.1f} %"
+        return f"Trained({self.row['label']} on {self.row['dataset']}, seed {self.row['seed']}, {score}, {str(self.folder)!r})"
+
     def predict(self, inputs: Mapping[str, Any], present: Tensor | Literal["all"] | None = None) -> Outputs:
         """Predict samples that are prepared as those of the training were, without a graph.
 
@@ -133,7 +138,7 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Trained:
     if row["status"] != "ok":
         raise BadValue(f"run {folder.name} has no trained model: it is {row['status']}: {row['reason']}.")
     if row["spec"].get("floor"):
-        raise BadValue(f"run {folder.name} is a linear floor: it has no network to load.")
+        raise BadValue(f"run {folder.name} is a linear baseline: it has no network to load.")
     if not (folder / WEIGHTS).is_file():
         raise BadValue(
             f"run {folder.name} kept no weights. The same bench with --keep-weights trains it once more and keeps them."

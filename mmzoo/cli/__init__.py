@@ -63,6 +63,15 @@ class _Parser(argparse.ArgumentParser):
             self._near(f"no {what} {short(value)}.", str(value), map(str, action.choices))
         super()._check_value(action, value)
 
+    def error(self, message: str) -> NoReturn:
+        """Exit for a wrong value: one line, which names the option and says what it takes."""
+        option, wrong, given = message.partition(": invalid int value: ")
+        if wrong:
+            message = f"{option}: takes a whole number, not {given}"
+        elif not message.startswith("argument "):
+            super().error(message)
+        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}. See: {self.prog} --help\n")
+
     def _meant(self, given: Sequence[str]) -> _Parser:
         """The parser of the command that the words name."""
         parser = self
@@ -134,6 +143,7 @@ def _main(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a table must not fail on a terminal that has no "±"
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+    arguments = argparse.Namespace()
     try:
         parser = build_parser()
         if "_ARGCOMPLETE" in os.environ:  # a shell asks what may stand where the cursor is
@@ -153,7 +163,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"mmzoo: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("mmzoo: stopped.", file=sys.stderr)
+        print(" ".join(["mmzoo: stopped.", *([arguments.resumes] if "resumes" in arguments else [])]), file=sys.stderr)
         return 130
     except BrokenPipeError:  # `mmzoo list | head`
         silence(sys.stdout)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmzoo.io.files import read_bytes, write_json
+from mmzoo.io.files import read_bytes, write_bytes, write_json
 
 #: the key of a file's own checksum
 CHECKSUM = "checksum"
@@ -68,10 +68,17 @@ def _is_as_written(text: str) -> bool:
     return hashlib.sha256(plain.encode()).hexdigest() == given
 
 
-def write_sealed(path: Path, value: Mapping[str, Any], *, sync: bool = True) -> None:
-    """Write an object with its checksum, see `checksum_fault`. sync: see `write_bytes`."""
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object with its checksum, see `checksum_fault`."""
     plain = json.loads(json.dumps(value, allow_nan=False))
-    write_json(path, {**plain, CHECKSUM: checksum(plain)}, sync=sync)
+    write_json(path, {**plain, CHECKSUM: checksum(plain)})
+
+
+def write_line(path: Path, plain: Mapping[str, Any]) -> None:
+    """The same in one line, in a fifth of the time and not to outlive a power cut, of plain data with texts for keys."""
+    text = _SORTED.encode(plain)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_bytes(path, f'{{"{CHECKSUM}":"{digest}"{"," if plain else ""}{text[1:]}\n'.encode(), sync=False)
 
 
 def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,24 @@ def test_a_run_is_named_by_folder_or_id(pictures: Own, mmzoo: Command, refused: 
     assert "there is no run" in refused("predict", tmp_path / "no", pictures.new)
 
 
+def test_the_name_of_a_method_is_answered_with_the_ids_of_its_runs(
+    pictures: Own, refused: Command, tmp_path: Path
+) -> None:
+    label, run_id = pictures.row["label"], pictures.row["run_id"]
+    said = refused("predict", pictures.out, label, pictures.new)
+    assert "a run is named by its id" in said and f"{run_id} ({label} on {pictures.row['dataset']}, seed 0)" in said
+    assert "no run begins" not in said and "kept its weights" not in said
+    bare = tmp_path / "bare" / "runs" / run_id
+    bare.mkdir(parents=True)
+    (bare / "result.json").write_bytes((pictures.run / "result.json").read_bytes())
+    said = refused("export", tmp_path / "bare", label, "--out", tmp_path / "to")
+    assert run_id in said and "None of them kept its weights" in said and "--keep-weights" in said
+
+
+def test_predictions_are_shown_in_a_line(pictures: Own) -> None:
+    assert repr(load_run(pictures.run).predict_rows(pictures.new)) == "Predictions(60 rows, 2 classes)"
+
+
 def test_tables_that_do_not_fit_are_refused_in_words(
     pictures: Own, numbers: Own, mmzoo: Command, refused: Command, tmp_path: Path
 ) -> None:

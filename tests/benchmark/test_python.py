@@ -41,6 +41,17 @@ def run_of(out: Path, label: str) -> Path:
     return next(out / "runs" / r["run_id"] for r in Store(out).rows()[0] if r["label"] == label)
 
 
+def test_a_trained_model_and_its_data_are_shown_in_a_line(kept: Path) -> None:
+    folder = run_of(kept, "mla")
+    trained = load_run(folder)
+    assert (
+        repr(trained)
+        == f"Trained(mla on mfeat, seed 0, acc {100 * trained.row['metrics']['acc']:.1f} %, {str(folder)!r})"
+    )
+    shown = repr(trained.data())
+    assert shown.startswith("DataModule(name='mfeat', n_classes=10,") and len(shown) < 300 and "tensor" not in shown
+
+
 # ---------------------------------------------------------------------- bench
 def test_a_call_gives_the_rows_of_the_command(mmzoo: Command, tmp_path: Path) -> None:
     told: list[str] = []
@@ -70,6 +81,7 @@ def test_a_call_gives_the_rows_of_the_command(mmzoo: Command, tmp_path: Path) ->
         "--out",
         tmp_path / "b",
     )
+    assert repr(rows) == f"Rows(2 runs of {rows[0]['label']}, {rows[1]['label']} on mfeat in {str(tmp_path / 'a')!r})"
     assert command.code == 0 and told == [r["label"] for r in rows] == ["ogm@concat[alpha=0.5]", "ogm@sum[alpha=0.5]"]
     by_command = {r["run_id"]: r for r in Store(tmp_path / "b").rows()[0]}
     for row in rows:

@@ -252,40 +252,6 @@ def test_an_output_folder_that_takes_no_files(refused: Refused) -> None:
     assert "cannot write results to /proc/self/results" in message and "--out DIR" in message
 
 
-def test_usage_errors_are_argparse_s_own(mmzoo: Command) -> None:
-    for arguments in (
-        [],
-        ["bogus"],
-        ["bench", *METHOD, "--zzz"],
-        ["bench", *METHOD, "--epochs", "x"],
-        ["show"],
-        ["report", "d", "--format", "docx"],
-    ):
-        done = mmzoo(*arguments)
-        assert done.code == 2 and done.err.startswith("usage: mmzoo") and "Traceback" not in done.err
-    done = mmzoo("data", "init", "t.csv", "--label", "emotion", "x")
-    assert done.err.startswith("usage: mmzoo data init") and "unrecognized arguments: --label emotion x" in done.err
-
-
-def test_what_is_misspelt_is_answered_in_a_line_with_the_nearest_word(mmzoo: Command) -> None:
-    for arguments, said in (
-        (["benhc"], "mmzoo: no command 'benhc'. Did you mean 'bench'? List all: mmzoo --help"),
-        (
-            ["bench", *METHOD, "--dataset", "mfeat"],
-            "mmzoo bench: no option --dataset. Did you mean '--datasets'? List all",
-        ),
-        (
-            ["bench", *METHOD, "--dataset=mfeat"],
-            "mmzoo bench: no option --dataset. Did you mean '--datasets'? List all",
-        ),
-        (["bench", "--meth", "ogm"], "mmzoo bench: no option --meth. Did you mean '--method'?"),
-        (["data", "chekc", "x.yaml"], "mmzoo data: no action 'chekc'. Did you mean 'check'?"),
-        (["report", "d", "--format", "latx"], "mmzoo report: no --format 'latx'. Did you mean 'latex'?"),
-    ):
-        done = mmzoo(*arguments)
-        assert done.code == 2 and done.err.startswith(said) and done.err.count("\n") == 1
-
-
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mmzoo.io.json_file import NotJson, read_sealed, unsealed, write_sealed
+from mmzoo.io.json_file import NotJson, read_sealed, unsealed, write_line, write_sealed
 
 
 @pytest.fixture
@@ -35,6 +36,15 @@ def test_other_spaces_and_another_order_are_the_same_value(sealed: Path) -> None
     value = json.loads(sealed.read_text())
     sealed.write_text(json.dumps(dict(reversed(value.items())), indent=3))
     assert read_sealed(sealed) == (value, None)
+
+
+@pytest.mark.parametrize("value", [{}, {"b": [1.5, {"d": "x"}], "a": 'it says "no": why', "é": {}, "n": 10**30}])
+def test_a_sealed_line_is_read_like_a_sealed_file(tmp_path: Path, value: dict[str, Any]) -> None:
+    write_line(path := tmp_path / "x.json", value)
+    found, fault = read_sealed(path)
+    assert fault is None and unsealed(found) == value and path.read_text().count("\n") == 1
+    path.write_text(path.read_text().replace("1.5", "2.5"))
+    assert (read_sealed(path)[1] is None) == (value == {})
 
 
 @pytest.mark.parametrize("given", ['{"a": 1, "a": 1}', "[1, NaN]", '{"a": 1', f"[{'1' * 60}]", '{"a": "b\nc"}'])

@@ -14,7 +14,7 @@ from mmzoo import __version__
 from mmzoo.benchmark.results.forms import FINAL, ID, SCHEMA, planned_fault, present_name, record_fault, row_fault
 from mmzoo.errors import BadValue, CorruptFile, MmzooError, ResultsLost
 from mmzoo.io.files import append_text, write_bytes, write_json
-from mmzoo.io.json_file import NotJson, checksum_fault, read_json, read_sealed, unsealed, write_sealed
+from mmzoo.io.json_file import NotJson, checksum_fault, read_json, read_sealed, unsealed, write_line, write_sealed
 
 if TYPE_CHECKING:
     from mmzoo.benchmark.results.packing import Parts
@@ -106,15 +106,15 @@ class Store:
 
     def note_planned(self, run_id: str, planned: Mapping[str, Any]) -> None:
         """Keep what a run is, before it is run; what another bench wants kept is kept."""
-        try:
-            before = self.planned(run_id)
-        except MmzooError:
-            before = {}
+        path, before = self.folder(run_id) / "planned.json", dict[str, Any]()
+        if os.path.exists(path):
+            with contextlib.suppress(MmzooError):
+                before = self.planned(run_id)
         planned = {**planned, **{k: planned[k] or before.get(k, False) for k in ("keep", "peers")}}
         if planned != before:
             with self.guard():
                 # a bench writes it anew where a power cut took it; to wait for the disk takes minutes for 20,000 runs
-                write_sealed(self.folder(run_id) / "planned.json", planned, sync=False)
+                write_line(path, planned)
 
     def planned(self, run_id: str) -> dict[str, Any]:
         """What `note_planned` kept. Raises CorruptFile unless it is there and is of this very run."""

@@ -50,23 +50,23 @@ class DataModule:
     """
 
     name: str
-    inputs: Mapping[str, Any]
-    target: Tensor
+    inputs: Mapping[str, Any] = field(repr=False)
+    target: Tensor = field(repr=False)
     n_classes: int
-    splits: Mapping[str, Sequence[int]]
+    splits: Mapping[str, Sequence[int]] = field(repr=False)
     split_hash: str
     recipe_hash: str
     metric: str = "acc"
-    present: Tensor | None = None
+    present: Tensor | None = field(default=None, repr=False)
     kinds: Mapping[str, str] = field(default_factory=dict)
     vocabulary: Mapping[str, int] = field(default_factory=dict)
-    transforms: Mapping[str, Transform] = field(default_factory=dict)
+    transforms: Mapping[str, Transform] = field(default_factory=dict, repr=False)
     bayes: Mapping[str, float] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    readers: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = field(default_factory=dict)
-    ids: Sequence[str] = ()
-    classes: Sequence[str] = ()
-    preparation: Preparation | None = None
+    notes: Sequence[str] = field(default=(), repr=False)
+    readers: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = field(default_factory=dict, repr=False)
+    ids: Sequence[str] = field(default=(), repr=False)
+    classes: Sequence[str] = field(default=(), repr=False)
+    preparation: Preparation | None = field(default=None, repr=False)
     given_holdout: bool = False
 
     @property
