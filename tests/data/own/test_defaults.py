@@ -69,7 +69,7 @@ def test_every_kind_has_an_encoder_that_takes_it(kind: str) -> None:
         assert choice.params["shrink"] == math.ceil(max(shapes[kind][:2]) / 128)
 
 
-def test_words_learn_faster_than_pictures_and_every_kind_has_dropout() -> None:
+def test_all_learn_faster_than_pictures_and_every_kind_has_dropout() -> None:
     shapes = {"text": (64,), "image": (64, 64, 3), "vector": (6,), "series": (3, 50)}
     params = {}
     for kind, shape in shapes.items():
@@ -79,8 +79,8 @@ def test_words_learn_faster_than_pictures_and_every_kind_has_dropout() -> None:
     assert {k: p.get("lr_scale", 1.0) for k, p in params.items()} == {
         "text": 3.0,
         "image": 1.0,
-        "vector": 1.0,
-        "series": 1.0,
+        "vector": 3.0,
+        "series": 3.0,
     }
     assert {p["dropout"] for p in params.values()} == {0.5}
 
