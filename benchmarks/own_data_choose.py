@@ -4,8 +4,8 @@
 
 The tables are those of own_data.py. Test samples are never read: in each fold a quarter of the other samples is set aside,
 stratified by class, a tenth of the rest chooses the floor's penalty, and what remains is trained on. Models are trained with
-Adam and a cosine schedule as a bench has them, to the last epoch. Finished fits are kept in choose.csv; a stopped run
-continues from it. Results: benchmarks/results/own_data/choose.csv, choose.md.
+Adam and a cosine schedule as a bench has them, to the last epoch, or to one that the tenth chooses. Finished fits are kept in
+choose.csv; a stopped run continues from it. Results: benchmarks/results/own_data/choose.csv, choose.md.
 """
 
 from __future__ import annotations
@@ -36,23 +36,34 @@ def _pictures(**params: Any) -> dict[str, Mapping[str, Any]]:
 
 
 _PLAIN = {"text": {"lr_scale": 1.0}, **_pictures(dropout=0.0)}
-_SKIP = {"vector": {"skip": True}, "series": {"dropout": 0.5, "pieces": 8}}
-_BEFORE = {"vector": {"skip": False}, "series": {"dropout": 0.0, "pieces": 0}}
+_USUAL = {"lr_scale": 1.0}
+_FREE = {**_USUAL, "bound": 0.0}
+_SKIP = {"vector": {**_FREE, "skip": True}, "series": {**_USUAL, "dropout": 0.5, "pieces": 8}}
+_BEFORE = {"vector": {**_FREE, "skip": False}, "series": {**_USUAL, "dropout": 0.0, "pieces": 0}}
+_SLOW = {"vector": _FREE, "series": _USUAL}
 
-#: name -> kind -> parameters of its encoder that are other than the default's; under `training`: steps, lr, weight_decay
+#: name -> kind -> parameters of its encoder that are other than the default's; under `training`: steps, lr, weight_decay, and
+#: choose_from where validation chooses an epoch in place of the last
 CANDIDATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "before": _BEFORE,
     "before, 2,000 steps": {**_BEFORE, "training": {"steps": 2000}},
-    "dropout 0.5": {"vector": {"skip": False}, "series": {"dropout": 0.5, "pieces": 0, "grid": 8}},
-    "wide": {"vector": {"skip": False}, "series": {"dropout": 0.5, "pieces": 0, "widths": [64, 128, 128]}},
-    "linear": {"vector": {"skip": False, "hidden": []}},
+    "dropout 0.5": {"vector": _BEFORE["vector"], "series": {**_USUAL, "dropout": 0.5, "pieces": 0, "grid": 8}},
+    "wide": {"vector": _BEFORE["vector"], "series": {**_USUAL, "dropout": 0.5, "pieces": 0, "widths": [64, 128, 128]}},
+    "linear": {"vector": {**_BEFORE["vector"], "hidden": []}},
     "skip": _SKIP,
     "skip, 2,000 steps": {**_SKIP, "training": {"steps": 2000}},
     "skip, lr 0.003": {**_SKIP, "training": {"lr": 0.003}},
     "skip, 2,000 steps, lr 0.003": {**_SKIP, "training": {"steps": 2000, "lr": 0.003}},
-    "skip, wide": {"vector": {"hidden": [512]}, "series": {**_SKIP["series"], "widths": [64, 128, 128]}},
-    "skip, pieces 16": {"series": {"dropout": 0.5, "pieces": 16}},
-    "skip, pieces 16, wide": {"series": {"dropout": 0.5, "pieces": 16, "widths": [64, 128, 128]}},
+    "skip, wide": {"vector": {**_FREE, "hidden": [512]}, "series": {**_SKIP["series"], "widths": [64, 128, 128]}},
+    "skip, pieces 16": {"series": {**_USUAL, "dropout": 0.5, "pieces": 16}},
+    "skip, pieces 16, wide": {"series": {**_USUAL, "dropout": 0.5, "pieces": 16, "widths": [64, 128, 128]}},
+    "usual rate": _SLOW,
+    "usual rate, epoch chosen among all": {**_SLOW, "training": {"choose_from": 0.0}},
+    "usual rate, epoch chosen in the last quarter": {**_SLOW, "training": {"choose_from": 0.75}},
+    "rate x3": {"vector": {"bound": 0.0}},
+    "rate x3, bound 2": {},
+    "rate x3, bound 2, epoch chosen among all": {"training": {"choose_from": 0.0}},
+    "rate x3, bound 2, epoch chosen in the last quarter": {"training": {"choose_from": 0.75}},
     "plain": _PLAIN,
     "text rate x3": {**_PLAIN, "text": {"lr_scale": 3.0}},
     "text rate x5": {**_PLAIN, "text": {"lr_scale": 5.0}},
@@ -133,7 +144,7 @@ def model_of(data: Any, candidate: Mapping[str, Mapping[str, Any]], seed: int) -
 
 
 def trained(data: Any, candidate: Mapping[str, Mapping[str, Any]], fold: int) -> float:
-    """Accuracy in a fold, after the last epoch."""
+    """Accuracy in a fold, after the last epoch or the one that validation chooses."""
     from mmzoo.data.own.defaults import batch_for, steps_for
 
     x, target = inputs_of(data), data.target
@@ -147,18 +158,30 @@ def trained(data: Any, candidate: Mapping[str, Mapping[str, Any]], fold: int) ->
     optimizer = torch.optim.Adam([g for g in groups if g["params"]], weight_decay=given["weight_decay"])
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     draw = torch.Generator().manual_seed(100 + fold)
-    model.train()
-    for _ in range(epochs):
+    first = math.floor(given.get("choose_from", 1.0) * epochs)
+    found, best = 0.0, (-math.inf, -math.inf)
+    for epoch in range(epochs):
+        model.train()
         for at in train[torch.randperm(len(train), generator=draw)].split(batch):
             optimizer.zero_grad()
             F.cross_entropy(model({m: rows_of(v, at) for m, v in x.items()}), target[at]).backward()
             optimizer.step()
         rates.step()
+        if epoch < min(first, epochs - 1):
+            continue
+        rank = (0.0, 0.0) if first == epochs else _scored(model, x, target, data.splits["holdout"])
+        if rank > best:
+            found, best = _scored(model, x, target, data.splits["test"])[0], rank
+    return found
+
+
+def _scored(model: Joint, x: Mapping[str, Any], target: Tensor, rows: Sequence[int]) -> tuple[float, float]:
+    """Accuracy and the negative of the loss on some rows."""
     model.eval()
-    test = torch.tensor(data.splits["test"])
     with torch.no_grad():
-        logits = torch.cat([model({m: rows_of(v, at) for m, v in x.items()}) for at in test.split(256)])
-    return float((logits.argmax(1) == target[test]).float().mean())
+        logits = torch.cat([model({m: rows_of(v, at) for m, v in x.items()}) for at in torch.tensor(rows).split(256)])
+    wanted = target[torch.tensor(rows)]
+    return float((logits.argmax(1) == wanted).float().mean()), -float(F.cross_entropy(logits, wanted))
 
 
 def data_of(name: str, what: str, root: Path, given: argparse.Namespace) -> Any:
@@ -192,9 +215,9 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         [
             "# Defaults for own data: candidates on samples set aside from training",
             "",
-            "Accuracy of the floor in per cent, and how far above it a candidate is after the last epoch, in points: mean and "
-            "standard error over folds of the training samples. No test sample is read. Differences within two standard errors "
-            "are no evidence.",
+            "Accuracy of the floor in per cent, and how far above it a candidate is, in points: mean and standard error over folds of "
+            "the training samples. It is trained to the last epoch, unless its name says which epochs validation chooses among. No "
+            "test sample is read. Differences within two standard errors are no evidence.",
             "",
             *lines,
             "",
@@ -221,13 +244,11 @@ def main() -> None:
             print(f"{table}: left out, it needs {error}", file=sys.stderr)
             continue
         for name in ("floor", *given.candidates.split(";")):
-            if any((r["table"], r["what"], r["candidate"]) == (table, what, name) for r in done):
-                continue
-            acc = [
-                floor_of(d) if name == "floor" else trained(d, CANDIDATES[name], fold) for fold, d in enumerate(splits)
-            ]
+            had = {int(r["fold"]) for r in done if (r["table"], r["what"], r["candidate"]) == (table, what, name)}
+            new = [fold for fold in range(given.folds) if fold not in had]
+            acc = [floor_of(splits[f]) if name == "floor" else trained(splits[f], CANDIDATES[name], f) for f in new]
             print(row, name, [round(100 * a, 1) for a in acc], file=sys.stderr, flush=True)
-            done += [dict(zip(FIELDS, (table, what, name, fold, a))) for fold, a in enumerate(acc)]
+            done += [dict(zip(FIELDS, (table, what, name, fold, a))) for fold, a in zip(new, acc)]
             with kept.open("w", newline="") as file:
                 writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
                 writer.writeheader()

@@ -169,6 +169,11 @@ def bench(
     return Rows(done.plan.rows(store), done.plan.asked(), store)
 
 
+def spec_of(**given: Any) -> BenchSpec:
+    """The benchmark that a call of `bench` with these arguments describes."""
+    return _spec({name: p.default for name, p in inspect.signature(bench).parameters.items()} | given)
+
+
 def _spec(given: Mapping[str, Any]) -> BenchSpec:
     """The benchmark that the arguments of `bench` describe."""
     same = ("method", "epochs", "preset", "references", "floor", "selection", "protocol", "keep_weights", "tune")

@@ -16,7 +16,7 @@ from mmzoo.benchmark.reporting.modalities import modality_tables
 from mmzoo.benchmark.reporting.overview import make_overview, overview_table
 from mmzoo.benchmark.reporting.robustness.tables import stress_tables
 from mmzoo.benchmark.reporting.short import short_tables
-from mmzoo.benchmark.reporting.tables import Cell, Table, latex, markdown, to_csv
+from mmzoo.benchmark.reporting.tables import Cell, Table, labels, latex, markdown, to_csv
 from mmzoo.benchmark.results.comparable import separated
 from mmzoo.benchmark.results.forms import SCHEMA
 from mmzoo.benchmark.results.status import unfinished_words, without_row
@@ -128,4 +128,5 @@ def render(
 
         more = _tables(rows, bench, store, views, faults) if views else []
         return render_page(separated(rows)[0], bench, store, out=out, tables=more, faults=faults)
-    return "\n".join((markdown if fmt == "md" else latex)(table) for table in tables(rows, bench, store, views, faults))
+    found = tables(rows, bench, store, views, faults)
+    return "\n".join(map(markdown, found) if fmt == "md" else map(latex, found, labels(found)))

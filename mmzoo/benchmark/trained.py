@@ -138,7 +138,7 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Trained:
     if row["status"] != "ok":
         raise BadValue(f"run {folder.name} has no trained model: it is {row['status']}: {row['reason']}.")
     if row["spec"].get("floor"):
-        raise BadValue(f"run {folder.name} is a linear floor: it has no network to load.")
+        raise BadValue(f"run {folder.name} is a linear baseline: it has no network to load.")
     if not (folder / WEIGHTS).is_file():
         raise BadValue(
             f"run {folder.name} kept no weights. The same bench with --keep-weights trains it once more and keeps them."

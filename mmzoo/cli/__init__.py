@@ -143,6 +143,7 @@ def _main(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a table must not fail on a terminal that has no "±"
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+    arguments = argparse.Namespace()
     try:
         parser = build_parser()
         if "_ARGCOMPLETE" in os.environ:  # a shell asks what may stand where the cursor is
@@ -162,7 +163,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"mmzoo: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("mmzoo: stopped.", file=sys.stderr)
+        print(" ".join(["mmzoo: stopped.", *([arguments.resumes] if "resumes" in arguments else [])]), file=sys.stderr)
         return 130
     except BrokenPipeError:  # `mmzoo list | head`
         silence(sys.stdout)

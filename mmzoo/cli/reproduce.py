@@ -7,11 +7,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.paper.printed import TABLES
 from mmzoo.benchmark.results.paper_figures import FIGURES
 from mmzoo.errors import BadValue, unknown
+
+if TYPE_CHECKING:
+    from mmzoo.benchmark.paper.runs import Budget
 
 DEFAULT_OUT = "mmzoo-paper"
 TARGETS = (*TABLES, *FIGURES, "all")
@@ -22,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "reproduce",
         help="reproduce the tables and figures of the paper, next to those printed numbers that have a source here",
         description="Runs what a table or figure of 'Facilitating Multimodal Classification via Dynamically Learning Modality "
-        "Gap' (NeurIPS 2024) needs, under its protocol, on prepared real data, else on synthetic stand-ins, and writes "
+        "Gap' (NeurIPS 2024) needs, under its protocol, on prepared real data, else on synthetic sets in their format, and writes "
         "the results next to the printed numbers that have a source here: 16 of the 152 of Table 1, none of Tables 2 and 5. "
         "Runs that are already in the output folder are not repeated.",
     )
@@ -49,7 +52,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=DEFAULT_OUT,
         help=f"output folder for runs and documents (default: {DEFAULT_OUT})",
     )
-    parser.set_defaults(command=run)
+    add("--plan", action="store_true", help="print how many runs there are, on which data, and stop")
+    parser.set_defaults(command=run, resumes="Finished runs are kept: the same command does the rest.")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.weights,
     )
     check_weights(budget, names, catalogue())
+    if arguments.plan:
+        return _print_plan(names, budget)
     folder = paper_folder(budget.out)
     documents = []
     for name in names:
@@ -83,6 +89,39 @@ def run(arguments: argparse.Namespace) -> int:
         show(list(documents[-1].tables), sys.stdout)
     files = write_documents(documents, folder)
     print(f"{len(files)} files below {folder}: index.html has all of it. {time.monotonic() - began:.0f} s.")
+    return 0
+
+
+def _print_plan(names: list[str], budget: Budget) -> int:
+    """Print the runs of each table and figure, and of all together: they share runs."""
+    from mmzoo.benchmark.bench import Execution, dry_plan
+    from mmzoo.benchmark.paper.runs import suite_specs
+    from mmzoo.benchmark.planning.planned import Planned, to_do
+    from mmzoo.benchmark.results.store import Store
+    from mmzoo.benchmark.scheduling.timing import recorded, told
+    from mmzoo.cli.bench.plan import count
+    from mmzoo.registry.plugins import catalogue
+
+    store, missing, unmade = Store(budget.out), dict[str, Planned](), dict[str, None]()
+    for name in names:
+        runs: dict[str, Planned] = {}
+        for spec in suite_specs(name, catalogue(), budget):
+            plan, first = dry_plan(spec, Execution(budget.device))
+            runs |= {p.spec.run_id: p for p in plan.runs}
+            missing |= {p.spec.run_id: p for p in to_do(plan, store)}
+            unmade |= dict.fromkeys(first)
+        by_data = {
+            d: [p for p in runs.values() if p.dataset == d] for d in dict.fromkeys(p.dataset for p in runs.values())
+        }
+        said = [f"{d} {len(on)} of {count(on[0].spec.training.epochs, 'epoch')}" for d, on in by_data.items()]
+        print(f"{name}: {count(len(runs), 'run')} ({', '.join(said)})" if runs else f"{name}: 2 runs, made each time")
+    print(f"To do: {count(len(missing), 'run')}; those that tables share, or that are in {budget.out}, are done once.")
+    if unmade:
+        print(f"  prepared or re-checked first: {', '.join(unmade)}")
+    if known := recorded([*missing.values()], store):
+        print(f"  time: {told(sum(known.values()))} for {', '.join(known)}, by the rows that are there")
+    if rest := dict.fromkeys(p.dataset for p in missing.values() if p.dataset not in known):
+        print(f"  time of {', '.join(rest)}: not known before the first run; --fast takes one seed and two epochs")
     return 0
 
 

@@ -17,7 +17,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "status",
         help="show running, finished, failed and waiting runs",
-        description="Reads the run folders. Read-only, and safe while a bench is running.",
+        description="Reads the folders of runs and of tuning. Read-only, and safe while a bench is running.",
     )
     parser.add_argument("folder", metavar="DIR", help="the folder given to bench as --out")
     parser.add_argument("--json", action="store_true", help="print JSON with one object per run")
@@ -35,13 +35,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the state of the store. Rows that cannot be read are among the failed, and the exit code is then 2."""
-    from mmzoo.benchmark.results.status import states, time_left
+    from mmzoo.benchmark.results.status import states, studies, time_left
     from mmzoo.benchmark.results.store import Store
 
     if not arguments.folder:
         raise BadValue("the folder of the results is empty: name what was given to bench as --out.")
-    found = states(Store(Path(arguments.folder)))
-    if not found:
+    store = Store(Path(arguments.folder))
+    found, tuned = states(store), studies(store)
+    if not found and not tuned:
         where = arguments.folder
         raise BadValue(
             f"there are no runs in the folder {where}: make some with: mmzoo bench --method NAME --out {where}"
@@ -49,10 +50,31 @@ def run(arguments: argparse.Namespace) -> int:
     left = time_left(found)
     if arguments.json:
         counts = {state: sum(s["state"] == state for s in found) for state in ("running", "done", "failed", "waiting")}
-        print(json.dumps({"counts": counts, "seconds_left": left, "runs": found}, indent=1))
+        print(json.dumps({"counts": counts, "seconds_left": left, "runs": found, "tuning": tuned}, indent=1))
     else:
-        _print(found, left)
-    return 2 if any(s.get("unreadable") for s in found) else 0
+        if tuned:
+            _print_tuning(tuned, alone=not found)
+        if found:
+            _print(found, left)
+    return 2 if any(s.get("unreadable") for s in (*found, *tuned)) else 0
+
+
+def _print_tuning(tuned: list[dict[str, Any]], *, alone: bool) -> None:
+    """The studies, one a line. alone: the folder has no runs yet, so that tuning may have stopped between two studies."""
+    trials = sum(s["trials"] for s in tuned)
+    print(
+        f"tuning: {len(tuned)} stud{'y' if len(tuned) == 1 else 'ies'}, {trials} finished trial{'s' if trials != 1 else ''}"
+    )
+    for s in tuned[:MOST]:
+        of = f" of {s['of']}" if s["of"] > s["trials"] else ""
+        told = _text(s["unreadable"]) if "unreadable" in s else f"{s['trials']}{of} trials"
+        print(
+            f"  {'running' if s['running'] else 'stopped' if of else 'tuned':8s} {_text(s['dataset'])} {_text(s['label'])}: {told}"
+        )
+    if len(tuned) > MOST:
+        print(f"  ... and {len(tuned) - MOST} more studies; --json names all")
+    if not any(s["running"] for s in tuned) and (alone or any(s["of"] > s["trials"] for s in tuned)):
+        print("no study is active: the same mmzoo tune (or mmzoo bench --tune) command resumes")
 
 
 def _print(found: list[dict[str, Any]], left: float | None) -> None:

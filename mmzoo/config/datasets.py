@@ -153,8 +153,14 @@ def resolve_training(entry: Entry, preset: str, epochs: int | None, settings: Se
             )
         given["epochs"] = epochs
     changes = {**known[preset], **given}
-    if entry.package == OWN and "batch_size" in given and "epochs" not in {**given, **entry.extra["given"]["training"]}:
-        from mmzoo.data.own.defaults import epochs_for
+    if entry.package == OWN:
+        from mmzoo.data.own.defaults import epochs_for, rate_for
 
-        changes["epochs"] = epochs_for(entry.extra["samples"], given["batch_size"])  # as many steps, whatever the batch
+        chosen = {**given, **entry.extra["given"]["training"]}
+        if "batch_size" in given and "epochs" not in chosen:
+            changes["epochs"] = epochs_for(
+                entry.extra["samples"], given["batch_size"]
+            )  # as many steps, whatever the batch
+        if "optimizer" in given and "lr" not in chosen:
+            changes["lr"] = rate_for(given["optimizer"])
     return Training().replace(**changes)

@@ -217,10 +217,12 @@ class BenchSpec:
         object.__setattr__(self, "protocol", None)
         if self.selection == "last" and (self.floor or self.tune is not None):
             what = "tuning chooses settings" if self.tune is not None else "a linear baseline chooses its strength"
-            raise BadValue(f"{what} on holdout, and --selection last trains on it. Leave one of the two out.")
+            raise BadValue(
+                f"{what} on the validation set, and --selection last trains on it. Leave one of the two out."
+            )
         if self.selection == "last" and any(f".{key}".endswith(".train.choose_from") for key, _ in self.settings):
             raise BadValue(
-                "train.choose_from is where holdout begins to choose, and --selection last has none. Leave it out."
+                "train.choose_from is where validation begins to choose, and --selection last has none. Leave it out."
             )
         check_stresses(self.stress)
         if not self.datasets:

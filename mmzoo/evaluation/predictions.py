@@ -13,10 +13,15 @@ from mmzoo.core import distributed
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.modes import evaluating
 from mmzoo.core.values import Batch, DecisionRule, map_tensors
+from mmzoo.errors import BadValue
 from mmzoo.evaluation.linear_probe import fit_probe
 
 #: samples that are evaluated at once
 EVAL_BATCH = 512
+NO_BATCH = (
+    "a batch is a {}, and evaluation reads mmzoo.api.Batch(inputs by modality, labels, index of each sample). For a network in a loop "
+    "of your own, what attach returned reads your loaders: attached.evaluate(train, test)."
+)
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,22 @@ def predict(model: MultimodalModel, strategy: DecisionRule, batches: Iterable[Ba
         model: the model.
         strategy: the decision rule.
         batches: the batches.
+
+    Raises:
+        BadValue: there are none, or one of them is no `Batch`.
     """
     rows: list[Any] = []
     masks: list[Tensor | None] = []
     with evaluating(model):
         for batch in batches:
+            if not isinstance(batch, Batch):
+                raise BadValue(NO_BATCH.format(type(batch).__name__))
             masks.append(batch.present)
             given = model(batch.inputs, batch.present)
             out = strategy.predict(given)
             rows.append((batch.index, batch.target, out.logits, out.scores, dict(out.unimodal), dict(given.features)))
+    if not rows:
+        raise BadValue("there are no batches to evaluate.")
     index, target, logits, scores, unimodal, features = zip(*rows)
     return Predictions(
         torch.cat(index),

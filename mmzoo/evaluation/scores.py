@@ -27,6 +27,7 @@ from typing import Any
 from mmzoo.core.model import MultimodalModel
 from mmzoo.core.modes import evaluating
 from mmzoo.core.values import Batch, DecisionRule
+from mmzoo.errors import BadValue
 from mmzoo.evaluation.ablations import ABLATIONS, Ablation, Undefined, ablate
 from mmzoo.evaluation.contributions import contributions
 from mmzoo.evaluation.metrics import classification, gap, modality_gap, utilisation
@@ -135,7 +136,16 @@ def evaluate_modalities(
         ablation -> value and word. `shapley`: ablation -> accuracy of `none` and `all` of the modalities over every
         sample, `imbalance`, `word`. `gap`, `distance`: differences between modalities by each measure, distances
         between their features. `undefined`: ablation -> why it is undefined here.
+
+    Raises:
+        BadValue: train or test is no function, or yields no batches, or something else than `Batch`.
     """
+    for name, given in (("train", train), ("test", test)):
+        if not callable(given):
+            raise BadValue(
+                f"{name} must be a function that returns batches, as they are read more than once, not {type(given).__name__}: "
+                f"write {name}=lambda: batches."
+            )
     fitted = Fitted.on(predict(model, strategy, train()), model.head.n_classes)
     return modality_scores(model, strategy, predict(model, strategy, test()), fitted, test, metric)
 

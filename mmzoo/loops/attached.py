@@ -18,6 +18,7 @@ from mmzoo.core.modes import evaluating
 from mmzoo.core.seeding import seeded
 from mmzoo.core.values import Batch, Outputs, Pass
 from mmzoo.errors import BadValue, Incompatible
+from mmzoo.evaluation.scores import evaluate_modalities
 from mmzoo.loops.batches import Read, UserBatches, read_batch
 from mmzoo.loops.branches import Branches, as_model
 from mmzoo.loops.refused import RUN, refuse
@@ -188,6 +189,21 @@ class Attached(Run):
         """Outputs for inputs by modality with the strategy's decision rule, in eval mode without a graph."""
         with evaluating(self.model):
             return self.strategy.predict(self.model(inputs, present))
+
+    def evaluate(self, train: Iterable[Any], test: Iterable[Any], *, metric: str = "acc") -> dict[str, Any]:
+        """The scores of the network on `test`, joint and by modality, as `mmzoo.api.evaluate_modalities` returns them.
+
+        Args:
+            train: the training loader, on which linear probes are fitted and features averaged; read as `attach` reads it.
+            test: the loader that is scored.
+            metric: the metric of gaps between modalities.
+
+        Raises:
+            BadValue: there are no batches, or `attach` cannot read them.
+        """
+        device = next(self.model.parameters()).device
+        fit, score = (UserBatches(x, lambda given: self._read(given).to(device)).batches for x in (train, test))
+        return evaluate_modalities(self.model, self.strategy, train=fit, test=score, metric=metric)
 
     # ------------------------------------------------------------------ checkpoint
     def state_dict(self) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class UserBatches:
         try:
             return len(self._source)  # type: ignore[arg-type]
         except TypeError:
-            raise BadValue("give attach a loader or a list of batches, whose length is known.") from None
+            raise BadValue("give a loader or a list of batches, whose length is known, not an iterator.") from None
 
     def batches(self, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """All batches once. The seed of `generator` determines what the loader draws."""

@@ -130,7 +130,7 @@ def _end_epoch(
         offer(epoch, scores)  # before the epoch ends: a strategy may then put weights in place that have no scores
     watched = scores["loss"] if scores else run.training_loss()
     logged = run.end_epoch(watched)
-    _check_finite(epoch, {**logged, "holdout loss" if scores else "training loss": watched})
+    _check_finite(epoch, {**logged, "validation loss" if scores else "training loss": watched})
     edited = run.phase is Phase.ENDED and any(name.startswith("edit/") for name in logged)
     if offer is not None and scored is not None and edited:
         offer(epoch, scored())  # what the last epoch's end put in place is a candidate too, in a checkpoint as well

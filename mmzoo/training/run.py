@@ -62,6 +62,12 @@ class Run(Verbs):
             strategy requires them.
         state: a checkpoint made by `state_dict`, from which the run resumes.
 
+    Attributes:
+        epoch, n_epochs: the current epoch, counted from 0, and their number, from which a strategy computes a schedule.
+        batch_in_epoch, global_step: number of steps done in this epoch, of `steps_per_epoch`, and in all.
+        training: the settings of the training (`training.epochs`, `training.lr`, `training.batch_size` ...).
+        stopped, cost: whether training ends early; the forwards and backwards so far.
+
     Raises:
         Incompatible: the strategy requires something that is missing.
     """

@@ -88,9 +88,9 @@ def test_teachers_see_the_same_items(plan: MakePlan) -> None:
 
 def test_what_chooses_on_holdout_is_refused(plan: MakePlan, catalogue: Catalogue) -> None:
     found = plan("concat", baselines=("refit",), selection="last")
-    assert [(r.method, "chooses on holdout" in r.reason) for r in found.refused] == [("refit", True)]
+    assert [(r.method, "chooses on the validation set" in r.reason) for r in found.refused] == [("refit", True)]
     for given in ({"tune": 2}, {"floor": True}):
-        with pytest.raises(BadValue, match="on holdout, and --selection last trains on it"):
+        with pytest.raises(BadValue, match="on the validation set, and --selection last trains on it"):
             make_plan(BenchSpec("ogm", selection="last", **given), catalogue)  # type: ignore[arg-type]
     for key in ("train.choose_from", "mfeat.train.choose_from"):
         with pytest.raises(BadValue, match="selection last has none"):

@@ -304,11 +304,19 @@ def test_tune_then_bench_reads_the_trials_and_says_what_they_cost(
         tmp_path,
     )
     told = mmzoo("tune", *options, "--trials", 2)
-    assert told.code == 0 and told.out.count("mfeat ogm [") == 2 and "0.alpha=" in told.out
+    assert told.code == 0 and told.out.count("mfeat ogm [") == 2 and " ogm.alpha=" in told.out
+    assert "0.alpha" not in told.out and "| settings " in told.out
     assert not list(tmp_path.rglob("result.json"))
+    said = mmzoo("status", tmp_path)
+    assert said.code == 0 and said.out.startswith(
+        "tuning: 1 study, 2 finished trials\n  tuned    mfeat ogm: 2 trials\n"
+    )
+    assert "mmzoo bench --tune" in said.out
     done = mmzoo("bench", *options, "--tune", 2)
     assert done.code == 0 and "[1/2]" not in done.out
-    assert "tuning trials" in mmzoo("report", tmp_path, "--details").out
+    report = mmzoo("report", tmp_path, "--details").out
+    assert "tuning trials" in report and "mfeat: settings chosen on validation, of tuned methods" in report
+    assert "ogm.alpha=" in report and "resumes" not in mmzoo("status", tmp_path).out
     (row,), _ = Store(tmp_path).rows()
     assert row["label"] == "ogm (tuned)" and row["tuning"]["trials"] == 2 and row["tuning"]["backward"] == 32
     assert row["spec"]["training"]["lr"] == row["tuning"]["chosen"]["train.lr"]

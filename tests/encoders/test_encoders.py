@@ -147,6 +147,22 @@ def test_a_skip_adds_a_linear_map_of_the_input() -> None:
     assert encoder.stage_dims == (11, 10) and MLP((6,)).stage_dims == (64,)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_bound_is_of_what_hidden_layers_read(skip: bool) -> None:
+    with seeded(0, "init"):
+        encoder = MLP((6,), hidden=(5, 4), width=3, skip=skip, bound=2.0).eval()
+    with seeded(0, "init"):
+        free = MLP((6,), hidden=(5, 4), width=3, skip=skip).eval()
+    x = 9 * torch.randn(7, 6, generator=stream(0, "x"))
+    bent = x / (1 + x.square() / 4).sqrt()
+    assert bent.abs().max() < 2 < x.abs().max()
+    first = free.layers[0](bent)
+    second = free.layers[1](torch.cat([first, bent], 1) if skip else first)
+    torch.testing.assert_close(encoder(x), free.project(torch.cat([second, x], 1) if skip else second))
+    with pytest.raises(BadValue, match="bound"):
+        MLP((6,), bound=-1.0)
+
+
 def test_dropout_of_a_picture_acts_in_training_alone_and_has_no_weights() -> None:
     with seeded(0, "init"):
         plain = CNN(SPECS["image"]).eval()

@@ -25,6 +25,7 @@ from torch import nn
 import mmzoo
 from mmzoo.api import Batch, MultimodalModel, Run, Training
 from mmzoo.errors import BadValue, Incompatible
+from mmzoo.evaluation.scores import evaluate_modalities
 from mmzoo.heads.concat import Concat
 from mmzoo.loops.attached import Attached, strategy_of
 from mmzoo.loops.branches import Branches, as_model
@@ -74,6 +75,35 @@ def test_whole_steps_are_those_of_our_loop(method: str) -> None:
     expected, values = reference(method, shared_model())
     assert_same(net.state_dict(), expected)
     assert_same(logged, values)
+
+
+def test_evaluate_reads_what_attach_reads_and_gives_what_evaluate_modalities_gives() -> None:
+    net = Net()
+    optimizer = sgd(net.parameters())
+    plain = attach(net, "ogm", optimizer=optimizer)
+    loop(net, plain, optimizer)
+    state = torch.get_rng_state()
+    found = plain.evaluate(batches(), held_out())
+    assert torch.equal(torch.get_rng_state(), state)
+    made = [[plain._read(b) for b in given] for given in (batches(), held_out())]
+    expected = evaluate_modalities(plain.model, plain.strategy, train=lambda: made[0], test=lambda: made[1])
+    assert found == expected and set(found["modalities"]) == {"audio", "video"}
+    odd = [{"x": b, "n": 1} for b in batches()]
+    read = mmzoo.attach(
+        net, "ogm", train=odd, epochs=1, read=lambda b: ({m: b["x"][m] for m in ("audio", "video")}, b["x"]["labels"])
+    )
+    assert read.evaluate(odd, [{"x": b} for b in held_out()])["acc"] == found["acc"]
+    with pytest.raises(BadValue, match="not an iterator"):
+        plain.evaluate(iter(batches()), held_out())
+    with pytest.raises(BadValue, match="no batches to evaluate"):
+        plain.evaluate(batches(), [])
+
+
+def test_batches_of_a_loader_are_refused_by_evaluate_modalities_with_what_to_call() -> None:
+    attached, loader = attach(Net(), "ogm"), batches()
+    for given, said in ((lambda: loader, r"a batch is a dict.*attached\.evaluate"), (loader, "train=lambda: batches")):
+        with pytest.raises(BadValue, match=said):
+            evaluate_modalities(attached.model, attached.strategy, train=given, test=lambda: loader)
 
 
 def test_a_linear_head_is_the_head_concat() -> None:

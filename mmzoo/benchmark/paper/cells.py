@@ -185,7 +185,7 @@ def _marks(found: Mapping[str, Found]) -> list[str]:
     notes = []
     if twins := [d for d, f in found.items() if f.synthetic]:
         notes.append(
-            f"(synthetic): {', '.join(twins)} is not prepared here, and its generated twin with small encoders stands in for it. "
+            f"(synthetic): {', '.join(twins)} is not prepared here: the numbers are of a synthetic set in its format, with small encoders. "
             "Nothing on it compares with a printed number."
         )
     if any(f.fast for f in found.values()):

@@ -9,7 +9,8 @@ from typing import Any
 
 from mmzoo.benchmark.paper.cells import Found
 from mmzoo.benchmark.paper.printed import suite_file
-from mmzoo.benchmark.python import bench
+from mmzoo.benchmark.python import bench, spec_of
+from mmzoo.config.spec import BenchSpec
 from mmzoo.config.suites import read_suite
 from mmzoo.data.store.choice import chosen_store
 from mmzoo.errors import BadValue, MmzooError, short, unknown
@@ -99,22 +100,33 @@ def _weights(budget: Budget, real: bool) -> dict[str, str]:
 
 def _on(dataset: str, fields: Mapping[str, Any], catalogue: Catalogue, budget: Budget) -> Found:
     real = is_prepared(dataset, fields["preset"], catalogue)
-    rows = bench(
-        fields["method"],
-        fields.get("baselines", ()),
-        [dataset if real else f"{dataset}:mini"],
-        seeds=1 if budget.fast else budget.seeds or fields.get("seeds", 3),
-        epochs=FAST_EPOCHS if budget.fast else None,
-        preset=fields["preset"] if real else "default",
-        settings=dict(fields.get("settings", ())) | _weights(budget, real),
-        overrides=[dict(each) for each in fields.get("overrides", ())],
-        selection=fields.get("selection", "holdout"),
-        references=fields.get("references", True),
-        keep_weights=fields.get("keep_weights", False),
-        out=budget.out,
-        device=budget.device,
-        workers=budget.workers,
-        on_row=budget.on_row,
-    )
+    asked = _asked(dataset, fields, budget, real)
+    rows = bench(**asked, out=budget.out, device=budget.device, workers=budget.workers, on_row=budget.on_row)
     refused = {each["method"].partition("[")[0]: each["reason"] for each in rows.asked["refused"]}
     return Found(list(rows), refused, synthetic=not real, fast=budget.fast)
+
+
+def _asked(dataset: str, fields: Mapping[str, Any], budget: Budget, real: bool) -> dict[str, Any]:
+    """The arguments of `mmzoo.bench` that say which runs a suite has on a data set. real: on the real one, not a synthetic set."""
+    return {
+        "method": fields["method"],
+        "baselines": fields.get("baselines", ()),
+        "datasets": [dataset if real else f"{dataset}:mini"],
+        "seeds": 1 if budget.fast else budget.seeds or fields.get("seeds", 3),
+        "epochs": FAST_EPOCHS if budget.fast else None,
+        "preset": fields["preset"] if real else "default",
+        "settings": dict(fields.get("settings", ())) | _weights(budget, real),
+        "overrides": [dict(each) for each in fields.get("overrides", ())],
+        "selection": fields.get("selection", "holdout"),
+        "references": fields.get("references", True),
+        "keep_weights": fields.get("keep_weights", False),
+    }
+
+
+def suite_specs(name: str, catalogue: Catalogue, budget: Budget) -> list[BenchSpec]:
+    """The benchmarks that a table or figure runs, one a data set. None for Figure 4, whose two runs are not kept."""
+    if name == "fig4":
+        return []
+    fields = read_suite(suite_file(name), catalogue)
+    wanted = [d for d in fields["datasets"] if not budget.datasets or d in budget.datasets]
+    return [spec_of(**_asked(d, fields, budget, is_prepared(d, fields["preset"], catalogue))) for d in wanted]

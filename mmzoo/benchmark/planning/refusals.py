@@ -39,7 +39,7 @@ def chooses_after(catalogue: Catalogue, method: Method) -> str | None:
     after = [p.strategy for p in method.parts if acts_after(catalogue.get("strategies", p.strategy))]
     if not after:
         return None
-    return f"{after[0]} chooses on holdout after training, and --selection last trains on it. Take --selection holdout."
+    return f"{after[0]} chooses on the validation set after training, and --selection last trains on it. Take --selection holdout."
 
 
 def _obstacles(catalogue: Catalogue, method: Method, n: int, training: Training, device: str) -> Iterator[str]:
@@ -85,7 +85,8 @@ def _undone(entry: Entry, params: Mapping[str, Any], training: Training) -> Iter
     if training.optimizer in SCALE_INVARIANT and condition is not None and holds(condition, params):
         yield (
             f"{entry.name} only scales gradients, and {training.optimizer} normalises each gradient by its running magnitude: a "
-            "slowly changing factor has almost no effect. Use --set train.optimizer=sgd to see the method's effect"
+            "slowly changing factor has almost no effect. To see the method's effect: --set train.optimizer=sgd, with a rate for "
+            "SGD (--set train.lr=0.02)"
         )
 
 

@@ -108,7 +108,11 @@ def _confusion(dataset: str, counted: Counted) -> Table:
     title = f"{dataset}: {counted.group.label}, test samples of {len(counted.counts)} run{'s' if len(counted.counts) > 1 else ''} by true and predicted class"
     if len(classes) > MOST_CLASSES:
         return _most_confused(title, counts, classes)
-    table = Table(title, ["true class", *classes, "recall"])
+    table = Table(
+        title,
+        ["true class", *classes, "recall"],
+        caption=f"Test samples by true and predicted class, of {counted.group.label} on {dataset}. Correct predictions in bold",
+    )
     for i, name in enumerate(classes):
         row = [Cell(str(n), i == j) for j, n in enumerate(counts[i].tolist())]
         table.body.append([Cell(name), *row, Cell(_share(counts[i, i], counts[i].sum()))])

@@ -34,6 +34,7 @@ from mmzoo.benchmark.reporting.short import (
 )
 from mmzoo.benchmark.reporting.statistics import Spread, detectable, paired, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, number, percent
+from mmzoo.benchmark.results.records import as_settings
 
 #: the columns where test scores of every epoch are kept as well, see `SELECTIONS`
 TEST_SELECTION = ("test-set selection", "optimism")
@@ -46,6 +47,8 @@ def detail_tables(rows: Sequence[Row], bench: Mapping[str, Any]) -> list[Table]:
     for dataset, groups in by_dataset(rows, bench).items():
         refused = [r for r in bench["refused"] if r["dataset"] == dataset]
         tables.append(_scores(dataset, groups, refused, floors_of(rows, dataset)))
+        if chosen := _tuned_settings(dataset, groups):
+            tables.append(chosen)
         if any(g.by_seed(main_score) for g in groups if not g.alone):
             tables.append(_modalities(dataset, groups))
         if difference := _differences(dataset, groups):
@@ -91,6 +94,35 @@ def _scores(
     table.notes += _together(groups) + _reading(groups) + _detectable([d.spread for d in deltas if d])
     table.notes += delta_notes(groups, deltas) + sample_note({dataset: groups})
     return table
+
+
+def _tuned_settings(dataset: str, groups: Sequence[Group]) -> Table | None:
+    """The settings that tuning chose for each method; None where no method was tuned."""
+    table = Table(
+        f"{dataset}: settings chosen on validation, of tuned methods",
+        ["method", "settings", "validation as asked", "validation chosen", "trials"],
+        words=2,
+        notes=[
+            "validation as asked: the first trial, the method as it was asked for. Settings are written as --set takes them."
+        ],
+    )
+    for group in groups:
+        row = next((r for r in group.rows if "tuning" in r), None)
+        if row is not None:
+            tuning, strategies = row["tuning"], [part["strategy"] for part in row["spec"]["parts"]]
+            held = (
+                [f"{100 * tuning['holdout'][k]:.1f}" for k in ("first", "best")]
+                if "holdout" in tuning
+                else [DASH, DASH]
+            )
+            cells = [
+                group.label,
+                as_settings(tuning["chosen"], row["method"], strategies),
+                *held,
+                str(tuning["trials"]),
+            ]
+            table.body.append([Cell(c) for c in cells])
+    return table if table.body else None
 
 
 def _optional_columns(
@@ -151,7 +183,7 @@ def _reading(groups: Sequence[Group]) -> list[str]:
     counts = [len(g.by_seed(main_score)) for g in groups]
     notes = [
         f"{selection_note([r for g in groups for r in g.rows])} "
-        "samples: training samples. seconds: training time, holdout evaluation included. forwards, backwards: "
+        "samples: training samples. seconds: training time, validation included. forwards, backwards: "
         "whole-model passes over a batch. Δ: difference to plain training with the same head, budget and samples; "
         f"{DASH} where there is no such run."
     ]
@@ -169,8 +201,7 @@ def _reading(groups: Sequence[Group]) -> list[str]:
     if any("tuning" in r for g in groups for r in g.rows):
         notes.append(
             "tuning trials: settings were selected on the validation set, with the same number of trials and epochs for every "
-            "method and a seed that is not reported. The other columns do not include the cost of tuning. `mmzoo tune` and "
-            "the rows list the settings."
+            "method and a seed that is not reported. The other columns do not include the cost of tuning."
         )
     if taught := [g.label for g in groups if any(r.get("teachers") for r in g.rows)]:
         notes.append(
@@ -219,7 +250,7 @@ def _modalities(dataset: str, groups: Sequence[Group]) -> Table:
         table.notes.append(
             "branch: the logits of one modality inside the joint model; the last column gives their source (exact: computed "
             "by the head; slice: its part of the joint classifier; ablated: the other features set to zero). probe: a "
-            "linear classifier on the frozen encoder. unimodal: the modality trained by itself, on all samples. A low "
+            "linear classifier on the frozen encoder. unimodal: the modality trained by itself. All three are scored on the test samples that have the modality. A low "
             "branch score with a high probe means that the head neglects the branch; a low probe means that the encoder is "
             "under-trained."
         )

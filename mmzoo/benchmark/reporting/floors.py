@@ -17,10 +17,15 @@ def floors_of(rows: Sequence[Row], dataset: str) -> list[Row]:
     return sorted(found.values(), key=lambda r: (r["modality"] is None, r["modality"] or ""))
 
 
+def shown(floor: Row) -> str:
+    """How tables call a floor: `linear baseline: words`, or `linear baseline` for all modalities joined."""
+    return f"linear baseline: {floor['modality']}" if floor["modality"] else "linear baseline"
+
+
 def floor_lines(floors: Sequence[Row], columns: Mapping[str, Callable[[Row], str]], dash: str) -> list[list[Cell]]:
     """A line of the table for each floor. columns: every column -> its text for a row that has scores."""
     return [
-        [Cell(r["label"]), *(Cell(get(r) if r["status"] == "ok" else dash) for get in columns.values())] for r in floors
+        [Cell(shown(r)), *(Cell(get(r) if r["status"] == "ok" else dash) for get in columns.values())] for r in floors
     ]
 
 
@@ -28,15 +33,15 @@ def floor_notes(floors: Sequence[Row]) -> list[str]:
     """What the floors are, each with the penalty that the validation set chose."""
     if not floors:
         return []
-    notes = [f"{r['label']}: {r['status']}, {r['reason']}" for r in floors if r["status"] != "ok"]
+    notes = [f"{shown(r)}: {r['status']}, {r['reason']}" for r in floors if r["status"] != "ok"]
     said = [
-        f"{r['label']}: {'; '.join(dict.fromkeys(r['floor']['features'].values()))} (C = {r['floor']['strength']:g})"
+        f"{shown(r)}: {'; '.join(dict.fromkeys(r['floor']['features'].values()))} (C = {r['floor']['strength']:g})"
         for r in floors
         if r["status"] == "ok"
     ]
     if said:
         notes.append(
-            "Floors: logistic regression on fixed features of the same training samples, its penalty chosen on the "
+            "Linear baselines: logistic regression on fixed features of the same training samples, its penalty chosen on the "
             f"validation set. {'. '.join(said)}."
         )
     return notes
@@ -55,28 +60,43 @@ def below_notes(groups: Sequence[Group], floors: Sequence[Row]) -> list[str]:
         short = main_score(floor) - reached.mean
         if short <= 0:
             continue
-        its_floor, longer = f"{floor['label']}: {100 * main_score(floor):.1f}", _longer(group)
+        why = _too_short(group)
+        advice = f"Train longer first (--epochs {longer(groups)}): {', and '.join(why)}." if why else ""
+        its_floor = f"{shown(floor)}: {100 * main_score(floor):.1f}"
         if short <= sampling_error(reached.mean, floor["metrics"]["n_scored"]):
-            said = f"level with its floor ({its_floor}; {100 * short:.1f} points are within the sampling error of the test set)."
-            notes.append(f"{group.label} is {said} {longer}".rstrip())
+            said = f"level with its linear baseline ({its_floor}; {100 * short:.1f} points are within the sampling error of the test set)."
+            notes.append(f"{group.label} is {said} {advice}".rstrip())
         else:
-            said = f"BELOW ITS FLOOR by {100 * short:.1f} points ({its_floor})."
-            notes.append(f"{group.label} is {said} {longer or _cure(group)}")
+            said = f"BELOW ITS LINEAR BASELINE by {100 * short:.1f} points ({its_floor})."
+            notes.append(f"{group.label} is {said} {advice or _cure(group)}")
     return notes
 
 
-def _longer(group: Group) -> str:
-    """The advice to train longer, where training was short; else nothing."""
-    t, why = group.rows[0]["spec"]["training"], []
-    each = steps_for(group.spread(at("cost", "train_items")).mean, t["batch_size"])
-    epochs = t["epochs"]
+def longer(groups: Sequence[Group]) -> int:
+    """Epochs to train for, where that may help any of the groups: one number for a table, so that its rows stay comparable."""
+    return max((_wanted(g) for g in groups if g.spread(main_score).n and _too_short(g)), default=0)
+
+
+def _wanted(group: Group) -> int:
+    """Twice the epochs where a run was still improving, and at least those of LEAST_STEPS steps."""
+    epochs: int = group.rows[0]["spec"]["training"]["epochs"]
+    doubled = 2 * epochs if any(r.get("still_improving") for r in group.rows) else epochs
+    return max(doubled, math.ceil(LEAST_STEPS / _steps(group)))
+
+
+def _too_short(group: Group) -> list[str]:
+    """Why training was too short, in words; nothing where it was long enough."""
+    epochs, why = group.rows[0]["spec"]["training"]["epochs"], []
     if any(r.get("still_improving") for r in group.rows):
         why.append("it was still improving")
-        epochs = 2 * t["epochs"]
-    if each * t["epochs"] < LEAST_STEPS:
-        why.append(f"it took {each * t['epochs']:,} steps, fewer than {LEAST_STEPS:,}")
-        epochs = max(epochs, math.ceil(LEAST_STEPS / each))
-    return f"Train longer first (--epochs {epochs}): {', and '.join(why)}." if why else ""
+    if _steps(group) * epochs < LEAST_STEPS:
+        why.append(f"it took {_steps(group) * epochs:,} steps, fewer than {LEAST_STEPS:,}")
+    return why
+
+
+def _steps(group: Group) -> int:
+    """Optimizer steps of an epoch."""
+    return steps_for(group.spread(at("cost", "train_items")).mean, group.rows[0]["spec"]["training"]["batch_size"])
 
 
 def _cure(group: Group) -> str:

@@ -227,6 +227,8 @@ def overview_table(overview: Overview) -> Table:
             "cost",
         ],
         priority=[0, *[2] * len(overview.datasets), *((1,) if several else ()), 3, 4, 5],
+        caption=f"Test {'accuracy' if shared == 'ACC' else shared or 'scores'} in %, mean ± std over {_seeds(overview)}"
+        f"{'' if several else f', on {overview.datasets[0]}' if overview.datasets else ''}. Best joint method in bold, second underlined",
     )
     for line in [*overview.joint, *_best_unimodal(overview)]:
         cells = [Cell(line.label)]
@@ -260,10 +262,13 @@ def _best_unimodal(overview: Overview) -> list[Line]:
 
 
 def _counted(overview: Overview, what: str) -> str:
-    low, high = overview.n_seeds
-    seeds = f"{low} seed{'s' if low != 1 else ''}" if low == high else f"{low} to {high} seeds"
     n = len(overview.datasets)
-    return f"test {what} in %, mean ± std, {n} data set{'s' if n != 1 else ''}, {seeds}"
+    return f"test {what} in %, mean ± std, {n} data set{'s' if n != 1 else ''}, {_seeds(overview)}"
+
+
+def _seeds(overview: Overview) -> str:
+    low, high = overview.n_seeds
+    return f"{low} seed{'s' if low != 1 else ''}" if low == high else f"{low} to {high} seeds"
 
 
 def _shown(difference: Difference | None, most: Basis) -> str:
@@ -295,6 +300,8 @@ def _notes(overview: Overview) -> Sequence[str]:
     if any(math.isinf(d.interval[0]) for d in overview.differences):
         notes.append(NO_INTERVAL)
     notes += sample_note(overview.groups)
+    if made := [name for name, groups in overview.groups.items() if any("bayes" in r for g in groups for r in g.rows)]:
+        notes.append(f"{', '.join(made)}: synthetic data made by mmzoo, not the published data.")
     if overview.critical is not None:
         notes.append(
             f"Mean ranks less than {overview.critical:.2f} apart do not differ significantly (Nemenyi's critical difference "

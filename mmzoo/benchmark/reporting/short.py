@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmzoo.benchmark.reporting.floors import below_notes, floor_lines, floor_notes, floors_of
+from mmzoo.benchmark.reporting.floors import below_notes, floor_lines, floor_notes, floors_of, longer
 from mmzoo.benchmark.reporting.groups import (
     METRICS,
     Basis,
@@ -25,6 +25,9 @@ from mmzoo.benchmark.reporting.groups import (
 from mmzoo.benchmark.reporting.overview import PLAIN, by_dataset, places
 from mmzoo.benchmark.reporting.statistics import Spread, paired, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
+
+#: rows of a table for which it is said why they were still improving; the others are only named
+EXPLAINED = 2
 
 
 def short_tables(rows: Sequence[Row], bench: Mapping[str, Any], said: Sequence[str] = ()) -> list[Table]:
@@ -178,13 +181,13 @@ def blind(group: Group) -> list[str]:
 
 
 def still_improving_notes(groups: Sequence[Group]) -> list[str]:
-    """Which rows more epochs may help, and the evidence."""
-    said, epochs = [], 0
-    for group in groups:
-        found = [r for r in group.rows if r.get("still_improving")]
-        if found:
-            said.append(f"{group.label} ({len(found)} of {len(group.rows)}: {'; '.join(found[0]['still_improving'])})")
-            epochs = max(epochs, *(r["spec"]["training"]["epochs"] for r in found))
-    if not said:
+    """Which rows more epochs may help, the evidence of a few, and how many epochs."""
+    found = {g.label: [r for r in g.rows if r.get("still_improving")] for g in groups}
+    found = {label: rows for label, rows in found.items() if rows}
+    if not found:
         return []
-    return [f"Still improving when training ended: {', '.join(said)}. Train longer: --epochs {2 * epochs}."]
+    said = [
+        f"{label} ({'; '.join(rows[0]['still_improving'])})" if i < EXPLAINED else label
+        for i, (label, rows) in enumerate(found.items())
+    ]
+    return [f"Still improving when training ended: {', '.join(said)}. Train longer: --epochs {longer(groups)}."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,8 @@ class Table:
     priority: Sequence[int] = ()
     #: how many columns, from the first, hold words and are aligned to the left
     words: int = 1
+    #: what a paper says below it, without the last full stop; empty: the title as a sentence
+    caption: str = ""
 
 
 def percent(s: Spread, *, sign: bool = False) -> str:
@@ -68,15 +71,21 @@ def _marked(text: str, cell: Cell) -> str:
     return f"**{text}**" if cell.best else f"<ins>{text}</ins>" if cell.second else text
 
 
-def latex(table: Table) -> str:
-    """A `table*` with booktabs rules, no wider than the page. It needs the packages booktabs and graphicx."""
+def latex(table: Table, label: str = "") -> str:
+    """A `table*` with booktabs rules, no wider than the page. It needs the packages booktabs and graphicx.
+
+    Args:
+        table: the table.
+        label: what `\\ref` calls it; empty: `tab:` and its title in short, see `labels`.
+    """
     body = [" & ".join(_tex_marked(c) for c in row) + r" \\" for row in table.body]
     return "\n".join(
         [
             r"% \usepackage{booktabs,graphicx}",
             r"\begin{table*}[t]",
             r"\centering",
-            rf"\caption{{{_tex(table.title)}}}",
+            rf"\caption{{{_tex(_caption(table))}}}",
+            rf"\label{{{label or labels([table])[0]}}}",
             r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{{'l' * table.words}{'r' * (len(table.header) - table.words)}}}",
             r"\toprule",
@@ -91,6 +100,33 @@ def latex(table: Table) -> str:
             "",
         ]
     )
+
+
+def labels(tables: Sequence[Table]) -> list[str]:
+    """The LaTeX labels of the tables of a document, all different."""
+    found: list[str] = []
+    for table in tables:
+        subject, _, rest = table.title.partition(": ")
+        short = subject if subject == "overview" else f"{subject} {re.split(', |: | in %', rest)[0]}"
+        name = "tab:" + re.sub("[^a-z0-9]+", "-", short.lower()).strip("-")[:60]
+        same = sum(other == name or other.startswith(f"{name}-again") for other in found)
+        found.append(f"{name}-again{same}" if same else name)
+    return found
+
+
+def _caption(table: Table) -> str:
+    """What a paper says below a table: its own caption, or the title as a sentence with the data set last, and what marks mean."""
+    if table.caption:
+        return f"{table.caption}."
+    subject, colon, rest = table.title.partition(": ")
+    text = re.sub(r"\bACC\b", "accuracy", f"{rest}, on {subject}" if colon else table.title)
+    text = text[:1].upper() + text[1:]
+    cells = [cell for row in table.body for cell in row]
+    marks = [
+        *(["Best in bold"] if any(c.best for c in cells) else []),
+        *(["second underlined"] if any(c.second for c in cells) else []),
+    ]
+    return f"{text}. {', '.join(marks)}." if marks else f"{text}."
 
 
 def _tex_marked(cell: Cell) -> str:

@@ -64,7 +64,14 @@ _ROW: Form = {
     "micro_batch": optional(or_null(whole(1))),
     "teachers": optional(OBJECT),
     "tuning": optional(
-        {"trials": WHOLE, "seconds": NUMBER, "forward": NUMBER, "backward": NUMBER, "chosen": OBJECT},
+        {
+            "trials": WHOLE,
+            "seconds": NUMBER,
+            "forward": NUMBER,
+            "backward": NUMBER,
+            "chosen": each(NUMBER),
+            "holdout": optional({"first": NUMBER, "best": NUMBER}),
+        },
     ),
     "spec": {
         "modalities": or_null(LIST),

@@ -21,6 +21,27 @@ def states(store: Store) -> list[dict[str, Any]]:
     return [state for state in found if state is not None]
 
 
+def studies(store: Store) -> list[dict[str, Any]]:
+    """A mapping a study of tuning: study, dataset, label, trials (those done), of (those asked for, 0 where that is not known),
+    running; and `unreadable` with the reason where its record cannot be used."""
+    folder = store.root / "tuning"
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    return [_study(store, name) for name in names]
+
+
+def _study(store: Store, name: str) -> dict[str, Any]:
+    held = read_claim(store.root / "tuning" / name)
+    running, of = held is not None and held.alive, 0 if held is None else held.of
+    found = {"study": name, "dataset": "?", "label": "?", "trials": 0, "of": of, "running": running}
+    if not (store.root / "tuning" / name / "record.json").exists():
+        return found  # before its first trial has ended
+    try:
+        record = store.tuning(name)
+    except MmzooError as error:
+        return {**found, "unreadable": str(error)}
+    return {**found, "dataset": record["dataset"], "label": record["label"], "trials": len(record["trials"])}
+
+
 def without_row(store: Store) -> tuple[list[dict[str, Any]], int]:
     """The planned runs of a store that have no row, each with its data set, label and seed, and the number of all planned runs."""
     planned = [name for name in store.run_ids() if (store.folder(name) / "planned.json").is_file()]

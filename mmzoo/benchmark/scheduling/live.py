@@ -119,7 +119,7 @@ class Live(Shown):
         order = [p.label for p in self.runs]
         table = Table(
             "so far, validation-selected test scores in % (seeds done)",
-            ["method", *datasets, "lagging branch"],
+            ["method", *datasets, "weakest branch"],
             priority=[0, *[1] * len(datasets), 2],
         )
         for label in sorted(self._standings, key=order.index):

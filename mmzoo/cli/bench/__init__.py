@@ -118,9 +118,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         done = run_bench(spec, store, listener, execution)
     except KeyboardInterrupt:
-        if listener.started:
+        if listener.started or spec.tune:
+            what = "rows and trials" if spec.tune else "rows"
             print(
-                f"\nStopped. All finished rows are kept in {store.root}; the same command does the rest.",
+                f"\nStopped. All finished {what} are kept in {store.root}; the same command does the rest.",
                 file=sys.stderr,
             )
         raise

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmzoo.benchmark.bench import Events, Finished
 from mmzoo.benchmark.planning.planned import Plan, Planned
+from mmzoo.benchmark.results.records import as_settings
 from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.scheduling.progress import display
 from mmzoo.benchmark.scheduling.timing import told
@@ -73,7 +74,7 @@ class Text(Silent):
         self._trials = trials
 
     def trial(self, planned: Planned, number: int, trial: Mapping[str, Any]) -> None:
-        values = " ".join(f"{k}={v:.4g}" for k, v in trial["values"].items())
+        values = as_settings(trial["values"], planned.method, [part.strategy for part in planned.spec.parts])
         score = f"{100 * trial['score']:.1f} %" if trial["status"] == "ok" else trial["status"]
         print(f"  {planned.dataset} {planned.label} [{number + 1}/{self._trials}] {values}: {score}", flush=True)
 
@@ -139,7 +140,7 @@ def tuning_line(plan: Plan, trials: int) -> str:
     """What tuning is about to do."""
     configs = {p.spec.config_id for p in plan.runs if p.role not in ("teacher", "floor")}
     return (
-        f"Tuning on holdout: {count(trials, 'trial')} for each of {count(len(configs), 'configuration')}, under a seed "
+        f"Tuning on the validation set: {count(trials, 'trial')} for each of {count(len(configs), 'configuration')}, under a seed "
         "that is not reported"
     )
 

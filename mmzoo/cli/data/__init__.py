@@ -50,6 +50,7 @@ def _add_prepare(add_parser: Callable[..., Any]) -> None:
         "is done.",
     )
     _add_name(parser, run_prepare)
+    parser.set_defaults(resumes="What is decoded is kept: the same command resumes.")
     _add_files(parser)
     parser.add_argument("--mini", action="store_true", help="the synthetic set below MMZOO_HOME (mmzoo data mini NAME)")
     parser.add_argument(
@@ -105,7 +106,11 @@ def _add_name(parser: argparse.ArgumentParser, command: Callable[[argparse.Names
 def _add_files(parser: argparse.ArgumentParser) -> None:
     """The options for which files are read, and how."""
     parser.add_argument("--root", metavar="DIR", help="the folder of the published files")
-    parser.add_argument("--splits", metavar="DIR", help="the folder of the split lists, if not below --root")
+    parser.add_argument(
+        "--splits",
+        metavar="DIR",
+        help="the folder of the split lists, if not below --root (to choose a split: bench --set NAME.split=SPLIT)",
+    )
     parser.add_argument(
         "--recipe", metavar="NAME", help="how files are converted to arrays (default: the first; mmzoo data show NAME)"
     )

@@ -48,6 +48,11 @@ def files_of(arguments: argparse.Namespace, source: Source) -> tuple[Path, Path 
     if arguments.jobs is not None and not 0 <= arguments.jobs <= 4096:
         raise BadValue(f"--jobs must be between 0 and 4096, not {arguments.jobs}.")
     root = _root(arguments, source)
+    if arguments.splits in source.splits and not Path(arguments.splits).is_dir():
+        raise BadValue(
+            f"--splits {arguments.splits}: --splits is the folder of the split lists. All splits are prepared together; a bench "
+            f"chooses one: --set {source.name}.split={arguments.splits}."
+        )
     splits = None if arguments.splits is None else _folder(arguments.splits, "--splits")
     return root, splits, arguments.recipe or _usual_recipe(arguments.data, root)
 

@@ -52,7 +52,7 @@ class CremaD(Source):
     splits: ClassVar = {
         "ogm": "OGM-GE's lists, 6,698 train and 744 test clips; random, all 91 actors are on both sides",
         "mla": "MLA's lists, also 6,698 and 744, of which only 71 test clips are OGM-GE's: not comparable with ogm",
-        "speaker": "by actors: 1001-1073 train, 1074-1082 holdout, 1083-1091 test; not comparable with published numbers",
+        "speaker": "by actors: 1001-1073 train, 1074-1082 validation, 1083-1091 test; not comparable with published numbers",
         "hash": "a hash of each clip's name decides, by actors; not comparable with published numbers",
     }
 
@@ -96,8 +96,8 @@ def _from_lists(root: Path, split: str, splits_dir: Path | None) -> _Found:
         path = textfiles.first_file(_folders(root, splits_dir), [name])
         if path is None:
             raise BadValue(
-                f"{whose} split list {name} is neither in {root} nor in --splits DIR. Get it from {origin}, or take "
-                "the split hash or speaker, which need no lists but have no published numbers to compare with."
+                f"{whose} split list {name} is neither in {root} nor in --splits DIR. Get it from {origin}. The splits speaker and "
+                "hash need no such list (bench --set cremad.split=speaker), but have no published numbers to compare with."
             )
         found.sources.append(path)
         for where, line in textfiles.rows_of(path):
@@ -156,7 +156,7 @@ def _all_clips(root: Path, splits_dir: Path | None, found: _Found) -> Iterator[t
         return
     names = sorted(n.removesuffix(".wav") for n in textfiles.names_in(root / "AudioWAV") if n.endswith(".wav"))
     if not names:
-        raise BadValue(f"{root} holds neither SentenceFilenames.csv nor AudioWAV/*.wav. Layout: {CremaD.layout}.")
+        raise BadValue(f"{root} holds neither SentenceFilenames.csv nor AudioWAV/*.wav, which name the clips.")
     found.sources.append(root / "AudioWAV")
     yield from ((name, f"AudioWAV/{name}.wav") for name in names)
 

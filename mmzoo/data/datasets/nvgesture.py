@@ -100,7 +100,9 @@ class NVGesture(Source):
             names = [name.format(side) for name in LISTS[lists]]
             path = textfiles.first_file([splits_dir or root], names)
             if path is None:
-                raise BadValue(f"there is no {names[0]} in {splits_dir or root}. Layout: {self.layout}.")
+                raise BadValue(
+                    f"there is no {names[0]} in {splits_dir or root}. Layout: {self.layout}. Source: {self.obtain}"
+                )
             reading.sources.append(path)
             for index, (where, line) in enumerate(textfiles.rows_of(path)):
                 row = parsed(line)

@@ -42,7 +42,7 @@ class Sarcasm(Source):
         "github.com/headacheboy/data-of-multimodal-sarcasm-detection, pictures by its links (no licence is stated; tweets are "
         "under the terms of X: research use)"
     )
-    splits: ClassVar = {"published": "the authors' train, validation (as holdout) and test files"}
+    splits: ClassVar = {"published": "the authors' train, validation and test files"}
 
     @classmethod
     def recipes(cls) -> Mapping[str, Recipe]:
@@ -59,7 +59,9 @@ class Sarcasm(Source):
         for side, names in FILES.items():
             path = textfiles.first_file(places, names)
             if path is None:
-                raise BadValue(f"there is no {names[0]} in {places[0]} or {root}. Layout: {self.layout}.")
+                raise BadValue(
+                    f"there is no {names[0]} in {places[0]} or {root}. Layout: {self.layout}. Source: {self.obtain}"
+                )
             reading.sources.append(path)
             for where, line in textfiles.rows_of(path):
                 row = parsed(line, labels=1 if side == "train" else 2)

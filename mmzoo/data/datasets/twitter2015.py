@@ -36,7 +36,7 @@ class Twitter2015(Source):
         "absa_data/twitter2015 of github.com/jefferyYu/TomBERT, pictures by its link (no licence is stated; tweets are under the "
         "terms of X: research use)"
     )
-    splits: ClassVar = {"published": "the authors' train, dev (as holdout) and test files"}
+    splits: ClassVar = {"published": "the authors' train, dev (validation) and test files"}
 
     @classmethod
     def recipes(cls) -> Mapping[str, Recipe]:
@@ -56,7 +56,9 @@ class Twitter2015(Source):
         for side, stem in FILES.items():
             path = textfiles.first_file(places, [f"{stem}.tsv", f"{stem}.txt"])
             if path is None:
-                raise BadValue(f"there is no {stem}.tsv or {stem}.txt in {places[0]}. Layout: {self.layout}.")
+                raise BadValue(
+                    f"there is no {stem}.tsv or {stem}.txt in {places[0]}. Layout: {self.layout}. Source: {self.obtain}"
+                )
             reading.sources.append(path)
             rows = read_tsv(path) if path.suffix == ".tsv" else read_txt(path)
             other = path.with_suffix(".txt")

@@ -68,7 +68,10 @@ class Own(Source):
         self._columns(document)
         self.table_form = self._table_form()
         document.raise_faults()
-        said = "the column " + str(self.wanted.split) if self.wanted.split else "a hash of each row"
+        hashed = (
+            f"a hash of {f'the column {self.wanted.id}' if self.wanted.id else 'each row'} and the name {data['name']}"
+        )
+        said = f"the column {self.wanted.split}" if self.wanted.split else hashed
         grouped = f", groups of the column {self.wanted.group} kept together" if self.wanted.group else ""
         self.splits = {"table" if self.wanted.split else "hash": said + grouped}  # type: ignore[misc]
 

@@ -18,6 +18,13 @@ from mmzoo.errors import BadValue
 Note = Mapping[str, Any]
 
 
+#: what a refusal before decoding adds
+UNDECODED = (
+    "Files were only looked for: nothing is decoded yet, and decoding may find more. mmzoo data check, with the same --root, "
+    "decodes every file and reports all faults at once.\n"
+)
+
+
 @dataclass
 class Judge:
     """The faults of a data set as they are found, under one policy. name: of the data set. root: where its files lie.
@@ -34,7 +41,7 @@ class Judge:
         """The items that are to be decoded: without those that are known to be faulty and to be dropped."""
         alike: dict[frozenset[str], frozenset[str]] = {}
         self.listed = {i.id: alike.setdefault(own := frozenset(i.media), own) for i in items}
-        self.refuse_errors(items)
+        self.refuse_errors(items, decoded=False)
         kept = self.kept(items)
         if not kept:
             raise self.nothing_left()
@@ -65,9 +72,9 @@ class Judge:
     def _of_modality(self, fault: Fault) -> bool:
         return fault.modality is not None and fault.modality in self.listed.get(fault.item or "", ())
 
-    def refuse_errors(self, items: Sequence[Item]) -> None:
+    def refuse_errors(self, items: Sequence[Item], *, decoded: bool = True) -> None:
         """Write the report. Raises BadValue where a fault is an error under the policy. items: those that could be listed;
-        of others only the fault is known."""
+        of others only the fault is known. decoded: whether the files were read, or only looked for."""
         judged = self.judged()
         write_report(self.report, judged)
         if errors := [(f, a) for f, a in judged if a == "error"]:
@@ -78,6 +85,7 @@ class Judge:
                 f"{self.name}: {touched:,} of {n:,} samples ({100 * touched / max(n, 1):.1f} %) cannot be used as they are:\n"
                 + "\n".join(f"  {line}" for line in summary(errors))
                 + f"\nAll of them: {self.report}\n"
+                + ("" if decoded else UNDECODED)
                 + _advice(kinds)
             )
 

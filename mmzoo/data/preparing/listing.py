@@ -76,7 +76,7 @@ def list_all(source: Source, root: Path, recipe: Recipe, splits_dir: Path | None
             first_error = first_error or error
             unavailable[split] = str(error)
     if not found:
-        raise first_error or BadValue(f"{source.name} offers no split.")
+        raise _no_split(source, root, unavailable, first_error)
     items: dict[str, Item] = {}
     faults: dict[tuple[object, ...], Fault] = {}
     classes = next(iter(found.values())).classes
@@ -110,6 +110,21 @@ def list_all(source: Source, root: Path, recipe: Recipe, splits_dir: Path | None
         {s: listing.split_source for s, listing in found.items()},
         unavailable,
         list(dict.fromkeys(p for listing in found.values() for p in listing.sources)),
+    )
+
+
+def _no_split(source: Source, root: Path, unavailable: Mapping[str, str], first: MmzooError | None) -> MmzooError:
+    """The error that no split of a source can be read: what the folder holds, what each split lacks, and how one is chosen."""
+    lacking: dict[str, list[str]] = {}
+    for split, why in unavailable.items():
+        lacking.setdefault(why, []).append(split)
+    if first is None or len(lacking) == 1:
+        return first or BadValue(f"{source.name} offers no split.")
+    each = "\n".join(f"  {', '.join(splits)}: {why}" for why, splits in lacking.items())
+    return BadValue(
+        f"{source.name}: no split can be read from {root}. Expected there: {source.layout}.\nThe files of one split are enough. "
+        f"What each split lacks:\n{each}\nprepare stores all splits whose files it finds; a bench chooses one of them with --set "
+        f"{source.name}.split=NAME. Source: {source.obtain}"
     )
 
 

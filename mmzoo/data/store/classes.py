@@ -11,6 +11,8 @@ Counts = Mapping[str, Mapping[str, Sequence[int]]]
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "nil", "?", "-", ".", "#n/a", "<na>", "unknown"})
 #: names in a message before the rest is only counted
 NAMED = 5
+#: from this ratio of the largest class to the smallest on, accuracy is said to hide the small ones
+UNEQUAL = 5
 WORDS = {"train": "training", "slice": "meta-set", "holdout": "validation", "test": "test"}
 
 
@@ -27,7 +29,8 @@ def listed_classes(classes: Sequence[str], counts: Counts) -> str:
 
 def remarks(classes: Sequence[str], counts: Counts) -> list[str]:
     """What a reader of any score should know of the classes: sets that lack some, and labels that look wrong."""
-    found = list(_label_remarks(classes, _totals(classes, counts)))
+    totals = _totals(classes, counts)
+    found = [*_label_remarks(classes, totals), *_unequal(classes, totals)]
     for split, sets in counts.items():
         of_split = f" (split {split})" if len(counts) > 1 else ""
         found += [text + of_split for text in _set_remarks(classes, sets)]
@@ -74,6 +77,19 @@ def _names(some: Sequence[int], classes: Sequence[str]) -> str:
 
 def _short(name: str) -> str:
     return repr(name if len(name) <= 40 else name[:40] + "...")
+
+
+def _unequal(classes: Sequence[str], totals: Sequence[int]) -> Iterator[str]:
+    there = [c for c, n in enumerate(totals) if n]
+    if not there:
+        return
+    least, most = min(there, key=lambda c: totals[c]), max(there, key=lambda c: totals[c])
+    if totals[most] >= UNEQUAL * totals[least]:
+        yield (
+            f"the class {_short(classes[most])} has {totals[most] / totals[least]:.0f} times the samples of "
+            f"{_short(classes[least])} ({totals[most]:,} and {totals[least]:,}): accuracy hardly shows the small classes, "
+            "macro-F1 counts all alike (metric: macro_f1)"
+        )
 
 
 # ---------------------------------------------------------------------------------------------- labels

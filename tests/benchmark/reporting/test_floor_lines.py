@@ -36,7 +36,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     (only,) = json.loads(run_program("report", "results", "--format", "json", cwd=folder, **env))["rows"]
     assert only["label"] == "concat"
     told = run_program(*run, "--no-references", "--floor", cwd=folder, **env)
-    assert "linear floors: floor: size, floor: words, floor" in told and "| floor: words" in told
+    assert "linear baselines: floor: size, floor: words, floor" in told and "| linear baseline: words" in told
     again = run_program(*run, "--no-references", "--floor", cwd=folder, **env)
     assert "there already: 4, to do: 0" in again
     return list(json.loads(run_program("report", "results", "--format", "json", cwd=folder, **env))["rows"])
@@ -66,7 +66,8 @@ def test_floors_are_compared_with_nothing(rows: list[dict[str, Any]], tmp_path: 
     assert [g.label for g in grouped(rows, {})] == ["concat"]
     assert [f["label"] for f in floors_of(rows, "cups")] == ["floor: size", "floor: words", "floor"]
     for fmt in ("md", "latex", "html", "csv", "json"):
-        assert "floor: words" in render(rows, {"methods": {}, "refused": []}, Store(tmp_path), fmt)
+        shown = "floor: words" if fmt in ("csv", "json") else "linear baseline: words"
+        assert shown in render(rows, {"methods": {}, "refused": []}, Store(tmp_path), fmt)
 
 
 def test_a_row_that_was_still_improving_is_marked_under_its_table(rows: list[dict[str, Any]]) -> None:
@@ -74,7 +75,19 @@ def test_a_row_that_was_still_improving_is_marked_under_its_table(rows: list[dic
     for row in late:
         row["still_improving"] = ["the chosen epoch is among the last tenth"] if row["label"] == "concat" else []
     (table,) = short_tables(late, {"methods": {}, "refused": []})
-    assert any("Still improving when training ended: concat (1 of 1: the chosen epoch" in n for n in table.notes)
+    (note,) = [n for n in table.notes if n.startswith("Still improving")]
+    assert "training ended: concat (the chosen epoch is among the last tenth). Train longer: --epochs" in note
+    more = []
+    for label in ("concat", "b", "c"):
+        one = copy.deepcopy(next(r for r in rows if r["label"] == "concat"))
+        one.update(label=label, run_id=label, config_id=label, still_improving=["the loss falls"])
+        one["spec"]["training"]["epochs"] += len(more)
+        more.append(one)
+    (table,) = short_tables([*floors_of(rows, "cups"), *more], {"methods": {}, "refused": []})
+    advice = {int(n.split("--epochs ")[1].split(".")[0].split(")")[0]) for n in table.notes if "--epochs " in n}
+    assert len(advice) == 1 and min(advice) >= 2 * late[0]["spec"]["training"]["epochs"]  # one number for the table
+    (note,) = [n for n in table.notes if n.startswith("Still improving")]
+    assert note.count("the loss falls") == 2  # the others are only named
 
 
 def test_what_lies_below_is_said_with_a_cure(rows: list[dict[str, Any]]) -> None:
@@ -85,13 +98,14 @@ def test_what_lies_below_is_said_with_a_cure(rows: list[dict[str, Any]]) -> None
     each = math.ceil(low["cost"]["train_items"] / training["batch_size"])
     (note,) = below_notes(grouped([low], {}), floors)
     assert note == (
-        f"concat is BELOW ITS FLOOR by 50.0 points (floor: 100.0). Train longer first (--epochs {math.ceil(1000 / each)}): it took "
+        f"concat is BELOW ITS LINEAR BASELINE by 50.0 points (linear baseline: 100.0). Train longer first (--epochs {math.ceil(1000 / each)}): it took "
         f"{each} steps, fewer than 1,000."
     )
     training["epochs"] = 1000
     (note,) = below_notes(grouped([low], {}), floors)
     assert (
-        note.startswith("concat is BELOW ITS FLOOR by 50.0 points (floor: 100.0). Tune its rate") and "train.lr" in note
+        note.startswith("concat is BELOW ITS LINEAR BASELINE by 50.0 points (linear baseline: 100.0). Tune its rate")
+        and "train.lr" in note
     )
     for reason in ("the chosen epoch is among the last tenth", "the training loss has not flattened"):
         low["still_improving"] = [reason]
@@ -101,7 +115,7 @@ def test_what_lies_below_is_said_with_a_cure(rows: list[dict[str, Any]]) -> None
     low["metrics"]["acc"], low["still_improving"] = within["cups"], []
     (note,) = below_notes(grouped([low], {}), floors)
     assert note == (
-        "concat is level with its floor (floor: 100.0; 1.0 points are within the sampling error of the test set)."
+        "concat is level with its linear baseline (linear baseline: 100.0; 1.0 points are within the sampling error of the test set)."
     )
     low["metrics"]["acc"] = 1.0
     assert below_notes(grouped([low], {}), floors) == []

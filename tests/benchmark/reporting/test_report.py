@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import re
 import shutil
 import statistics
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from mmzoo.benchmark.report import json_pieces, render
 from mmzoo.benchmark.reporting.details import detail_tables
 from mmzoo.benchmark.reporting.statistics import paired, smallest_p, spread
-from mmzoo.benchmark.reporting.tables import DASH, Table, latex, markdown, to_csv
+from mmzoo.benchmark.reporting.tables import DASH, Table, labels, latex, markdown, to_csv
 from mmzoo.benchmark.results.store import Store
 
 Command = Callable[..., Any]
@@ -143,6 +144,30 @@ def test_latex_is_a_tabular_a_table(results: Path, mmzoo: Command) -> None:
     assert not any("±" in line or "Δ" in line for line in text.splitlines() if not line.startswith("%"))
     for line in text.splitlines():
         assert line.startswith(("%", "\\", "}")) or line.endswith(r" \\") or not line
+
+
+def test_latex_has_the_captions_and_labels_of_a_paper(results: Path, mmzoo: Command) -> None:
+    text = (
+        mmzoo("report", results, "--format", "latex").out
+        + mmzoo("report", results, "--format", "latex", "--details").out
+    )
+    captions = re.findall(r"\\caption\{(.*)\}", text)
+    assert captions[0] == (
+        r"Test accuracy in \%, mean $\pm$ std over 1 seed, on mfeat. Best joint method in bold, second underlined."
+    )
+    assert r"Test scores in \%, mean $\pm$ std over seeds, on mfeat. Best in bold." in captions
+    assert (
+        r"Test samples by true and predicted class, of dynamic\_gap\_lb on mfeat. Correct predictions in bold."
+        in captions
+    )
+    assert all(c.endswith(".") and not c.startswith(("overview", "mfeat")) and "ACC" not in c for c in captions)
+    found = re.findall(r"\\label\{(.*)\}", text)
+    assert len(found) == len(captions) and found[0] == "tab:overview" and "tab:mfeat-test-scores" in found
+    assert labels([Table("a: b, c", []), Table("a: b", []), Table("A: B", [])]) == [
+        "tab:a-b",
+        "tab:a-b-again1",
+        "tab:a-b-again2",
+    ]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex to compile with")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.annotation_files import by_id, cremad_lists, faults, path_of
@@ -43,6 +45,33 @@ def test_faulty_lines_of_cremad_are_told(tmp_path: Path) -> None:
     assert by_id(listing)["1002_IEO_SAD_XX"].label == 2
     assert all(
         tmp_path in path_of(i, m).parents and ".." not in str(path_of(i, m)) for i in listing.items for m in i.media
+    )
+
+
+def test_an_empty_folder_is_answered_with_what_each_split_lacks_and_how_one_is_chosen(
+    tmp_path: Path, mmzoo: Callable[..., Any]
+) -> None:
+    (tmp_path / "empty").mkdir()
+
+    def refused(*arguments: object) -> str:
+        done = mmzoo(*arguments)
+        assert done.code == 2 and done.err.startswith("mmzoo: "), done
+        return str(done.err).removeprefix("mmzoo: ").rstrip("\n")
+
+    said = refused("data", "prepare", "cremad", "--root", tmp_path / "empty")
+    assert said.startswith(
+        f"cremad: no split can be read from {tmp_path / 'empty'}. Expected there: AudioWAV/<clip>.wav"
+    )
+    assert f"\n  speaker, hash: {tmp_path / 'empty'} holds neither SentenceFilenames.csv nor AudioWAV/*.wav" in said
+    assert "\n  ogm: OGM-GE's split list train.csv is neither in" in said and "--set cremad.split=NAME" in said
+    assert said.endswith(CremaD.obtain)
+    for name in ("sarcasm", "twitter2015", "nvgesture"):  # one split each
+        said = refused("data", "prepare", name, "--root", tmp_path / "empty")
+        assert "there is no" in said and "Layout: " in said and "Source: " in said
+    said = refused("data", "prepare", "cremad", "--root", tmp_path / "empty", "--splits", "speaker")
+    assert (
+        "--splits is the folder of the split lists" in said
+        and "a bench chooses one: --set cremad.split=speaker" in said
     )
 
 

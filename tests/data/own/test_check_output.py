@@ -32,3 +32,18 @@ def test_check_counts_the_samples_of_each_set_and_of_each_modality(
     ) in told
     assert "remark: 225 of 300 samples have words, 75 lack it" in told
     assert "every sample has size and words" in checked(tmp_path, mmzoo, lacking=0)
+
+
+def test_the_optimizer_decides_the_default_rate_unless_one_is_given(
+    tmp_path: Path, mmzoo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMZOO_HOME", str(tmp_path / "home"))
+    checked(tmp_path, mmzoo, lacking=0)
+    bench = ("bench", "--method", "ogm", "--datasets", tmp_path / "t.yaml", "--plan", "--out", tmp_path / "out")
+    plain = mmzoo(*bench).out
+    assert "(adam, lr 0.001," in plain and "--set train.optimizer=sgd, with a rate for SGD" in plain
+    by_sgd = mmzoo(*bench, "--set", "train.optimizer=sgd").out
+    assert "(sgd, lr 0.02," in by_sgd and "almost no effect" not in by_sgd
+    assert "(sgd, lr 0.1," in mmzoo(*bench, "--set", "train.optimizer=sgd", "--set", "train.lr=0.1").out
+    (tmp_path / "t.yaml").write_text(MANIFEST + "training: {optimizer: sgd}\n")
+    assert "(sgd, lr 0.02," in mmzoo(*bench).out

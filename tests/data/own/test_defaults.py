@@ -19,7 +19,7 @@ from mmzoo.config.grammar import parse_setting
 from mmzoo.config.spec import BenchSpec
 from mmzoo.core.encoder import InputSpec
 from mmzoo.data.own.checks import KINDS
-from mmzoo.data.own.defaults import EPOCHS, LEAST_STEPS, encoder_for, epochs_for, steps_for, training_for
+from mmzoo.data.own.defaults import EPOCHS, LEAST_STEPS, encoder_for, epochs_for, rate_for, steps_for, training_for
 from mmzoo.encoders.tokens import TextWords
 from mmzoo.registry.plugins import catalogue
 from mmzoo.training.config import Training
@@ -42,6 +42,13 @@ def test_more_samples_never_take_fewer_steps_and_what_is_given_wins() -> None:
     assert [t.batch_size for t in found] == [16, 16, 32, 32, 64, 64, 128, 128]
     assert training_for(1000, {"lr": 0.5, "epochs": 3}).items() >= {"lr": 0.5, "epochs": 3}.items()
     assert training_for(1000, {"batch_size": 1000})["epochs"] == EPOCHS[1]
+    assert (
+        training_for(1000, {"optimizer": "sgd"})["lr"]
+        == rate_for("sgd")
+        > rate_for("adamw")
+        == training_for(1000, {})["lr"]
+    )
+    assert training_for(1000, {"optimizer": "sgd", "lr": 0.1})["lr"] == 0.1
     assert training_for(1000, {})["choose_from"] == 0.75 and training_for(1000, {"choose_from": 0})["choose_from"] == 0
 
 
@@ -62,7 +69,7 @@ def test_every_kind_has_an_encoder_that_takes_it(kind: str) -> None:
         assert choice.params["shrink"] == math.ceil(max(shapes[kind][:2]) / 128)
 
 
-def test_words_learn_faster_than_pictures_and_every_kind_has_dropout() -> None:
+def test_all_learn_faster_than_pictures_and_every_kind_has_dropout() -> None:
     shapes = {"text": (64,), "image": (64, 64, 3), "vector": (6,), "series": (3, 50)}
     params = {}
     for kind, shape in shapes.items():
@@ -72,8 +79,8 @@ def test_words_learn_faster_than_pictures_and_every_kind_has_dropout() -> None:
     assert {k: p.get("lr_scale", 1.0) for k, p in params.items()} == {
         "text": 3.0,
         "image": 1.0,
-        "vector": 1.0,
-        "series": 1.0,
+        "vector": 3.0,
+        "series": 3.0,
     }
     assert {p["dropout"] for p in params.values()} == {0.5}
 

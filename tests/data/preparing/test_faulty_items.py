@@ -45,10 +45,12 @@ def test_a_partial_set_is_refused_with_counts_names_and_a_next_step(tmp_path: Pa
         made(root)
     report = Path(str(seen.value).partition("All of them: ")[2].splitlines()[0])
     assert "item8,a,lfs_pointer,error" in report.read_text()
+    assert "Files were only looked for: nothing is decoded yet" in str(seen.value)
     with pytest.raises(
         BadValue, match=r"(?s)4 of 60 samples.*item3.*silent.*value"
-    ):  # what only decoding finds, all at once
+    ) as seen:  # what only decoding finds, all at once
         made(root, ["missing=drop,empty=drop,lfs_pointer=drop"])
+    assert "nothing is decoded yet" not in str(seen.value)
 
 
 @pytest.mark.parametrize("jobs", [0, 2])

@@ -51,6 +51,15 @@ def test_sets_that_lack_classes() -> None:
     assert "1 of 3 classes has no sample at all: 'c'" in found and "no meta set" in found
 
 
+def test_classes_of_unequal_size_are_told_with_the_metric_that_counts_them_alike() -> None:
+    assert not said(["a", "b", "c"], [40, 20, 10])
+    found = said(["stable", "critical", "other"], [140, 20, 50])
+    assert found.startswith(
+        "the class 'stable' has 7 times the samples of 'critical' (140 and 20): accuracy hardly shows"
+    )
+    assert "metric: macro_f1" in found
+
+
 def test_classes_are_listed_with_their_counts() -> None:
     assert listed_classes(["a", "b"], {"hash": {"train": [3, 1200]}}) == "2 classes: 'b' 1,200, 'a' 3"
     assert listed_classes([f"c{i}" for i in range(30)], {"hash": {"test": list(range(30))}}).endswith(

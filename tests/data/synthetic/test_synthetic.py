@@ -67,6 +67,8 @@ def test_the_planted_truth_is_recovered(mmzoo: Callable[..., Any], home: Path, t
     )
     text = run_ok(mmzoo, *bench)
     assert "sarcasm (mini)" in text and "closed" in text and "Bayes" in text
+    assert "sarcasm (mini): synthetic data made by mmzoo, not the published data." in text  # under the overview
+    assert "note: sarcasm (mini): synthetic data" in run_ok(mmzoo, *bench, "--plan")
     rows = rows_by_label(out)
     for m in ("image", "text"):
         row = rows[f"unimodal: {m}"]
