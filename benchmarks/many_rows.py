@@ -6,8 +6,8 @@ Trains four methods on mfeat once, for one epoch, and writes their rows again un
 with checksums, histories and predictions, in folders of their own. Then each command runs as its own process: the tables of
 `mmzoo report`, `--format json`, `status`, `runs`, the plan of a bench whose runs are all there, the HTML page of up to PAGE rows, a bench of
 two seeds more until it trains, and one of as many runs in an empty folder.
-Each runs twice where it reads rows: "cold" without what commands keep of rows that they have read (MMZOO_HOME/rows, here in a folder of
-its own), and with it. Seconds are wall time, with the processor time beside them; memory is the peak of the process. --keep makes the
+Commands keep what they have read of many rows (MMZOO_HOME/rows, here in a folder of its own): "cold" is without it, as the first command
+is. Seconds are wall time, with the processor time beside them; memory is the peak of the process. --keep makes the
 folders in DIR and uses those that are there. --write puts the rows into benchmarks/results/many_rows.csv.
 """
 
@@ -38,6 +38,8 @@ PAGE = 2000
 LIMIT, MORE = 10000, 2
 FILES = ("history.jsonl", "predictions.npz")
 STARTS = ("bench, to its first step", "bench of as many runs in an empty folder, to its first step")
+#: commands that are also measured without what was read before
+COLD = ("report", STARTS[0])
 
 
 def make(folder: Path, n: int) -> None:
@@ -173,18 +175,19 @@ def main() -> None:
             folder = (given.keep or place).resolve() / f"rows-{n}"
             if not folder.exists():
                 make(folder, n)
-            for command, arguments in commands(folder, n).items():
-                if given.only in command:
+            spending = {c: partial(run, arguments, place) for c, arguments in commands(folder, n).items()}
+            for command, spend in {**spending, STARTS[0]: partial(start, folder, n)}.items():
+                if given.only not in command:
+                    continue
+                if command in COLD:
                     shutil.rmtree(kept, ignore_errors=True)
-                    found += [measured(n, f"{command}, cold", place, partial(run, arguments, place))]
-                    found += [measured(n, command, place, partial(run, arguments, place))]
-            if given.only in STARTS[0]:
-                shutil.rmtree(kept, ignore_errors=True)
-                found += [measured(n, f"{STARTS[0]}, cold", place, partial(start, folder, n))]
-                found += [measured(n, STARTS[0], place, partial(start, folder, n))]
+                    found.append(measured(n, f"{command}, cold", place, spend))
+                elif not kept.exists():
+                    run(["runs", str(folder)])
+                found.append(measured(n, command, place, spend))
             if given.only in STARTS[1]:
                 (place / "empty" / "runs").mkdir(parents=True)
-                found += [measured(n, STARTS[1], place, partial(start, place / "empty", n))]
+                found.append(measured(n, STARTS[1], place, partial(start, place / "empty", n)))
     if given.write:
         with RESULTS.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")

@@ -160,6 +160,8 @@ class Index:
 
     def add(self, row: dict[str, Any], stamp: str, path: str, parts: Parts) -> dict[str, Any]:
         """Take a row that was read from a file, and give it as `get` would."""
+        if self._file is None and parts == "all":
+            return row
         try:
             packed = self._packer.pack(row)
         except RecursionError:
