@@ -64,6 +64,9 @@ CANDIDATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "rate x3, bound 2": {},
     "rate x3, bound 2, epoch chosen among all": {"training": {"choose_from": 0.0}},
     "rate x3, bound 2, epoch chosen in the last quarter": {"training": {"choose_from": 0.75}},
+    "rate x3, bound 2, 2,000 steps, epoch chosen in the last quarter": {
+        "training": {"choose_from": 0.75, "steps": 2000}
+    },
     "plain": _PLAIN,
     "text rate x3": {**_PLAIN, "text": {"lr_scale": 3.0}},
     "text rate x5": {**_PLAIN, "text": {"lr_scale": 5.0}},
