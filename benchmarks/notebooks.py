@@ -69,6 +69,9 @@ def joined(outputs: list[Any]) -> list[Any]:
             found[-1]["text"] += output["text"]
         else:
             found.append(output)
+    for output in found:
+        if output.get("name") == "stdout":  # of lines that a terminal writes over, the last stays
+            output["text"] = re.sub(r"[^\n]*\r", "", output["text"]).replace("\x1b[K", "")
     return found
 
 
