@@ -418,7 +418,7 @@ def main() -> None:
     arguments = parser.parse_args()
     datasets = arguments.datasets.split(",")
     if "avdigits" in datasets and not os.environ.get("MMZOO_AVDIGITS"):
-        print("avdigits is left out: MMZOO_AVDIGITS does not name its folder.")
+        print("avdigits is left out: set MMZOO_AVDIGITS to its folder (benchmarks/avdigits.py).")
         datasets.remove("avdigits")
     known = [*families(), *SHIPPED, UNIMODAL]
     names = known if arguments.families is None else arguments.families.split(";")

@@ -48,7 +48,7 @@ def main() -> None:
     texts = ["Test accuracy in %, mean ± deviation over seeds 0 to 9; made by benchmarks/label_fitting.py.\n"]
     for dataset in given.datasets.split(","):
         if dataset == "avdigits" and not os.environ.get("MMZOO_AVDIGITS"):
-            print("avdigits is left out: MMZOO_AVDIGITS does not name its folder.")
+            print("avdigits is left out: set MMZOO_AVDIGITS to its folder (benchmarks/avdigits.py).")
             continue
         runs = {k: planned(dataset, "label_fitting", {"label_fitting.one_hot": x}, SEEDS) for k, x in LABELS.items()}
         rows = run_all([r for part in runs.values() for r in part], given.runs, given.jobs)

@@ -3,7 +3,7 @@
     python benchmarks/which_first.py choose    # seeds 0-4, validation scores only: results/which_first/choose.csv
     python benchmarks/which_first.py others    # seeds 0-4, validation: one setting for each method of others: others.csv
     python benchmarks/which_first.py confirm   # seeds 5-14, what was chosen and what it has to beat, test scores once
-    python benchmarks/which_first.py tables    # the tables, from what lies in results/which_first
+    python benchmarks/which_first.py tables    # the tables, from the committed rows
 
 Every run trains `METHOD+refit`. It holds the scores of three methods: METHOD (the classifier as trained), METHOD+refit, and
 METHOD+refit with `refit.keep_better` (validation decides between the two). Methods with a learned alpha train without the
@@ -173,7 +173,7 @@ def main() -> None:
         for dataset in asked_sets.split(";"):
             if dataset == "avdigits" and not os.environ.get("MMZOO_AVDIGITS"):
                 print(
-                    "avdigits is left out: MMZOO_AVDIGITS does not name its folder (benchmarks/avdigits.py).",
+                    "avdigits is left out: set MMZOO_AVDIGITS to its folder (benchmarks/avdigits.py).",
                     flush=True,
                 )
                 continue

@@ -237,8 +237,8 @@ def acts_after(strategy: Entry) -> bool:
 
 
 def without_after(catalogue: Catalogue, method: str | MethodText) -> str | None:
-    """The method without its parts that act after training, e.g. `ogm` for `ogm+refit`. None if nothing is left, or if the rest
-    of a recipe has no name."""
+    """The method without its parts that act after training, e.g. `ogm` for `ogm+refit`. None if no part is left, or if the
+    remaining parts of a recipe have no name."""
     text = parse_method(method) if isinstance(method, str) else method
     members = [_member(catalogue, part) for part in text.parts]
     kept = []

@@ -30,6 +30,7 @@ from mmzoo.benchmark.reporting.groups import (
 )
 from mmzoo.benchmark.reporting.statistics import NO_INTERVAL, Spread, nemenyi, smallest_p, spread
 from mmzoo.benchmark.reporting.tables import DASH, Cell, Table, percent
+from mmzoo.data.store.choice import is_synthetic
 
 #: the strategies that every method is compared with, as their runs name them
 PLAIN, CONTROL = "plain", "joint_unimodal"
@@ -300,7 +301,7 @@ def _notes(overview: Overview) -> Sequence[str]:
     if any(math.isinf(d.interval[0]) for d in overview.differences):
         notes.append(NO_INTERVAL)
     notes += sample_note(overview.groups)
-    if made := [name for name, groups in overview.groups.items() if any("bayes" in r for g in groups for r in g.rows)]:
+    if made := dict.fromkeys(r["dataset"] for r in rows if is_synthetic(r["spec"]["data_params"])):
         notes.append(f"{', '.join(made)}: synthetic data made by mmzoo, not the published data.")
     if overview.critical is not None:
         notes.append(

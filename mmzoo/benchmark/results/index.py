@@ -1,8 +1,8 @@
 """Rows that were read before, so that a folder of many need not be read anew by every command. No torch at import.
 
-The folders are the truth, and an index is what one user has read of one folder: it lies below MMZOO_HOME, never in the folder
-itself, and says of each row which file it was read from, to the nanosecond of its last change. A file that is another by now is
-read, and so is every row where the index is of another version of mmzoo, of another folder, of another user, or damaged.
+The folders are the truth. An index is a cache of one user for one folder. It lies below MMZOO_HOME, never in the folder itself, and
+records for each row the file it was read from (device, inode, size, times of its last change). A file that has changed is read
+again, and all files are where the index belongs to another version of mmzoo, folder or user, or is damaged.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ def stamp_of(path: str) -> str | None:
 
 
 class Index:
-    """The rows of a folder of results that were read before. What cannot be used of it or written is left, without a word.
+    """The rows of a folder of results that were read before. An index that cannot be read or written is ignored.
 
-    A context: what was added is written when it ends without an error.
+    A context manager: added rows are written when it ends without an error.
     """
 
     def __init__(self, root: Path) -> None:

@@ -9,10 +9,9 @@ from mmzoo.benchmark.planning.planned import Plan, Planned
 from mmzoo.benchmark.planning.refusals import inert
 from mmzoo.benchmark.results.store import Store
 from mmzoo.benchmark.scheduling.timing import probed, recorded, told
+from mmzoo.data.store.choice import is_synthetic
 from mmzoo.registry.plugins import catalogue
 
-#: how the label of a generated data set goes on after its name
-_GENERATED = " (mini"
 Sizes = Callable[[Sequence[Planned]], Mapping[str, int]]
 #: how the plan calls the roles of methods
 TITLES = {
@@ -47,7 +46,7 @@ def plan_lines(plan: Plan, missing: int, store: Store, sizes: Sizes = lambda run
             f"batch {t.batch_size}, schedule {t.schedule}, weight decay {decay})"
         )
         yield from (f"    {line}" for line in choice_lines(plan, dataset, sizes(here)))
-    if made := [name for name in dict.fromkeys(p.dataset for p in plan.runs) if _GENERATED in name]:
+    if made := dict.fromkeys(p.dataset for p in plan.runs if is_synthetic(p.spec.data_params)):
         yield f"  note: {', '.join(made)}: synthetic data made by mmzoo, not the published data (mmzoo data show NAME)"
     for role, title in TITLES.items():
         if named := [label for label, r in methods.items() if r == role]:

@@ -92,6 +92,11 @@ def identity(store: DataStore, metric: str) -> dict[str, Any]:
     }
 
 
+def is_synthetic(data_params: Mapping[str, Any]) -> bool:
+    """Whether a run with these parameters of its data reads a synthetic set in place of the published one. Takes them from a spec."""
+    return bool(data_params.get("store", {}).get("mini"))
+
+
 def find(told: Mapping[str, Any]) -> DataStore:
     """The store that a spec's `identity` names. Raises Unprepared when it is gone or was prepared anew."""
     for store in find_stores(told["name"], mini=bool(told["mini"])):
